@@ -1,0 +1,55 @@
+#pragma once
+/// @file
+/// Exceptions for callers' mistakes, and the one way messages are put together. Bytes from outside (files, packed
+/// buffers) never throw: they go through slim::result (core/result.hpp).
+
+#include "slim/config.hpp"
+
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+namespace slim::inline SLIM_ABI {
+
+/// Base of what the library throws on a caller's mistake.
+struct error : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+/// Sizes of two arguments do not fit each other. The message holds both.
+struct shape_error : error {
+  using error::error;
+};
+
+/// A configuration value is outside its range. The message holds the value and the range.
+struct config_error : error {
+  using error::error;
+};
+
+/// NaN or infinity where finite numbers are needed. The message holds the first row and column.
+struct nonfinite_error : error {
+  using error::error;
+};
+
+namespace detail {
+
+inline void append_text(std::string& out, std::string_view text) { out += text; }
+
+template <class Number>
+  requires std::is_arithmetic_v<Number>
+void append_text(std::string& out, Number value) {
+  out += std::to_string(value);
+}
+
+} // namespace detail
+
+/// Concatenates strings and numbers: `message("W has ", rows, " rows")`.
+template <class... Parts>
+[[nodiscard]] std::string message(Parts const&... parts) {
+  std::string out;
+  (detail::append_text(out, parts), ...);
+  return out;
+}
+
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,116 @@
+#pragma once
+/// @file
+/// Where parallel work runs. An executor offers one thing, `for_each(count, task)`: call `task(k)` once for every k in
+/// [0, count), in any order, on any threads, and return when all are done. How work is cut into tasks depends on the
+/// problem only, never on the executor: that is why results are bit-identical for any number of threads.
+
+#include "slim/core/matrix_view.hpp"
+
+#include <algorithm>
+#include <exception>
+#include <limits>
+#include <mutex>
+#include <type_traits>
+#include <utility>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace slim::inline SLIM_ABI {
+
+/// Non-owning reference to a callable `void(index_t)`; two words. Valid as long as the callable lives.
+class task_ref {
+public:
+  template <class F>
+    requires(!std::same_as<std::remove_cvref_t<F>, task_ref>) && std::is_invocable_v<F&, index_t>
+  task_ref(F&& f) noexcept // NOLINT: implicit on purpose, as for std::function_ref
+      : object_(const_cast<void*>(static_cast<void const*>(std::addressof(f)))),
+        call_([](void* object, index_t k) { (*static_cast<std::remove_reference_t<F>*>(object))(k); }) {}
+
+  void operator()(index_t k) const { call_(object_, k); }
+
+private:
+  void* object_;
+  void (*call_)(void*, index_t);
+};
+
+/// Runs tasks. Laws: every k in [0, count) runs exactly once; `for_each` returns after the last one. Tasks handed over by
+/// the library never throw (see context::parallel_for) and never start parallel work of their own.
+template <class E>
+concept executor = requires(E const& e, index_t count, task_ref task) { e.for_each(count, task); };
+
+/// Everything on the calling thread, in order.
+struct serial_executor {
+  void for_each(index_t count, task_ref task) const {
+    for (index_t k = 0; k < count; ++k) task(k);
+  }
+};
+
+static_assert(executor<serial_executor>);
+
+#if defined(_OPENMP)
+/// OpenMP threads; `threads == 0` takes OpenMP's own default. Tasks are handed out dynamically.
+struct openmp_executor {
+  int threads = 0;
+
+  void for_each(index_t count, task_ref task) const {
+    int const wanted = threads > 0 ? threads : omp_get_max_threads();
+    int const team = static_cast<int>(std::min<index_t>(wanted, count));
+    if (team <= 1) return serial_executor{}.for_each(count, task);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(team)
+    for (index_t k = 0; k < count; ++k) task(k);
+  }
+};
+
+static_assert(executor<openmp_executor>);
+
+/// What a context uses unless told otherwise.
+using default_executor = openmp_executor;
+#else
+using default_executor = serial_executor;
+#endif
+
+/// Non-owning reference to any executor; one indirect call per parallel region.
+class executor_ref {
+public:
+  template <class E>
+    requires executor<E> && (!std::same_as<E, executor_ref>)
+  executor_ref(E const& e) noexcept // NOLINT: implicit on purpose
+      : object_(std::addressof(e)), call_([](void const* object, index_t count, task_ref task) {
+          static_cast<E const*>(object)->for_each(count, task);
+        }) {}
+
+  void for_each(index_t count, task_ref task) const { call_(object_, count, task); }
+
+private:
+  void const* object_;
+  void (*call_)(void const*, index_t, task_ref);
+};
+
+/// Runs `f(begin, end)` over the blocks [k * grain, min(n, (k + 1) * grain)). Block bounds depend on n and grain only.
+/// An exception of f is caught; after all blocks have run, the one of the lowest block is thrown again.
+template <class F>
+void parallel_for(executor_ref where, index_t n, index_t grain, F const& f) {
+  if (n <= 0) return;
+  grain = std::max<index_t>(grain, 1);
+  index_t const blocks = (n + grain - 1) / grain;
+  if (blocks == 1) return f(index_t{0}, n);
+  std::mutex mutex;
+  std::exception_ptr first;
+  index_t first_block = std::numeric_limits<index_t>::max();
+  where.for_each(blocks, [&](index_t k) noexcept {
+    try {
+      f(k * grain, std::min(n, (k + 1) * grain));
+    } catch (...) {
+      std::lock_guard const lock(mutex);
+      if (k < first_block) {
+        first_block = k;
+        first = std::current_exception();
+      }
+    }
+  });
+  if (first) std::rethrow_exception(first);
+}
+
+} // namespace slim::inline SLIM_ABI
