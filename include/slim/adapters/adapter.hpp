@@ -1,0 +1,117 @@
+#pragma once
+/// @file
+/// `adapter`: the low-rank part of a compressed layer, and the concept of what computes it.
+
+#include "slim/calibration/calibration.hpp"
+#include "slim/core/scalar.hpp"
+#include "slim/linalg/gemm.hpp"
+#include "slim/pruning/mask.hpp"
+#include "slim/quantization/integer_codes.hpp"
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace slim::inline SLIM_ABI {
+
+/// Y += (X left) right, with left (d_in x r) and right (r x d_out): the weight it stands for is (left right)^T.
+struct adapter {
+  matrix<float> left;                       ///< d_in x r, as stored: already rounded to its format or codes
+  matrix<float> right;                      ///< r x d_out, likewise
+  number_format format = number_format::fp32; ///< of the factors that have no codes
+  std::optional<integer_codes> left_codes;  ///< set if left is quantized
+  std::optional<integer_codes> right_codes; ///< set if right is quantized
+  std::optional<mask> left_mask;            ///< r x d_in, kept entries of left^T, if left is pruned
+  std::vector<std::string> notes;           ///< what did not go as asked: reduced rank, fallbacks
+
+  [[nodiscard]] index_t rank() const noexcept { return left.cols(); }
+
+  /// Stored bits of both factors, scales and indices included.
+  [[nodiscard]] double bits() const noexcept {
+    double const kept_share = left_mask ? 1.0 - left_mask->sparsity() : 1.0;
+    double const index = left_mask ? left_mask->index_bits() : 0.0;
+    return factor_bits(left, left_codes, kept_share) + index + factor_bits(right, right_codes, 1.0);
+  }
+
+  /// w += (left right)^T, w (d_out x d_in). @throws shape_error
+  void add_to(matrix_view<float> w, context const& ctx = {}) const {
+    if (rank() == 0) return;
+    gemm_into(transposed(right.view()), transposed(left.view()), w, ctx, destination::add);
+  }
+
+private:
+  [[nodiscard]] double factor_bits(matrix<float> const& factor, std::optional<integer_codes> const& codes, double kept_share) const noexcept {
+    int const bits_each = codes ? codes->code_bits() : bit_width(format);
+    return kept_share * static_cast<double>(factor.size()) * bits_each + (codes ? codes->side_bits() : 0.0);
+  }
+};
+
+/// No adapter: rank 0 for a layer d_in -> d_out.
+[[nodiscard]] inline adapter empty_adapter(index_t d_in, index_t d_out) {
+  adapter none;
+  none.left = matrix<float>(d_in, 0);
+  none.right = matrix<float>(0, d_out);
+  return none;
+}
+
+/// `solve(E, calibration, ctx)` returns an adapter that repairs the error E = W - W_c (d_out x d_in);
+/// `channel_weights(calibration)` are the d_in weights w of the norm it works in. Laws: ||(E - (L R)^T) diag(w)||_F is never
+/// above ||E diag(w)||_F, the zero adapter's; the rank is at most the rank asked for.
+///
+/// `solve` may be a template, so that its linear algebra is compiled only where it is used.
+template <class S>
+concept low_rank_solver = requires(S const& s, matrix_view<float const> e, calibration const& seen, context const& ctx) {
+  { s.solve(e, seen, ctx) } -> std::same_as<adapter>;
+  { s.channel_weights(seen) } -> std::same_as<std::vector<float>>;
+  { s.describe() } -> std::convertible_to<std::string>;
+};
+
+/// ||E diag(w)||_F^2, rows added in order, double.
+[[nodiscard]] inline double weighted_energy(matrix_view<float const> e, std::vector<float> const& weights) {
+  double energy = 0;
+  for (index_t i = 0; i < e.rows(); ++i)
+    for (index_t j = 0; j < e.cols(); ++j) {
+      double const x = static_cast<double>(e(i, j)) * static_cast<double>(weights[static_cast<std::size_t>(j)]);
+      energy += x * x;
+    }
+  return energy;
+}
+
+/// The law of low_rank_solver, kept where rounding could break it: an adapter that leaves more weighted error than none is
+/// replaced by none, with a note.
+[[nodiscard]] inline adapter unless_worse_than_none(adapter found, matrix_view<float const> e, std::vector<float> const& weights, context const& ctx) {
+  matrix<float> rest(e);
+  adapter negative = empty_adapter(e.cols(), e.rows());
+  negative.left = found.left;
+  negative.right = found.right;
+  for (index_t k = 0; k < negative.right.size(); ++k) negative.right.data()[k] = -negative.right.data()[k];
+  negative.add_to(rest.view(), ctx);
+  if (weighted_energy(rest.view(), weights) <= weighted_energy(e, weights)) return found;
+  adapter none = empty_adapter(e.cols(), e.rows());
+  none.notes = std::move(found.notes);
+  none.notes.push_back("adapter dropped: after rounding it left more weighted error than no adapter");
+  return none;
+}
+
+/// How large an adapter may be.
+struct adapter_rank {
+  double ratio = 0.1;    ///< of min(d_in, d_out), rounded down, at least 1 unless the ratio is 0
+  index_t number = -1;   ///< the rank itself; overrides the ratio unless negative
+  index_t multiple = 1;  ///< rounded up to a multiple of this (SLiM's code: 128), then clipped to min(d_in, d_out)
+
+  /// The rank for a layer. @throws config_error on a negative or NaN ratio, or a multiple below 1.
+  [[nodiscard]] index_t of(index_t d_out, index_t d_in) const {
+    if (!(ratio >= 0.0)) throw config_error(message("adapter_rank: ratio ", ratio, " is negative or not a number"));
+    if (multiple < 1) throw config_error(message("adapter_rank: multiple ", multiple, " is below 1"));
+    index_t const largest = std::min(d_out, d_in);
+    double const share = std::min(ratio, 1.0) * static_cast<double>(largest);
+    index_t rank = number >= 0 ? number : static_cast<index_t>(share);
+    if (number < 0 && ratio > 0.0) rank = std::max<index_t>(rank, 1);
+    rank = (rank + multiple - 1) / multiple * multiple;
+    return std::min(rank, largest);
+  }
+
+  friend bool operator==(adapter_rank const&, adapter_rank const&) = default;
+};
+
+} // namespace slim::inline SLIM_ABI

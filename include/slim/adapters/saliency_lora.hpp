@@ -1,0 +1,78 @@
+#pragma once
+/// @file
+/// One-shot low-rank adapters under a diagonal saliency: SLiM-LoRA (arXiv 2410.09615, section 3.3, equations 10 and 11), and
+/// with other saliencies naive low-rank, L2QER and QERA-approx.
+
+#include "slim/adapters/adapter.hpp"
+#include "slim/linalg/low_rank.hpp"
+#include "slim/saliency/channel_weights.hpp"
+
+namespace slim::inline SLIM_ABI {
+
+/// How the singular value decomposition is computed.
+enum class svd_method {
+  truncated, ///< Gram + subspace iteration until the captured energy settles: residual within 1.003 of optimal
+  exact,     ///< eigendecomposition of the Gram matrix in double
+};
+
+struct lora_config {
+  adapter_rank rank = {};
+  svd_method method = svd_method::truncated;
+  number_format format = number_format::fp32; ///< the factors are rounded to it, once, at the end
+
+  friend bool operator==(lora_config const&, lora_config const&) = default;
+};
+
+/// Minimises ||(E - (L R)^T) D||_F with D = diag(channel weights of the saliency): with E D ~ U C, U (d_out x r) orthonormal,
+/// L = D^-1 C^T and R = U^T. O(d_out d_in min(d_out, d_in)) for the Gram matrix.
+template <linear_saliency Saliency>
+class saliency_lora {
+public:
+  explicit saliency_lora(lora_config config, Saliency weighing = {}) : config_(config), weighing_(std::move(weighing)) { (void)config.rank.of(1, 1); }
+
+  [[nodiscard]] lora_config const& config() const noexcept { return config_; }
+  [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const { return weighing_.channel_weights(seen); }
+
+  template <std::same_as<float> T>
+  [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& seen, context const& ctx = {}) const {
+    std::vector<float> const weights = channel_weights(seen);
+    index_t const rank = config_.rank.of(e.rows(), e.cols());
+    if (rank == 0) return empty_adapter(e.cols(), e.rows());
+    matrix<T> weighted(e);
+    for (index_t i = 0; i < e.rows(); ++i)
+      for (index_t j = 0; j < e.cols(); ++j) weighted(i, j) *= weights[static_cast<std::size_t>(j)];
+    matrix_view<T const> const target = weighted.view();
+    auto const factors = config_.method == svd_method::exact ? exact_low_rank<T>(target, rank, ctx) : truncated_low_rank<T>(target, rank, {}, ctx);
+    adapter found = empty_adapter(e.cols(), e.rows());
+    found.format = config_.format;
+    found.left = matrix<T>(e.cols(), factors.basis.cols());
+    found.right = matrix<T>(factors.basis.cols(), e.rows());
+    for (index_t k = 0; k < found.rank(); ++k) {
+      for (index_t j = 0; j < e.cols(); ++j)
+        found.left(j, k) = rounded_to(config_.format, factors.coefficients(k, j) / weights[static_cast<std::size_t>(j)]);
+      for (index_t i = 0; i < e.rows(); ++i) found.right(k, i) = rounded_to(config_.format, factors.basis(i, k));
+    }
+    for (auto const& note : factors.notes) found.notes.push_back(note);
+    return unless_worse_than_none(std::move(found), e, weights, ctx);
+  }
+
+  [[nodiscard]] std::string describe() const {
+    std::string const rank = config_.rank.number >= 0 ? message("rank ", config_.rank.number) : message("rank ratio ", config_.rank.ratio);
+    return message("low-rank adapter, ", std::string(weighing_.describe()), " saliency, ", rank,
+                   config_.method == svd_method::exact ? ", exact svd" : "",
+                   config_.format == number_format::fp32 ? "" : message(", ", name_of(config_.format)));
+  }
+
+private:
+  lora_config config_;
+  Saliency weighing_;
+};
+
+/// Plain truncated SVD of the error.
+[[nodiscard]] inline saliency_lora<unit_saliency> naive_lora(lora_config config = {}) { return saliency_lora<unit_saliency>(config); }
+/// SLiM-LoRA: saliency mean |x|.
+[[nodiscard]] inline saliency_lora<slim_saliency> slim_lora(lora_config config = {}) { return saliency_lora<slim_saliency>(config); }
+/// L2QER-style scaling.
+[[nodiscard]] inline saliency_lora<l2qer_saliency> l2qer_lora(lora_config config = {}) { return saliency_lora<l2qer_saliency>(config); }
+
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,176 @@
+#pragma once
+/// @file
+/// `calibration`: what the inputs of a linear layer looked like, as streaming, mergeable statistics. Activations are seen
+/// once, batch by batch, and not kept. Everything downstream (saliencies, step searches, adapter solvers, reports) reads
+/// from here.
+
+#include "slim/core/context.hpp"
+#include "slim/core/matrix_traits.hpp"
+#include "slim/linalg/gemm.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+namespace slim::inline SLIM_ABI {
+
+/// Which statistics to collect beyond the moments of single channels.
+struct calibration_config {
+  bool gram = false; ///< also X^T X: d_in * d_in doubles, tokens * d_in^2 multiply-adds
+
+  friend bool operator==(calibration_config const&, calibration_config const&) = default;
+};
+
+/// Statistics of X (tokens x d_in), one column per input channel of a layer.
+///
+/// **Numerics** Sums are double, tokens are added in order, so moments do not depend on how tokens are cut into batches nor
+/// on the number of threads. The Gram matrix adds float products of panels of 256 tokens in double (linalg/gemm.hpp); it
+/// does not depend on the number of threads, and on the cut into batches only by float rounding inside a panel.
+class calibration {
+public:
+  /// @throws shape_error if channels < 0.
+  explicit calibration(index_t channels, calibration_config config = {})
+      : config_(config), channels_(checked(channels)), sum_(size()), sum_abs_(size()), sum_square_(size()), max_abs_(size()),
+        peak_mean_abs_(size()) {
+    if (config_.gram) gram_ = matrix<double>(channels, channels);
+  }
+
+  /// Adds a batch X (tokens x d_in); any matrix_like. One call is one sample (a sequence) for sample_peak_mean_abs().
+  /// @throws shape_error if X has another number of channels; nonfinite_error on NaN or infinity unless the context says
+  /// otherwise. The calibration is unchanged when it throws.
+  template <class M>
+  void observe(M const& x, context const& ctx = {}) {
+    matrix<float> const copy = to_float(x);
+    observe(copy.view(), ctx);
+  }
+
+  /// The same without a copy, for row-major floats.
+  void observe(matrix_view<float const> x, context const& ctx = {}) {
+    if (x.cols() != channels_)
+      throw shape_error(message("calibration::observe: X has ", x.cols(), " channels, expected ", channels_));
+    if (ctx.on_nonfinite == nonfinite::propagate) return add(x, ctx);
+    index_t const bad = count_nonfinite(x, ctx.on_nonfinite == nonfinite::reject);
+    if (bad == 0) return add(x, ctx);
+    matrix<float> cleaned(x);
+    for (index_t k = 0; k < cleaned.size(); ++k)
+      if (!std::isfinite(cleaned.data()[k])) cleaned.data()[k] = 0.0f;
+    add(cleaned.view(), ctx);
+    zeroed_ += bad;
+  }
+
+  /// Adds what another calibration of the same layer has seen. @throws shape_error, config_error on a mismatch.
+  void merge(calibration const& other) {
+    if (other.channels_ != channels_)
+      throw shape_error(message("calibration::merge: ", other.channels_, " channels into ", channels_));
+    if (other.config_ != config_) throw config_error("calibration::merge: one side collects the Gram matrix, the other does not");
+    for (std::size_t j = 0; j < size(); ++j) {
+      sum_[j] += other.sum_[j];
+      sum_abs_[j] += other.sum_abs_[j];
+      sum_square_[j] += other.sum_square_[j];
+      max_abs_[j] = std::max(max_abs_[j], other.max_abs_[j]);
+      peak_mean_abs_[j] = std::max(peak_mean_abs_[j], other.peak_mean_abs_[j]);
+    }
+    for (index_t k = 0; k < gram_.size(); ++k) gram_.data()[k] += other.gram_.data()[k];
+    tokens_ += other.tokens_;
+    zeroed_ += other.zeroed_;
+  }
+
+  [[nodiscard]] index_t channels() const noexcept { return channels_; }
+  [[nodiscard]] index_t tokens() const noexcept { return tokens_; }
+  [[nodiscard]] calibration_config const& config() const noexcept { return config_; }
+  /// Activations that were NaN or infinite and taken as 0 (context::on_nonfinite == zero).
+  [[nodiscard]] index_t zeroed_activations() const noexcept { return zeroed_; }
+
+  /// Mean over tokens of x_j, |x_j|, x_j^2; 0 before the first token.
+  [[nodiscard]] std::vector<double> mean() const { return per_token(sum_); }
+  [[nodiscard]] std::vector<double> mean_abs() const { return per_token(sum_abs_); }
+  [[nodiscard]] std::vector<double> mean_square() const { return per_token(sum_square_); }
+  /// Largest |x_j| of any token.
+  [[nodiscard]] std::vector<float> const& max_abs() const noexcept { return max_abs_; }
+  /// Largest over batches of the batch's mean |x_j| (the statistic of L2QER, arXiv 2402.02446).
+  [[nodiscard]] std::vector<double> const& sample_peak_mean_abs() const noexcept { return peak_mean_abs_; }
+
+  /// Channels whose activation was 0 in every token.
+  [[nodiscard]] index_t dead_channels() const {
+    return tokens_ == 0 ? 0 : static_cast<index_t>(std::count(max_abs_.begin(), max_abs_.end(), 0.0f));
+  }
+
+  [[nodiscard]] bool has_gram() const noexcept { return config_.gram; }
+  /// X^T X over all tokens (d_in x d_in, symmetric, not divided by tokens()). @throws config_error if not collected.
+  [[nodiscard]] matrix_view<double const> gram() const {
+    if (!config_.gram) throw config_error("calibration::gram: not collected; construct with {.gram = true}");
+    return gram_.view();
+  }
+
+private:
+  static index_t checked(index_t channels) {
+    if (channels < 0) throw shape_error(message("calibration: ", channels, " channels"));
+    return channels;
+  }
+
+  std::size_t size() const noexcept { return static_cast<std::size_t>(channels_); }
+
+  std::vector<double> per_token(std::vector<double> sums) const {
+    if (tokens_ > 0)
+      for (double& s : sums) s /= static_cast<double>(tokens_);
+    return sums;
+  }
+
+  index_t count_nonfinite(matrix_view<float const> x, bool reject) const {
+    index_t count = 0;
+    for (index_t t = 0; t < x.rows(); ++t)
+      for (index_t j = 0; j < x.cols(); ++j)
+        if (!std::isfinite(x(t, j))) {
+          if (reject)
+            throw nonfinite_error(message("calibration::observe: X is ", x(t, j), " at token ", t, ", channel ", j));
+          ++count;
+        }
+    return count;
+  }
+
+  void add(matrix_view<float const> x, context const& ctx) {
+    constexpr index_t columns_per_task = 64;
+    ctx.parallel_for(channels_, columns_per_task, [&](index_t begin, index_t end) { add_columns(x, begin, end); });
+    if (config_.gram) add_gram(x, gram_.view(), ctx);
+    tokens_ += x.rows();
+  }
+
+  void add_columns(matrix_view<float const> x, index_t begin, index_t end) {
+    std::vector<double> batch_abs(static_cast<std::size_t>(end - begin));
+    for (index_t t = 0; t < x.rows(); ++t)
+      for (index_t j = begin; j < end; ++j) {
+        auto const c = static_cast<std::size_t>(j);
+        double const value = static_cast<double>(x(t, j));
+        double const magnitude = std::abs(value);
+        sum_[c] += value;
+        sum_abs_[c] += magnitude;
+        sum_square_[c] += value * value;
+        max_abs_[c] = std::max(max_abs_[c], static_cast<float>(magnitude));
+        batch_abs[static_cast<std::size_t>(j - begin)] += magnitude;
+      }
+    if (x.rows() == 0) return;
+    for (index_t j = begin; j < end; ++j) {
+      double const batch_mean = batch_abs[static_cast<std::size_t>(j - begin)] / static_cast<double>(x.rows());
+      double& peak = peak_mean_abs_[static_cast<std::size_t>(j)];
+      peak = std::max(peak, batch_mean);
+    }
+  }
+
+  calibration_config config_;
+  index_t channels_;
+  index_t tokens_ = 0;
+  index_t zeroed_ = 0;
+  std::vector<double> sum_, sum_abs_, sum_square_;
+  std::vector<float> max_abs_;
+  std::vector<double> peak_mean_abs_;
+  matrix<double> gram_;
+};
+
+/// What a component says when it needs activations and was given none. @throws config_error
+inline void require_observed(calibration const& seen, char const* who) {
+  if (seen.tokens() == 0 && seen.channels() > 0)
+    throw config_error(message(who, ": needs activations, the calibration has seen no tokens"));
+}
+
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,42 @@
+#pragma once
+/// @file
+/// How much a change of the weights changes the layer's output on the calibration tokens.
+
+#include "slim/calibration/calibration.hpp"
+
+namespace slim::inline SLIM_ABI {
+
+/// ||X E^T||_F^2 over the calibration tokens, E (d_out x d_in): tr(E X^T X E^T). With a Gram matrix this is exact; without,
+/// channels are taken as uncorrelated, sum_ij e_ij^2 sum_t x_tj^2. Double sums over rows in order; O(d_out d_in^2) or
+/// O(d_out d_in). @throws shape_error
+inline double output_energy(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) {
+  if (e.cols() != seen.channels())
+    throw shape_error(message("output_energy: the matrix has ", e.cols(), " columns, the calibration ", seen.channels(), " channels"));
+  constexpr index_t rows_per_task = 16;
+  std::vector<double> row_energy(static_cast<std::size_t>(e.rows()));
+  if (seen.has_gram()) {
+    matrix<float> const gram(seen.gram());
+    matrix<float> product(e.rows(), e.cols());
+    gemm_into(e, gram.view(), product.view(), ctx);
+    ctx.parallel_for(e.rows(), rows_per_task, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i)
+        for (index_t j = 0; j < e.cols(); ++j)
+          row_energy[static_cast<std::size_t>(i)] += static_cast<double>(product(i, j)) * static_cast<double>(e(i, j));
+    });
+  } else {
+    std::vector<double> const weight = seen.mean_square();
+    double const tokens = static_cast<double>(seen.tokens());
+    ctx.parallel_for(e.rows(), rows_per_task, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i)
+        for (index_t j = 0; j < e.cols(); ++j) {
+          double const value = static_cast<double>(e(i, j));
+          row_energy[static_cast<std::size_t>(i)] += tokens * weight[static_cast<std::size_t>(j)] * value * value;
+        }
+    });
+  }
+  double energy = 0;
+  for (double const row : row_energy) energy += row;
+  return std::max(energy, 0.0); // rounding of a tiny energy may fall below zero
+}
+
+} // namespace slim::inline SLIM_ABI

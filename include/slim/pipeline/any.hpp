@@ -1,0 +1,200 @@
+#pragma once
+/// @file
+/// Type erasure at matrix granularity, for programs that choose components at run time: one virtual call per matrix, none per
+/// weight. `any_quantizer`, `any_pruner` and `any_low_rank_solver` model their concepts; `any_recipe` is any chain.
+
+#include "slim/pipeline/compress.hpp"
+
+#include <memory>
+
+namespace slim::inline SLIM_ABI {
+
+/// Codes of any quantizer. Copies share the codes, which never change.
+class any_codes {
+public:
+  template <quantized_matrix C>
+    requires(!std::same_as<C, any_codes>)
+  any_codes(C codes) : self_(std::make_shared<model<C>>(std::move(codes))) {} // NOLINT: implicit on purpose
+
+  [[nodiscard]] index_t rows() const { return self_->rows(); }
+  [[nodiscard]] index_t cols() const { return self_->cols(); }
+  [[nodiscard]] int code_bits() const { return self_->code_bits(); }
+  [[nodiscard]] double side_bits() const { return self_->side_bits(); }
+  void dequantize_into(matrix_view<float> values, context const& ctx = {}) const { self_->dequantize_into(values, ctx); }
+
+  /// The codes themselves if they are a C, else null.
+  template <class C>
+  [[nodiscard]] C const* get_if() const noexcept {
+    auto const* same = dynamic_cast<model<C> const*>(self_.get());
+    return same ? &same->codes : nullptr;
+  }
+
+private:
+  struct face {
+    virtual ~face() = default;
+    virtual index_t rows() const = 0;
+    virtual index_t cols() const = 0;
+    virtual int code_bits() const = 0;
+    virtual double side_bits() const = 0;
+    virtual void dequantize_into(matrix_view<float>, context const&) const = 0;
+  };
+  template <class C>
+  struct model final : face {
+    explicit model(C c) : codes(std::move(c)) {}
+    index_t rows() const override { return codes.rows(); }
+    index_t cols() const override { return codes.cols(); }
+    int code_bits() const override { return codes.code_bits(); }
+    double side_bits() const override { return codes.side_bits(); }
+    void dequantize_into(matrix_view<float> values, context const& ctx) const override { codes.dequantize_into(values, ctx); }
+    C codes;
+  };
+
+  std::shared_ptr<face const> self_;
+};
+
+static_assert(quantized_matrix<any_codes>);
+
+/// Any quantizer.
+class any_quantizer {
+public:
+  template <quantizer Q>
+    requires(!std::same_as<Q, any_quantizer>)
+  any_quantizer(Q q) : self_(std::make_shared<model<Q>>(std::move(q))) {} // NOLINT: implicit on purpose
+
+  [[nodiscard]] any_codes quantize(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const { return self_->quantize(w, seen, ctx); }
+  [[nodiscard]] std::string describe() const { return self_->describe(); }
+
+private:
+  struct face {
+    virtual ~face() = default;
+    virtual any_codes quantize(matrix_view<float const>, calibration const&, context const&) const = 0;
+    virtual std::string describe() const = 0;
+  };
+  template <class Q>
+  struct model final : face {
+    explicit model(Q q) : component(std::move(q)) {}
+    any_codes quantize(matrix_view<float const> w, calibration const& seen, context const& ctx) const override { return component.quantize(w, seen, ctx); }
+    std::string describe() const override { return component.describe(); }
+    Q component;
+  };
+
+  std::shared_ptr<face const> self_;
+};
+
+static_assert(quantizer<any_quantizer>);
+
+/// Any pruner.
+class any_pruner {
+public:
+  template <pruner P>
+    requires(!std::same_as<P, any_pruner>)
+  any_pruner(P p) : self_(std::make_shared<model<P>>(std::move(p))) {} // NOLINT: implicit on purpose
+
+  [[nodiscard]] mask select(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const { return self_->select(w, seen, ctx); }
+  [[nodiscard]] std::string describe() const { return self_->describe(); }
+
+private:
+  struct face {
+    virtual ~face() = default;
+    virtual mask select(matrix_view<float const>, calibration const&, context const&) const = 0;
+    virtual std::string describe() const = 0;
+  };
+  template <class P>
+  struct model final : face {
+    explicit model(P p) : component(std::move(p)) {}
+    mask select(matrix_view<float const> w, calibration const& seen, context const& ctx) const override { return component.select(w, seen, ctx); }
+    std::string describe() const override { return component.describe(); }
+    P component;
+  };
+
+  std::shared_ptr<face const> self_;
+};
+
+static_assert(pruner<any_pruner>);
+
+/// Any low-rank solver.
+class any_low_rank_solver {
+public:
+  template <low_rank_solver S>
+    requires(!std::same_as<S, any_low_rank_solver>)
+  any_low_rank_solver(S s) : self_(std::make_shared<model<S>>(std::move(s))) {} // NOLINT: implicit on purpose
+
+  [[nodiscard]] adapter solve(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const { return self_->solve(e, seen, ctx); }
+  [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const { return self_->channel_weights(seen); }
+  [[nodiscard]] std::string describe() const { return self_->describe(); }
+
+private:
+  struct face {
+    virtual ~face() = default;
+    virtual adapter solve(matrix_view<float const>, calibration const&, context const&) const = 0;
+    virtual std::vector<float> channel_weights(calibration const&) const = 0;
+    virtual std::string describe() const = 0;
+  };
+  template <class S>
+  struct model final : face {
+    explicit model(S s) : component(std::move(s)) {}
+    adapter solve(matrix_view<float const> e, calibration const& seen, context const& ctx) const override { return component.solve(e, seen, ctx); }
+    std::vector<float> channel_weights(calibration const& seen) const override { return component.channel_weights(seen); }
+    std::string describe() const override { return component.describe(); }
+    S component;
+  };
+
+  std::shared_ptr<face const> self_;
+};
+
+static_assert(low_rank_solver<any_low_rank_solver>);
+
+/// A compressed layer whose slots may be empty at run time.
+struct any_layer {
+  matrix<float> weights; ///< W_c, d_out x d_in
+  std::optional<mask> kept;
+  std::optional<any_codes> codes;
+  std::optional<adapter> low_rank;
+  layer_report report;
+};
+
+/// The dense weight (d_out x d_in) of the layer: W_c + (L R)^T.
+[[nodiscard]] inline matrix<float> decompress(any_layer const& layer, context const& ctx = {}) {
+  matrix<float> weights = layer.weights;
+  if (layer.low_rank) layer.low_rank->add_to(weights.view(), ctx);
+  return weights;
+}
+
+/// Any chain, to be chosen at run time.
+class any_recipe {
+public:
+  template <class... Steps>
+  any_recipe(step_chain<Steps...> steps) : self_(std::make_shared<model<Steps...>>(std::move(steps))) {} // NOLINT: implicit on purpose
+
+  /// slim::compress with this recipe. W is (d_out x d_in).
+  [[nodiscard]] any_layer compress(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const { return self_->compress(w, seen, ctx); }
+
+private:
+  struct face {
+    virtual ~face() = default;
+    virtual any_layer compress(matrix_view<float const>, calibration const&, context const&) const = 0;
+  };
+  template <class... Steps>
+  struct model final : face {
+    explicit model(step_chain<Steps...> c) : steps(std::move(c)) {}
+    any_layer compress(matrix_view<float const> w, calibration const& seen, context const& ctx) const override {
+      return erased(slim::compress(w, seen, steps, ctx));
+    }
+    step_chain<Steps...> steps;
+  };
+
+  template <class Mask, class Codes, class Adapter>
+  static any_layer erased(compressed_layer<Mask, Codes, Adapter> layer) {
+    any_layer out;
+    out.weights = std::move(layer.weights);
+    if constexpr (!is_none<Mask>) out.kept = std::move(layer.kept);
+    if constexpr (!is_none<Codes>) out.codes = std::move(layer.codes);
+    if constexpr (!is_none<Adapter>) out.low_rank = std::move(layer.low_rank);
+    out.report = std::move(layer.report);
+    return out;
+  }
+
+  std::shared_ptr<face const> self_;
+};
+
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,109 @@
+#pragma once
+/// @file
+/// `chain(step, step, ...)`: a recipe. Steps run in the order in which they are written; swapping two of them is an ablation.
+
+#include "slim/adapters/adapter.hpp"
+#include "slim/pipeline/report.hpp"
+#include "slim/pruning/pruner.hpp"
+#include "slim/quantization/quantizer.hpp"
+
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+namespace slim::inline SLIM_ABI {
+
+/// What a slot holds whose step is not in the chain.
+struct none {};
+
+template <class T>
+inline constexpr bool is_none = std::is_same_v<T, none>;
+
+/// What a chain's steps hand on to each other. Between steps `current == mask .* dequantize(codes)`.
+template <class Mask = none, class Codes = none, class Adapter = none>
+struct layer_state {
+  matrix<float> original; ///< W, d_out x d_in
+  matrix<float> current;  ///< W_c: what is left of W without the adapter
+  [[no_unique_address]] Mask kept{};
+  [[no_unique_address]] Codes codes{};
+  [[no_unique_address]] Adapter low_rank{};
+  layer_report report;
+};
+
+/// The steps of a recipe.
+template <class... Steps>
+struct step_chain {
+  std::tuple<Steps...> steps;
+};
+
+/// `chain(slim_quantizer({.bits = 4}), nm_pruner<2, 4>(wanda{}), slim_lora())`
+template <class... Steps>
+[[nodiscard]] step_chain<std::decay_t<Steps>...> chain(Steps&&... steps) {
+  return {std::tuple<std::decay_t<Steps>...>(std::forward<Steps>(steps)...)};
+}
+
+namespace detail {
+
+template <class Mask, class Codes, class Adapter>
+void require_shape(layer_state<Mask, Codes, Adapter> const& state, index_t rows, index_t cols, char const* who) {
+  if (rows != state.original.rows() || cols != state.original.cols())
+    throw shape_error(message("slim::compress: the ", who, " returned ", rows, " x ", cols, " for a matrix of ", state.original.rows(), " x ",
+                              state.original.cols()));
+}
+
+template <class P, class Mask, class Codes, class Adapter>
+auto prune(P const& step, layer_state<Mask, Codes, Adapter> state, calibration const& seen, context const& ctx) {
+  static_assert(is_none<Mask>, "slim::compress: the chain prunes twice; a layer has one mask.");
+  static_assert(is_none<Adapter>, "slim::compress: a pruner after the adapter would undo the repair; put the adapter last.");
+  mask kept = step.select(state.current.view(), seen, ctx);
+  require_shape(state, kept.rows(), kept.cols(), "pruner");
+  kept.apply_to(state.current.view());
+  return layer_state<mask, Codes, none>{std::move(state.original), std::move(state.current), std::move(kept), std::move(state.codes), {}, std::move(state.report)};
+}
+
+template <class Q, class Mask, class Codes, class Adapter>
+auto quantize(Q const& step, layer_state<Mask, Codes, Adapter> state, calibration const& seen, context const& ctx) {
+  static_assert(is_none<Codes>, "slim::compress: the chain quantizes twice; a layer has one set of codes.");
+  static_assert(is_none<Adapter>, "slim::compress: a quantizer after the adapter would undo the repair; put the adapter last.");
+  auto codes = step.quantize(matrix_view<float const>(state.current.view()), seen, ctx);
+  require_shape(state, codes.rows(), codes.cols(), "quantizer");
+  codes.dequantize_into(state.current.view(), ctx);
+  if constexpr (!is_none<Mask>) state.kept.apply_to(state.current.view()); // a grid without 0 must not bring pruned weights back
+  return layer_state<Mask, decltype(codes), none>{std::move(state.original), std::move(state.current), std::move(state.kept), std::move(codes), {}, std::move(state.report)};
+}
+
+template <class S, class Mask, class Codes, class Adapter>
+auto repair(S const& step, layer_state<Mask, Codes, Adapter> state, calibration const& seen, context const& ctx) {
+  static_assert(!is_none<Mask> || !is_none<Codes>, "slim::compress: an adapter before anything lossy has no error to repair.");
+  static_assert(is_none<Adapter>, "slim::compress: the chain has two adapters; a layer has one.");
+  matrix<float> error = state.original;
+  for (index_t k = 0; k < error.size(); ++k) error.data()[k] -= state.current.data()[k];
+  adapter found = step.solve(matrix_view<float const>(error.view()), seen, ctx);
+  require_shape(state, found.right.cols(), found.left.rows(), "low-rank solver");
+  return layer_state<Mask, Codes, adapter>{std::move(state.original), std::move(state.current), std::move(state.kept), std::move(state.codes), std::move(found), std::move(state.report)};
+}
+
+template <class Step, class State>
+inline constexpr bool is_own_step = std::is_invocable_v<Step const&, State, calibration const&, context const&>;
+
+/// One step, by the role its type plays.
+template <class Step, class State>
+auto apply_step(Step const& step, State state, calibration const& seen, context const& ctx) {
+  constexpr int roles = int{pruner<Step>} + int{quantizer<Step>} + int{low_rank_solver<Step>};
+  static_assert(roles <= 1, "slim::compress: a step plays two roles (pruner, quantizer, low-rank solver); wrap it so that it plays one.");
+  static_assert(roles == 1 || is_own_step<Step, State>,
+                "slim::compress: a step of the chain is no pruner, quantizer or low-rank solver, nor a callable (state, calibration, context) "
+                "-> state. To see why: static_assert(slim::quantizer<your_step>).");
+  if constexpr (pruner<Step>)
+    return prune(step, std::move(state), seen, ctx);
+  else if constexpr (quantizer<Step>)
+    return quantize(step, std::move(state), seen, ctx);
+  else if constexpr (low_rank_solver<Step>)
+    return repair(step, std::move(state), seen, ctx);
+  else if constexpr (is_own_step<Step, State>)
+    return step(std::move(state), seen, ctx);
+}
+
+} // namespace detail
+
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,150 @@
+#pragma once
+/// @file
+/// `compress(W, calibration, recipe)`: one linear layer through a chain. `decompress` gives back the dense weight it computes.
+
+#include "slim/calibration/output_error.hpp"
+#include "slim/pipeline/chain.hpp"
+
+#include <chrono>
+
+namespace slim::inline SLIM_ABI {
+
+/// A compressed layer. Slots of steps that were not in the chain have type `none`; using them does not compile.
+template <class Mask, class Codes, class Adapter>
+struct compressed_layer {
+  matrix<float> weights;                      ///< W_c = mask .* dequantize(codes), d_out x d_in
+  [[no_unique_address]] Mask kept;            ///< slim::mask
+  [[no_unique_address]] Codes codes;          ///< what the quantizer returned
+  [[no_unique_address]] Adapter low_rank;     ///< slim::adapter
+  layer_report report;
+};
+
+namespace detail {
+
+/// Weights and context as the steps get them: finite, or vouched for.
+inline void check_weights(matrix<float>& w, layer_report& report, context const& ctx) {
+  if (ctx.on_nonfinite == nonfinite::propagate) return;
+  index_t zeroed = 0;
+  for (index_t i = 0; i < w.rows(); ++i)
+    for (index_t j = 0; j < w.cols(); ++j) {
+      if (std::isfinite(w(i, j))) continue;
+      if (ctx.on_nonfinite == nonfinite::reject)
+        throw nonfinite_error(message("slim::compress: W is ", w(i, j), " at row ", i, ", column ", j));
+      w(i, j) = 0.0f;
+      ++zeroed;
+    }
+  if (zeroed > 0) report.notes.push_back(message(zeroed, " weights were not finite and are taken as 0"));
+}
+
+/// Energies of the original weight, against which errors are relative.
+struct reference_energy {
+  double weight = 0;
+  double output = 0;
+};
+
+inline double frobenius_energy(matrix_view<float const> m) {
+  double energy = 0;
+  for (index_t i = 0; i < m.rows(); ++i)
+    for (index_t j = 0; j < m.cols(); ++j) energy += static_cast<double>(m(i, j)) * static_cast<double>(m(i, j));
+  return energy;
+}
+
+inline double relative(double energy, double reference) { return reference > 0.0 ? std::sqrt(energy / reference) : 0.0; }
+
+/// Bits of what is stored, indices, scales and adapter included. Weights without codes count as 16-bit numbers.
+template <class Mask, class Codes, class Adapter>
+double stored_bits(layer_state<Mask, Codes, Adapter> const& state) {
+  double bits_each = 16.0, side = 0.0;
+  if constexpr (!is_none<Codes>) {
+    bits_each = static_cast<double>(state.codes.code_bits());
+    side += state.codes.side_bits();
+  }
+  auto stored = static_cast<double>(state.original.size());
+  if constexpr (!is_none<Mask>) {
+    stored = static_cast<double>(state.kept.count());
+    side += state.kept.index_bits();
+  }
+  if constexpr (!is_none<Adapter>) side += state.low_rank.bits();
+  return stored * bits_each + side;
+}
+
+template <class Mask, class Codes, class Adapter>
+step_report measured(layer_state<Mask, Codes, Adapter> const& state, reference_energy const& reference, calibration const& seen, context const& ctx) {
+  step_report report;
+  matrix<float> error = state.current;
+  if constexpr (!is_none<Adapter>) state.low_rank.add_to(error.view(), ctx);
+  for (index_t k = 0; k < error.size(); ++k) error.data()[k] = state.original.data()[k] - error.data()[k];
+  report.relative_error = relative(frobenius_energy(error.view()), reference.weight);
+  if (seen.tokens() > 0) report.output_error = relative(output_energy(error.view(), seen, ctx), reference.output);
+  if constexpr (!is_none<Mask>) report.sparsity = state.kept.sparsity();
+  if constexpr (!is_none<Adapter>) {
+    report.rank = state.low_rank.rank();
+    report.notes = state.low_rank.notes;
+  }
+  if (state.original.size() > 0) report.bits_per_weight = stored_bits(state) / static_cast<double>(state.original.size());
+  return report;
+}
+
+template <std::size_t Index, class Steps, class State>
+auto run_steps(Steps const& steps, State state, reference_energy const& reference, calibration const& seen, context const& ctx) {
+  if constexpr (Index == std::tuple_size_v<Steps>) {
+    return state;
+  } else {
+    auto const& step = std::get<Index>(steps);
+    auto const start = std::chrono::steady_clock::now();
+    auto next = apply_step(step, std::move(state), seen, ctx);
+    double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    step_report report = measured(next, reference, seen, ctx);
+    if constexpr (requires { step.describe(); })
+      report.step = step.describe();
+    else
+      report.step = "own step";
+    report.seconds = seconds;
+    next.report.steps.push_back(std::move(report));
+    return run_steps<Index + 1>(steps, std::move(next), reference, seen, ctx);
+  }
+}
+
+template <class Mask, class Codes, class Adapter>
+auto finished(layer_state<Mask, Codes, Adapter> state) {
+  return compressed_layer<Mask, Codes, Adapter>{std::move(state.current), std::move(state.kept), std::move(state.codes), std::move(state.low_rank), std::move(state.report)};
+}
+
+} // namespace detail
+
+/// Compresses one layer. W (d_out x d_in) is any matrix_like of real numbers; it is copied, not changed. Bit-identical for any
+/// executor. @throws shape_error if W and the calibration disagree on d_in; nonfinite_error (see context); config_error if a
+/// step needs activations and none were seen.
+template <class M, class... Steps>
+[[nodiscard]] auto compress(M const& w, calibration const& seen, step_chain<Steps...> const& recipe, context const& ctx = {}) {
+  layer_state<> state;
+  state.original = to_float(w);
+  if (state.original.cols() != seen.channels())
+    throw shape_error(message("slim::compress: W has ", state.original.cols(), " input channels, the calibration ", seen.channels()));
+  detail::check_weights(state.original, state.report, ctx);
+  state.current = state.original;
+  state.report.rows = state.original.rows();
+  state.report.cols = state.original.cols();
+  state.report.exact_output_error = seen.has_gram();
+  if (index_t const dead = seen.dead_channels(); dead > 0) state.report.notes.push_back(message(dead, " input channels were 0 in every token"));
+  if (seen.zeroed_activations() > 0) state.report.notes.push_back(message(seen.zeroed_activations(), " activations were not finite and are taken as 0"));
+  detail::reference_energy reference{detail::frobenius_energy(state.original.view()), 0.0};
+  if (seen.tokens() > 0) reference.output = output_energy(state.original.view(), seen, ctx);
+  return detail::finished(detail::run_steps<0>(recipe.steps, std::move(state), reference, seen, ctx));
+}
+
+/// The same for recipes that need no activations.
+template <class M, class... Steps>
+[[nodiscard]] auto compress(M const& w, step_chain<Steps...> const& recipe, context const& ctx = {}) {
+  return compress(w, calibration(as_matrix_view(w).cols()), recipe, ctx);
+}
+
+/// The dense weight (d_out x d_in) of the compressed layer: W_c + (L R)^T.
+template <class Mask, class Codes, class Adapter>
+[[nodiscard]] matrix<float> decompress(compressed_layer<Mask, Codes, Adapter> const& layer, context const& ctx = {}) {
+  matrix<float> weights = layer.weights;
+  if constexpr (!is_none<Adapter>) layer.low_rank.add_to(weights.view(), ctx);
+  return weights;
+}
+
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,21 @@
+#pragma once
+/// @file
+/// The concept of a pruner.
+
+#include "slim/calibration/calibration.hpp"
+#include "slim/pruning/mask.hpp"
+
+#include <concepts>
+#include <string>
+
+namespace slim::inline SLIM_ABI {
+
+/// `select(W, calibration, ctx)` says which weights of W (d_out x d_in) are kept. Laws: the mask has W's shape and, where it
+/// promises a pattern, the pattern holds everywhere, ragged ends included; the same for every executor.
+template <class P>
+concept pruner = requires(P const& p, matrix_view<float const> w, calibration const& seen, context const& ctx) {
+  { p.select(w, seen, ctx) } -> std::same_as<mask>;
+  { p.describe() } -> std::convertible_to<std::string>;
+};
+
+} // namespace slim::inline SLIM_ABI

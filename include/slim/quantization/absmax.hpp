@@ -1,0 +1,90 @@
+#pragma once
+/// @file
+/// AbsMax: round to nearest on a uniform grid that spans the largest weight of each block. Symmetric or with a zero point.
+
+#include "slim/quantization/integer_codes.hpp"
+
+namespace slim::inline SLIM_ABI {
+
+struct absmax_config {
+  int bits = 4;                                    ///< 2 to 8
+  scale_block block = per_group(128);              ///< which weights share a scale
+  bool symmetric = true;                           ///< no zero point
+  number_format scale_format = number_format::fp32; ///< scales are rounded to it before weights are rounded to them
+
+  friend bool operator==(absmax_config const&, absmax_config const&) = default;
+};
+
+/// Symmetric: scale = max|w| / (2^(bits-1) - 1), as SLiM's code has it; the lowest code is reached by rounding of a snapped
+/// scale only. Asymmetric: scale = (max - min) / (2^bits - 1) over the block's range extended to hold 0, so that 0 is on the
+/// grid exactly and pruned weights stay 0.
+///
+/// **Numerics** Ties round to even. |error| <= scale / 2 up to one rounding of float, for fp32 scales. A block of zeros gets
+/// scale 0 and codes 0. O(d_out d_in).
+class absmax_quantizer {
+public:
+  /// @throws config_error unless 2 <= bits <= 8.
+  absmax_quantizer(absmax_config config = {}) : config_(config) { // NOLINT: implicit, so that a config can stand for it
+    integer_codes(0, 0, config.bits, config.block, config.scale_format);
+  }
+
+  [[nodiscard]] absmax_config const& config() const noexcept { return config_; }
+
+  [[nodiscard]] integer_codes quantize(matrix_view<float const> w, calibration const&, context const& ctx = {}) const {
+    integer_codes result(w.rows(), w.cols(), config_.bits, config_.block, config_.scale_format);
+    matrix<float> low(w.rows(), result.scales.cols());
+    matrix<float> high(w.rows(), result.scales.cols());
+    find_ranges(w, low, high, ctx);
+    if (!config_.symmetric) result.zeros = matrix<std::int8_t>(result.scales.rows(), result.scales.cols());
+    index_t const tall = config_.block.rows_of(w.rows());
+    for (index_t b = 0; b < result.scales.rows(); ++b)
+      for (index_t g = 0; g < result.scales.cols(); ++g) {
+        float lowest = 0.0f, highest = 0.0f;
+        for (index_t i = b * tall; i < std::min(w.rows(), (b + 1) * tall); ++i) {
+          lowest = std::min(lowest, low(i, g));
+          highest = std::max(highest, high(i, g));
+        }
+        set_grid(result, b, g, lowest, highest);
+      }
+    result.encode(w, ctx);
+    return result;
+  }
+
+  [[nodiscard]] std::string describe() const {
+    return message("absmax ", config_.bits, " bit ", slim::describe(config_.block), config_.symmetric ? "" : " with zero point",
+                   config_.scale_format == number_format::fp32 ? "" : message(", ", name_of(config_.scale_format), " scales"));
+  }
+
+private:
+  /// Range of every row inside every block of columns, 0 included.
+  void find_ranges(matrix_view<float const> w, matrix<float>& low, matrix<float>& high, context const& ctx) const {
+    index_t const wide = config_.block.cols_of(w.cols());
+    constexpr index_t rows_per_task = 32;
+    ctx.parallel_for(w.rows(), rows_per_task, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i)
+        for (index_t g = 0; g < low.cols(); ++g)
+          for (index_t j = g * wide; j < std::min(w.cols(), (g + 1) * wide); ++j) {
+            low(i, g) = std::min(low(i, g), w(i, j));
+            high(i, g) = std::max(high(i, g), w(i, j));
+          }
+    });
+  }
+
+  void set_grid(integer_codes& result, index_t b, index_t g, float lowest, float highest) const {
+    if (config_.symmetric) {
+      float const largest = std::max(-lowest, highest);
+      result.scales(b, g) = detail::stored_scale(config_.scale_format, largest / static_cast<float>(result.highest()));
+      return;
+    }
+    auto const steps = static_cast<float>((1 << config_.bits) - 1);
+    float const scale = detail::stored_scale(config_.scale_format, highest / steps - lowest / steps);
+    result.scales(b, g) = scale;
+    result.zeros(b, g) = scale > 0.0f ? detail::encode(-lowest, scale, result.lowest(), result.lowest(), result.highest()) : std::int8_t{0};
+  }
+
+  absmax_config config_;
+};
+
+static_assert(quantizer<absmax_quantizer>);
+
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,29 @@
+#pragma once
+/// @file
+/// The two concepts of "how important is this weight".
+
+#include "slim/calibration/calibration.hpp"
+
+#include <concepts>
+#include <string>
+#include <vector>
+
+namespace slim::inline SLIM_ABI {
+
+/// Ranks single weights. `prepare(W, calibration)` returns a scorer; `scorer(i, j)` is a float. Laws: finite for finite
+/// input, pure, larger = more important. `describe()` says what it is, for reports.
+template <class S>
+concept saliency = requires(S const& s, matrix_view<float const> w, calibration const& seen) {
+  { s.prepare(w, seen)(index_t{}, index_t{}) } -> std::same_as<float>;
+  { s.describe() } -> std::convertible_to<std::string>;
+};
+
+/// Weighs input channels, for adapters: F(E) = E diag(w). `channel_weights` returns d_in positive finite numbers, so that F
+/// is additive and invertible, the two conditions SLiM puts on a saliency (arXiv 2410.09615, section 3.3).
+template <class S>
+concept linear_saliency = requires(S const& s, calibration const& seen) {
+  { s.channel_weights(seen) } -> std::same_as<std::vector<float>>;
+  { s.describe() } -> std::convertible_to<std::string>;
+};
+
+} // namespace slim::inline SLIM_ABI
