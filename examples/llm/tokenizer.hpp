@@ -4,7 +4,8 @@
 /// SentencePiece-style merging by score (Llama 1 and 2, Mistral) from GGUF metadata.
 ///
 /// Invalid UTF-8 in a text is replaced by U+FFFD first (see valid_utf8). A byte that has no token of its own is dropped,
-/// unless the vocabulary names an unknown token for it, as the `tokenizers` package does; real vocabularies have all bytes.
+/// unless the vocabulary names an unknown token for it, as the `tokenizers` package does. (SmolLM2 lacks 21 bytes: some control
+/// characters, and those that only begin rare or invalid sequences.)
 
 #include "llm/pre_tokenizer.hpp"
 #include "slim/io/gguf.hpp"
