@@ -1,0 +1,51 @@
+# Every header under include/slim compiles alone, without a warning, with each compiler found: one generated line per
+# header, checked again only when something it includes has changed. ctest entries "headers: ... (g++)", "... (clang++)".
+find_package(nlohmann_json QUIET)
+get_target_property(slim_eigen_includes Eigen3::Eigen INTERFACE_INCLUDE_DIRECTORIES)
+set(SLIM_CHECK_FLAGS -std=c++20 -O0 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror
+                     -I${PROJECT_SOURCE_DIR}/include -isystem ${slim_eigen_includes})
+
+# The compilers that checks run with, as "name|path": ours, and clang++ beside it.
+set(SLIM_CHECK_COMPILERS "${CMAKE_CXX_COMPILER}")
+if(SLIM_CLANGXX AND NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  list(APPEND SLIM_CHECK_COMPILERS "${SLIM_CLANGXX}")
+endif()
+
+# With OpenMP where every one of them has it (clang++ needs libomp-dev).
+file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/openmp.cpp "#include <omp.h>\n")
+set(with_openmp ${slim_with_openmp})
+foreach(compiler IN LISTS SLIM_CHECK_COMPILERS)
+  execute_process(COMMAND ${compiler} -fopenmp -fsyntax-only ${CMAKE_CURRENT_BINARY_DIR}/openmp.cpp
+                  RESULT_VARIABLE status OUTPUT_QUIET ERROR_QUIET)
+  if(NOT status EQUAL 0)
+    set(with_openmp OFF)
+  endif()
+endforeach()
+if(with_openmp)
+  list(APPEND SLIM_CHECK_FLAGS -fopenmp)
+endif()
+
+file(GLOB_RECURSE headers RELATIVE ${PROJECT_SOURCE_DIR}/include CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/slim/*.hpp)
+if(NOT nlohmann_json_FOUND)
+  list(FILTER headers EXCLUDE REGEX "^slim/io/")
+endif()
+
+foreach(compiler IN LISTS SLIM_CHECK_COMPILERS)
+  cmake_path(GET compiler FILENAME label)
+  set(stamps)
+  foreach(header IN LISTS headers)
+    string(REPLACE "/" "." name ${header})
+    set(base ${CMAKE_CURRENT_BINARY_DIR}/headers/${name})
+    file(CONFIGURE OUTPUT ${base}.cpp CONTENT "#include \"${header}\"\n#include \"${header}\"\n")
+    add_custom_command(OUTPUT ${base}.${label}.ok
+      COMMAND ${compiler} ${SLIM_CHECK_FLAGS} -fsyntax-only -MD -MF ${base}.${label}.d -MT ${base}.${label}.ok ${base}.cpp
+      COMMAND ${CMAKE_COMMAND} -E touch ${base}.${label}.ok
+      DEPENDS ${base}.cpp ${PROJECT_SOURCE_DIR}/include/${header} DEPFILE ${base}.${label}.d
+      COMMENT "${label} ${header}" VERBATIM)
+    list(APPEND stamps ${base}.${label}.ok)
+  endforeach()
+  add_custom_target(slim_headers_${label} DEPENDS ${stamps})
+  add_test(NAME "headers: each compiles alone (${label})"
+           COMMAND ${CMAKE_COMMAND} --build ${CMAKE_BINARY_DIR} --target slim_headers_${label})
+  set_tests_properties("headers: each compiles alone (${label})" PROPERTIES LABELS headers RESOURCE_LOCK build_tree TIMEOUT 1500)
+endforeach()

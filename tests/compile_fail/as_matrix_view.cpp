@@ -1,0 +1,24 @@
+#include "slim/slim.hpp"
+
+#include <Eigen/Core>
+
+#include <string>
+
+void use() {
+  Eigen::MatrixXf A(2, 3), B(2, 3);
+  std::string text;
+#if CASE == 0
+  (void)slim::as_matrix_view(A);
+  (void)slim::to_float(B);
+#elif CASE == 1 // error: a temporary matrix would be gone before its view is used. Name it first.
+  (void)slim::as_matrix_view(Eigen::MatrixXf(2, 3));
+#elif CASE == 2 // error: evaluate lazy expressions first
+  (void)slim::as_matrix_view(A + B);
+#elif CASE == 3 // error: slim: not a matrix.
+  (void)slim::as_matrix_view(text);
+#elif CASE == 4 // error: or specialise slim::matrix_traits for it.
+  (void)slim::to_float(text);
+#elif CASE == 5 // error: a temporary matrix would be gone before its view is used. Name it first.
+  (void)slim::as_matrix_view(slim::matrix<float>(2, 3));
+#endif
+}

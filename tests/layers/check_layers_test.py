@@ -1,0 +1,86 @@
+"""The layer check is itself checked: every breach below must be found, every sound header must pass."""
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "cmake"))
+import check_layers
+
+SOUND = """#pragma once
+#include "slim/config.hpp"
+#include "slim/core/a.hpp"
+#define SLIM_X 1
+#if defined(_OPENMP)
+#define SLIM_LONG(a) \\
+  static a
+#endif
+/// static int in_a_comment; namespace { ; Eigen:: ; printf(
+namespace slim::inline SLIM_ABI {
+namespace detail { inline int f(int a = 3) { static int const table[] = {1, 2}; return table[0] + a; } }
+struct s { static int g() { return 1; } static constexpr int h = 2; };
+inline constexpr char const* text = "namespace { static std::cout";
+template <class T> requires requires(T t) { t.f(); } int k(T) { return static_cast<int>(1); }
+} // namespace slim
+"""
+
+# path of a header, its text after #pragma once, a piece of the complaint
+BREACHES = [
+    ("core/b.hpp", '#include "slim/linalg/a.hpp"', "core/ must not include slim/linalg/a.hpp"),
+    ("saliency/b.hpp", '#include "slim/pruning/a.hpp"', "saliency/ must not include slim/pruning/a.hpp"),
+    ("pruning/b.hpp", '#include "slim/saliency/a.hpp"', "pruning/ must not include slim/saliency/a.hpp"),
+    ("quantization/b.hpp", '#include "slim/pipeline/a.hpp"', "quantization/ must not include"),
+    ("core/b.hpp", '#include "slim/core/missing.hpp"', "does not exist"),
+    ("core/b.hpp", '#include "slim/slim.hpp"', "umbrella"),
+    ("core/b.hpp", "#define MAX(a, b) a", "macro MAX"),
+    ("core/b.hpp", "namespace slim {\nnamespace {\nint f();\n}\n}", "anonymous namespace"),
+    ("core/b.hpp", "namespace slim {\nstatic int f() { return 1; }\n}", "static at namespace scope"),
+    ("core/b.hpp", "namespace slim {\ntemplate <class T> static int f(T) { return 1; }\n}", "static at namespace scope"),
+    ("core/b.hpp", "namespace slim {\n[[nodiscard]] static inline int f() { return 1; }\n}", "static at namespace scope"),
+    ("core/b.hpp", "#include <iostream>", "<iostream>"),
+    ("core/b.hpp", "#include <ranges>", "<ranges>"),
+    ("core/b.hpp", "#include <Eigen/Core>", "Eigen is named outside"),
+    ("pruning/b.hpp", "inline void f(Eigen::MatrixXf&) {}", "Eigen is named outside"),
+    ("core/b.hpp", "#include <xtensor/xtensor.hpp>", "xtensor is named outside"),
+    ("core/b.hpp", '#include <cstdio>\ninline void f() { std::printf("x"); }', "prints"),
+    ("nowhere/b.hpp", "", "folder nowhere/"),
+]
+
+
+def breaches_of(files):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for name, text in {"config.hpp": "#pragma once\n", **files}.items():
+            path = root / "slim" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return list(check_layers.check_tree(root))
+
+
+class CheckLayers(unittest.TestCase):
+    def test_sound_headers_pass(self):
+        files = {f"{folder}/a.hpp": "#pragma once\n" for folder in check_layers.LAYERS if folder}
+        self.assertEqual(breaches_of({**files, "pruning/b.hpp": SOUND, "saliency/concept.hpp": "#pragma once\n",
+                                      "pruning/c.hpp": '#pragma once\n#include "slim/saliency/concept.hpp"\n'}), [])
+
+    def test_breaches_are_found(self):
+        files = {f"{folder}/a.hpp": "#pragma once\n" for folder in check_layers.LAYERS if folder}
+        files["slim.hpp"] = "#pragma once\n"
+        for name, text, complaint in BREACHES:
+            with self.subTest(text):
+                found = breaches_of({**files, name: "#pragma once\n" + text + "\n"})
+                self.assertEqual(len(found), 1, found)
+                self.assertIn(complaint, found[0])
+
+    def test_missing_pragma_once(self):
+        self.assertIn("#pragma once", breaches_of({"core/a.hpp": "\n#pragma once\n"})[0])
+
+    def test_circle(self):
+        found = breaches_of({"core/a.hpp": '#pragma once\n#include "slim/core/b.hpp"\n',
+                             "core/b.hpp": '#pragma once\n#include "slim/core/a.hpp"\n'})
+        self.assertEqual(len(found), 1)
+        self.assertIn("circle: slim/core/a.hpp -> slim/core/b.hpp -> slim/core/a.hpp", found[0])
+
+
+if __name__ == "__main__":
+    unittest.main()

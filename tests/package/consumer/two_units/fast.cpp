@@ -1,0 +1,7 @@
+#include "calls.hpp"
+
+#if !defined(__AVX2__) || !defined(__FAST_MATH__)
+#error "this unit is the one with other flags"
+#endif
+
+float sum_fast() { SUM_OF_PRODUCT; }
