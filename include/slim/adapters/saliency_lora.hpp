@@ -33,8 +33,10 @@ public:
   [[nodiscard]] lora_config const& config() const noexcept { return config_; }
   [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const { return weighing_.channel_weights(seen); }
 
+  /// @throws shape_error if E and the calibration disagree on d_in; config_error if the saliency needs activations and none were seen.
   template <std::same_as<float> T>
   [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& seen, context const& ctx = {}) const {
+    require_channels(seen, e.cols(), "saliency_lora");
     std::vector<float> const weights = channel_weights(seen);
     index_t const rank = config_.rank.of(e.rows(), e.cols());
     if (rank == 0) return empty_adapter(e.cols(), e.rows());

@@ -167,6 +167,12 @@ private:
   matrix<double> gram_;
 };
 
+/// What a component says when matrix and calibration are of different layers. @throws shape_error
+inline void require_channels(calibration const& seen, index_t cols, char const* who) {
+  if (seen.channels() != cols)
+    throw shape_error(message(who, ": the matrix has ", cols, " columns, the calibration ", seen.channels(), " channels"));
+}
+
 /// What a component says when it needs activations and was given none. @throws config_error
 inline void require_observed(calibration const& seen, char const* who) {
   if (seen.tokens() == 0 && seen.channels() > 0)

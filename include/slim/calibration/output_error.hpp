@@ -10,8 +10,7 @@ namespace slim::inline SLIM_ABI {
 /// channels are taken as uncorrelated, sum_ij e_ij^2 sum_t x_tj^2. Double sums over rows in order; O(d_out d_in^2) or
 /// O(d_out d_in). @throws shape_error
 inline double output_energy(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) {
-  if (e.cols() != seen.channels())
-    throw shape_error(message("output_energy: the matrix has ", e.cols(), " columns, the calibration ", seen.channels(), " channels"));
+  require_channels(seen, e.cols(), "output_energy");
   constexpr index_t rows_per_task = 16;
   std::vector<double> row_energy(static_cast<std::size_t>(e.rows()));
   if (seen.has_gram()) {

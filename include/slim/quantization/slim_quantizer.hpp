@@ -49,9 +49,12 @@ public:
 
   [[nodiscard]] slim_quant_config const& config() const noexcept { return config_; }
 
-  /// @throws config_error if activations are needed and none were seen.
+  /// @throws if activations are needed: config_error if none were seen, shape_error if W and the calibration disagree on d_in.
   [[nodiscard]] integer_codes quantize(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
-    if (config_.output_weighted || config_.outlier_share > 0.0) require_observed(seen, "slim_quantizer");
+    if (config_.output_weighted || config_.outlier_share > 0.0) {
+      require_channels(seen, w.cols(), "slim_quantizer");
+      require_observed(seen, "slim_quantizer");
+    }
     integer_codes result(w.rows(), w.cols(), config_.bits, config_.block, config_.scale_format);
     std::vector<float> const column_weights = weights_of_channels(seen);
     if (config_.outlier_share == 0.0) {

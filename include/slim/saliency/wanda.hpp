@@ -1,7 +1,7 @@
 #pragma once
 /// @file
 /// Wanda: |w_ij| * ||x_j||_2 (Sun et al. 2023, arXiv 2306.11695). The norm is taken as root mean square over tokens, which
-/// ranks the same. Weights of dead channels score 0: they go first.
+/// ranks the same, as does the common factor that keeps scores finite. Weights of dead channels score 0: they go first.
 
 #include "slim/saliency/saliency.hpp"
 
@@ -12,7 +12,11 @@ public:
   class scorer {
   public:
     scorer(matrix_view<float const> w, calibration const& seen) : w_(w) {
-      for (double const square : seen.mean_square()) norm_.push_back(static_cast<float>(std::sqrt(square)));
+      std::vector<double> const squares = seen.mean_square();
+      double const largest = squares.empty() ? 0.0 : *std::max_element(squares.begin(), squares.end());
+      // A common power of two changes no comparison; with norms below 1 no score overflows.
+      int const exponent = largest > 0.0 ? std::ilogb(std::sqrt(largest)) + 1 : 0;
+      for (double const square : squares) norm_.push_back(static_cast<float>(std::ldexp(std::sqrt(square), -exponent)));
     }
     float operator()(index_t i, index_t j) const noexcept { return std::abs(w_(i, j)) * norm_[static_cast<std::size_t>(j)]; }
 
@@ -21,8 +25,9 @@ public:
     std::vector<float> norm_;
   };
 
-  /// @throws config_error before the first token.
+  /// @throws shape_error if W and the calibration disagree on d_in; config_error before the first token.
   [[nodiscard]] scorer prepare(matrix_view<float const> w, calibration const& seen) const {
+    require_channels(seen, w.cols(), "wanda");
     require_observed(seen, "wanda");
     return scorer(w, seen);
   }

@@ -1,0 +1,138 @@
+#pragma once
+/// @file
+/// Archetypes: of each concept the model that offers what the concept demands and nothing else. An algorithm that compiles
+/// with them needs no more than the concept promises. They can be moved, because recipes hold their steps by value; they
+/// cannot be default-made, copied or assigned, and take arguments only in the exact types that the concepts name.
+
+#include "slim/adapters/adapter.hpp"
+#include "slim/pruning/pruner.hpp"
+#include "slim/quantization/input_quantizer.hpp"
+#include "slim/quantization/quantizer.hpp"
+#include "slim/saliency/saliency.hpp"
+
+namespace slim::inline SLIM_ABI {
+namespace testing {
+
+/// What an archetype starts from.
+struct archetype_base {
+  archetype_base() = delete;
+  explicit archetype_base(int) {}
+  archetype_base(archetype_base&&) = default;
+  archetype_base(archetype_base const&) = delete;
+  archetype_base& operator=(archetype_base&&) = delete;
+  archetype_base& operator=(archetype_base const&) = delete;
+  ~archetype_base() = default;
+  void operator&() const = delete;
+  void operator,(int) const = delete;
+};
+
+/// Converts to a string and can do nothing else.
+struct text_archetype : archetype_base {
+  using archetype_base::archetype_base;
+  operator std::string() const { return "archetype"; }
+};
+
+/// Ranks columns by position: the last is the most important.
+struct saliency_archetype : archetype_base {
+  using archetype_base::archetype_base;
+
+  struct scorer : archetype_base {
+    using archetype_base::archetype_base;
+    float operator()(index_t, index_t j) const { return static_cast<float>(j); }
+    void operator()(auto, auto) const = delete; // positions are index_t
+  };
+
+  template <std::same_as<float> T>
+  scorer prepare(matrix_view<T const>, calibration const&) const {
+    return scorer(0);
+  }
+  text_archetype describe() const { return text_archetype(0); }
+};
+
+/// All channels weigh 1.
+struct linear_saliency_archetype : archetype_base {
+  using archetype_base::archetype_base;
+  std::vector<float> channel_weights(calibration const& seen) const { return std::vector<float>(static_cast<std::size_t>(seen.channels()), 1.0f); }
+  text_archetype describe() const { return text_archetype(0); }
+};
+
+/// Keeps the even columns.
+struct pruner_archetype : archetype_base {
+  using archetype_base::archetype_base;
+
+  template <std::same_as<float> T>
+  mask select(matrix_view<T const> w, calibration const&, context const&) const {
+    mask kept(w.rows(), w.cols());
+    for (index_t i = 0; i < w.rows(); ++i)
+      for (index_t j = 0; j < w.cols(); j += 2) kept.keep(i, j);
+    return kept;
+  }
+  text_archetype describe() const { return text_archetype(0); }
+};
+
+/// All values are 1: a grid without 0.
+struct codes_archetype : archetype_base {
+  codes_archetype(index_t rows, index_t cols) : archetype_base(0), rows_(rows), cols_(cols) {}
+
+  index_t rows() const { return rows_; }
+  index_t cols() const { return cols_; }
+  int code_bits() const { return 1; }
+  double side_bits() const { return 0.0; }
+  template <std::same_as<float> T>
+  void dequantize_into(matrix_view<T> values, context const&) const {
+    if (values.rows() != rows_ || values.cols() != cols_) throw shape_error("codes_archetype: another shape");
+    for (index_t i = 0; i < rows_; ++i)
+      for (index_t j = 0; j < cols_; ++j) values(i, j) = 1.0f;
+  }
+
+private:
+  index_t rows_, cols_;
+};
+
+struct quantizer_archetype : archetype_base {
+  using archetype_base::archetype_base;
+
+  template <std::same_as<float> T>
+  codes_archetype quantize(matrix_view<T const> w, calibration const&, context const&) const {
+    return {w.rows(), w.cols()};
+  }
+  text_archetype describe() const { return text_archetype(0); }
+};
+
+/// Leaves inputs alone.
+struct input_quantizer_archetype : archetype_base {
+  using archetype_base::archetype_base;
+  template <std::same_as<float> T>
+  void round_inplace(matrix_view<T>) const {}
+  text_archetype describe() const { return text_archetype(0); }
+};
+
+/// Rank 1, all zeros.
+struct low_rank_solver_archetype : archetype_base {
+  using archetype_base::archetype_base;
+
+  template <std::same_as<float> T>
+  adapter solve(matrix_view<T const> e, calibration const&, context const&) const {
+    adapter zero;
+    zero.left = matrix<float>(e.cols(), e.empty() ? 0 : 1);
+    zero.right = matrix<float>(e.empty() ? 0 : 1, e.rows());
+    return zero;
+  }
+  std::vector<float> channel_weights(calibration const& seen) const { return std::vector<float>(static_cast<std::size_t>(seen.channels()), 1.0f); }
+  text_archetype describe() const { return text_archetype(0); }
+};
+
+/// Runs tasks in order.
+struct executor_archetype : archetype_base {
+  using archetype_base::archetype_base;
+  void for_each(index_t count, task_ref task) const {
+    for (index_t k = 0; k < count; ++k) task(k);
+  }
+};
+
+static_assert(saliency<saliency_archetype> && linear_saliency<linear_saliency_archetype> && pruner<pruner_archetype>);
+static_assert(quantized_matrix<codes_archetype> && quantizer<quantizer_archetype> && input_quantizer<input_quantizer_archetype>);
+static_assert(low_rank_solver<low_rank_solver_archetype> && executor<executor_archetype>);
+
+} // namespace testing
+} // namespace slim::inline SLIM_ABI

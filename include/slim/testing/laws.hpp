@@ -1,0 +1,10 @@
+#pragma once
+/// @file
+/// All law suites: run them on your own components.
+
+#include "slim/testing/executor_laws.hpp"
+#include "slim/testing/input_quantizer_laws.hpp"
+#include "slim/testing/low_rank_solver_laws.hpp"
+#include "slim/testing/pruner_laws.hpp"
+#include "slim/testing/quantizer_laws.hpp"
+#include "slim/testing/saliency_laws.hpp"

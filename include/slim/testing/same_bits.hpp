@@ -1,0 +1,57 @@
+#pragma once
+/// @file
+/// Bitwise equality, where NaN equals itself and -0 differs from 0: what "the same result" means.
+
+#include "slim/adapters/adapter.hpp"
+
+#include <bit>
+#include <optional>
+
+namespace slim::inline SLIM_ABI {
+namespace testing {
+
+[[nodiscard]] inline bool same_bits(float a, float b) noexcept {
+  return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
+}
+
+template <class T>
+[[nodiscard]] bool same_bits(matrix<T> const& a, matrix<T> const& b) noexcept {
+  if (a.rows() != b.rows() || a.cols() != b.cols()) return false;
+  if constexpr (std::same_as<T, float>) {
+    for (index_t k = 0; k < a.size(); ++k)
+      if (!same_bits(a.data()[k], b.data()[k])) return false;
+    return true;
+  } else {
+    return a == b;
+  }
+}
+
+[[nodiscard]] inline bool same_bits(std::vector<float> const& a, std::vector<float> const& b) noexcept {
+  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](float x, float y) { return same_bits(x, y); });
+}
+
+[[nodiscard]] inline bool same_bits(integer_codes const& a, integer_codes const& b) noexcept {
+  return a.bits == b.bits && a.block == b.block && a.scale_format == b.scale_format && a.codes == b.codes && a.zeros == b.zeros &&
+         same_bits(a.scales, b.scales) && same_bits(a.channel_factors, b.channel_factors);
+}
+
+template <class T>
+[[nodiscard]] bool same_bits(std::optional<T> const& a, std::optional<T> const& b) noexcept {
+  if (a.has_value() != b.has_value()) return false;
+  if constexpr (std::same_as<T, mask>)
+    return a == b;
+  else
+    return !a || same_bits(*a, *b);
+}
+
+[[nodiscard]] inline bool same_bits(adapter const& a, adapter const& b) noexcept {
+  return same_bits(a.left, b.left) && same_bits(a.right, b.right) && a.format == b.format && same_bits(a.left_codes, b.left_codes) &&
+         same_bits(a.right_codes, b.right_codes) && same_bits(a.left_mask, b.left_mask) && a.notes == b.notes;
+}
+
+[[nodiscard]] inline bool all_finite(matrix<float> const& m) noexcept {
+  return std::all_of(m.data(), m.data() + m.size(), [](float x) { return std::isfinite(x); });
+}
+
+} // namespace testing
+} // namespace slim::inline SLIM_ABI
