@@ -23,8 +23,8 @@ struct text_options {
 struct compress_command {
   std::filesystem::path model, out, json, layers_csv;
   text_options text;
-  std::string recipe = "slim";
-  bool evaluate = true;
+  std::string recipe_name = "slim";
+  bool with_evaluation = true;
   void run() const;
 };
 

@@ -46,7 +46,7 @@ void print_next_steps(compress_command const& command) {
 } // namespace
 
 void compress_command::run() const {
-  recipe const how = required(find_recipe(recipe));
+  recipe const how = required(find_recipe(recipe_name));
   workspace work(model);
   text_tokens const tokens = load_text_tokens(work.words, text);
   auto const linear_weights = static_cast<double>(linear_weight_count(work.weights));
@@ -56,16 +56,16 @@ void compress_command::run() const {
   std::fflush(stdout);
 
   evaluation dense;
-  if (evaluate) dense = evaluate_with_progress(work.weights, tokens, text, "the dense model");
+  if (with_evaluation) dense = evaluate_with_progress(work.weights, tokens, text, "the dense model");
   compression const cost = compress_with_progress(work, tokens, how, text);
   if (!layers_csv.empty()) write_layer_csv(cost.layers, layers_csv);
   evaluation compressed;
-  if (evaluate) compressed = evaluate_with_progress(work.weights, tokens, text, "the compressed model");
+  if (with_evaluation) compressed = evaluate_with_progress(work.weights, tokens, text, "the compressed model");
   double const written = export_model(work, out, how.name);
 
   double const compact = compact_bytes(work, work.source_bits, cost.bits_per_weight, linear_weights);
   table summary({"", "dense", how.name});
-  if (evaluate) {
+  if (with_evaluation) {
     summary.add({"perplexity", fixed(dense.perplexity, 3), fixed(compressed.perplexity, 3)});
     summary.add({"nll per token", fixed(dense.nll, 4) + " +- " + fixed(dense.nll_stderr, 4), fixed(compressed.nll, 4) + " +- " + fixed(compressed.nll_stderr, 4)});
   }
@@ -76,7 +76,7 @@ void compress_command::run() const {
   summary.add({"seconds to compress", "", fixed(cost.seconds, 1)});
   summary.add({"peak memory", "", readable_bytes(peak_memory())});
   std::printf("\n%s", summary.text().c_str());
-  if (evaluate)
+  if (with_evaluation)
     std::printf("\n%td tokens of text to calibrate, %td predicted tokens to evaluate, windows of %td.\n", cost.calib_tokens, dense.tokens, text.context);
   std::printf("%s holds the compressed weights with the adapters merged, as F16: it runs in stock software but is not small. Compact formats follow.\n",
               out.string().c_str());
@@ -96,7 +96,7 @@ void compress_command::run() const {
                            {"peak_bytes", peak_memory()},
                            {"calib_tokens", cost.calib_tokens},
                            {"notes", cost.notes}};
-  if (evaluate)
+  if (with_evaluation)
     result.update({{"dense_perplexity", dense.perplexity}, {"dense_nll", dense.nll}, {"perplexity", compressed.perplexity}, {"nll", compressed.nll},
                    {"nll_stderr", compressed.nll_stderr}, {"tokens", compressed.tokens}});
   write_file(json, result.dump(2) + "\n");

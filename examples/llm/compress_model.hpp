@@ -6,6 +6,8 @@
 #include "evaluate.hpp"
 #include "recipe.hpp"
 
+#include <filesystem>
+
 namespace slim_llm {
 
 struct compress_config {

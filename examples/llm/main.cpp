@@ -49,9 +49,9 @@ int main(int argc, char** argv) {
   auto* sub = add_command(app, "compress", "compress a model and write it", compress);
   add_model(sub, compress);
   sub->add_option("--out", compress.out, "where to write the compressed model")->required();
-  sub->add_option("--recipe", compress.recipe, "what to do; `slim-llm recipes` lists what there is")->capture_default_str();
+  sub->add_option("--recipe", compress.recipe_name, "what to do; `slim-llm recipes` lists what there is")->capture_default_str();
   sub->add_option("--layers-csv", compress.layers_csv, "also write what every step did to every layer");
-  sub->add_flag("!--no-eval", compress.evaluate, "do not measure perplexity");
+  sub->add_flag("!--no-eval", compress.with_evaluation, "do not measure perplexity");
   add_text_options(*sub, compress.text);
   sub->callback([&] { compress.run(); });
 

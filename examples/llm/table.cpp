@@ -32,11 +32,18 @@ std::string table::text() const {
   }
   std::string out;
   auto const add_line = [&](std::vector<std::string> const& cells) {
-    for (std::size_t c = 0; c < cells.size(); ++c) out += (c == 0 ? "| " : " | ") + padded(cells[c], widths[c], c == 0);
+    for (std::size_t c = 0; c < cells.size(); ++c) {
+      out += c == 0 ? "| " : " | ";
+      out += padded(cells[c], widths[c], c == 0);
+    }
     out += " |\n";
   };
   add_line(header_);
-  for (std::size_t c = 0; c < widths.size(); ++c) out += (c == 0 ? "|:" : "|-") + std::string(widths[c], '-') + (c == 0 ? "-" : ":");
+  for (std::size_t c = 0; c < widths.size(); ++c) { // a colon on the side that cells are aligned to
+    out += c == 0 ? "|:" : "|-";
+    out.append(widths[c], '-');
+    out += c == 0 ? "-" : ":";
+  }
   out += "|\n";
   for (auto const& row : rows_) add_line(row);
   return out;
@@ -45,8 +52,11 @@ std::string table::text() const {
 std::string table::csv() const {
   std::string out;
   auto const add_line = [&](std::vector<std::string> const& cells) {
-    for (std::size_t c = 0; c < cells.size(); ++c) out += (c == 0 ? "" : ",") + csv_cell(cells[c]);
-    out += "\n";
+    for (std::size_t c = 0; c < cells.size(); ++c) {
+      if (c > 0) out += ',';
+      out += csv_cell(cells[c]);
+    }
+    out += '\n';
   };
   add_line(header_);
   for (auto const& row : rows_) add_line(row);
