@@ -11,6 +11,7 @@ foreach(i RANGE ${last})
   endif()
 endforeach()
 
+set(ENV{LC_ALL} C) # plain quotes in messages
 execute_process(COMMAND ${command} RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
 if(EXPECTED STREQUAL "")
   if(NOT status EQUAL 0)

@@ -32,8 +32,7 @@ def macros_after(source, compiler):
 
 def main():
     command, root, compiler = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
-    others = "".join(f"#include <{name}>\n" for name in foreign_headers(root))
-    others = others.replace("#include <omp.h>\n", "#if defined(_OPENMP)\n#include <omp.h>\n#endif\n")
+    others = "".join(f"#if __has_include(<{name}>)\n#include <{name}>\n#endif\n" for name in foreign_headers(root))
     if command == "headers":
         print(others, end="")
         return 0

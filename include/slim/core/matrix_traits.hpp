@@ -133,7 +133,7 @@ struct as_matrix_view_fn {
                                   "mdspan-like; evaluate lazy expressions first), or specialise slim::matrix_traits for it.");
     static_assert(std::is_lvalue_reference_v<M> || is_view<std::remove_cvref_t<M>> || mdspan_like<std::remove_cvref_t<M>>,
                   "slim: a temporary matrix would be gone before its view is used. Name it first.");
-    return view_of(m);
+    if constexpr (matrix_like<M>) return view_of(m); // one message, not ten
   }
 };
 
@@ -151,7 +151,10 @@ template <class M>
 [[nodiscard]] matrix<float> to_float(M const& m) {
   static_assert(matrix_like<M const>, "slim: not a matrix. Give an object with direct access to its elements (Eigen, xtensor, "
                                       "mdspan-like; evaluate lazy expressions first), or specialise slim::matrix_traits for it.");
-  return matrix<float>(as_matrix_view(m));
+  if constexpr (matrix_like<M const>)
+    return matrix<float>(as_matrix_view(m));
+  else
+    return {};
 }
 
 } // namespace slim::inline SLIM_ABI

@@ -1,4 +1,4 @@
-// What a user's first program does: hand over an Eigen matrix, get numbers back.
+// What a user's first program does: hand over an Eigen weight and activations, get a compressed layer back.
 #include <slim/slim.hpp>
 
 #include <Eigen/Core>
@@ -13,13 +13,19 @@
 #endif
 
 int main() {
-  Eigen::MatrixXf A = Eigen::MatrixXf::Random(70, 5), B = Eigen::MatrixXf::Random(5, 3);
-  slim::matrix<float> C(70, 3);
-  slim::gemm_into(slim::as_matrix_view(A), slim::as_matrix_view(B), C.view());
-  Eigen::MatrixXf const expected = A * B;
-  for (Eigen::Index i = 0; i < 70; ++i)
-    for (Eigen::Index j = 0; j < 3; ++j)
-      if (!(std::abs(C(i, j) - expected(i, j)) < 1e-5f)) return 1;
-  std::puts("consumer: right");
-  return 0;
+  Eigen::MatrixXf const W = Eigen::MatrixXf::Random(48, 64), X = Eigen::MatrixXf::Random(200, 64);
+  slim::calibration seen(64);
+  seen.observe(X);
+  auto const layer = slim::compress(W, seen, slim::chain(slim::slim_quantizer({.bits = 4}), slim::nm_pruner<2, 4>(slim::wanda{}),
+                                                         slim::slim_lora({.rank = {.ratio = 0.25}})));
+  auto const& steps = layer.report.steps;
+  slim::matrix<float> const dense = slim::decompress(layer);
+  double error = 0;
+  for (Eigen::Index i = 0; i < 48; ++i)
+    for (Eigen::Index j = 0; j < 64; ++j) error += static_cast<double>((dense(i, j) - W(i, j)) * (dense(i, j) - W(i, j)));
+  error = std::sqrt(error) / static_cast<double>(W.norm());
+  bool const right = steps.size() == 3 && steps[1].sparsity == 0.5 && layer.low_rank.rank() == 12 &&
+                     steps[2].output_error < steps[1].output_error && std::abs(error - steps[2].relative_error) < 1e-4;
+  std::printf("consumer: %s, relative error %.4f\n", right ? "right" : "wrong", error);
+  return right ? 0 : 1;
 }
