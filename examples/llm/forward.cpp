@@ -27,17 +27,17 @@ void add_bias(std::vector<float> const& bias, matrix_view<float> y, context cons
   });
 }
 
-/// Turns scores of query i into attention weights over keys 0 .. i; later keys get exactly 0.
-void causal_softmax(matrix_view<float> scores, index_t query_begin, float scale) {
+/// Turns scores of query i into unnormalised attention weights over keys 0 .. query_begin + i; later keys get exactly 0.
+/// Returns the inverse sum of each row.
+std::vector<float> causal_softmax(matrix_view<float> scores, index_t query_begin, float scale, slim::simd_level simd) {
+  std::vector<float> inverse_sums;
   for (index_t i = 0; i < scores.rows(); ++i) {
     float* const row = scores.row(i);
     index_t const visible = query_begin + i + 1;
-    for (index_t j = 0; j < visible; ++j) row[j] *= scale;
-    float const total = exp_inplace(row, visible, max_of(row, visible));
-    float const inverse = 1.0f / total;
-    for (index_t j = 0; j < visible; ++j) row[j] *= inverse;
+    inverse_sums.push_back(1.0f / exp_inplace(row, visible, max_of(row, visible, simd), scale, simd));
     std::fill(row + visible, row + scores.cols(), 0.0f);
   }
+  return inverse_sums;
 }
 
 } // namespace
@@ -181,9 +181,12 @@ void forward_pass::attend(matrix_view<float const> q, matrix_view<float const> k
   matrix<float> scores(queries, keys);
   auto const query = q.block(window_begin + query_begin, head * dim, queries, dim);
   slim::gemm_into(query, slim::transposed(k.block(window_begin, kv_head * dim, keys, dim)), scores, inner);
-  causal_softmax(scores, query_begin, static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim))));
-  slim::gemm_into(matrix_view<float const>(scores), v.block(window_begin, kv_head * dim, keys, dim),
-                  out.block(window_begin + query_begin, head * dim, queries, dim), inner);
+  float const scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
+  auto const inverse_sums = causal_softmax(scores, query_begin, scale, ctx_.simd);
+  auto const mixed = out.block(window_begin + query_begin, head * dim, queries, dim);
+  slim::gemm_into(matrix_view<float const>(scores), v.block(window_begin, kv_head * dim, keys, dim), mixed, inner);
+  for (index_t i = 0; i < queries; ++i)
+    for (index_t j = 0; j < dim; ++j) mixed(i, j) *= inverse_sums[static_cast<std::size_t>(i)];
 }
 
 matrix<float> forward_pass::attention_mix(block const& b, matrix<float> q, matrix<float> k, matrix<float> v) const {
@@ -228,8 +231,7 @@ matrix<float> forward_pass::mlp_mix(block const& b, matrix<float> gate, matrix<f
         for (index_t j = 0; j < up.cols(); ++j) u[j] = u[j] < 0.0f ? 0.0f : u[j];
         continue;
       }
-      float const* const g = gate.row(i);
-      for (index_t j = 0; j < up.cols(); ++j) u[j] *= silu(g[j]);
+      multiply_by_silu(u, gate.row(i), up.cols(), ctx_.simd);
     }
   });
   return up;
@@ -297,9 +299,9 @@ std::vector<double> forward_pass::token_nll(matrix_view<float const> head_in, st
         running& s = state[static_cast<std::size_t>(i)];
         index_t const target = targets[static_cast<std::size_t>(i)] - first;
         if (target >= 0 && target < width) s.target = static_cast<double>(logits(i, target));
-        float const top = max_of(logits.row(i), width);
+        float const top = max_of(logits.row(i), width, ctx_.simd);
         double const largest = std::max(s.largest, static_cast<double>(top));
-        double const sum = static_cast<double>(exp_inplace(logits.row(i), width, top));
+        double const sum = static_cast<double>(exp_inplace(logits.row(i), width, top, 1.0f, ctx_.simd));
         s.sum = s.sum * std::exp(s.largest - largest) + sum * std::exp(static_cast<double>(top) - largest);
         s.largest = largest;
       }
