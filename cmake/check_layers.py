@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-# folder -> folders it may include. Siblings meet only through concept headers (SIBLING_CONCEPTS).
+# folder -> folders it may include. Siblings meet only where SIBLINGS says so.
 BASE = {"core", "linalg", "calibration"}
 METHODS = {"saliency", "pruning", "quantization", "transforms", "adapters"}
 LAYERS = {
@@ -27,10 +27,13 @@ LAYERS = {
     # slim.hpp itself: the umbrella
     "": BASE | METHODS | {"joint", "packing", "kernels", "pipeline"},
 }
-# A pruner takes a saliency, an adapter may take a saliency, a quantizer or a pruner: as template parameters, so only the
-# concept headers of the sibling may be named, never a model.
-SIBLING_CONCEPTS = {"pruning": {"saliency"}, "adapters": {"saliency", "quantization", "pruning"}}
-CONCEPT_HEADER = re.compile(r"(^|_)concepts?\.hpp$|^(saliency|linear_saliency|quantizer|pruner|mask)\.hpp$")
+# Siblings meet only here: concepts, and the plain data types (mask, codes) that go from one to the other. The one header of
+# models in the list is named by the aliases that pair a solver with its paper's saliency (slim_lora = saliency_lora<...>).
+SIBLINGS = {
+    "pruning": {"slim/saliency/saliency.hpp"},
+    "adapters": {"slim/saliency/saliency.hpp", "slim/saliency/channel_weights.hpp", "slim/quantization/quantizer.hpp",
+                 "slim/quantization/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/pruning/pruner.hpp"},
+}
 
 COSTLY = {"iostream", "regex", "random", "ranges", "format"}
 PRINTING = re.compile(r"\bstd::(cout|cerr|clog)\b|\b(printf|fprintf|puts|abort)\s*\(")
@@ -77,7 +80,7 @@ def check_includes(folder, name, line, target, root):
             return
         if parts[1] in LAYERS[folder]:
             return
-        if parts[1] in SIBLING_CONCEPTS.get(folder, ()) and CONCEPT_HEADER.search(parts[-1]):
+        if target in SIBLINGS.get(folder, ()):
             return
         yield line, f"{folder}/ must not include {target}"
     elif target in COSTLY:

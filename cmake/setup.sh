@@ -54,7 +54,7 @@ need_python_modules() {
   python=$(find_python) || return 1
   target=$slim_cache/python-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
   names=$(printf '%s,' "${@%%==*}")
-  export SLIM_PYTHON=$python PYTHONPATH=$target${PYTHONPATH:+:$PYTHONPATH}
+  export PIP_ROOT_USER_ACTION=ignore SLIM_PYTHON=$python PYTHONPATH=$target${PYTHONPATH:+:$PYTHONPATH}
   "$python" -c "import ${names%,}" 2>/dev/null && return 0
   say "installing with pip into $target: $*"
   "$python" -m pip install --quiet --disable-pip-version-check --target "$target" --upgrade "$@" && "$python" -c "import ${names%,}"

@@ -1,6 +1,7 @@
 #pragma once
 /// @file
-/// Umbrella of the host components: everything but io, interop and testing.
+/// Everything an embedder needs, in one include: the host components. Readers and writers (`slim/io/`), conversions to
+/// other libraries' types (`slim/interop/`) and the law suites (`slim/testing/`) are included by name.
 
 #include "slim/adapters/quantized_adapter.hpp"
 #include "slim/adapters/saliency_lora.hpp"

@@ -60,8 +60,8 @@ def breaches_of(files):
 class CheckLayers(unittest.TestCase):
     def test_sound_headers_pass(self):
         files = {f"{folder}/a.hpp": "#pragma once\n" for folder in check_layers.LAYERS if folder}
-        self.assertEqual(breaches_of({**files, "pruning/b.hpp": SOUND, "saliency/concept.hpp": "#pragma once\n",
-                                      "pruning/c.hpp": '#pragma once\n#include "slim/saliency/concept.hpp"\n'}), [])
+        self.assertEqual(breaches_of({**files, "pruning/b.hpp": SOUND, "saliency/saliency.hpp": "#pragma once\n",
+                                      "pruning/c.hpp": '#pragma once\n#include "slim/saliency/saliency.hpp"\n'}), [])
 
     def test_breaches_are_found(self):
         files = {f"{folder}/a.hpp": "#pragma once\n" for folder in check_layers.LAYERS if folder}

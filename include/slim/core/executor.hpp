@@ -94,14 +94,15 @@ template <class F>
 void parallel_for(executor_ref where, index_t n, index_t grain, F const& f) {
   if (n <= 0) return;
   grain = std::max<index_t>(grain, 1);
-  index_t const blocks = (n + grain - 1) / grain;
+  index_t const blocks = (n - 1) / grain + 1;
   if (blocks == 1) return f(index_t{0}, n);
   std::mutex mutex;
   std::exception_ptr first;
   index_t first_block = std::numeric_limits<index_t>::max();
   where.for_each(blocks, [&](index_t k) noexcept {
     try {
-      f(k * grain, std::min(n, (k + 1) * grain));
+      index_t const begin = k * grain;
+      f(begin, begin + std::min(grain, n - begin));
     } catch (...) {
       std::lock_guard const lock(mutex);
       if (k < first_block) {

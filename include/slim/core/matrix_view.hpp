@@ -74,7 +74,7 @@ public:
 
   /// The `rows x cols` part whose upper left corner is (i, j). @throws shape_error if it does not lie inside.
   [[nodiscard]] constexpr matrix_view block(index_t i, index_t j, index_t rows, index_t cols) const {
-    if (i < 0 || j < 0 || rows < 0 || cols < 0 || i + rows > rows_ || j + cols > cols_)
+    if (i < 0 || j < 0 || rows < 0 || cols < 0 || i > rows_ - rows || j > cols_ - cols)
       throw shape_error(message("matrix_view::block: ", rows, " x ", cols, " at (", i, ", ", j, ") of ", rows_, " x ", cols_));
     T* const corner = (rows == 0 || cols == 0) ? data_ : data_ + i * row_stride_ + j * col_stride_;
     return {corner, rows, cols, row_stride_, col_stride_};

@@ -1,0 +1,63 @@
+#pragma once
+/// @file
+/// The subcommands of slim-llm. Each is a struct of its options and `run`, which prints for people on stdout, writes the
+/// result as data where asked, and throws input_error or slim::error on bad input.
+
+#include <cstddef>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace slim_llm {
+
+/// Where calibration and evaluation tokens come from. Calibration takes the first tokens of its text, evaluation the last
+/// tokens of its own, so that one file can serve both; if they would overlap the command refuses.
+struct text_options {
+  std::filesystem::path calib; ///< empty: the default text's first part
+  std::filesystem::path text;  ///< empty: the default text's last part
+  std::ptrdiff_t calib_tokens = 16384;
+  std::ptrdiff_t context = 1024; ///< tokens per window, of calibration and of evaluation
+  std::ptrdiff_t max_tokens = 12288; ///< evaluated
+};
+
+struct compress_command {
+  std::filesystem::path model, out, json, layers_csv;
+  text_options text;
+  std::string recipe = "slim";
+  bool evaluate = true;
+  void run() const;
+};
+
+struct evaluate_command {
+  std::filesystem::path model, text, json;
+  std::ptrdiff_t context = 2048, max_tokens = 0;
+  std::string protocol = "windows", inputs = "float";
+  bool last = false;
+  void run() const;
+};
+
+struct ablate_command {
+  std::filesystem::path model, json, csv, layers_csv;
+  text_options text;
+  std::string recipes = "dense,absmax,slim-quant,magnitude-24,wanda-24,absmax-wanda,slim-quant-wanda,naive,l2qer,slim,slim-q,slim-o,"
+                        "magnitude-24@50,wanda-24@50,absmax-wanda@50,slim-quant-wanda@50,naive@50,l2qer@50,slim@50,slim-q@50,slim-o@50,slim@fp8";
+  std::string against;
+  void run() const;
+};
+
+struct inspect_command {
+  std::filesystem::path model, json;
+  void run() const;
+};
+
+struct tokenize_command {
+  std::filesystem::path model, text, json;
+  void run() const;
+};
+
+struct recipes_command {
+  std::filesystem::path json;
+  void run() const;
+};
+
+} // namespace slim_llm

@@ -1,0 +1,57 @@
+#include "commands.hpp"
+#include "file_output.hpp"
+#include "recipe.hpp"
+#include "table.hpp"
+#include "workspace.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <cstdio>
+
+namespace slim_llm {
+
+void inspect_command::run() const {
+  checkpoint const file(model);
+  table rows({"tensor", "type", "shape", "bits/element", "bytes"});
+  nlohmann::json tensors = nlohmann::json::array();
+  for (auto const& tensor : file.tensors()) {
+    std::string shape;
+    for (auto const extent : tensor.shape) shape += (shape.empty() ? "" : " x ") + std::to_string(extent);
+    rows.add({tensor.name, std::string(slim::name_of(tensor.type)), shape, fixed(tensor.bits_per_element(), 3), readable_bytes(static_cast<double>(tensor.bytes.size()))});
+    tensors.push_back({{"name", tensor.name}, {"type", slim::name_of(tensor.type)}, {"shape", tensor.shape}, {"bits_per_element", tensor.bits_per_element()},
+                       {"bytes", tensor.bytes.size()}});
+  }
+  std::printf("%s%zu tensors, %s\n", rows.text().c_str(), file.tensors().size(), readable_bytes(file.tensor_bytes()).c_str());
+  if (!json.empty()) write_file(json, nlohmann::json{{"model", model.string()}, {"tensors", tensors}}.dump(2) + "\n");
+}
+
+void tokenize_command::run() const {
+  checkpoint const file(model);
+  auto const ids = file.load_tokenizer().encode(read_text(text));
+  if (json.empty())
+    for (auto const id : ids) std::printf("%d\n", id);
+  else
+    write_file(json, nlohmann::json{{"tokens", ids}}.dump() + "\n");
+}
+
+void recipes_command::run() const {
+  table rows({"recipe", "what it is", "its steps"});
+  nlohmann::json list = nlohmann::json::array();
+  for (auto const& base : base_recipes()) {
+    auto const steps = required(find_recipe(base.name)).steps;
+    std::string all;
+    for (auto const& step : steps) all += (all.empty() ? "" : "; ") + step;
+    rows.add({base.name, base.text, all});
+    list.push_back({{"name", base.name}, {"text", base.text}, {"steps", steps}});
+  }
+  table endings({"modifier", "what it changes"});
+  nlohmann::json modifiers = nlohmann::json::array();
+  for (auto const& modifier : recipe_modifiers()) {
+    endings.add({modifier.name, modifier.text});
+    modifiers.push_back({{"name", modifier.name}, {"text", modifier.text}});
+  }
+  std::printf("%s\nModifiers go behind a name and can be combined, as in slim-q@50@g128:\n%s", rows.text().c_str(), endings.text().c_str());
+  if (!json.empty()) write_file(json, nlohmann::json{{"recipes", list}, {"modifiers", modifiers}}.dump(2) + "\n");
+}
+
+} // namespace slim_llm

@@ -1,0 +1,109 @@
+/// slim-llm: compresses language models in one shot, and says what it cost.
+///
+/// Exit codes: 0 success; 1 a file, text or model that cannot be used; 2 a command line that makes no sense.
+
+#include "commands.hpp"
+
+#include <CLI/CLI.hpp>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include <cstdio>
+
+namespace {
+
+using namespace slim_llm;
+
+void add_text_options(CLI::App& command, text_options& text) {
+  command.add_option("--calib", text.calib, "text to calibrate on, from its beginning (default: Debian's jargon file, first part)");
+  command.add_option("--text", text.text, "text to evaluate on, its last tokens (default: the jargon file, last part)");
+  command.add_option("--calib-tokens", text.calib_tokens, "tokens to calibrate on")->capture_default_str();
+  command.add_option("--context", text.context, "tokens per window")->capture_default_str();
+  command.add_option("--max-tokens", text.max_tokens, "tokens to evaluate on")->capture_default_str();
+}
+
+template <class Command>
+CLI::App* add_command(CLI::App& app, char const* name, char const* what, Command& command) {
+  auto* const sub = app.add_subcommand(name, what);
+  sub->add_option("--json", command.json, "also write the result to this file as JSON");
+  return sub;
+}
+
+template <class Command>
+void add_model(CLI::App* sub, Command& command) {
+  sub->add_option("model", command.model, "a GGUF file or a Hugging Face folder")->required();
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("slim-llm: one-shot compression of language models (4-bit codes, 2:4 sparsity, low-rank adapters).");
+  app.require_subcommand(1);
+  app.footer("Exit codes: 0 success; 1 a file, text or model that cannot be used; 2 a command line that makes no sense.");
+  int threads = 0;
+  app.add_option("--threads", threads, "threads to use (default: all); results do not depend on it");
+
+  compress_command compress;
+  auto* sub = add_command(app, "compress", "compress a model and write it", compress);
+  add_model(sub, compress);
+  sub->add_option("--out", compress.out, "where to write the compressed model")->required();
+  sub->add_option("--recipe", compress.recipe, "what to do; `slim-llm recipes` lists what there is")->capture_default_str();
+  sub->add_option("--layers-csv", compress.layers_csv, "also write what every step did to every layer");
+  sub->add_flag("!--no-eval", compress.evaluate, "do not measure perplexity");
+  add_text_options(*sub, compress.text);
+  sub->callback([&] { compress.run(); });
+
+  evaluate_command evaluate;
+  sub = add_command(app, "eval", "perplexity of a model on a text", evaluate);
+  add_model(sub, evaluate);
+  sub->add_option("--text", evaluate.text, "the text")->required();
+  sub->add_option("--context", evaluate.context, "tokens per window")->capture_default_str();
+  sub->add_option("--max-tokens", evaluate.max_tokens, "tokens to look at, 0 for all")->capture_default_str();
+  sub->add_flag("--last", evaluate.last, "take the last tokens of the text instead of the first");
+  sub->add_option("--protocol", evaluate.protocol, "windows (GPTQ, SLiM) or llama.cpp (llama-perplexity)")->capture_default_str();
+  sub->add_option("--inputs", evaluate.inputs, "what linear layers see of their inputs: float, fp8, int8")->capture_default_str();
+  sub->callback([&] { evaluate.run(); });
+
+  ablate_command ablate;
+  sub = add_command(app, "ablate", "compress and evaluate with many recipes: one table", ablate);
+  add_model(sub, ablate);
+  sub->add_option("--recipes", ablate.recipes, "names, separated by commas")->capture_default_str();
+  sub->add_option("--against", ablate.against, "also compare every recipe with this one, windows paired");
+  sub->add_option("--csv", ablate.csv, "also write the table as CSV");
+  sub->add_option("--layers-csv", ablate.layers_csv, "also write a CSV per recipe with every layer and step; the recipe's name is appended");
+  add_text_options(*sub, ablate.text);
+  sub->callback([&] { ablate.run(); });
+
+  inspect_command inspect;
+  sub = add_command(app, "inspect", "list the tensors of a model", inspect);
+  add_model(sub, inspect);
+  sub->callback([&] { inspect.run(); });
+
+  tokenize_command tokenize;
+  sub = add_command(app, "tokenize", "token ids of a text, one per line", tokenize);
+  add_model(sub, tokenize);
+  sub->add_option("--text", tokenize.text, "the text")->required();
+  sub->callback([&] { tokenize.run(); });
+
+  recipes_command recipes;
+  sub = add_command(app, "recipes", "list recipes and modifiers", recipes);
+  sub->callback([&] { recipes.run(); });
+
+  app.parse_complete_callback([&] {
+#if defined(_OPENMP)
+    if (threads > 0) omp_set_num_threads(threads);
+#endif
+  });
+
+  try {
+    app.parse(argc, argv);
+  } catch (CLI::ParseError const& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (std::exception const& error) {
+    std::fprintf(stderr, "slim-llm: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,38 @@
+#pragma once
+/// @file
+/// Recipes by name: `slim`, `slim-quant-wanda@50`, `slim@g128@fp8`. A name is a base, which says what the steps are, and
+/// modifiers behind `@`, which say in which granularity, pattern and input precision.
+
+#include "slim/core/result.hpp"
+#include "slim/pipeline/any.hpp"
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace slim_llm {
+
+/// What to do with every linear layer of a model.
+struct recipe {
+  std::string name;
+  std::optional<slim::any_recipe> chain; ///< none: the weights stay as they are
+  std::vector<std::string> steps;        ///< what each step is, in order, for people
+  std::function<void(slim::matrix_view<float>)> round_input; ///< empty: inputs stay float
+};
+
+/// Name and one line about every base recipe, in the order of the papers' tables.
+struct recipe_summary {
+  std::string name;
+  std::string text;
+};
+[[nodiscard]] std::vector<recipe_summary> base_recipes();
+[[nodiscard]] std::vector<recipe_summary> recipe_modifiers();
+
+/// The recipe of a name, or a sentence that says what is wrong with it and what would be possible.
+[[nodiscard]] slim::result<recipe> find_recipe(std::string const& name);
+
+/// Splits "a,b,c"; fails on the first name that is no recipe.
+[[nodiscard]] slim::result<std::vector<recipe>> find_recipes(std::string const& comma_separated);
+
+} // namespace slim_llm

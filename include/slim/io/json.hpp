@@ -1,0 +1,80 @@
+#pragma once
+/// @file
+/// JSON from files nobody vouches for: never throws on bad bytes, bounded in size and depth, repeated keys refused.
+/// Needs nlohmann-json.
+
+#include "slim/io/file.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace slim::inline SLIM_ABI {
+
+/// What a JSON text may be at most.
+struct json_limits {
+  std::size_t bytes = std::size_t{100} << 20;
+  int depth = 64;
+};
+
+namespace detail {
+
+/// Deepest nesting of brackets outside strings. Looks at brackets and quotes only, so that hostile nesting is refused
+/// before a parser builds anything.
+[[nodiscard]] inline int json_depth(std::string_view text) {
+  int depth = 0;
+  int deepest = 0;
+  bool inside_string = false;
+  for (std::size_t k = 0; k < text.size(); ++k) {
+    char const c = text[k];
+    if (inside_string) {
+      if (c == '\\') ++k;
+      if (c == '"') inside_string = false;
+    } else if (c == '"') {
+      inside_string = true;
+    } else if (c == '[' || c == '{') {
+      deepest = std::max(deepest, ++depth);
+      if (deepest > (1 << 20)) return deepest;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return deepest;
+}
+
+} // namespace detail
+
+/// The document in `text`, or a sentence that begins with `source` (the file's name).
+[[nodiscard]] inline result<nlohmann::json> parse_json(std::string_view text, std::string_view source, json_limits limits = {}) {
+  if (text.size() > limits.bytes)
+    return failure{message(source, ": JSON of ", text.size(), " bytes; at most ", limits.bytes, " are read")};
+  if (int const depth = detail::json_depth(text); depth > limits.depth)
+    return failure{message(source, ": JSON nested deeper than ", limits.depth)};
+  std::vector<std::set<std::string>> keys; // of the objects that are open
+  std::string repeated;
+  auto const watch = [&](int, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
+    using at = nlohmann::json::parse_event_t;
+    if (event == at::object_start) keys.emplace_back();
+    if (event == at::object_end) keys.pop_back();
+    if (event == at::key && !keys.back().insert(parsed.get_ref<std::string const&>()).second)
+      repeated = parsed.get_ref<std::string const&>();
+    return true;
+  };
+  nlohmann::json document = nlohmann::json::parse(text.begin(), text.end(), watch, false);
+  if (document.is_discarded()) return failure{message(source, ": is not valid JSON")};
+  if (!repeated.empty()) return failure{message(source, ": JSON key '", repeated, "' occurs twice")};
+  return document;
+}
+
+/// The document in a file.
+[[nodiscard]] inline result<nlohmann::json> read_json(std::filesystem::path const& path, json_limits limits = {}) {
+  result<mapped_file> const file = mapped_file::open(path);
+  if (!file) return failure{file.why()};
+  return parse_json(file->text(), path.string(), limits);
+}
+
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,288 @@
+#pragma once
+/// @file
+/// Innermost loops of the matrix products, one set per instruction set. Each set offers
+///  * `tile`: a small block of C, all of it in registers, from packed panels of A and B;
+///  * `dots`: 2 x 4 inner products of contiguous vectors (products with few rows and a transposed right-hand side);
+///  * `combine`: a linear combination of contiguous rows (few rows, plain right-hand side).
+/// Accumulators are named variables, not arrays: g++ 12 writes an array of vectors to memory in every iteration.
+
+#include "slim/linalg/simd.hpp"
+
+namespace slim::inline SLIM_ABI {
+namespace detail {
+
+/// Inner loops of one instruction set.
+struct gemm_kernels {
+  index_t tile_rows; ///< width of a packed panel of A
+  index_t tile_cols; ///< width of a packed panel of B
+
+  /// c(i, j) = or += sum over k of a[k * tile_rows + i] * b[k * tile_cols + j], for the full tile.
+  void (*tile)(index_t depth, float const* a, float const* b, float* c, index_t c_stride, bool add);
+
+  /// out[4 * i + j] = a[i] . b[j] over `depth` neighbouring elements.
+  void (*dots)(index_t depth, float const* const a[2], float const* const b[4], float out[8]);
+
+  /// out[j] = sum over k of a[k * a_stride] * b[k * b_stride + j], j < width.
+  void (*combine)(index_t depth, float const* a, index_t a_stride, float const* b, index_t b_stride, index_t width, float* out);
+};
+
+/// Columns [from, width) of `combine`, one at a time: what is left over behind the full vectors.
+inline void combine_columns(index_t depth, float const* a, index_t a_stride, float const* b, index_t b_stride, index_t from,
+                            index_t width, float* out) {
+  for (index_t j = from; j < width; ++j) {
+    float sum = 0;
+    for (index_t k = 0; k < depth; ++k) sum += a[k * a_stride] * b[k * b_stride + j];
+    out[j] = sum;
+  }
+}
+
+namespace scalar {
+
+inline void gemm_tile(index_t depth, float const* a, float const* b, float* c, index_t c_stride, bool add) {
+  float sum[4][8] = {};
+  for (index_t k = 0; k < depth; ++k, a += 4, b += 8)
+    for (int i = 0; i < 4; ++i)
+      for (int j = 0; j < 8; ++j) sum[i][j] += a[i] * b[j];
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 8; ++j) c[i * c_stride + j] = sum[i][j] + (add ? c[i * c_stride + j] : 0.0f);
+}
+
+inline void gemm_dots(index_t depth, float const* const a[2], float const* const b[4], float out[8]) {
+  for (int i = 0; i < 2; ++i)
+    for (int j = 0; j < 4; ++j) {
+      float lane[8] = {};
+      index_t k = 0;
+      for (; k + 8 <= depth; k += 8)
+        for (int l = 0; l < 8; ++l) lane[l] += a[i][k + l] * b[j][k + l];
+      float sum = ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+      for (; k < depth; ++k) sum += a[i][k] * b[j][k];
+      out[4 * i + j] = sum;
+    }
+}
+
+inline void gemm_combine(index_t depth, float const* a, index_t a_stride, float const* b, index_t b_stride, index_t width,
+                         float* out) {
+  index_t j = 0;
+  for (; j + 8 <= width; j += 8) {
+    float lane[8] = {};
+    for (index_t k = 0; k < depth; ++k)
+      for (int l = 0; l < 8; ++l) lane[l] += a[k * a_stride] * b[k * b_stride + j + l];
+    for (int l = 0; l < 8; ++l) out[j + l] = lane[l];
+  }
+  combine_columns(depth, a, a_stride, b, b_stride, j, width, out);
+}
+
+inline constexpr gemm_kernels kernels{4, 8, gemm_tile, gemm_dots, gemm_combine};
+
+} // namespace scalar
+
+#if SLIM_SIMD_X86
+#define SLIM_ROWS_6(f) f(0) f(1) f(2) f(3) f(4) f(5)
+#define SLIM_ROWS_12(f) SLIM_ROWS_6(f) f(6) f(7) f(8) f(9) f(10) f(11)
+#define SLIM_LANES_8(f) f(0, 0) f(0, 1) f(0, 2) f(0, 3) f(1, 0) f(1, 1) f(1, 2) f(1, 3)
+
+SLIM_SIMD_BEGIN_AVX2
+namespace avx2 {
+
+/// 6 x 16: twelve accumulators, two columns of B, one broadcast element of A.
+inline void gemm_tile(index_t depth, float const* a, float const* b, float* c, index_t c_stride, bool add) {
+#define SLIM_ZERO(i) __m256 left##i = _mm256_setzero_ps(), right##i = _mm256_setzero_ps();
+#define SLIM_MULTIPLY(i) \
+  x = _mm256_broadcast_ss(a + i); \
+  left##i = _mm256_fmadd_ps(x, b_left, left##i); \
+  right##i = _mm256_fmadd_ps(x, b_right, right##i);
+#define SLIM_ADD(i) \
+  left##i = _mm256_add_ps(left##i, _mm256_loadu_ps(c + i * c_stride)); \
+  right##i = _mm256_add_ps(right##i, _mm256_loadu_ps(c + i * c_stride + 8));
+#define SLIM_STORE(i) \
+  _mm256_storeu_ps(c + i * c_stride, left##i); \
+  _mm256_storeu_ps(c + i * c_stride + 8, right##i);
+  SLIM_ROWS_6(SLIM_ZERO)
+  for (index_t k = 0; k < depth; ++k, a += 6, b += 16) {
+    __m256 const b_left = _mm256_loadu_ps(b), b_right = _mm256_loadu_ps(b + 8);
+    __m256 x;
+    SLIM_ROWS_6(SLIM_MULTIPLY)
+  }
+  if (add) {
+    SLIM_ROWS_6(SLIM_ADD)
+  }
+  SLIM_ROWS_6(SLIM_STORE)
+#undef SLIM_ZERO
+#undef SLIM_MULTIPLY
+#undef SLIM_ADD
+#undef SLIM_STORE
+}
+
+inline float sum_of_lanes(__m256 v) {
+  __m128 const four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  __m128 const two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+inline void gemm_dots(index_t depth, float const* const a[2], float const* const b[4], float out[8]) {
+#define SLIM_ZERO(i, j) __m256 sum##i##j = _mm256_setzero_ps();
+#define SLIM_MULTIPLY(i, j) sum##i##j = _mm256_fmadd_ps(a##i, b##j, sum##i##j);
+#define SLIM_REDUCE(i, j) out[4 * i + j] = sum_of_lanes(sum##i##j);
+  SLIM_LANES_8(SLIM_ZERO)
+  index_t k = 0;
+  for (; k + 8 <= depth; k += 8) {
+    __m256 const a0 = _mm256_loadu_ps(a[0] + k), a1 = _mm256_loadu_ps(a[1] + k);
+    __m256 const b0 = _mm256_loadu_ps(b[0] + k), b1 = _mm256_loadu_ps(b[1] + k);
+    __m256 const b2 = _mm256_loadu_ps(b[2] + k), b3 = _mm256_loadu_ps(b[3] + k);
+    SLIM_LANES_8(SLIM_MULTIPLY)
+  }
+  SLIM_LANES_8(SLIM_REDUCE)
+  for (; k < depth; ++k)
+    for (int i = 0; i < 2; ++i)
+      for (int j = 0; j < 4; ++j) out[4 * i + j] += a[i][k] * b[j][k];
+#undef SLIM_ZERO
+#undef SLIM_MULTIPLY
+#undef SLIM_REDUCE
+}
+
+inline void gemm_combine(index_t depth, float const* a, index_t a_stride, float const* b, index_t b_stride, index_t width,
+                         float* out) {
+  index_t j = 0;
+  for (; j + 32 <= width; j += 32) {
+    __m256 s0 = _mm256_setzero_ps(), s1 = s0, s2 = s0, s3 = s0;
+    for (index_t k = 0; k < depth; ++k) {
+      __m256 const x = _mm256_broadcast_ss(a + k * a_stride);
+      float const* const row = b + k * b_stride + j;
+      s0 = _mm256_fmadd_ps(x, _mm256_loadu_ps(row), s0);
+      s1 = _mm256_fmadd_ps(x, _mm256_loadu_ps(row + 8), s1);
+      s2 = _mm256_fmadd_ps(x, _mm256_loadu_ps(row + 16), s2);
+      s3 = _mm256_fmadd_ps(x, _mm256_loadu_ps(row + 24), s3);
+    }
+    _mm256_storeu_ps(out + j, s0);
+    _mm256_storeu_ps(out + j + 8, s1);
+    _mm256_storeu_ps(out + j + 16, s2);
+    _mm256_storeu_ps(out + j + 24, s3);
+  }
+  for (; j + 8 <= width; j += 8) {
+    __m256 sum = _mm256_setzero_ps();
+    for (index_t k = 0; k < depth; ++k)
+      sum = _mm256_fmadd_ps(_mm256_broadcast_ss(a + k * a_stride), _mm256_loadu_ps(b + k * b_stride + j), sum);
+    _mm256_storeu_ps(out + j, sum);
+  }
+  combine_columns(depth, a, a_stride, b, b_stride, j, width, out);
+}
+
+inline constexpr gemm_kernels kernels{6, 16, gemm_tile, gemm_dots, gemm_combine};
+
+} // namespace avx2
+SLIM_SIMD_END
+
+SLIM_SIMD_BEGIN_AVX512
+namespace avx512 {
+
+/// 12 x 32: 24 accumulators, two columns of B, one broadcast element of A.
+inline void gemm_tile(index_t depth, float const* a, float const* b, float* c, index_t c_stride, bool add) {
+#define SLIM_ZERO(i) __m512 left##i = _mm512_setzero_ps(), right##i = _mm512_setzero_ps();
+#define SLIM_MULTIPLY(i) \
+  x = _mm512_set1_ps(a[i]); \
+  left##i = _mm512_fmadd_ps(x, b_left, left##i); \
+  right##i = _mm512_fmadd_ps(x, b_right, right##i);
+#define SLIM_ADD(i) \
+  left##i = _mm512_add_ps(left##i, _mm512_loadu_ps(c + i * c_stride)); \
+  right##i = _mm512_add_ps(right##i, _mm512_loadu_ps(c + i * c_stride + 16));
+#define SLIM_STORE(i) \
+  _mm512_storeu_ps(c + i * c_stride, left##i); \
+  _mm512_storeu_ps(c + i * c_stride + 16, right##i);
+  SLIM_ROWS_12(SLIM_ZERO)
+  for (index_t k = 0; k < depth; ++k, a += 12, b += 32) {
+    __m512 const b_left = _mm512_loadu_ps(b), b_right = _mm512_loadu_ps(b + 16);
+    __m512 x;
+    SLIM_ROWS_12(SLIM_MULTIPLY)
+  }
+  if (add) {
+    SLIM_ROWS_12(SLIM_ADD)
+  }
+  SLIM_ROWS_12(SLIM_STORE)
+#undef SLIM_ZERO
+#undef SLIM_MULTIPLY
+#undef SLIM_ADD
+#undef SLIM_STORE
+}
+
+/// Through memory: _mm512_reduce_add_ps trips a false -Wuninitialized of g++ 12.
+inline float sum_of_lanes(__m512 v) {
+  float lane[16];
+  _mm512_storeu_ps(lane, v);
+  float sum = 0;
+  for (int l = 0; l < 4; ++l) sum += (lane[l] + lane[l + 8]) + (lane[l + 4] + lane[l + 12]);
+  return sum;
+}
+
+inline void gemm_dots(index_t depth, float const* const a[2], float const* const b[4], float out[8]) {
+#define SLIM_ZERO(i, j) __m512 sum##i##j = _mm512_setzero_ps();
+#define SLIM_MULTIPLY(i, j) sum##i##j = _mm512_fmadd_ps(a##i, b##j, sum##i##j);
+#define SLIM_REDUCE(i, j) out[4 * i + j] = sum_of_lanes(sum##i##j);
+  SLIM_LANES_8(SLIM_ZERO)
+  for (index_t k = 0; k < depth; k += 16) {
+    index_t const left = depth - k;
+    __mmask16 const m = left >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << left) - 1u);
+    __m512 const a0 = _mm512_maskz_loadu_ps(m, a[0] + k), a1 = _mm512_maskz_loadu_ps(m, a[1] + k);
+    __m512 const b0 = _mm512_maskz_loadu_ps(m, b[0] + k), b1 = _mm512_maskz_loadu_ps(m, b[1] + k);
+    __m512 const b2 = _mm512_maskz_loadu_ps(m, b[2] + k), b3 = _mm512_maskz_loadu_ps(m, b[3] + k);
+    SLIM_LANES_8(SLIM_MULTIPLY)
+  }
+  SLIM_LANES_8(SLIM_REDUCE)
+#undef SLIM_ZERO
+#undef SLIM_MULTIPLY
+#undef SLIM_REDUCE
+}
+
+inline void gemm_combine(index_t depth, float const* a, index_t a_stride, float const* b, index_t b_stride, index_t width,
+                         float* out) {
+  index_t j = 0;
+  for (; j + 64 <= width; j += 64) {
+    __m512 s0 = _mm512_setzero_ps(), s1 = s0, s2 = s0, s3 = s0;
+    for (index_t k = 0; k < depth; ++k) {
+      __m512 const x = _mm512_set1_ps(a[k * a_stride]);
+      float const* const row = b + k * b_stride + j;
+      s0 = _mm512_fmadd_ps(x, _mm512_loadu_ps(row), s0);
+      s1 = _mm512_fmadd_ps(x, _mm512_loadu_ps(row + 16), s1);
+      s2 = _mm512_fmadd_ps(x, _mm512_loadu_ps(row + 32), s2);
+      s3 = _mm512_fmadd_ps(x, _mm512_loadu_ps(row + 48), s3);
+    }
+    _mm512_storeu_ps(out + j, s0);
+    _mm512_storeu_ps(out + j + 16, s1);
+    _mm512_storeu_ps(out + j + 32, s2);
+    _mm512_storeu_ps(out + j + 48, s3);
+  }
+  for (; j < width; j += 16) {
+    index_t const left = width - j;
+    __mmask16 const m = left >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << left) - 1u);
+    __m512 sum = _mm512_setzero_ps();
+    for (index_t k = 0; k < depth; ++k)
+      sum = _mm512_fmadd_ps(_mm512_set1_ps(a[k * a_stride]), _mm512_maskz_loadu_ps(m, b + k * b_stride + j), sum);
+    _mm512_mask_storeu_ps(out + j, m, sum);
+  }
+}
+
+inline constexpr gemm_kernels kernels{12, 32, gemm_tile, gemm_dots, gemm_combine};
+
+} // namespace avx512
+SLIM_SIMD_END
+
+#undef SLIM_ROWS_6
+#undef SLIM_ROWS_12
+#undef SLIM_LANES_8
+#endif
+
+/// The inner loops of a level. @throws config_error if the machine lacks it.
+[[nodiscard]] inline gemm_kernels const& kernels_of(simd_level wanted) {
+#if SLIM_SIMD_X86
+  switch (resolve(wanted)) {
+  case simd_level::avx512: return avx512::kernels;
+  case simd_level::avx2: return avx2::kernels;
+  default: break;
+  }
+#else
+  (void)resolve(wanted);
+#endif
+  return scalar::kernels;
+}
+
+} // namespace detail
+} // namespace slim::inline SLIM_ABI

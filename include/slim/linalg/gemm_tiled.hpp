@@ -1,0 +1,198 @@
+#pragma once
+/// @file
+/// How linalg/gemm.hpp multiplies: packed panels, tiles in registers [Goto, van de Geijn 2008]. How C is cut into tiles and
+/// the inner dimension into blocks depends on the shapes and the instruction set only.
+
+#include "slim/core/context.hpp"
+#include "slim/linalg/gemm_kernels.hpp"
+#include "slim/linalg/gemm_packing.hpp"
+
+#include <algorithm>
+
+namespace slim::inline SLIM_ABI {
+
+/// What a product does to its destination.
+enum class destination { overwrite, add, subtract };
+
+namespace detail {
+
+/// Inner dimension of a packed block: a panel of B (32 columns) and one of A fit the first-level cache together.
+inline constexpr index_t gemm_depth = 256;
+/// Rows of C per task: the packed block of A (200 kB) stays in the second-level cache.
+inline constexpr index_t gemm_rows = 192;
+/// Columns of C per task, at most: packing A again for each such strip costs about 1% of the product.
+inline constexpr index_t gemm_cols = 1024;
+/// Floats of B packed at a time (64 MB), whatever the size of B.
+inline constexpr index_t gemm_packed_floats = index_t{1} << 24;
+/// Up to so many rows (or columns) of C, packing the other operand costs more than it saves.
+inline constexpr index_t gemm_thin = 8;
+
+[[nodiscard]] inline panel_source rows_of(matrix_view<float const, strided> a) {
+  return {a.data(), a.row_stride(), a.col_stride()};
+}
+[[nodiscard]] inline panel_source cols_of(matrix_view<float const, strided> b) {
+  return {b.data(), b.col_stride(), b.row_stride()};
+}
+
+/// One block of C, `rows x cols`, from packed panels. Ragged tiles go through a full one on the stack.
+inline void multiply_packed(gemm_kernels const& kernels, index_t depth, float const* a, float const* b, float* c,
+                            index_t c_stride, index_t rows, index_t cols, bool add) {
+  index_t const tile_rows = kernels.tile_rows, tile_cols = kernels.tile_cols;
+  float whole[12 * 32];
+  for (index_t j = 0; j < cols; j += tile_cols)
+    for (index_t i = 0; i < rows; i += tile_rows) {
+      float* const corner = c + i * c_stride + j;
+      if (i + tile_rows <= rows && j + tile_cols <= cols) {
+        kernels.tile(depth, a + i * depth, b + j * depth, corner, c_stride, add);
+        continue;
+      }
+      kernels.tile(depth, a + i * depth, b + j * depth, whole, tile_cols, false);
+      for (index_t r = 0; r < std::min(tile_rows, rows - i); ++r)
+        for (index_t s = 0; s < std::min(tile_cols, cols - j); ++s)
+          corner[r * c_stride + s] = whole[r * tile_cols + s] + (add ? corner[r * c_stride + s] : 0.0f);
+    }
+}
+
+/// B cut into blocks of `gemm_depth` inner indices, each packed into panels: the block at k0 begins at k0 * padded columns.
+class packed_columns {
+public:
+  packed_columns(index_t max_depth, index_t max_cols, gemm_kernels const& kernels)
+      : width_(kernels.tile_cols), buffer_(max_depth * round_up(max_cols, kernels.tile_cols)) {}
+
+  /// Columns [first, first + cols), inner indices [k0, k0 + depth) of `source`, in parallel.
+  void pack(panel_source source, index_t first, index_t cols, index_t k0, index_t depth, context const& ctx) {
+    padded_ = round_up(cols, width_);
+    index_t const panels = padded_ / width_, blocks = ceil_div(depth, gemm_depth);
+    ctx.parallel_for(panels * blocks, 8, [&](index_t begin, index_t end) {
+      for (index_t t = begin; t < end; ++t) {
+        index_t const k = t / panels * gemm_depth, j = t % panels * width_;
+        index_t const block_depth = std::min(gemm_depth, depth - k);
+        pack_panel(source, first + j, std::min(width_, cols - j), k0 + k, block_depth, width_,
+                   buffer_.data() + k * padded_ + j * block_depth);
+      }
+    });
+  }
+
+  /// Panels from column j on (a multiple of the panel's width) of the block of inner indices at k.
+  [[nodiscard]] float const* block(index_t k, index_t block_depth, index_t j) const {
+    return buffer_.data() + k * padded_ + j * block_depth;
+  }
+
+private:
+  index_t width_;
+  index_t padded_ = 0;
+  aligned_buffer<float> buffer_;
+};
+
+inline void negate(float* data, index_t size) {
+  for (index_t i = 0; i < size; ++i) data[i] = -data[i];
+}
+
+inline void store(float& where, float value, destination mode) {
+  where = mode == destination::overwrite ? value : mode == destination::add ? where + value : where - value;
+}
+
+/// The grid of tasks over C: rows x cols per task, multiples of the tile.
+struct gemm_grid {
+  index_t rows, cols;
+};
+
+[[nodiscard]] inline gemm_grid grid_for(index_t m, index_t n, gemm_kernels const& kernels) {
+  index_t const row_blocks = std::max<index_t>(1, ceil_div(m, gemm_rows));
+  index_t cols = std::min(gemm_cols, round_up(n, kernels.tile_cols));
+  while (cols > 128 && row_blocks * ceil_div(n, cols) < 32) cols /= 2;
+  return {round_up(ceil_div(m, row_blocks), kernels.tile_rows), round_up(cols, kernels.tile_cols)};
+}
+
+/// The general case: B packed strip by strip, A block by block inside each task.
+inline void multiply_tiled(matrix_view<float const, strided> a, matrix_view<float const, strided> b, matrix_view<float> c,
+                           context const& ctx, destination mode) {
+  auto const& kernels = kernels_of(ctx.simd);
+  index_t const m = c.rows(), n = c.cols(), depth = a.cols();
+  auto const grid = grid_for(m, n, kernels);
+  index_t const strip = std::min(n, std::max(grid.cols, gemm_packed_floats / depth / grid.cols * grid.cols));
+  packed_columns packed(depth, strip, kernels);
+  for (index_t first = 0; first < n; first += strip) {
+    index_t const cols = std::min(strip, n - first);
+    packed.pack(cols_of(b), first, cols, 0, depth, ctx);
+    index_t const across = ceil_div(cols, grid.cols), down = ceil_div(m, grid.rows);
+    ctx.parallel_for(across * down, 1, [&](index_t task, index_t) {
+      index_t const i = task / across * grid.rows, j = task % across * grid.cols;
+      index_t const rows = std::min(grid.rows, m - i), width = std::min(grid.cols, cols - j);
+      aligned_buffer<float> left(round_up(rows, kernels.tile_rows) * std::min(gemm_depth, depth));
+      for (index_t k = 0; k < depth; k += gemm_depth) {
+        index_t const block_depth = std::min(gemm_depth, depth - k);
+        pack_panels(rows_of(a), i, rows, k, block_depth, kernels.tile_rows, left.data());
+        if (mode == destination::subtract) negate(left.data(), round_up(rows, kernels.tile_rows) * block_depth);
+        multiply_packed(kernels, block_depth, left.data(), packed.block(k, block_depth, j), c.row(i) + first + j,
+                        c.row_stride(), rows, width, k > 0 || mode != destination::overwrite);
+      }
+    });
+  }
+}
+
+/// Rows of A and columns of B both contiguous: inner products. Tasks are blocks of columns.
+inline void multiply_thin_dots(matrix_view<float const, strided> a, matrix_view<float const, strided> b,
+                               matrix_view<float, strided> c, context const& ctx, destination mode) {
+  auto const& kernels = kernels_of(ctx.simd);
+  index_t const m = c.rows(), n = c.cols(), depth = a.cols();
+  index_t const grain = std::max<index_t>(4, round_up(ceil_div(index_t{1} << 16, depth), 4));
+  ctx.parallel_for(n, grain, [&](index_t begin, index_t end) {
+    for (index_t j = begin; j < end; j += 4)
+      for (index_t i = 0; i < m; i += 2) { // pointers behind the last row or column repeat it: computed, not stored
+        auto const row = [&](index_t r) { return a.data() + std::min(r, m - 1) * a.row_stride(); };
+        auto const column = [&](index_t s) { return b.data() + std::min(s, n - 1) * b.col_stride(); };
+        float const* const left[2] = {row(i), row(i + 1)};
+        float const* const right[4] = {column(j), column(j + 1), column(j + 2), column(j + 3)};
+        float sum[8];
+        kernels.dots(depth, left, right, sum);
+        for (index_t r = 0; r < std::min<index_t>(2, m - i); ++r)
+          for (index_t s = 0; s < std::min<index_t>(4, end - j); ++s)
+            store(c(i + r, j + s), sum[4 * r + s], mode);
+      }
+  });
+}
+
+/// Rows of B contiguous: each row of C is a combination of them. Tasks are blocks of columns.
+inline void multiply_thin_rows(matrix_view<float const, strided> a, matrix_view<float const, strided> b,
+                               matrix_view<float, strided> c, context const& ctx, destination mode) {
+  constexpr index_t width = 256;
+  auto const& kernels = kernels_of(ctx.simd);
+  index_t const m = c.rows(), n = c.cols(), depth = a.cols();
+  index_t const grain = width * std::max<index_t>(1, (index_t{1} << 16) / (depth * width));
+  ctx.parallel_for(n, grain, [&](index_t begin, index_t end) {
+    float sum[width];
+    for (index_t j = begin; j < end; j += width)
+      for (index_t i = 0; i < m; ++i) {
+        index_t const cols = std::min(width, end - j);
+        kernels.combine(depth, a.data() + i * a.row_stride(), a.col_stride(), b.data() + j, b.row_stride(), cols, sum);
+        for (index_t s = 0; s < cols; ++s) store(c(i, j + s), sum[s], mode);
+      }
+  });
+}
+
+/// C with few rows. False if the strides of B fit neither way: then packing is the way to read it well.
+[[nodiscard]] inline bool multiply_thin(matrix_view<float const, strided> a, matrix_view<float const, strided> b,
+                                        matrix_view<float, strided> c, context const& ctx, destination mode) {
+  bool const contiguous_b_rows = b.col_stride() == 1 || b.cols() == 1;
+  bool const contiguous_b_cols = b.row_stride() == 1 || b.rows() == 1;
+  bool const contiguous_a_rows = a.col_stride() == 1 || a.cols() == 1;
+  if (contiguous_b_cols && contiguous_a_rows)
+    multiply_thin_dots(a, b, c, ctx, mode);
+  else if (contiguous_b_rows)
+    multiply_thin_rows(a, b, c, ctx, mode);
+  else
+    return false;
+  return true;
+}
+
+inline void multiply(matrix_view<float const, strided> a, matrix_view<float const, strided> b, matrix_view<float> c,
+                     context const& ctx, destination mode) {
+  matrix_view<float, strided> const result(c);
+  if (c.rows() <= gemm_thin && multiply_thin(a, b, result, ctx, mode)) return;
+  if (c.cols() <= gemm_thin && multiply_thin(transposed(b), transposed(a), transposed(result), ctx, mode)) return;
+  multiply_tiled(a, b, c, ctx, mode);
+}
+
+} // namespace detail
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,206 @@
+#include "forward.hpp"
+
+#include "elementwise.hpp"
+#include "llm/random_model.hpp"
+
+#include <catch2/catch.hpp>
+#include <limits>
+
+using namespace slim_llm;
+using namespace slim_llm::testing;
+
+namespace {
+
+/// Largest difference between rows of two matrices, relative to the largest entry of b.
+double relative_difference(matrix_view<float const> a, matrix_view<float const> b) {
+  REQUIRE(a.rows() == b.rows());
+  REQUIRE(a.cols() == b.cols());
+  double difference = 0, largest = 0;
+  for (index_t i = 0; i < a.rows(); ++i)
+    for (index_t j = 0; j < a.cols(); ++j) {
+      difference = std::max(difference, std::abs(double(a(i, j)) - double(b(i, j))));
+      largest = std::max(largest, std::abs(double(b(i, j))));
+    }
+  return difference / largest;
+}
+
+} // namespace
+
+TEST_CASE("exp_bounded is e^x to 3e-7 inside its range, clamped outside, and keeps NaN") {
+  double worst = 0;
+  for (double x = -87; x <= 88; x += 0.00137)
+    worst = std::max(worst, std::abs(double(exp_bounded(float(x))) / std::exp(double(float(x))) - 1));
+  CHECK(worst < 3e-7);
+  CHECK(exp_bounded(0.0f) == 1.0f);
+  CHECK(exp_bounded(-1e30f) == exp_bounded(-87.0f));
+  CHECK(exp_bounded(-std::numeric_limits<float>::infinity()) == exp_bounded(-87.0f));
+  CHECK(exp_bounded(1e30f) == exp_bounded(88.0f));
+  CHECK(std::isnan(exp_bounded(std::numeric_limits<float>::quiet_NaN())));
+}
+
+TEST_CASE("lane reductions agree with plain loops for every length around the number of lanes") {
+  for (index_t n = 1; n < 70; ++n) {
+    auto const x = random_matrix(1, n, 77);
+    double sum = 0, squares = 0;
+    float top = x(0, 0);
+    for (index_t j = 0; j < n; ++j) {
+      sum += double(x(0, j));
+      squares += (double(x(0, j)) - 0.5) * (double(x(0, j)) - 0.5);
+      top = std::max(top, x(0, j));
+    }
+    CHECK(max_of(x.data(), n) == top);
+    CHECK(sum_of(x.data(), n) == Approx(sum).margin(1e-12));
+    CHECK(sum_of_squares(x.data(), n, 0.5) == Approx(squares));
+  }
+}
+
+TEST_CASE("logits are bit-identical for any number of threads") {
+  auto const m = random_llama();
+  auto const ids = random_tokens(3 * 150, m.config.vocab); // 150: two blocks of queries, the second one ragged
+  slim::serial_executor const one;
+  context ctx;
+  ctx.where = one;
+  auto const serial = all_logits(m, ids, 150, ctx);
+  CHECK(all_logits(m, ids, 150) == serial);
+#if defined(_OPENMP)
+  for (int threads : {2, 3, 5}) {
+    slim::openmp_executor const several{threads};
+    ctx.where = several;
+    CHECK(all_logits(m, ids, 150, ctx) == serial);
+  }
+#endif
+}
+
+TEST_CASE("a token changes nothing before itself and nothing in other windows") {
+  auto const m = random_llama();
+  auto ids = random_tokens(2 * 140, m.config.vocab);
+  auto const before = all_logits(m, ids, 140);
+  ids[135] = (ids[135] + 1) % 61;
+  auto const after = all_logits(m, ids, 140);
+  CHECK(relative_difference(after.view().middle_rows(0, 135), before.view().middle_rows(0, 135)) == 0.0);
+  CHECK(relative_difference(after.view().middle_rows(140, 140), before.view().middle_rows(140, 140)) == 0.0);
+  for (index_t t = 135; t < 140; ++t) CHECK(relative_difference(after.view().middle_rows(t, 1), before.view().middle_rows(t, 1)) > 1e-3);
+}
+
+TEST_CASE("adjacent-pair rotation of permuted rows equals rotate-half of the original rows") {
+  auto half = random_llama(61, rope_style::rotate_half);
+  auto pairs = random_llama(61, rope_style::adjacent_pairs);
+  index_t const dim = half.config.head_dim;
+  for (std::size_t n = 0; n < half.blocks.size(); ++n)
+    for (auto member : {&block::q, &block::k}) {
+      auto const& from = (half.blocks[n].*member).weight;
+      auto& to = (pairs.blocks[n].*member).weight;
+      for (index_t i = 0; i < from.rows(); ++i) { // gguf_row[h d + 2j + p] = hf_row[h d + p d/2 + j]
+        index_t const h = i / dim, j = i % dim / 2, p = i % 2;
+        std::copy_n(from.row(h * dim + p * dim / 2 + j), from.cols(), to.row(i));
+      }
+    }
+  auto const ids = random_tokens(30, 61);
+  CHECK(relative_difference(all_logits(pairs, ids, 30), all_logits(half, ids, 30)) < 1e-6);
+}
+
+TEST_CASE("run_block hands every group the input that its linears multiply, and computes the same") {
+  auto m = random_llama();
+  auto const ids = random_tokens(20, m.config.vocab);
+  forward_pass const pass(m, 10);
+  auto plain = pass.embed(ids);
+  auto observed = plain;
+  pass.run_block(m.blocks[0], plain);
+  std::string order;
+  index_t weights = 0;
+  pass.run_block(m.blocks[0], observed, [&](linear_group const& group, matrix_view<float const> x) {
+    CHECK(x.rows() == 20);
+    for (linear const* l : group.members) {
+      CHECK(x.cols() == l->d_in());
+      CHECK(l->name == role_of(m.blocks[0], *l));
+      order += l->name + " ";
+      weights += l->weight.size();
+    }
+  });
+  CHECK(order == "q k v o gate up down ");
+  CHECK(observed == plain);
+  CHECK(2 * weights == linear_weight_count(m));
+}
+
+TEST_CASE("a linear that the observer changes is used as changed") {
+  auto m = random_llama();
+  auto const ids = random_tokens(20, m.config.vocab);
+  forward_pass const pass(m, 20);
+  auto const start = pass.embed(ids);
+  auto hidden = start;
+  auto const erase = [](linear_group const& group, matrix_view<float const>) {
+    if (group.input == stage::attention_mix || group.input == stage::mlp_mix)
+      for (linear* l : group.members) l->weight = matrix<float>(l->d_out(), l->d_in());
+  };
+  pass.run_block(m.blocks[0], hidden, erase);
+  CHECK(hidden == start); // without o and down a block adds nothing
+}
+
+TEST_CASE("adapters stand for the weight (L R)^T") {
+  auto plain = random_linear("w", 13, 24, 3);
+  auto adapted = plain;
+  adapted.L = random_matrix(24, 3, 8);
+  adapted.R = random_matrix(3, 13, 9);
+  adapted.bias = plain.bias = std::vector<float>(13, 0.25f);
+  for (index_t i = 0; i < 13; ++i)
+    for (index_t j = 0; j < 24; ++j)
+      for (index_t k = 0; k < 3; ++k) plain.weight(i, j) += adapted.L(j, k) * adapted.R(k, i);
+  auto const x = random_matrix(7, 24, 10);
+  CHECK(relative_difference(apply(adapted, x), apply(plain, x)) < 1e-6);
+  matrix<float> y(7, 13);
+  apply_into(plain, x, y);
+  apply_into(plain, x, y, {}, slim::destination::add);
+  auto const once = apply(plain, x);
+  for (index_t k = 0; k < y.size(); ++k) CHECK(y.data()[k] == Approx(2 * once.data()[k]).margin(1e-5));
+}
+
+TEST_CASE("round_input rounds what is multiplied, not the caller's X") {
+  auto l = random_linear("w", 5, 8, 3);
+  l.L = random_matrix(8, 2, 8);
+  l.R = random_matrix(2, 5, 9);
+  auto const x = random_matrix(4, 8, 11);
+  auto const copy = x;
+  auto const round = [](matrix_view<float> m) {
+    for (index_t i = 0; i < m.rows(); ++i)
+      for (index_t j = 0; j < m.cols(); ++j) m(i, j) = std::round(m(i, j) * 2) / 2;
+  };
+  auto rounded = x;
+  round(rounded);
+  auto const want = apply(l, rounded);
+  l.round_input = round;
+  CHECK(apply(l, x) == want);
+  CHECK(x == copy);
+}
+
+TEST_CASE("token_nll is the float64 cross entropy, with a vocabulary of more than one slab") {
+  auto const m = random_llama(9001);
+  auto const ids = random_tokens(12, m.config.vocab);
+  auto const logits = all_logits(m, ids, 12);
+  forward_pass const pass(m, 12);
+  auto hidden = pass.embed(ids);
+  for (block const& b : m.blocks) pass.run_block(b, hidden);
+  std::vector<int> targets = random_tokens(12, 9001, 99);
+  targets[0] = 0;
+  targets[1] = 4095;
+  targets[2] = 4096;
+  targets[3] = 9000;
+  auto const nll = pass.token_nll(pass.head_input(hidden), targets);
+  for (index_t i = 0; i < 12; ++i) {
+    double sum = 0;
+    for (index_t j = 0; j < 9001; ++j) sum += std::exp(double(logits(i, j)));
+    double const want = std::log(sum) - double(logits(i, targets[std::size_t(i)]));
+    CHECK(nll[std::size_t(i)] == Approx(want).margin(2e-6)); // float exponentials: 3e-7 relative in the sum
+  }
+}
+
+TEST_CASE("mistakes of the caller are refused with both numbers") {
+  auto m = random_llama();
+  CHECK_THROWS_AS(forward_pass(m, 0), slim::config_error);
+  forward_pass const pass(m, 8);
+  CHECK_THROWS_WITH(pass.embed(random_tokens(12, 61)), Catch::Contains("12") && Catch::Contains("8"));
+  CHECK_THROWS_WITH(pass.embed(std::vector<int>(8, 61)), Catch::Contains("61"));
+  CHECK_THROWS_AS(apply(m.blocks[0].q, random_matrix(2, 23, 1)), slim::shape_error);
+  m.config.sliding_window = 100;
+  CHECK_NOTHROW(forward_pass(m, 100));
+  CHECK_THROWS_WITH(forward_pass(m, 101), Catch::Contains("101") && Catch::Contains("100"));
+}

@@ -1,0 +1,78 @@
+#pragma once
+/// @file
+/// Small models with random weights, made in memory.
+
+#include "forward.hpp"
+
+#include "slim/core/random.hpp"
+
+#include <cmath>
+
+namespace slim_llm::testing {
+
+inline matrix<float> random_matrix(index_t rows, index_t cols, std::uint64_t seed, double scale = 1.0) {
+  matrix<float> m(rows, cols);
+  for (index_t k = 0; k < m.size(); ++k)
+    m.data()[k] = static_cast<float>(scale * slim::random_normal(seed, static_cast<std::uint64_t>(k)));
+  return m;
+}
+
+inline linear random_linear(std::string name, index_t d_out, index_t d_in, std::uint64_t seed) {
+  linear l;
+  l.name = std::move(name);
+  l.weight = random_matrix(d_out, d_in, seed, 1.5 / std::sqrt(static_cast<double>(d_in)));
+  return l;
+}
+
+/// Two blocks of 6 heads on 3 key-value heads; `vocab` tokens.
+inline model random_llama(index_t vocab = 61, rope_style style = rope_style::rotate_half) {
+  model m;
+  model_config& c = m.config;
+  c.name = "llama";
+  c.layers = 2;
+  c.hidden = 24;
+  c.heads = 6;
+  c.kv_heads = 3;
+  c.head_dim = 4;
+  c.intermediate = 40;
+  c.vocab = vocab;
+  c.embedding_dim = c.hidden;
+  c.rope = style;
+  m.embedding = random_matrix(vocab, c.hidden, 1);
+  m.rope_frequencies = {1.0, 0.1};
+  std::vector<float> const ones(static_cast<std::size_t>(c.hidden), 1.0f);
+  for (index_t n = 0; n < c.layers; ++n) {
+    block b;
+    std::uint64_t const seed = 100 * static_cast<std::uint64_t>(n + 1);
+    b.attention_norm.weight = b.mlp_norm.weight = ones;
+    b.q = random_linear("q", c.q_size(), c.hidden, seed);
+    b.k = random_linear("k", c.kv_size(), c.hidden, seed + 1);
+    b.v = random_linear("v", c.kv_size(), c.hidden, seed + 2);
+    b.o = random_linear("o", c.hidden, c.q_size(), seed + 3);
+    b.gate = random_linear("gate", c.intermediate, c.hidden, seed + 4);
+    b.up = random_linear("up", c.intermediate, c.hidden, seed + 5);
+    b.down = random_linear("down", c.hidden, c.intermediate, seed + 6);
+    m.blocks.push_back(std::move(b));
+  }
+  m.final_norm.weight = ones;
+  return m;
+}
+
+inline std::vector<int> random_tokens(index_t count, index_t vocab, std::uint64_t seed = 5) {
+  std::vector<int> ids;
+  for (index_t k = 0; k < count; ++k)
+    ids.push_back(static_cast<int>(slim::random_bits(seed, static_cast<std::uint64_t>(k)) % static_cast<std::uint64_t>(vocab)));
+  return ids;
+}
+
+/// Logits of all tokens, tokens x vocab.
+inline matrix<float> all_logits(model const& m, std::vector<int> const& ids, index_t window, context const& ctx = {}) {
+  forward_pass const pass(m, window, ctx);
+  auto hidden = pass.embed(ids);
+  for (block const& b : m.blocks) pass.run_block(b, hidden);
+  matrix<float> logits(hidden.rows(), m.config.vocab);
+  pass.logits_into(pass.head_input(hidden), 0, logits);
+  return logits;
+}
+
+} // namespace slim_llm::testing
