@@ -28,9 +28,9 @@ struct adapter {
 
   /// Stored bits of both factors, scales and indices included.
   [[nodiscard]] double bits() const noexcept {
-    double const kept_share = left_mask ? 1.0 - left_mask->sparsity() : 1.0;
+    index_t const left_stored = left_mask ? left_mask->count() : left.size();
     double const index = left_mask ? left_mask->index_bits() : 0.0;
-    return factor_bits(left, left_codes, kept_share) + index + factor_bits(right, right_codes, 1.0);
+    return factor_bits(left_stored, left_codes) + index + factor_bits(right.size(), right_codes);
   }
 
   /// w += (left right)^T, w (d_out x d_in). @throws shape_error
@@ -40,9 +40,9 @@ struct adapter {
   }
 
 private:
-  [[nodiscard]] double factor_bits(matrix<float> const& factor, std::optional<integer_codes> const& codes, double kept_share) const noexcept {
+  [[nodiscard]] double factor_bits(index_t stored, std::optional<integer_codes> const& codes) const noexcept {
     int const bits_each = codes ? codes->code_bits() : bit_width(format);
-    return kept_share * static_cast<double>(factor.size()) * bits_each + (codes ? codes->side_bits() : 0.0);
+    return static_cast<double>(stored) * bits_each + (codes ? codes->side_bits() : 0.0);
   }
 };
 
@@ -107,7 +107,8 @@ struct adapter_rank {
     double const share = std::min(ratio, 1.0) * static_cast<double>(largest);
     index_t rank = number >= 0 ? number : static_cast<index_t>(share);
     if (number < 0 && ratio > 0.0) rank = std::max<index_t>(rank, 1);
-    rank = (rank + multiple - 1) / multiple * multiple;
+    rank = std::min(rank, largest); // before rounding up: the result is the same, and nothing overflows
+    if (rank > 0) rank = ((rank - 1) / multiple + 1) * multiple;
     return std::min(rank, largest);
   }
 

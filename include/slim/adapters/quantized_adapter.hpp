@@ -4,14 +4,14 @@
 /// section 3.4: AbsMax, 4 bits, groups of 128).
 
 #include "slim/adapters/adapter.hpp"
-#include "slim/quantization/quantizer.hpp"
+#include "slim/quantization/integer_codes.hpp"
 
 namespace slim::inline SLIM_ABI {
 
 /// Solves, then rounds L and R. Both factors are quantized as they are stored, (d_in x r) and (r x d_out), so that
 /// `per_column_group(128)` groups along the dimension a product sums over, with a ragged last group; one scale per column if
 /// there are fewer rows.
-template <low_rank_solver Solver, quantizer Rounding>
+template <low_rank_solver Solver, integer_quantizer Rounding>
 class quantized_adapter {
 public:
   quantized_adapter(Solver solver, Rounding rounding) : solver_(std::move(solver)), rounding_(std::move(rounding)) {}
@@ -31,7 +31,7 @@ public:
 
 private:
   integer_codes round_factor(matrix<float>& factor, context const& ctx) const {
-    integer_codes codes = rounding_.quantize(factor.view(), calibration(factor.cols()), ctx);
+    integer_codes codes = rounding_.quantize(matrix_view<float const>(factor.view()), calibration(factor.cols()), ctx);
     codes.dequantize_into(factor.view(), ctx);
     return codes;
   }

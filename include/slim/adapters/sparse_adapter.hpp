@@ -26,9 +26,11 @@ public:
     adapter found = solver_.solve(e, seen, ctx);
     if (found.rank() == 0) return found;
     matrix<float> left_rows(transposed(found.left.view()));
-    found.left_mask = thinning_.select(left_rows.view(), seen, ctx);
+    found.left_mask = thinning_.select(matrix_view<float const>(left_rows.view()), seen, ctx);
     found.left_mask->apply_to(left_rows.view());
     found.left = matrix<float>(transposed(left_rows.view()));
+    found.left_codes.reset(); // the refit leaves the grid of a quantized adapter: quantize after pruning, not before
+    found.right_codes.reset();
     std::vector<float> const weights = channel_weights(seen);
     if (!refit_right(found, e, weights)) found.notes.push_back("sparse adapter: normal matrix not positive definite, right factor not refitted");
     return unless_worse_than_none(std::move(found), e, weights, ctx);

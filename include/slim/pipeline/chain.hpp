@@ -55,7 +55,7 @@ template <class P, class Mask, class Codes, class Adapter>
 auto prune(P const& step, layer_state<Mask, Codes, Adapter> state, calibration const& seen, context const& ctx) {
   static_assert(is_none<Mask>, "slim::compress: the chain prunes twice; a layer has one mask.");
   static_assert(is_none<Adapter>, "slim::compress: a pruner after the adapter would undo the repair; put the adapter last.");
-  mask kept = step.select(state.current.view(), seen, ctx);
+  mask kept = step.select(matrix_view<float const>(state.current.view()), seen, ctx);
   require_shape(state, kept.rows(), kept.cols(), "pruner");
   kept.apply_to(state.current.view());
   return layer_state<mask, Codes, none>{std::move(state.original), std::move(state.current), std::move(kept), std::move(state.codes), {}, std::move(state.report)};

@@ -17,7 +17,7 @@ public:
       : kept_(as_matrix_view(m).rows(), as_matrix_view(m).cols(), pattern) {
     auto const view = as_matrix_view(m);
     for (index_t i = 0; i < view.rows(); ++i)
-      for (index_t j = 0; j < view.cols(); ++j) kept_.keep(i, j, static_cast<float>(view(i, j)) != 0.0f);
+      for (index_t j = 0; j < view.cols(); ++j) kept_.keep(i, j, view(i, j) != typename decltype(view)::value_type{});
     if (pattern.structured()) check_pattern();
   }
 

@@ -13,7 +13,8 @@
 namespace slim::inline SLIM_ABI {
 
 /// `round_inplace(X)` replaces X (tokens x d_in) by what the layer sees of it. Laws: idempotent up to one rounding of the
-/// scale; 0 stays 0; |x - x'| within the documented bound.
+/// scale; 0 stays 0; |x - x'| within the documented bound. NaN stays NaN; inputs with an infinity, or too small for a scale
+/// that is a normal float, stay as they are.
 template <class Q>
 concept input_quantizer = requires(Q const& q, matrix_view<float> x) {
   q.round_inplace(x);
@@ -32,6 +33,7 @@ inline float largest_input(matrix_view<float const> x) noexcept {
 template <class Fp8>
 void round_to_fp8(matrix_view<float> x, float largest) noexcept {
   float const up = Fp8::largest / largest; // the largest input lands on the format's largest number
+  if (!std::isfinite(up)) return;           // below 1e-33 the scale is no float: such inputs stay as they are
   for (index_t i = 0; i < x.rows(); ++i)
     for (index_t j = 0; j < x.cols(); ++j) x(i, j) = static_cast<float>(Fp8(std::clamp(x(i, j) * up, -Fp8::largest, Fp8::largest))) / up;
 }
@@ -52,7 +54,7 @@ public:
 
   void round_inplace(matrix_view<float> x) const {
     float const largest = detail::largest_input(x);
-    if (!(largest > std::numeric_limits<float>::min()) || !std::isfinite(largest)) return;
+    if (!(largest > 0.0f) || !std::isfinite(largest)) return;
     bool const fine = format_ == fp8_format::e4m3 || (format_ == fp8_format::by_range && largest < fp8_e4m3::largest);
     fine ? detail::round_to_fp8<fp8_e4m3>(x, largest) : detail::round_to_fp8<fp8_e5m2>(x, largest);
   }
@@ -70,9 +72,10 @@ class int8_input {
 public:
   void round_inplace(matrix_view<float> x) const {
     float const scale = detail::largest_input(x) / 127.0f;
-    if (!(scale > 0.0f) || !std::isfinite(scale)) return;
+    if (!(scale >= std::numeric_limits<float>::min()) || !std::isfinite(scale)) return; // a denormal scale has too few digits
     for (index_t i = 0; i < x.rows(); ++i)
-      for (index_t j = 0; j < x.cols(); ++j) x(i, j) = scale * static_cast<float>(detail::encode(x(i, j), scale, 0, -127, 127));
+      for (index_t j = 0; j < x.cols(); ++j)
+        if (x(i, j) == x(i, j)) x(i, j) = scale * static_cast<float>(detail::encode(x(i, j), scale, 0, -127, 127));
   }
 
   [[nodiscard]] std::string describe() const { return "int8 inputs"; }

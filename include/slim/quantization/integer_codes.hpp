@@ -16,10 +16,16 @@ struct scale_block {
   index_t rows = 1;
   index_t cols = 0;
 
-  [[nodiscard]] constexpr index_t rows_of(index_t extent) const noexcept { return rows == 0 ? std::max<index_t>(extent, 1) : rows; }
-  [[nodiscard]] constexpr index_t cols_of(index_t extent) const noexcept { return cols == 0 ? std::max<index_t>(extent, 1) : cols; }
+  [[nodiscard]] constexpr index_t rows_of(index_t extent) const noexcept { return covered(rows, extent); }
+  [[nodiscard]] constexpr index_t cols_of(index_t extent) const noexcept { return covered(cols, extent); }
 
   friend constexpr bool operator==(scale_block const&, scale_block const&) = default;
+
+private:
+  /// At least 1, and no more than there is, so that block positions never overflow.
+  [[nodiscard]] static constexpr index_t covered(index_t size, index_t extent) noexcept {
+    return std::max<index_t>(size == 0 ? extent : std::min(size, extent), 1);
+  }
 };
 
 /// One scale for the matrix.
@@ -51,10 +57,10 @@ inline int round_to_int(float x) noexcept {
   return whole + ((rest > 0.5f || (rest == 0.5f && odd)) ? 1 : 0) - ((rest < -0.5f || (rest == -0.5f && odd)) ? 1 : 0);
 }
 
-/// Code of w: round(w / scale) + zero, clamped. A scale of 0 and a NaN give the zero code.
+/// Code of w: round(w / scale) + zero, clamped. A scale of 0 and a NaN give the zero point.
 inline std::int8_t encode(float w, float scale, int zero, int lowest, int highest) noexcept {
   float const ratio = w / scale;
-  float const finite = ratio == ratio ? ratio : 0.0f;
+  float const finite = ratio == ratio && scale > 0.0f ? ratio : 0.0f;
   float const clamped = std::min(std::max(finite, -1024.0f), 1024.0f);
   int const code = round_to_int(clamped) + zero;
   return static_cast<std::int8_t>(std::min(std::max(code, lowest), highest));
@@ -164,5 +170,11 @@ private:
 };
 
 static_assert(quantized_matrix<integer_codes>);
+
+/// A quantizer whose codes are integer_codes: what stores them (adapters, packed formats) must know their layout.
+template <class Q>
+concept integer_quantizer = quantizer<Q> && requires(Q const& q, matrix_view<float const> w, calibration const& seen, context const& ctx) {
+  { q.quantize(w, seen, ctx) } -> std::same_as<integer_codes>;
+};
 
 } // namespace slim::inline SLIM_ABI

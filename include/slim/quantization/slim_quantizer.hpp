@@ -79,11 +79,14 @@ public:
 private:
   static constexpr index_t largest_sorted_block = 65536;
 
-  /// Error weight of every channel, empty if all are 1. Dead channels weigh 0: their weights do not matter to the output.
+  /// Error weight of every channel relative to the largest, empty if all are 1. Dead channels weigh 0: their weights do not
+  /// matter to the output.
   std::vector<float> weights_of_channels(calibration const& seen) const {
     std::vector<float> weights;
-    if (config_.output_weighted)
-      for (double const square : seen.mean_square()) weights.push_back(static_cast<float>(square));
+    if (!config_.output_weighted) return weights;
+    std::vector<double> const squares = seen.mean_square();
+    double const largest = squares.empty() ? 0.0 : *std::max_element(squares.begin(), squares.end());
+    for (double const square : squares) weights.push_back(largest > 0.0 ? static_cast<float>(square / largest) : 0.0f);
     return weights;
   }
 

@@ -19,12 +19,12 @@ inline double smallest_positive(std::vector<double> const& values) {
 }
 
 /// Weights of dead channels become the smallest positive one: any positive number keeps F invertible, and this one neither
-/// dominates the error nor blows up L = F^-1(L~).
+/// dominates the error nor blows up L = F^-1(L~). All weights are normal floats.
 inline std::vector<float> lifted_from_zero(std::vector<double> const& values) {
   double const floor = smallest_positive(values);
   std::vector<float> weights;
-  for (double const value : values)
-    weights.push_back(std::max(static_cast<float>(value > 0.0 ? value : floor), std::numeric_limits<float>::min()));
+  constexpr double smallest = std::numeric_limits<float>::min(), largest = std::numeric_limits<float>::max();
+  for (double const value : values) weights.push_back(static_cast<float>(std::clamp(value > 0.0 ? value : floor, smallest, largest)));
   return weights;
 }
 

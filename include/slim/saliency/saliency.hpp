@@ -10,11 +10,18 @@
 
 namespace slim::inline SLIM_ABI {
 
-/// Ranks single weights. `prepare(W, calibration)` returns a scorer; `scorer(i, j)` is a float. Laws: finite for finite
-/// input, pure, larger = more important. `describe()` says what it is, for reports.
+namespace detail {
+/// A scorer as algorithms hold it: a const lvalue.
+template <class T>
+std::remove_cvref_t<T> const& as_held(T&&) noexcept;
+} // namespace detail
+
+/// Ranks single weights. `prepare(W, calibration)` returns a scorer; `scorer(i, j)` is a float, asked of a const scorer and
+/// from several threads. Laws: finite for finite input, pure, larger = more important. `describe()` says what it is, for
+/// reports.
 template <class S>
 concept saliency = requires(S const& s, matrix_view<float const> w, calibration const& seen) {
-  { s.prepare(w, seen)(index_t{}, index_t{}) } -> std::same_as<float>;
+  { detail::as_held(s.prepare(w, seen))(index_t{}, index_t{}) } -> std::same_as<float>;
   { s.describe() } -> std::convertible_to<std::string>;
 };
 

@@ -1,0 +1,209 @@
+/// Near misses: a type that lacks one requirement does not model the concept; and algorithms ask no more than it.
+#include "slim/adapters/quantized_adapter.hpp"
+#include "slim/pipeline/any.hpp"
+#include "slim/pruning/nm_pruner.hpp"
+#include "slim/pruning/unstructured_pruner.hpp"
+#include "slim/quantization/absmax.hpp"
+#include "slim/testing/archetypes.hpp"
+#include "slim/testing/executors.hpp"
+#include "slim/testing/hard_matrices.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace slim;
+using namespace slim::testing;
+
+namespace {
+
+using view = matrix_view<float const>;
+
+// saliency
+struct scores_double {
+  struct scorer {
+    double operator()(index_t, index_t) const;
+  };
+  scorer prepare(view, calibration const&) const;
+  std::string describe() const;
+};
+struct scorer_not_const {
+  struct scorer {
+    float operator()(index_t, index_t);
+  };
+  scorer prepare(view, calibration const&) const;
+  std::string describe() const;
+};
+struct saliency_without_describe {
+  saliency_archetype::scorer prepare(view, calibration const&) const;
+};
+struct saliency_not_const {
+  saliency_archetype::scorer prepare(view, calibration const&);
+  std::string describe() const;
+};
+static_assert(!saliency<scores_double> && !saliency<scorer_not_const> && !saliency<saliency_without_describe> &&
+              !saliency<saliency_not_const> && !saliency<linear_saliency_archetype> && !saliency<int>);
+
+// linear saliency
+struct weights_double {
+  std::vector<double> channel_weights(calibration const&) const;
+  std::string describe() const;
+};
+struct linear_saliency_without_describe {
+  std::vector<float> channel_weights(calibration const&) const;
+};
+static_assert(!linear_saliency<weights_double> && !linear_saliency<linear_saliency_without_describe> && !linear_saliency<saliency_archetype>);
+
+// pruner
+struct selects_bools {
+  matrix<bool> select(view, calibration const&, context const&) const;
+  std::string describe() const;
+};
+struct pruner_without_context {
+  mask select(view, calibration const&) const;
+  std::string describe() const;
+};
+struct pruner_that_wants_to_write {
+  mask select(matrix_view<float>, calibration const&, context const&) const;
+  std::string describe() const;
+};
+struct pruner_without_describe {
+  mask select(view, calibration const&, context const&) const;
+};
+struct pruner_not_const {
+  mask select(view, calibration const&, context const&);
+  std::string describe() const;
+};
+static_assert(!pruner<selects_bools> && !pruner<pruner_without_context> && !pruner<pruner_that_wants_to_write> &&
+              !pruner<pruner_without_describe> && !pruner<pruner_not_const> && !pruner<quantizer_archetype>);
+
+// quantized_matrix
+struct codes_without_cols {
+  index_t rows() const;
+  int code_bits() const;
+  double side_bits() const;
+  void dequantize_into(matrix_view<float>, context const&) const;
+};
+struct codes_with_double_bits {
+  index_t rows() const;
+  index_t cols() const;
+  double code_bits() const;
+  double side_bits() const;
+  void dequantize_into(matrix_view<float>, context const&) const;
+};
+struct codes_without_side_bits {
+  index_t rows() const;
+  index_t cols() const;
+  int code_bits() const;
+  void dequantize_into(matrix_view<float>, context const&) const;
+};
+struct codes_that_cannot_be_read {
+  index_t rows() const;
+  index_t cols() const;
+  int code_bits() const;
+  double side_bits() const;
+};
+static_assert(!quantized_matrix<codes_without_cols> && !quantized_matrix<codes_with_double_bits> &&
+              !quantized_matrix<codes_without_side_bits> && !quantized_matrix<codes_that_cannot_be_read>);
+
+// quantizer
+struct returns_no_codes {
+  matrix<float> quantize(view, calibration const&, context const&) const;
+  std::string describe() const;
+};
+struct quantizer_without_describe {
+  codes_archetype quantize(view, calibration const&, context const&) const;
+};
+struct quantizer_without_calibration {
+  codes_archetype quantize(view, context const&) const;
+  std::string describe() const;
+};
+static_assert(!quantizer<returns_no_codes> && !quantizer<quantizer_without_describe> && !quantizer<quantizer_without_calibration>);
+static_assert(integer_quantizer<absmax_quantizer> && !integer_quantizer<quantizer_archetype> && !integer_quantizer<any_quantizer>);
+
+// low-rank solver
+struct solver_without_weights {
+  adapter solve(view, calibration const&, context const&) const;
+  std::string describe() const;
+};
+struct solver_without_describe {
+  adapter solve(view, calibration const&, context const&) const;
+  std::vector<float> channel_weights(calibration const&) const;
+};
+struct solver_of_pairs {
+  std::pair<matrix<float>, matrix<float>> solve(view, calibration const&, context const&) const;
+  std::vector<float> channel_weights(calibration const&) const;
+  std::string describe() const;
+};
+static_assert(!low_rank_solver<solver_without_weights> && !low_rank_solver<solver_without_describe> && !low_rank_solver<solver_of_pairs>);
+
+// input quantizer, executor
+struct input_quantizer_without_describe {
+  void round_inplace(matrix_view<float>) const;
+};
+struct input_quantizer_of_constants {
+  void round_inplace(matrix_view<int>) const;
+  std::string describe() const;
+};
+struct executor_not_const {
+  void for_each(index_t, task_ref);
+};
+struct executor_without_for_each {
+  void run(index_t, task_ref) const;
+};
+static_assert(!input_quantizer<input_quantizer_without_describe> && !input_quantizer<input_quantizer_of_constants>);
+static_assert(!executor<executor_not_const> && !executor<executor_without_for_each>);
+
+} // namespace
+
+TEST_CASE("pruners need no more of a saliency than the concept says") {
+  matrix<float> const w = normal_matrix(3, 9, 1);
+  mask const kept = nm_pruner<2, 4>(saliency_archetype(0)).select(w.view(), calibration(9));
+  for (index_t j = 0; j < 9; ++j) CHECK(kept.kept(1, j) == (j == 2 || j == 3 || j == 6 || j == 7 || j == 8));
+  mask const last = unstructured_pruner<saliency_archetype>({.sparsity = 0.7}, saliency_archetype(0)).select(w.view(), calibration(9));
+  for (index_t j = 0; j < 9; ++j) CHECK(last.kept(2, j) == (j >= 6));
+  CHECK(unstructured_pruner<saliency_archetype>({}, saliency_archetype(0)).describe().find("archetype") != std::string::npos);
+}
+
+TEST_CASE("compress needs no more of its steps than the concepts say") {
+  matrix<float> const w = normal_matrix(3, 6, 2);
+  auto const layer = compress(w, chain(pruner_archetype(0), quantizer_archetype(0), low_rank_solver_archetype(0)));
+  // The archetype's grid has no 0: the mask must still hold.
+  for (index_t i = 0; i < 3; ++i)
+    for (index_t j = 0; j < 6; ++j) CHECK(layer.weights(i, j) == (j % 2 == 0 ? 1.0f : 0.0f));
+  CHECK(layer.low_rank.rank() == 1);
+  CHECK(layer.report.steps.size() == 3);
+  CHECK(layer.report.steps[0].step == "archetype");
+  CHECK(layer.report.steps[2].rank == 1);
+  CHECK(decompress(layer) == layer.weights);
+}
+
+TEST_CASE("type erasure needs no more than the concepts say, and changes nothing") {
+  matrix<float> const w = normal_matrix(3, 6, 2);
+  any_pruner const p = pruner_archetype(0);
+  any_quantizer const q = quantizer_archetype(0);
+  any_low_rank_solver const s = low_rank_solver_archetype(0);
+  any_recipe const recipe = chain(p, q, s);
+  any_layer const layer = recipe.compress(w, calibration(6));
+  CHECK(layer.weights == compress(w, chain(pruner_archetype(0), quantizer_archetype(0), low_rank_solver_archetype(0))).weights);
+  REQUIRE(layer.codes);
+  CHECK(layer.codes->code_bits() == 1);
+  CHECK(p.describe() == "archetype");
+  CHECK(q.describe() == "archetype");
+  CHECK(s.describe() == "archetype");
+}
+
+TEST_CASE("a quantized adapter needs no more of its solver than the concept says") {
+  matrix<float> const e = normal_matrix(4, 5, 3);
+  quantized_adapter<low_rank_solver_archetype, absmax_quantizer> const both(low_rank_solver_archetype(0), absmax_config{.bits = 4});
+  adapter const found = both.solve(matrix_view<float const>(e.view()), calibration(5));
+  CHECK(found.rank() == 1);
+  CHECK(found.left_codes.has_value());
+}
+
+TEST_CASE("algorithms need no more of an executor than the concept says") {
+  executor_archetype const where(0);
+  std::vector<int> visits(10);
+  slim::parallel_for(where, 10, 3, [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i) ++visits[static_cast<std::size_t>(i)];
+  });
+  CHECK(visits == std::vector<int>(10, 1));
+}
