@@ -35,13 +35,11 @@ void tokenize_command::run() const {
 }
 
 void recipes_command::run() const {
-  table rows({"recipe", "what it is", "its steps"});
   nlohmann::json list = nlohmann::json::array();
   for (auto const& base : base_recipes()) {
     auto const steps = required(find_recipe(base.name)).steps;
-    std::string all;
-    for (auto const& step : steps) all += (all.empty() ? "" : "; ") + step;
-    rows.add({base.name, base.text, all});
+    std::printf("%-17s %s\n", base.name.c_str(), base.text.c_str());
+    for (std::size_t k = 0; k < steps.size(); ++k) std::printf("%17s %zu. %s\n", "", k + 1, steps[k].c_str());
     list.push_back({{"name", base.name}, {"text", base.text}, {"steps", steps}});
   }
   table endings({"modifier", "what it changes"});
@@ -50,7 +48,7 @@ void recipes_command::run() const {
     endings.add({modifier.name, modifier.text});
     modifiers.push_back({{"name", modifier.name}, {"text", modifier.text}});
   }
-  std::printf("%s\nModifiers go behind a name and can be combined, as in slim-q@50@g128:\n%s", rows.text().c_str(), endings.text().c_str());
+  std::printf("\nModifiers go behind a name and can be combined, as in slim-q@50@g128:\n%s", endings.text().c_str());
   if (!json.empty()) write_file(json, nlohmann::json{{"recipes", list}, {"modifiers", modifiers}}.dump(2) + "\n");
 }
 
