@@ -1,6 +1,8 @@
 # Tests of slim-llm: what examples/llm is made of, against independent implementations in Python where there are any.
 slim_test_folder(llm LIBRARIES slim_llm_lib)
-target_compile_definitions(test_llm PRIVATE SLIM_GOLDEN_DIR="${CMAKE_CURRENT_SOURCE_DIR}/golden")
+target_compile_definitions(test_llm PRIVATE SLIM_GOLDEN_DIR="${CMAKE_CURRENT_SOURCE_DIR}/golden"
+                           SLIM_LLM_PROGRAM="$<TARGET_FILE:slim-llm>")
+add_dependencies(test_llm slim-llm)
 add_executable(model_dump llm/model_dump.cpp)
 target_link_libraries(model_dump PRIVATE slim_llm_lib slim_warnings)
 

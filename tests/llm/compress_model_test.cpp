@@ -1,0 +1,123 @@
+#include "compress_model.hpp"
+#include "random_model.hpp"
+
+#include "slim/slim.hpp"
+#include "slim/testing/executors.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace slim_llm;
+using namespace slim_llm::testing;
+
+namespace {
+
+recipe named(std::string const& name) { return find_recipe(name).value(); }
+
+std::vector<matrix<float>> all_weights(model& m) {
+  std::vector<matrix<float>> all;
+  for (block& b : m.blocks)
+    for (auto const& group : linear_groups(b))
+      for (linear const* member : group.members) all.push_back(member->weight);
+  return all;
+}
+
+compress_config const windows_of_8{.context = 8, .calib_tokens = 40};
+
+} // namespace
+
+TEST_CASE("a compressed model is the same bit for bit on 1, 2 and 4 threads, a user's pool, and with tasks in reverse") {
+  auto const ids = random_tokens(40, 61);
+  auto const weights_on = [&](auto const& executor, char const* name) {
+    context ctx;
+    ctx.where = executor;
+    model m = random_llama();
+    (void)compress_model(m, ids, named(name), windows_of_8, 32, ctx);
+    return all_weights(m);
+  };
+  for (char const* name : {"slim", "slim-q@g16", "slim-o@50", "l2qer@channel"}) {
+    auto const expected = weights_on(slim::serial_executor{}, name);
+    CHECK(weights_on(slim::testing::thread_team_executor{2}, name) == expected);
+    CHECK(weights_on(slim::testing::thread_team_executor{4}, name) == expected);
+    CHECK(weights_on(slim::testing::backwards_executor{}, name) == expected);
+#if defined(_OPENMP)
+    for (int const threads : {1, 2, 4}) CHECK(weights_on(slim::openmp_executor{threads}, name) == expected);
+#endif
+  }
+}
+
+TEST_CASE("every layer is calibrated on what the compressed layers before it make of the text") {
+  auto const ids = random_tokens(40, 61);
+  auto const how = named("slim");
+  model m = random_llama();
+  (void)compress_model(m, ids, how, windows_of_8, 32);
+
+  // Literally: run all windows at once through the half-compressed model, a linear at a time.
+  model other = random_llama();
+  forward_pass const pass(other, 8);
+  auto hidden = pass.embed(ids);
+  auto const compress = [&](linear& l, matrix<float> const& x) {
+    slim::calibration seen(l.d_in(), {.gram = true});
+    for (index_t w = 0; w < 5; ++w) seen.observe(matrix_view<float const>(x.view()).middle_rows(8 * w, 8));
+    l.weight = slim::decompress(how.chain->compress(l.weight.view(), seen));
+  };
+  for (block& b : other.blocks) {
+    auto const x = pass.attention_input(b, hidden);
+    for (linear* l : {&b.q, &b.k, &b.v}) compress(*l, x);
+    auto const a = pass.attention_mix(b, apply(b.q, x), apply(b.k, x), apply(b.v, x));
+    compress(b.o, a);
+    pass.add_attention_output(b, a, hidden);
+    auto const y = pass.mlp_input(b, hidden);
+    for (linear* l : {&b.gate, &b.up}) compress(*l, y);
+    auto const h = pass.mlp_mix(b, apply(b.gate, y), apply(b.up, y));
+    compress(b.down, h);
+    pass.add_mlp_output(b, h, hidden);
+  }
+  auto const weights = all_weights(m), expected = all_weights(other);
+  REQUIRE(weights.size() == expected.size());
+  for (std::size_t l = 0; l < weights.size(); ++l)
+    for (index_t k = 0; k < weights[l].size(); ++k) REQUIRE(weights[l].data()[k] == Approx(expected[l].data()[k]).margin(2e-3));
+}
+
+TEST_CASE("the ledger of a model is the weighted mean of its layers, and recipes that keep the weights cost what the source costs") {
+  auto const ids = random_tokens(40, 61);
+  model m = random_llama();
+  auto const dense = compress_model(m, ids, named("dense"), windows_of_8, 5.0);
+  CHECK(dense.bits_per_weight == 5.0);
+  CHECK(dense.layers.empty());
+  CHECK(all_weights(m) == [] { model fresh = random_llama(); return all_weights(fresh); }());
+
+  auto const cost = compress_model(m, ids, named("slim"), windows_of_8, 5.0);
+  REQUIRE(cost.layers.size() == 14);
+  double bits = 0, size = 0;
+  for (auto const& layer : cost.layers) {
+    bits += layer.report.last().bits_per_weight * static_cast<double>(layer.report.rows * layer.report.cols);
+    size += static_cast<double>(layer.report.rows * layer.report.cols);
+  }
+  CHECK(cost.bits_per_weight == Approx(bits / size));
+  CHECK(cost.calib_tokens == 40);
+  CHECK(cost.layers.front().role == "q");
+  CHECK(cost.layers.back().role == "down");
+}
+
+TEST_CASE("input rounding is switched on in every linear and changes the outputs") {
+  auto const ids = random_tokens(16, 61);
+  model m = random_llama();
+  auto const before = all_logits(m, ids, 8);
+  (void)compress_model(m, ids, named("dense@fp8"), windows_of_8, 32);
+  for (block const& b : m.blocks) {
+    CHECK(b.q.round_input);
+    CHECK(b.down.round_input);
+  }
+  CHECK(!(all_logits(m, ids, 8) == before));
+}
+
+TEST_CASE("a recipe's name says what is wrong with it") {
+  CHECK(find_recipe("slimm").why().find("recipe 'slimm' is not known") != std::string::npos);
+  CHECK(find_recipe("slim@g0").why().find("modifier @g0 is not known") != std::string::npos);
+  CHECK(find_recipe("slim@g12x").why().find("modifier @g12x is not known") != std::string::npos);
+  CHECK(find_recipe("absmax@50").why().find("prunes nothing") != std::string::npos);
+  CHECK(find_recipe("wanda-24@channel").why().find("quantizes nothing") != std::string::npos);
+  CHECK(find_recipes("slim,,dense").why().find("recipe ''") != std::string::npos);
+  for (auto const& base : base_recipes()) CHECK(find_recipe(base.name).has_value());
+  CHECK(find_recipes("slim-q@50@g128@fp8,dense").value().size() == 2);
+}

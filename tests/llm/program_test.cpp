@@ -1,0 +1,113 @@
+#include "evaluate.hpp"
+#include "load.hpp"
+#include "support/temporary_folder.hpp"
+#include "tiny_gguf.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <catch2/catch.hpp>
+#include <cstdlib>
+
+using namespace slim_llm;
+using namespace slim_llm::testing;
+
+namespace {
+
+/// Exit code of slim-llm; what it says goes to `log`.
+int run(std::string const& arguments, std::filesystem::path const& log) {
+  int const status = std::system((std::string(SLIM_LLM_PROGRAM) + " " + arguments + " > " + log.string() + " 2>&1").c_str());
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+std::string letters(index_t count) {
+  std::string text;
+  for (int const id : random_tokens(count, 26, 8)) text += static_cast<char>('a' + id);
+  return text;
+}
+
+} // namespace
+
+TEST_CASE("compress writes a model that loads again and does what the compressed weights do") {
+  slim_test::temporary_folder const folder;
+  model m = random_llama(256);
+  write_tiny_gguf(folder / "tiny.gguf", m);
+  slim_test::write_file(folder / "a.txt", letters(400));
+  slim_test::write_file(folder / "b.txt", letters(700).substr(400));
+  auto const path = [&](char const* name) { return (folder / name).string(); };
+  REQUIRE(run("compress " + path("tiny.gguf") + " --calib " + path("a.txt") + " --text " + path("b.txt") + " --context 32 --calib-tokens 256 --max-tokens 128 --recipe slim@g16 --out " +
+                  path("out.gguf") + " --json " + path("c.json") + " --layers-csv " + path("layers.csv"),
+              folder / "log") == 0);
+  auto const result = nlohmann::json::parse(slim_test::read_file(folder / "c.json"));
+
+  REQUIRE(run("eval " + path("out.gguf") + " --text " + path("b.txt") + " --context 32 --max-tokens 128 --last --json " + path("e.json"), folder / "log") == 0);
+  auto const again = nlohmann::json::parse(slim_test::read_file(folder / "e.json"));
+  CHECK(again["nll"].get<double>() == Approx(result["nll"].get<double>()).epsilon(2e-3)); // F16 storage
+  CHECK(again["tokens"] == result["tokens"]);
+  CHECK(again["perplexity"].get<double>() == Approx(std::exp(again["nll"].get<double>())));
+
+  auto const file = slim::gguf_file::open(folder / "out.gguf").value();
+  CHECK(file.find("blk.0.attn_q.weight")->type == slim::tensor_type::f16);
+  CHECK(file.find("token_embd.weight")->type == slim::tensor_type::f32);
+  auto const csv = slim_test::read_file(folder / "layers.csv");
+  CHECK(std::count(csv.begin(), csv.end(), '\n') == 1 + 14 * 3); // header, 14 linears of 3 steps
+}
+
+TEST_CASE("ablate gives a row per recipe, excess over dense paired, and refuses a text that would serve twice") {
+  slim_test::temporary_folder const folder;
+  model m = random_llama(256);
+  write_tiny_gguf(folder / "tiny.gguf", m);
+  slim_test::write_file(folder / "a.txt", letters(400));
+  auto const path = [&](char const* name) { return (folder / name).string(); };
+  std::string const common = "ablate " + path("tiny.gguf") + " --calib " + path("a.txt") + " --text " + path("a.txt") + " --context 32 --calib-tokens 128 ";
+  REQUIRE(run(common + "--max-tokens 128 --recipes dense,absmax@g16,slim --against slim --json " + path("r.json") + " --csv " + path("r.csv"), folder / "log") == 0);
+  auto const rows = nlohmann::json::parse(slim_test::read_file(folder / "r.json"))["rows"];
+  REQUIRE(rows.size() == 3);
+  CHECK(rows[0]["recipe"] == "dense");
+  CHECK(rows[0]["excess_nll"] == 0.0);
+  for (auto const& row : rows) {
+    CHECK(row["excess_nll"].get<double>() == Approx(row["nll"].get<double>() - rows[0]["nll"].get<double>()).margin(1e-9));
+    for (char const* key : {"perplexity", "excess_stderr", "bits_per_weight", "layer_error", "seconds", "peak_bytes"}) CHECK(row.contains(key));
+  }
+  // 16-bit scales: rows of 24 weights have 2 groups (16 and a ragged 8), rows of 40 have 3. 152 rows of the former, 24 of the latter.
+  CHECK(rows[1]["bits_per_weight"].get<double>() == Approx(4.0 + 16.0 * (152 * 2 + 24 * 3) / (152 * 24 + 24 * 40)));
+  CHECK(slim_test::read_file(folder / "log").find("against slim") != std::string::npos);
+
+  CHECK(run(common + "--max-tokens 320", folder / "log") == 1);
+  CHECK(slim_test::read_file(folder / "log").find("too few for") != std::string::npos);
+}
+
+TEST_CASE("exit codes: 1 for what cannot be used, 2 for a command line that makes no sense, each with one sentence") {
+  slim_test::temporary_folder const folder;
+  auto const log = folder / "log";
+  auto const says = [&](char const* text) { return slim_test::read_file(log).find(text) != std::string::npos; };
+  slim_test::write_file(folder / "broken.gguf", "GGUF, but not really");
+  CHECK(run("inspect " + (folder / "broken.gguf").string(), log) == 1);
+  CHECK(says("broken.gguf"));
+  CHECK(run("inspect " + (folder / "missing.gguf").string(), log) == 1);
+  CHECK(says("does not exist"));
+  CHECK(run("compress x.gguf --out y --recipe nonsense", log) == 1);
+  CHECK(says("recipe 'nonsense' is not known"));
+  CHECK(run("compress", log) == 2);
+  CHECK(run("frobnicate", log) == 2);
+  CHECK(run("", log) == 2);
+  for (char const* command : {"compress", "eval", "ablate", "inspect", "tokenize", "recipes"}) {
+    CHECK(run(std::string(command) + " --help", log) == 0);
+    CHECK(says("--json"));
+  }
+}
+
+TEST_CASE("inspect, tokenize and recipes give their result as data") {
+  slim_test::temporary_folder const folder;
+  model m = random_llama(256);
+  write_tiny_gguf(folder / "tiny.gguf", m);
+  slim_test::write_file(folder / "a.txt", "ab\n");
+  auto const path = [&](char const* name) { return (folder / name).string(); };
+  REQUIRE(run("inspect " + path("tiny.gguf") + " --json " + path("i.json"), folder / "log") == 0);
+  CHECK(nlohmann::json::parse(slim_test::read_file(folder / "i.json"))["tensors"].size() == 2 + 2 * 9);
+  REQUIRE(run("tokenize " + path("tiny.gguf") + " --text " + path("a.txt"), folder / "log") == 0);
+  CHECK(slim_test::read_file(folder / "log") == "97\n98\n10\n");
+  REQUIRE(run("tokenize " + path("tiny.gguf") + " --text " + path("a.txt") + " --json " + path("t.json"), folder / "log") == 0);
+  CHECK(nlohmann::json::parse(slim_test::read_file(folder / "t.json"))["tokens"] == std::vector<int>{97, 98, 10});
+  REQUIRE(run("recipes --json " + path("r.json"), folder / "log") == 0);
+  CHECK(nlohmann::json::parse(slim_test::read_file(folder / "r.json"))["recipes"].size() == 12);
+}

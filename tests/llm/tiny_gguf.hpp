@@ -1,0 +1,66 @@
+#pragma once
+/// @file
+/// A small random model as a GGUF file with a byte tokenizer: enough for the whole program to run on.
+
+#include "random_model.hpp"
+
+#include "slim/io/gguf_writer.hpp"
+
+#include <filesystem>
+
+namespace slim_llm::testing {
+
+/// GPT-2's printable form of a byte.
+inline std::string printable_byte(int byte) {
+  bool const itself = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || (byte >= 174 && byte <= 255);
+  int code = byte;
+  if (!itself) {
+    code = 256;
+    for (int b = 0; b < byte; ++b) code += !((b >= 33 && b <= 126) || (b >= 161 && b <= 172) || (b >= 174 && b <= 255)) ? 1 : 0;
+  }
+  if (code < 128) return std::string(1, static_cast<char>(code));
+  return {static_cast<char>(0xc0 | (code >> 6)), static_cast<char>(0x80 | (code & 63))};
+}
+
+/// Writes random_llama with 256 tokens, one per byte. `m` names its tensors as the file does afterwards.
+inline void write_tiny_gguf(std::filesystem::path const& path, model& m) {
+  slim::gguf_writer file;
+  auto const& c = m.config;
+  auto const u32 = [](index_t value) { return static_cast<std::uint32_t>(value); };
+  file.set("general.architecture", std::string("llama"));
+  file.set("llama.block_count", u32(c.layers));
+  file.set("llama.context_length", std::uint32_t{256});
+  file.set("llama.embedding_length", u32(c.hidden));
+  file.set("llama.feed_forward_length", u32(c.intermediate));
+  file.set("llama.attention.head_count", u32(c.heads));
+  file.set("llama.attention.head_count_kv", u32(c.kv_heads));
+  file.set("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+  file.set("llama.rope.dimension_count", u32(c.head_dim));
+  file.set("llama.rope.freq_base", 10000.0f);
+  file.set("tokenizer.ggml.model", std::string("gpt2"));
+  file.set("tokenizer.ggml.pre", std::string("gpt-2"));
+  std::vector<std::string> tokens;
+  for (int byte = 0; byte < 256; ++byte) tokens.push_back(printable_byte(byte));
+  file.set("tokenizer.ggml.tokens", tokens);
+  file.set("tokenizer.ggml.token_type", std::vector<std::int32_t>(256, 1));
+  file.set("tokenizer.ggml.merges", std::vector<std::string>{});
+
+  m.embedding_name = "token_embd.weight";
+  file.add(slim::outgoing_matrix(m.embedding_name, slim::tensor_type::f32, m.embedding.view()));
+  file.add(slim::outgoing_vector("output_norm.weight", slim::tensor_type::f32, m.final_norm.weight));
+  for (std::size_t n = 0; n < m.blocks.size(); ++n) {
+    block& b = m.blocks[n];
+    std::string const prefix = "blk." + std::to_string(n) + ".";
+    file.add(slim::outgoing_vector(prefix + "attn_norm.weight", slim::tensor_type::f32, b.attention_norm.weight));
+    file.add(slim::outgoing_vector(prefix + "ffn_norm.weight", slim::tensor_type::f32, b.mlp_norm.weight));
+    std::pair<linear*, char const*> const members[] = {{&b.q, "attn_q"}, {&b.k, "attn_k"}, {&b.v, "attn_v"}, {&b.o, "attn_output"},
+                                                       {&b.gate, "ffn_gate"}, {&b.up, "ffn_up"}, {&b.down, "ffn_down"}};
+    for (auto const& [member, name] : members) {
+      member->name = prefix + name + ".weight";
+      file.add(slim::outgoing_matrix(member->name, slim::tensor_type::f32, member->weight.view()));
+    }
+  }
+  if (auto const done = file.write(path); !done) throw std::runtime_error(done.why());
+}
+
+} // namespace slim_llm::testing
