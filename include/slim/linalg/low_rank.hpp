@@ -143,12 +143,13 @@ namespace detail {
 
 /// The rows of Q made orthonormal, by Cholesky factors of Q Q^T in double, applied in float, until one is close to the
 /// identity [Yamamoto et al. 2015]; a shift where the rows are dependent to rounding [Fukaya et al. 2020].
+template <class T>
 class row_orthonormalizer {
 public:
   row_orthonormalizer(context const& ctx, std::string& notes) : ctx_(ctx), notes_(notes) {}
 
   /// `accurate` asks for orthonormality to float rounding; without it one pass is enough if the rows are well conditioned.
-  void operator()(matrix<float>& q, bool accurate) {
+  void operator()(matrix<T>& q, bool accurate) {
     for (int pass = 0; pass < 10; ++pass) {
       double const smallest_pivot = one_pass(q);
       if (smallest_pivot > (accurate ? 0.5 : 0.02)) return;
@@ -158,10 +159,10 @@ public:
 
 private:
   /// Smallest pivot relative to the length of its row: 1 if the rows were orthogonal, 0 if another pass is needed anyway.
-  double one_pass(matrix<float>& q) {
+  double one_pass(matrix<T>& q) {
     index_t const count = q.rows();
     matrix<double> gram(count, count);
-    add_gram_of(transposed(matrix_view<float const>(q)), gram, ctx_);
+    add_gram_of(transposed(matrix_view<T const>(q)), gram, ctx_);
     bool dependent = false;
     for (index_t i = 0; i < count; ++i)
       if (!(gram(i, i) > 1e-60)) {
@@ -178,8 +179,8 @@ private:
       factor = gram;
       for (index_t i = 0; i < count; ++i) factor(i, i) += shift;
     }
-    matrix<float> const lower(factor.view());
-    solve_lower_inplace<float>(lower, q.view(), ctx_);
+    matrix<T> const lower(factor.view());
+    solve_lower_inplace<T>(lower, q.view(), ctx_);
     double smallest = 1.0;
     for (index_t i = 0; i < count; ++i) {
       smallest = std::min(smallest, factor(i, i));
@@ -189,19 +190,19 @@ private:
   }
 
   /// A row that depends on those before it holds no direction of its own: a fresh random one takes its place.
-  void replace_row(matrix<float>& q, index_t i) {
+  void replace_row(matrix<T>& q, index_t i) {
     note(notes_, "dependent directions replaced");
-    for (index_t j = 0; j < q.cols(); ++j) q(i, j) = static_cast<float>(random_normal(ctx_.seed + 1, fresh_++));
+    for (index_t j = 0; j < q.cols(); ++j) q(i, j) = static_cast<T>(random_normal(ctx_.seed + 1, fresh_++));
   }
 
-  static void normalize_rows(matrix<float>& q, matrix<double>& gram) {
+  static void normalize_rows(matrix<T>& q, matrix<double>& gram) {
     index_t const count = q.rows();
     std::vector<double> inverse(static_cast<std::size_t>(count));
     for (index_t i = 0; i < count; ++i) inverse[static_cast<std::size_t>(i)] = 1.0 / std::sqrt(gram(i, i));
     for (index_t i = 0; i < count; ++i) {
       double const scale = inverse[static_cast<std::size_t>(i)];
       for (index_t j = 0; j < count; ++j) gram(i, j) *= scale * inverse[static_cast<std::size_t>(j)];
-      for (index_t j = 0; j < q.cols(); ++j) q(i, j) = static_cast<float>(static_cast<double>(q(i, j)) * scale);
+      for (index_t j = 0; j < q.cols(); ++j) q(i, j) = static_cast<T>(static_cast<double>(q(i, j)) * scale);
     }
   }
 
@@ -211,15 +212,17 @@ private:
 };
 
 /// Gram matrix of the shorter side, as float: A A^T for a wide A.
-[[nodiscard]] inline matrix<float> shorter_gram(matrix_view<float const> a, context const& ctx) {
+template <class T>
+[[nodiscard]] matrix<T> shorter_gram(matrix_view<T const> a, context const& ctx) {
   index_t const side = std::min(a.rows(), a.cols());
   matrix<double> gram(side, side);
   add_gram_of(a.rows() <= a.cols() ? transposed(a) : matrix_view<float const, strided>(a), gram, ctx);
-  return matrix<float>(gram.view());
+  return matrix<T>(gram.view());
 }
 
 /// Sum over all elements of x .* y in double, one partial sum per row: the same for any executor.
-[[nodiscard]] inline double inner_product(matrix<float> const& x, matrix<float> const& y) {
+template <class T>
+[[nodiscard]] double inner_product(matrix<T> const& x, matrix<T> const& y) {
   double total = 0;
   for (index_t i = 0; i < x.rows(); ++i) {
     double sum = 0;
@@ -230,8 +233,9 @@ private:
 }
 
 /// out = alpha * x + beta * y + gamma * z, elementwise.
-inline void combine_into(matrix<float>& out, float alpha, matrix<float> const& x, float beta, matrix<float> const& y, float gamma,
-                         matrix<float> const& z, context const& ctx) {
+template <class T>
+void combine_into(matrix<T>& out, T alpha, matrix<T> const& x, T beta, matrix<T> const& y, T gamma, matrix<T> const& z,
+                  context const& ctx) {
   ctx.parallel_for(out.size(), 1 << 16, [&](index_t begin, index_t end) {
     for (index_t k = begin; k < end; ++k)
       out.data()[k] = alpha * x.data()[k] + beta * y.data()[k] + gamma * z.data()[k];
@@ -253,10 +257,11 @@ struct eigenvalue_range {
 }
 
 /// Power and inverse iteration, a dozen steps each from a fixed start: enough to tell where a spectrum ends.
-[[nodiscard]] inline eigenvalue_range range_of_eigenvalues(matrix<double> h) {
+template <class Real>
+[[nodiscard]] eigenvalue_range range_of_eigenvalues(matrix<Real> h) {
   constexpr int steps = 12;
   index_t const n = h.rows();
-  matrix<double> x(n, 1), y(n, 1);
+  matrix<Real> x(n, 1), y(n, 1);
   for (index_t i = 0; i < n; ++i) y(i, 0) = random_normal(2, static_cast<std::uint64_t>(i));
   eigenvalue_range out{0, normalize(y)};
   for (int step = 0; step < steps && out.largest > 0; ++step) {
@@ -271,23 +276,24 @@ struct eigenvalue_range {
   for (index_t i = 0; i < n; ++i) x(i, 0) = random_normal(3, static_cast<std::uint64_t>(i));
   (void)normalize(x);
   for (int step = 0; step < steps; ++step) {
-    solve_lower_inplace<double>(h, x.view());
+    solve_lower_inplace<Real>(h, x.view());
     double const length = normalize(x); // squared: the Rayleigh quotient x^T H^-1 x
     out.smallest = 1 / (length * length);
-    solve_lower_transposed_inplace<double>(h, x.view());
+    solve_lower_transposed_inplace<Real>(h, x.view());
     (void)normalize(x);
   }
   return out;
 }
 
 /// Orthonormal rows that span nearly the leading eigenvectors of a Gram matrix.
+template <class T>
 class subspace_iteration {
 public:
-  subspace_iteration(matrix<float> const& gram, index_t count, context const& ctx)
+  subspace_iteration(matrix<T> const& gram, index_t count, context const& ctx)
       : gram_(gram), ctx_(ctx), basis_(count, gram.rows()), image_(count, gram.rows()), next_(count, gram.rows()) {}
 
   /// Iterates until the captured energy stands still. `total` is the trace of the Gram matrix.
-  matrix<float> run(double total, truncated_config const& config) {
+  matrix<T> run(double total, truncated_config const& config) {
     start();
     double captured = 0;
     for (;;) {
@@ -315,7 +321,7 @@ public:
   [[nodiscard]] std::string const& notes() const { return notes_; }
 
 private:
-  void multiply(matrix<float> const& rows, matrix<float>& out) {
+  void multiply(matrix<T> const& rows, matrix<T>& out) {
     gemm_into(rows.view(), gram_.view(), out, ctx_);
     ++multiplies_;
   }
@@ -325,7 +331,7 @@ private:
     index_t const cols = next_.cols();
     ctx_.parallel_for(next_.rows(), 8, [&](index_t begin, index_t end) {
       for (index_t k = begin * cols; k < end * cols; ++k)
-        next_.data()[k] = static_cast<float>(random_normal(ctx_.seed, static_cast<std::uint64_t>(k)));
+        next_.data()[k] = static_cast<T>(random_normal(ctx_.seed, static_cast<std::uint64_t>(k)));
     });
     multiply(next_, basis_);
     orthonormalize_(basis_, false);
@@ -335,14 +341,14 @@ private:
   /// spectrum is steep, the basis turns to the Ritz vectors first: every row is then dominated by its own direction, and
   /// float rounding of the large ones does not bury the small ones.
   [[nodiscard]] double lower_edge() {
-    matrix<float> projected(basis_.rows(), basis_.rows());
+    matrix<T> projected(basis_.rows(), basis_.rows());
     gemm_into(image_.view(), transposed(basis_.view()), projected, ctx_);
     matrix<double> const h(projected.view());
     auto const range = range_of_eigenvalues(h);
     if (range.largest < 30 * range.smallest) return range.smallest;
     auto const eigen = symmetric_eigen(h.view());
     if (!eigen.converged) return range.smallest;
-    matrix<float> const rotation(eigen.vectors.view());
+    matrix<T> const rotation(eigen.vectors.view());
     gemm_into(transposed(rotation.view()), basis_.view(), next_, ctx_);
     std::swap(basis_, next_);
     gemm_into(transposed(rotation.view()), image_.view(), next_, ctx_);
@@ -353,7 +359,7 @@ private:
   /// Chebyshev polynomial of degree one on [0, edge]: next = (2 G / edge - 1) basis, from the image at hand; a plain power step without an edge.
   void filter_once(double edge) {
     if (edge > 0)
-      combine_into(next_, static_cast<float>(2 / edge), image_, -1.0f, basis_, 0.0f, basis_, ctx_);
+      combine_into(next_, static_cast<T>(2 / edge), image_, T(-1), basis_, T(0), basis_, ctx_);
     else
       next_ = image_;
   }
@@ -363,32 +369,32 @@ private:
     filter_once(edge);
     if (!(edge > 0)) return;
     multiply(next_, image_);
-    combine_into(next_, static_cast<float>(4 / edge), image_, -2.0f, next_, -1.0f, basis_, ctx_);
+    combine_into(next_, static_cast<T>(4 / edge), image_, T(-2), next_, T(-1), basis_, ctx_);
   }
 
-  matrix<float> const& gram_;
+  matrix<T> const& gram_;
   context const& ctx_;
-  matrix<float> basis_, image_, next_; // (count, side) each
+  matrix<T> basis_, image_, next_; // (count, side) each
   std::string notes_;
-  row_orthonormalizer orthonormalize_{ctx_, notes_};
+  row_orthonormalizer<T> orthonormalize_{ctx_, notes_};
   index_t multiplies_ = 0;
   index_t last_cost_ = 1;
 };
 
 /// Factors of rank r from orthonormal rows that span more: the best r directions inside [Rayleigh, Ritz].
-[[nodiscard]] inline low_rank_factors<float> best_inside(matrix_view<float const> a, matrix<float> const& rows, index_t rank,
-                                                         context const& ctx) {
+template <class T>
+[[nodiscard]] low_rank_factors<T> best_inside(matrix_view<T const> a, matrix<T> const& rows, index_t rank, context const& ctx) {
   index_t const count = rows.rows();
-  matrix<float> projected(count, a.cols());
+  matrix<T> projected(count, a.cols());
   gemm_into(rows.view(), a, projected, ctx);
   matrix<double> gram(count, count);
-  add_gram_of(transposed(matrix_view<float const>(projected)), gram, ctx);
+  add_gram_of(transposed(matrix_view<T const>(projected)), gram, ctx);
   auto const eigen = symmetric_eigen<double>(matrix_view<double const>(gram));
   if (!eigen.converged) throw error("truncated_low_rank: the eigenvalue iteration did not converge");
-  matrix<float> rotation(count, rank);
+  matrix<T> rotation(count, rank);
   for (index_t i = 0; i < count; ++i)
-    for (index_t k = 0; k < rank; ++k) rotation(i, k) = static_cast<float>(eigen.vectors(i, count - 1 - k));
-  low_rank_factors<float> out{matrix<float>(a.rows(), rank), matrix<float>(rank, a.cols()), {}, 0, {}};
+    for (index_t k = 0; k < rank; ++k) rotation(i, k) = static_cast<T>(eigen.vectors(i, count - 1 - k));
+  low_rank_factors<T> out{matrix<T>(a.rows(), rank), matrix<T>(rank, a.cols()), {}, 0, {}};
   gemm_into(transposed(rows.view()), rotation.view(), out.basis, ctx);
   gemm_into(transposed(rotation.view()), projected.view(), out.coefficients, ctx);
   out.singular_values = row_norms(out.coefficients);
@@ -396,18 +402,19 @@ private:
 }
 
 /// truncated_low_rank for a matrix whose squares neither overflow nor vanish.
-[[nodiscard]] inline low_rank_factors<float> truncated_scaled(matrix_view<float const> a, index_t rank, index_t count,
-                                                              truncated_config const& config, context const& ctx) {
-  auto const gram = shorter_gram(a, ctx);
+template <class T>
+[[nodiscard]] low_rank_factors<T> truncated_scaled(matrix_view<T const> a, index_t rank, index_t count,
+                                                   truncated_config const& config, context const& ctx) {
+  auto const gram = shorter_gram<T>(a, ctx);
   double total = 0;
   for (index_t i = 0; i < gram.rows(); ++i) total += static_cast<double>(gram(i, i));
-  subspace_iteration iteration(gram, count, ctx);
+  subspace_iteration<T> iteration(gram, count, ctx);
   auto rows = iteration.run(total, config);
   auto notes = iteration.notes();
   if (a.rows() > a.cols()) { // found right singular directions: their images span the left ones
-    matrix<float> images(count, a.rows());
+    matrix<T> images(count, a.rows());
     gemm_into(rows.view(), transposed(a), images, ctx);
-    row_orthonormalizer(ctx, notes)(images, true);
+    row_orthonormalizer<T>(ctx, notes)(images, true);
     rows = std::move(images);
   }
   auto out = best_inside(a, rows, rank, ctx);
@@ -440,16 +447,16 @@ template <class T = float>
   if (rank == 0 || largest == 0.0f) return detail::zero_factors<float>(a.rows(), a.cols(), rank);
   index_t const count = rank + config.oversampling;
   if (5 * count > 4 * side) {
-    auto out = exact_low_rank<float>(a, rank, ctx);
+    auto out = exact_low_rank<T>(a, rank, ctx);
     detail::note(out.fallbacks, "exact: the subspace is most of the space");
     return out;
   }
-  if (largest > 0x1p-30f && largest < 0x1p30f) return detail::truncated_scaled(a, rank, count, config, ctx);
+  if (largest > 0x1p-30f && largest < 0x1p30f) return detail::truncated_scaled<T>(a, rank, count, config, ctx);
   int exponent = 0;
   (void)std::frexp(largest, &exponent);
   matrix<float> scaled(a);
   for (index_t k = 0; k < scaled.size(); ++k) scaled.data()[k] = std::ldexp(scaled.data()[k], -exponent);
-  auto out = detail::truncated_scaled(scaled, rank, count, config, ctx);
+  auto out = detail::truncated_scaled<T>(scaled, rank, count, config, ctx);
   for (index_t k = 0; k < out.coefficients.size(); ++k) out.coefficients.data()[k] = std::ldexp(out.coefficients.data()[k], exponent);
   for (auto& value : out.singular_values) value = std::ldexp(value, exponent);
   return out;
