@@ -41,7 +41,7 @@ HARD = [
     "\x00\x01\x7f nul", "control \x04\x06\x0e bytes", "C++ == -> <= /* x */ #!/bin/sh", "def f(x):\n    return x  # y\n\n\n\tz", "https://example.com/a?b=c&d=%20#e",
     "a" * 300, "ab" * 200, " " * 100, "!" * 100, "\n" * 50, "1" * 60, "\u00e9" * 80, "the " * 40, "aAaA" * 30, "=" * 17 + " " * 17 + "=" * 17,
     "<|im_start|>user\nHi <|im_end|>\n<|im_start|>assistant\n", "<|endoftext|>", "x<|endoftext|>y <|im_end|> z", "<|im_start", "|im_end|>", "<<|im_end|>>",
-    "<|im_end|><|im_end|>", "<filename>a.py<gh_stars>0-10", "<repo_name><reponame>", " <|im_end|> ", "\n<|im_end|>\n", "<|endoftext|>1<|endoftext|>",
+    "zebra zebra zebras", "<|im_end|><|im_end|>", "<filename>a.py<gh_stars>0-10", "<repo_name><reponame>", " <|im_end|> ", "\n<|im_end|>\n", "<|endoftext|>1<|endoftext|>",
 ]
 INVALID = [b"\xff", b"a\xffb", b"\xc3", b"\xc3(", b"\xe2\x82", b"\xe2\x82x", b"\xf0\x9f\x98", b"\xf0\x80\x80A", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\xaf", b"\xf8\x88\x80\x80\x80",
            b"ok \xe2\x28\xa1 ok", b"\x80\x81 x", b"\xe1\x80\xe2\xf0\x91\x92\xf1\xbfA"]
@@ -117,7 +117,7 @@ def small_vocabulary():
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     tk.train_from_iterator([s for s in HARD if s] * 3, trainer)
     model = json.loads(tk.to_str())["model"]
-    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    tokens = sorted(model["vocab"], key=model["vocab"].get) + ["zebra", "\u0120zebra"]  # tokens that no merges lead to
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     return tokens, merges, [3 if t.startswith("<|") else 1 for t in tokens]
 
@@ -161,6 +161,9 @@ def compare_all(program):
             if rule != "smollm":
                 write_gguf(from_gguf, tokens, merges, kinds, rule)
             total += compare(rule + ", GGUF", tk, program, from_gguf, strings)
+            small = small_vocabulary()  # has tokens of several digits, which SmolLM2 has not
+            write_gguf(os.path.join(folder, rule + "_small.gguf"), *small, rule)
+            total += compare(rule + ", small", assembled(*small, rule), program, os.path.join(folder, rule + "_small.gguf"), strings)
         tk = assembled(tokens, merges, kinds, "qwen2")
         tk.normalizer = normalizers.NFC()
         tk.save(os.path.join(folder, "nfc.json"))
