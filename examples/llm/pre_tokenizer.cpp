@@ -1,4 +1,4 @@
-#include "llm/pre_tokenizer.hpp"
+#include "pre_tokenizer.hpp"
 
 #include <algorithm>
 #include <array>

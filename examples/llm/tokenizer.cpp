@@ -1,4 +1,4 @@
-#include "llm/tokenizer.hpp"
+#include "tokenizer.hpp"
 
 #include <algorithm>
 #include <queue>

@@ -7,7 +7,7 @@
 /// unless the vocabulary names an unknown token for it, as the `tokenizers` package does. (SmolLM2 lacks 21 bytes: some control
 /// characters, and those that only begin rare or invalid sequences.)
 
-#include "llm/pre_tokenizer.hpp"
+#include "pre_tokenizer.hpp"
 #include "slim/io/gguf.hpp"
 
 #include <array>

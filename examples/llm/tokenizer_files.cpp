@@ -1,6 +1,6 @@
 // Tokenizers of Hugging Face folders: tokenizer.json, or vocab.json and merges.txt.
 
-#include "llm/tokenizer.hpp"
+#include "tokenizer.hpp"
 #include "slim/io/json.hpp"
 
 #include <algorithm>

@@ -12,3 +12,10 @@ foreach(part families refusals)
            ${CMAKE_CURRENT_SOURCE_DIR}/golden/model_oracle.py $<TARGET_FILE:model_dump>)
   set_tests_properties("interop: model ${part}" PROPERTIES LABELS interop SKIP_RETURN_CODE 77)
 endforeach()
+
+# Against the tokenizers package; status 77: a package or the model (SLIM_MODEL) is missing.
+add_executable(encode_strings llm/encode_strings.cpp)
+target_link_libraries(encode_strings PRIVATE slim_llm_lib slim_warnings)
+add_test(NAME "interop: tokenizer" COMMAND sh -c "exec \"\${SLIM_PYTHON:-python3}\" \"$0\" \"$1\""
+         ${CMAKE_CURRENT_SOURCE_DIR}/golden/tokenizer_oracle.py $<TARGET_FILE:encode_strings>)
+set_tests_properties("interop: tokenizer" PROPERTIES LABELS interop SKIP_RETURN_CODE 77)
