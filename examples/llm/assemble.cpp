@@ -150,6 +150,8 @@ std::string why_not_valid(model_config const& c) {
                          bound{"vocabulary", c.vocab, wide}, bound{"embedding size", c.embedding_dim, wide}})
     if (b.value < 1 || b.value > b.most)
       return slim::message("number of ", b.name, " is ", b.value, ", allowed are 1 .. ", b.most);
+  if (c.max_positions < 0 || c.max_positions > wide)
+    return slim::message("number of positions is ", c.max_positions, ", allowed are 0 .. ", wide);
   if (c.heads % c.kv_heads != 0)
     return slim::message(c.heads, " attention heads cannot share ", c.kv_heads, " key-value heads evenly");
   if (c.family == architecture::llama && c.head_dim % 2 != 0)
@@ -170,7 +172,7 @@ slim::result<model> assemble(model_config config, tensor_names const& names, exp
     m.project_in = take_linear(source, names.project_in, config.hidden, config.embedding_dim, false);
     m.project_out = take_linear(source, names.project_out, config.embedding_dim, config.hidden, false);
   }
-  for (index_t number = 0; number < config.layers; ++number)
+  for (index_t number = 0; number < config.layers && !source.failed(); ++number)
     m.blocks.push_back(take_block(source, config, names, expected, number));
   if (expected.final_norm)
     m.final_norm = take_norm(source, names.final_norm, config.hidden, config.family, expected.norms_have_weights);

@@ -63,6 +63,7 @@ public:
   void ignore(std::string const& name) { used_.insert(name); }
 
   void fail(std::string const& reason);
+  [[nodiscard]] bool failed() const { return !why_.empty(); }
   /// First failure, or the name of a tensor that nobody took; empty if all is well.
   [[nodiscard]] std::string why() const;
 
