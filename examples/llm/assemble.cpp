@@ -35,7 +35,8 @@ norm take_norm(tensor_source& source, std::string const& name, index_t size, arc
   return n;
 }
 
-block take_block(tensor_source& source, model_config const& c, tensor_names const& names, expectations const& expected, index_t number) {
+block take_block(tensor_source& source, model_config const& c, tensor_names const& names, expectations const& expected,
+                 index_t number) {
   std::string const prefix = names.block_prefix + std::to_string(number) + ".";
   block b;
   b.attention_norm = take_norm(source, prefix + names.attention_norm, c.hidden, c.family, expected.norms_have_weights);
@@ -143,20 +144,25 @@ std::string why_not_valid(model_config const& c) {
     index_t value, most;
   };
   constexpr index_t wide = index_t{1} << 24;
-  for (bound const& b : {bound{"layers", c.layers, 4096}, bound{"hidden size", c.hidden, wide}, bound{"attention heads", c.heads, wide},
-                         bound{"key-value heads", c.kv_heads, wide}, bound{"head size", c.head_dim, wide},
-                         bound{"intermediate size", c.intermediate, wide}, bound{"vocabulary", c.vocab, wide},
-                         bound{"embedding size", c.embedding_dim, wide}})
-    if (b.value < 1 || b.value > b.most) return slim::message("number of ", b.name, " is ", b.value, ", allowed are 1 .. ", b.most);
+  for (bound const& b : {bound{"layers", c.layers, 4096}, bound{"hidden size", c.hidden, wide},
+                         bound{"attention heads", c.heads, wide}, bound{"key-value heads", c.kv_heads, wide},
+                         bound{"head size", c.head_dim, wide}, bound{"intermediate size", c.intermediate, wide},
+                         bound{"vocabulary", c.vocab, wide}, bound{"embedding size", c.embedding_dim, wide}})
+    if (b.value < 1 || b.value > b.most)
+      return slim::message("number of ", b.name, " is ", b.value, ", allowed are 1 .. ", b.most);
+  if (c.max_positions < 0 || c.max_positions > wide)
+    return slim::message("number of positions is ", c.max_positions, ", allowed are 0 .. ", wide);
   if (c.heads % c.kv_heads != 0)
     return slim::message(c.heads, " attention heads cannot share ", c.kv_heads, " key-value heads evenly");
   if (c.family == architecture::llama && c.head_dim % 2 != 0)
     return slim::message("heads of odd size ", c.head_dim, " have no rotary positions");
-  if (!(c.norm_epsilon >= 0) || c.norm_epsilon > 1) return slim::message("norm epsilon is ", c.norm_epsilon, ", allowed are 0 .. 1");
+  if (!(c.norm_epsilon >= 0) || c.norm_epsilon > 1)
+    return slim::message("norm epsilon is ", c.norm_epsilon, ", allowed are 0 .. 1");
   return {};
 }
 
-slim::result<model> assemble(model_config config, tensor_names const& names, expectations const& expected, tensor_source& source) {
+slim::result<model> assemble(model_config config, tensor_names const& names, expectations const& expected,
+                             tensor_source& source) {
   model m;
   bool const projected = config.embedding_dim != config.hidden;
   m.embedding_name = names.embedding;
@@ -166,9 +172,10 @@ slim::result<model> assemble(model_config config, tensor_names const& names, exp
     m.project_in = take_linear(source, names.project_in, config.hidden, config.embedding_dim, false);
     m.project_out = take_linear(source, names.project_out, config.embedding_dim, config.hidden, false);
   }
-  for (index_t number = 0; number < config.layers; ++number)
+  for (index_t number = 0; number < config.layers && !source.failed(); ++number)
     m.blocks.push_back(take_block(source, config, names, expected, number));
-  if (expected.final_norm) m.final_norm = take_norm(source, names.final_norm, config.hidden, config.family, expected.norms_have_weights);
+  if (expected.final_norm)
+    m.final_norm = take_norm(source, names.final_norm, config.hidden, config.family, expected.norms_have_weights);
   if (!config.tied_embeddings)
     m.head = take_linear(source, names.head, config.vocab, config.embedding_dim, false);
   else

@@ -40,8 +40,8 @@ struct rope_settings {
 /// What a file must hold beside the tensors every model of the family has.
 struct expectations {
   bool qkv_bias = false, o_bias = false, mlp_bias = false;
-  bool head_norms = false;         ///< q_norm and k_norm (Qwen3)
-  bool norms_have_weights = true;  ///< OPT may do without
+  bool head_norms = false;        ///< q_norm and k_norm (Qwen3)
+  bool norms_have_weights = true; ///< OPT may do without
   bool final_norm = true;
 };
 
@@ -63,6 +63,7 @@ public:
   void ignore(std::string const& name) { used_.insert(name); }
 
   void fail(std::string const& reason);
+  [[nodiscard]] bool failed() const { return !why_.empty(); }
   /// First failure, or the name of a tensor that nobody took; empty if all is well.
   [[nodiscard]] std::string why() const;
 

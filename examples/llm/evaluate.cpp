@@ -28,7 +28,8 @@ window_plan plan_windows(evaluation_config const& config, index_t available) {
   plan.count = (available - plan.length) / plan.stride + 1;
   if (config.max_tokens > 0) plan.count = std::min(plan.count, config.max_tokens / plan.length);
   if (config.protocol == protocol::llama_cpp) plan.first_target = plan.length / 2 + 1;
-  if (plan.targets() < 1) throw slim::config_error(slim::message("evaluate: windows of ", plan.length, " tokens predict nothing"));
+  if (plan.targets() < 1)
+    throw slim::config_error(slim::message("evaluate: windows of ", plan.length, " tokens predict nothing"));
   return plan;
 }
 
@@ -53,7 +54,8 @@ std::vector<int> window_tokens(std::span<int const> tokens, window_plan const& p
 }
 
 /// Mean NLL of the targets of one window of the batch.
-double window_mean(forward_pass const& pass, matrix_view<float const> hidden, std::span<int const> ids, window_plan const& plan) {
+double window_mean(forward_pass const& pass, matrix_view<float const> hidden, std::span<int const> ids,
+                   window_plan const& plan) {
   auto const head_in = pass.head_input(hidden.middle_rows(plan.first_target - 1, plan.targets()));
   double sum = 0;
   for (double const nll : pass.token_nll(head_in, ids.subspan(static_cast<std::size_t>(plan.first_target)))) sum += nll;
@@ -77,7 +79,8 @@ evaluation evaluate(model const& m, std::span<int const> tokens, evaluation_conf
     auto hidden = pass.embed(ids);
     for (block const& b : m.blocks) pass.run_block(b, hidden);
     for (index_t w = 0; w < count; ++w) {
-      auto const part = std::span<int const>(ids).subspan(static_cast<std::size_t>(w * plan.length), static_cast<std::size_t>(plan.length));
+      auto const part =
+          std::span<int const>(ids).subspan(static_cast<std::size_t>(w * plan.length), static_cast<std::size_t>(plan.length));
       out.window_nll.push_back(window_mean(pass, hidden.view().middle_rows(w * plan.length, plan.length), part, plan));
     }
     if (report) report(first + count, plan.count);

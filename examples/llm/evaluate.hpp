@@ -11,25 +11,25 @@ namespace slim_llm {
 /// Which tokens are predicted from which.
 enum class protocol {
   windows,   ///< GPTQ, SparseGPT, Wanda, SLiM: windows side by side, all their tokens but the first are predicted
-  llama_cpp, ///< llama-perplexity: the same windows, only targets context / 2 + 1 .. context - 1; BOS replaces the first token of
-             ///< a window if the file asks for it
+  llama_cpp, ///< llama-perplexity: the same windows, only targets context / 2 + 1 .. context - 1; BOS replaces the first token
+             ///< of a window if the file asks for it
 };
 
 struct evaluation_config {
-  index_t context = 2048;       ///< tokens per window
-  index_t stride = 0;           ///< from one window's start to the next; 0 means context. Larger: a sample of a long text
-  index_t max_tokens = 0;       ///< tokens inside windows at most; 0 means all
+  index_t context = 2048; ///< tokens per window
+  index_t stride = 0;     ///< from one window's start to the next; 0 means context. Larger: a sample of a long text
+  index_t max_tokens = 0; ///< tokens inside windows at most; 0 means all
   slim_llm::protocol protocol = protocol::windows;
 };
 
 /// Natural logarithms throughout.
 struct evaluation {
-  double perplexity = 0;           ///< exp(nll)
-  double nll = 0;                  ///< mean over all predicted tokens
-  double nll_stderr = 0;           ///< standard deviation of window_nll / sqrt(windows); 0 for a single window. Tokens of a
-                                   ///< window are not independent, windows nearly are
-  index_t tokens = 0;              ///< number of predicted tokens
-  std::vector<double> window_nll;  ///< mean per window, in order: pair them to compare two models on the same windows
+  double perplexity = 0;          ///< exp(nll)
+  double nll = 0;                 ///< mean over all predicted tokens
+  double nll_stderr = 0;          ///< standard deviation of window_nll / sqrt(windows); 0 for a single window. Tokens of a
+                                  ///< window are not independent, windows nearly are
+  index_t tokens = 0;             ///< number of predicted tokens
+  std::vector<double> window_nll; ///< mean per window, in order: pair them to compare two models on the same windows
 };
 
 /// Called after each batch of windows with the number of windows done and in all.

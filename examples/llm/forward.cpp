@@ -7,9 +7,9 @@
 namespace slim_llm {
 namespace {
 
-constexpr index_t rows_per_task = 16;      // elementwise work
-constexpr index_t queries_per_task = 128;  // scores of one attention task: 128 x window floats
-constexpr index_t logit_columns = 4096;    // logits at a time: rows x 4096 floats
+constexpr index_t rows_per_task = 16;     // elementwise work
+constexpr index_t queries_per_task = 128; // scores of one attention task: 128 x window floats
+constexpr index_t logit_columns = 4096;   // logits at a time: rows x 4096 floats
 constexpr slim::serial_executor serial{};
 
 void require_columns(char const* what, index_t have, index_t want) {
@@ -223,7 +223,8 @@ matrix<float> forward_pass::mlp_input(block const& b, matrix_view<float const> h
 matrix<float> forward_pass::mlp_mix(block const& b, matrix<float> gate, matrix<float> up) const {
   bool const gated = !b.gate.empty();
   if (gated && (gate.rows() != up.rows() || gate.cols() != up.cols()))
-    throw slim::shape_error(slim::message("mlp_mix: gate is ", gate.rows(), " x ", gate.cols(), ", up is ", up.rows(), " x ", up.cols()));
+    throw slim::shape_error(
+        slim::message("mlp_mix: gate is ", gate.rows(), " x ", gate.cols(), ", up is ", up.rows(), " x ", up.cols()));
   ctx_.parallel_for(up.rows(), rows_per_task, [&](index_t begin, index_t end) {
     for (index_t i = begin; i < end; ++i) {
       float* const u = up.row(i);

@@ -87,7 +87,8 @@ model_config read_config(metadata_reader& data, tensor_source const& source, ten
   c.vocab = shape.empty() ? data.get_or<index_t>(p + "vocab_size", 0) : shape[0];
   // What llama.cpp does when the file is silent: SentencePiece and Llama 3 vocabularies begin with BOS.
   std::string const pre = data.get_or<std::string>("tokenizer.ggml.pre", "");
-  bool const by_default = data.get_or<std::string>("tokenizer.ggml.model", "") == "llama" || pre == "llama3" || pre == "llama-v3" || pre == "llama-bpe";
+  bool const by_default = data.get_or<std::string>("tokenizer.ggml.model", "") == "llama" || pre == "llama3" ||
+                          pre == "llama-v3" || pre == "llama-bpe";
   c.add_bos = data.get_or<bool>("tokenizer.ggml.add_bos_token", by_default);
   c.bos = data.get_or<int>("tokenizer.ggml.bos_token_id", -1);
   if (data.get_or<index_t>(p + "expert_count", 0) > 0) data.fail("models with experts are not supported");
@@ -104,7 +105,8 @@ rope_settings read_rope(metadata_reader& data, model_config const& c) {
   rope.factor = data.get_or<double>(p + "scaling.factor", data.get_or<double>(p + "scale_linear", 1.0));
   if (kind == "linear" || (kind == "none" && rope.factor != 1.0)) rope.kind = rope_settings::scaling::linear;
   if (kind != "none" && kind != "linear") data.fail("rotary scaling '" + kind + "' is not known; none, linear and llama3 are");
-  if (!(rope.theta > 0) || !(rope.factor > 0)) data.fail(slim::message("rotary base ", rope.theta, " and factor ", rope.factor, " must be positive"));
+  if (!(rope.theta > 0) || !(rope.factor > 0))
+    data.fail(slim::message("rotary base ", rope.theta, " and factor ", rope.factor, " must be positive"));
   return rope;
 }
 

@@ -88,7 +88,8 @@ rope_settings read_rope(json_reader& config) {
   rope.low_frequency_factor = settings.number("low_freq_factor", rope.low_frequency_factor);
   rope.high_frequency_factor = settings.number("high_freq_factor", rope.high_frequency_factor);
   rope.original_context = settings.number("original_max_position_embeddings", rope.original_context);
-  if (!(rope.theta > 0) || !(rope.factor > 0) || !(rope.high_frequency_factor > rope.low_frequency_factor) || !(rope.original_context > 0))
+  if (!(rope.theta > 0) || !(rope.factor > 0) || !(rope.high_frequency_factor > rope.low_frequency_factor) ||
+      !(rope.original_context > 0))
     settings.fail("theta, factor and original context must be positive, high_freq_factor above low_freq_factor");
   config.fail_as(settings);
   return rope;
@@ -101,7 +102,8 @@ void read_llama(json_reader& config, model_config& c, expectations& expected) {
   c.head_dim = config.whole("head_dim", c.heads > 0 ? c.hidden / c.heads : 0);
   c.norm_epsilon = config.number("rms_norm_eps", 1e-6);
   c.tied_embeddings = config.flag("tie_word_embeddings", false);
-  if (std::string const act = config.text("hidden_act", "silu"); act != "silu") config.fail("activation '" + act + "' is not known; silu is");
+  if (std::string const act = config.text("hidden_act", "silu"); act != "silu")
+    config.fail("activation '" + act + "' is not known; silu is");
   if (config.number("partial_rotary_factor", 1.0) != 1.0) config.fail("partial_rotary_factor other than 1 is not supported");
   bool const slides = c.name == "mistral" || config.flag("use_sliding_window", false);
   if (slides) c.sliding_window = config.whole("sliding_window", 0);
@@ -138,7 +140,8 @@ model_config read_config(json_reader& config, expectations& expected) {
   c.vocab = config.whole("vocab_size");
   c.max_positions = config.whole("max_position_embeddings", 0);
   if (config.has("bos_token_id") && config.at("bos_token_id").is_number_integer()) c.bos = config.at("bos_token_id").get<int>();
-  if (config.has("quantization_config")) config.fail("the folder holds a quantized model ('quantization_config'); give the dense one");
+  if (config.has("quantization_config"))
+    config.fail("the folder holds a quantized model ('quantization_config'); give the dense one");
   if (c.name == "opt")
     read_opt(config, c, expected);
   else if (c.name == "llama" || c.name == "mistral" || c.name == "qwen2" || c.name == "qwen3")

@@ -40,10 +40,10 @@ struct model_config {
   double norm_epsilon = 1e-5;
   bool tied_embeddings = true;
   rope_style rope = rope_style::rotate_half;
-  bool norm_before = true;  ///< false: OPT-350M normalises after each residual addition, and not at the end
+  bool norm_before = true;    ///< false: OPT-350M normalises after each residual addition, and not at the end
   index_t sliding_window = 0; ///< attention reaches back this many tokens; 0 = all. Longer windows are refused by forward_pass
-  int bos = -1;             ///< id of the begin-of-text token, -1 if there is none
-  bool add_bos = false;     ///< the file asks for `bos` in front of every text
+  int bos = -1;               ///< id of the begin-of-text token, -1 if there is none
+  bool add_bos = false;       ///< the file asks for `bos` in front of every text
 
   [[nodiscard]] index_t q_size() const { return heads * head_dim; }
   [[nodiscard]] index_t kv_size() const { return kv_heads * head_dim; }
@@ -51,10 +51,10 @@ struct model_config {
 
 /// Y = X W^T + bias, with what compression may add to it. All optional members may be empty.
 struct linear {
-  std::string name;          ///< tensor name of the weight in the file it came from
-  matrix<float> weight;      ///< (d_out, d_in)
-  std::vector<float> bias;   ///< (d_out)
-  matrix<float> L, R;        ///< adapters (d_in, r), (r, d_out): Y += (X L) R
+  std::string name;                                    ///< tensor name of the weight in the file it came from
+  matrix<float> weight;                                ///< (d_out, d_in)
+  std::vector<float> bias;                             ///< (d_out)
+  matrix<float> L, R;                                  ///< adapters (d_in, r), (r, d_out): Y += (X L) R
   std::function<void(matrix_view<float>)> round_input; ///< rounds a copy of X in place (FP8, int8) before any product
 
   [[nodiscard]] index_t d_in() const { return weight.cols(); }
@@ -80,10 +80,10 @@ struct block {
 struct model {
   model_config config;
   std::string embedding_name;
-  matrix<float> embedding;             ///< (vocab, embedding_dim); also the head if tied
-  matrix<float> positions;             ///< OPT: (max_positions + 2, hidden), row = position + 2; else empty
+  matrix<float> embedding;              ///< (vocab, embedding_dim); also the head if tied
+  matrix<float> positions;              ///< OPT: (max_positions + 2, hidden), row = position + 2; else empty
   std::vector<double> rope_frequencies; ///< llama: angle per position of pair j, head_dim / 2 values, scaling applied
-  linear project_in, project_out;      ///< OPT-350M: embedding_dim <-> hidden; else empty
+  linear project_in, project_out;       ///< OPT-350M: embedding_dim <-> hidden; else empty
   std::vector<block> blocks;
   norm final_norm;
   linear head; ///< (vocab, embedding_dim); empty if tied

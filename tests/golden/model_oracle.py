@@ -5,6 +5,7 @@ modeling files, not from our C++: heads in a loop, full score matrices, rotate-h
 
     model_oracle.py families DUMP          random small models of every family and format; compares with model_dump's logits
     model_oracle.py refusals DUMP          broken models: model_dump must refuse each with a sentence that names the reason
+    model_oracle.py gguf_refusals DUMP     the same for GGUF files
     model_oracle.py golden MODEL.gguf OUT  writes the golden file of tests/llm/golden_test.cpp
     model_oracle.py nll MODEL.gguf IDS CONTEXT [llama_cpp]   mean NLL of the first window of the ids in a text file
 
@@ -174,7 +175,7 @@ def read_gguf(path):
     return cfg, w
 
 
-def write_gguf(path, cfg, w):
+def write_gguf(path, cfg, w, extra=None):
     arch = {"mistral": "llama"}.get(cfg["type"], cfg["type"])
     out = gguf.GGUFWriter(path, arch)
     out.add_block_count(cfg["layers"])
@@ -188,6 +189,8 @@ def write_gguf(path, cfg, w):
     if cfg["head_dim"] * cfg["heads"] != cfg["hidden"]:
         out.add_key_length(cfg["head_dim"])
         out.add_value_length(cfg["head_dim"])
+    if extra:
+        extra(out)
     scaling = cfg.get("scaling")
     if scaling and scaling["rope_type"] == "linear":
         out.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
@@ -204,7 +207,7 @@ def write_gguf(path, cfg, w):
         _, _, number, rest = name.split(".", 3)
         short = back[rest]
         if arch == "llama" and short.startswith(("attn_q.", "attn_k.")):
-            value = permute(value, cfg["heads"] if short[5] == "q" else cfg["kv_heads"])
+            value = permute(value, value.shape[0] // cfg["head_dim"])
         out.add_tensor(f"blk.{number}.{short}", np.ascontiguousarray(value))
     out.write_header_to_file()
     out.write_kv_data_to_file()
@@ -377,6 +380,8 @@ def refusals(dump):
         (["gelu", "not known"], change(hidden_act="gelu")),
         (["num_hidden_layers", "whole number"], change(num_hidden_layers="2")),
         (["num_hidden_layers", "missing"], change(num_hidden_layers=None)),
+        (["positions", "9223372036854775807"], change(max_position_embeddings=2**63 - 1)),
+        (["hidden size", "1099511627776"], change(hidden_size=2**40)),
         (["layers", "-1"], change(num_hidden_layers=-1)),
         (["6 attention heads", "4 key-value heads"], change(num_key_value_heads=4)),
         (["lm_head.weight"], change(tie_word_embeddings=False)),
@@ -392,6 +397,34 @@ def refusals(dump):
             write_folder(folder, cfg, w, 4)
             damage(folder)
             done = subprocess.run([dump, folder, "config"], capture_output=True, text=True)
+            print(done.stderr.strip().replace(temporary, ""))
+            assert done.returncode == 1 and all(word in done.stderr for word in words), (words, done)
+
+
+def gguf_refusals(dump):
+    """As refusals, for GGUF files: (what the sentence must contain, change of the configuration, change of the tensors, extra key)"""
+    nothing = lambda w: None
+    down = "model.layers.1.mlp.down_proj.weight"
+    cases = [
+        (["no tensor", "blk.1.ffn_down.weight"], {}, lambda w: w.pop(down), None),
+        (["blk.1.ffn_down.weight", "48 x 79"], {}, lambda w: w.update({down: np.ascontiguousarray(w[down][:, :79])}), None),
+        (["blk.1.attn_q_norm.weight", "no place"], {}, lambda w: w.update({"model.layers.1.self_attn.q_norm.weight": w["model.norm.weight"]}), None),
+        (["attn_q_norm.weight", "no tensor"], {"type": "qwen3"}, nothing, None),
+        (["attn_q.bias", "no tensor"], {"type": "qwen2"}, nothing, None),
+        (["gemma", "not known"], {"type": "gemma"}, nothing, None),
+        (["yarn", "not known"], {}, nothing, lambda out: out.add_rope_scaling_type(gguf.RopeScalingType.YARN)),
+        (["experts"], {}, nothing, lambda out: out.add_expert_count(8)),
+        (["4 of 8"], {}, nothing, lambda out: out.add_rope_dimension_count(4)),
+        (["head_count_kv", "array"], {"kv_heads": [2, 2]}, nothing, None),
+        (["4 key-value heads"], {"kv_heads": 4}, nothing, None),
+    ]
+    cfg, good = random_llama(np.random.default_rng(3), "llama")
+    with tempfile.TemporaryDirectory() as temporary:
+        for number, (words, changes, damage, extra) in enumerate(cases):
+            path, w = Path(temporary) / f"{number}.gguf", dict(good)
+            damage(w)
+            write_gguf(path, cfg | changes, w, extra)
+            done = subprocess.run([dump, path, "config"], capture_output=True, text=True)
             print(done.stderr.strip().replace(temporary, ""))
             assert done.returncode == 1 and all(word in done.stderr for word in words), (words, done)
 
@@ -424,7 +457,7 @@ def window(model, file, context, rule="windows"):
 
 
 if __name__ == "__main__":
-    commands = {"families": families, "refusals": refusals, "golden": golden, "nll": window}
+    commands = {"families": families, "refusals": refusals, "gguf_refusals": gguf_refusals, "golden": golden, "nll": window}
     if len(sys.argv) < 3 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     commands[sys.argv[1]](*sys.argv[2:])

@@ -103,7 +103,8 @@ TEST_CASE("a token changes nothing before itself and nothing in other windows") 
   auto const after = all_logits(m, ids, 140);
   CHECK(relative_difference(after.view().middle_rows(0, 135), before.view().middle_rows(0, 135)) == 0.0);
   CHECK(relative_difference(after.view().middle_rows(140, 140), before.view().middle_rows(140, 140)) == 0.0);
-  for (index_t t = 135; t < 140; ++t) CHECK(relative_difference(after.view().middle_rows(t, 1), before.view().middle_rows(t, 1)) > 1e-3);
+  for (index_t t = 135; t < 140; ++t)
+    CHECK(relative_difference(after.view().middle_rows(t, 1), before.view().middle_rows(t, 1)) > 1e-3);
 }
 
 TEST_CASE("adjacent-pair rotation of permuted rows equals rotate-half of the original rows") {

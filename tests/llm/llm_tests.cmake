@@ -7,7 +7,7 @@ add_executable(model_dump llm/model_dump.cpp)
 target_link_libraries(model_dump PRIVATE slim_llm_lib slim_warnings)
 
 # Against the NumPy model; exit status 77: NumPy, gguf or safetensors is missing. SLIM_PYTHON chooses the interpreter.
-foreach(part families refusals)
+foreach(part families refusals gguf_refusals)
   add_test(NAME "interop: model ${part}" COMMAND sh -c "exec \"\${SLIM_PYTHON:-python3}\" \"$0\" ${part} \"$1\""
            ${CMAKE_CURRENT_SOURCE_DIR}/golden/model_oracle.py $<TARGET_FILE:model_dump>)
   set_tests_properties("interop: model ${part}" PROPERTIES LABELS interop SKIP_RETURN_CODE 77)

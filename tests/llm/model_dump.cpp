@@ -59,8 +59,9 @@ int main(int argc, char** argv) {
   std::string const what = argv[2];
   try {
     if (what == "config")
-      std::printf("%s layers %ld hidden %ld heads %ld/%ld vocab %ld\n", m->config.name.c_str(), static_cast<long>(m->config.layers), static_cast<long>(m->config.hidden),
-                  static_cast<long>(m->config.heads), static_cast<long>(m->config.kv_heads), static_cast<long>(m->config.vocab));
+      std::printf("%s layers %ld hidden %ld heads %ld/%ld vocab %ld\n", m->config.name.c_str(),
+                  static_cast<long>(m->config.layers), static_cast<long>(m->config.hidden), static_cast<long>(m->config.heads),
+                  static_cast<long>(m->config.kv_heads), static_cast<long>(m->config.vocab));
     else if (what == "logits" && argc > 4) {
       std::vector<int> ids;
       for (int k = 4; k < argc; ++k) ids.push_back(std::atoi(argv[k]));
