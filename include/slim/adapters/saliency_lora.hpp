@@ -54,7 +54,7 @@ public:
         found.left(j, k) = rounded_to(config_.format, factors.coefficients(k, j) / weights[static_cast<std::size_t>(j)]);
       for (index_t i = 0; i < e.rows(); ++i) found.right(k, i) = rounded_to(config_.format, factors.basis(i, k));
     }
-    for (auto const& note : factors.notes) found.notes.push_back(note);
+    if (!factors.fallbacks.empty()) found.notes.push_back(factors.fallbacks);
     return unless_worse_than_none(std::move(found), e, weights, ctx);
   }
 
