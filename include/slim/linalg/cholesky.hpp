@@ -35,7 +35,7 @@ template <class T>
 [[nodiscard]] bool cholesky_small(matrix_view<T> a) {
   auto mapped = as_eigen(a);
   Eigen::LLT<Eigen::Ref<eigen_rows<T>, 0, Eigen::OuterStride<>>, Eigen::Lower> const factor(mapped);
-  if (factor.info() != Eigen::Success) return false;
+  if (factor.info() != Eigen::ComputationInfo{}) return false; // Eigen::Success, which X11 makes a macro
   for (index_t i = 0; i < a.rows(); ++i)
     if (!(a(i, i) > T(0)) || !std::isfinite(a(i, i))) return false;
   return true;

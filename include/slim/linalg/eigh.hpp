@@ -35,7 +35,7 @@ template <class T>
     return out;
   }
   Eigen::SelfAdjointEigenSolver<square> const solver(lower);
-  out.converged = solver.info() == Eigen::Success;
+  out.converged = solver.info() == Eigen::ComputationInfo{}; // Eigen::Success, which X11 makes a macro
   for (index_t i = 0; i < n; ++i) {
     out.values[static_cast<std::size_t>(i)] = solver.eigenvalues()(i);
     for (index_t j = 0; j < n; ++j) out.vectors(i, j) = solver.eigenvectors()(i, j);
