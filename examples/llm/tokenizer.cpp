@@ -90,11 +90,14 @@ std::string tokenizer::index_tokens() {
   if (count == 0) return "the vocabulary is empty";
   if (count > (std::size_t{1} << 30)) return message("the vocabulary has ", count, " tokens; at most 2^30 are read");
   if (words_.kinds.empty()) words_.kinds.assign(count, token_kind::normal);
-  if (words_.kinds.size() != count) return message("the vocabulary has ", count, " tokens and ", words_.kinds.size(), " token types");
+  if (words_.kinds.size() != count)
+    return message("the vocabulary has ", count, " tokens and ", words_.kinds.size(), " token types");
   if (words_.model == tokenizer_model::sentencepiece && words_.scores.size() != count)
     return message("the vocabulary has ", count, " tokens and ", words_.scores.size(), " scores");
-  for (auto const& [id, role] : {std::pair{words_.bos, "bos"}, std::pair{words_.eos, "eos"}, std::pair{words_.unknown, "unknown"}})
-    if (id && (*id < 0 || *id >= size())) return message("the ", role, " token has id ", *id, ", outside of the ", count, " tokens");
+  for (auto const& [id, role] :
+       {std::pair{words_.bos, "bos"}, std::pair{words_.eos, "eos"}, std::pair{words_.unknown, "unknown"}})
+    if (id && (*id < 0 || *id >= size()))
+      return message("the ", role, " token has id ", *id, ", outside of the ", count, " tokens");
   ids_.reserve(count);
   for (std::size_t k = 0; k < count; ++k) ids_[words_.tokens[k]] = static_cast<token_id>(k); // repeated spelling: the last id
   return {};
@@ -106,10 +109,12 @@ std::string tokenizer::index_merges() {
   for (std::size_t rank = 0; rank < words_.merges.size(); ++rank) {
     std::string_view const text = words_.merges[rank];
     std::size_t const gap = text.find(' ', 1);
-    if (gap == std::string_view::npos || gap + 1 == text.size()) return message("merge ", rank, " ('", text, "') is not two tokens");
+    if (gap == std::string_view::npos || gap + 1 == text.size())
+      return message("merge ", rank, " ('", text, "') is not two tokens");
     auto const left = ids_.find(text.substr(0, gap));
     auto const right = ids_.find(text.substr(gap + 1));
-    if (left == ids_.end() || right == ids_.end()) return message("merge ", rank, " ('", text, "') joins a token that does not exist");
+    if (left == ids_.end() || right == ids_.end())
+      return message("merge ", rank, " ('", text, "') joins a token that does not exist");
     auto const joined = ids_.find(message(text.substr(0, gap), text.substr(gap + 1)));
     if (joined == ids_.end()) return message("merge ", rank, " ('", text, "') makes a token that does not exist");
     merges_.emplace(pair_key(left->second, right->second), merge{static_cast<std::int32_t>(rank), joined->second});
@@ -135,7 +140,8 @@ void tokenizer::index_special_tokens() {
   for (std::size_t k = 0; k < words_.tokens.size(); ++k) {
     token_kind const kind = words_.kinds[k];
     std::string const& text = words_.tokens[k];
-    if (text.empty() || (kind != token_kind::control && kind != token_kind::user_defined && kind != token_kind::unknown)) continue;
+    if (text.empty() || (kind != token_kind::control && kind != token_kind::user_defined && kind != token_kind::unknown))
+      continue;
     special_[static_cast<unsigned char>(text[0])].push_back({text, static_cast<token_id>(k), kind != token_kind::user_defined});
   }
   for (auto& list : special_)
@@ -283,7 +289,9 @@ void tokenizer::encode_sentencepiece(std::string_view text, std::vector<token_id
     std::int64_t position;
     std::int64_t right;
     std::size_t length;
-    bool operator<(candidate const& other) const { return score != other.score ? score < other.score : position > other.position; }
+    bool operator<(candidate const& other) const {
+      return score != other.score ? score < other.score : position > other.position;
+    }
   };
   std::vector<symbol> symbols;
   for (std::size_t k = 0; k < spelled.size(); k += character_length(spelled[k])) {
@@ -292,7 +300,9 @@ void tokenizer::encode_sentencepiece(std::string_view text, std::vector<token_id
   }
   if (!symbols.empty()) symbols.back().next = -1;
   auto const at = [&](std::int64_t k) -> symbol& { return symbols[static_cast<std::size_t>(k)]; };
-  auto const joined_text = [&](symbol const& a, symbol const& b) { return std::string_view(a.text.data(), a.text.size() + b.text.size()); };
+  auto const joined_text = [&](symbol const& a, symbol const& b) {
+    return std::string_view(a.text.data(), a.text.size() + b.text.size());
+  };
   std::priority_queue<candidate> queue;
   auto const propose = [&](std::int64_t left, std::int64_t right) {
     if (left < 0 || right < 0) return;
@@ -383,8 +393,9 @@ slim::result<tokenizer> tokenizer::from_gguf(slim::gguf_file const& file) {
   words.add_bos = *add_bos;
   words.add_space_prefix = sentencepiece && *prefix;
 
-  for (auto const& [key, id] : {std::pair{"tokenizer.ggml.bos_token_id", &words.bos}, std::pair{"tokenizer.ggml.eos_token_id", &words.eos},
-                                std::pair{"tokenizer.ggml.unknown_token_id", &words.unknown}}) {
+  for (auto const& [key, id] :
+       {std::pair{"tokenizer.ggml.bos_token_id", &words.bos}, std::pair{"tokenizer.ggml.eos_token_id", &words.eos},
+        std::pair{"tokenizer.ggml.unknown_token_id", &words.unknown}}) {
     if (!file.has(key)) continue;
     auto const value = file.get<token_id>(key);
     if (!value) return failure{value.why()};

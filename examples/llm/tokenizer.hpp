@@ -34,19 +34,19 @@ enum class tokenizer_model { byte_bpe, sentencepiece };
 struct vocabulary {
   tokenizer_model model = tokenizer_model::byte_bpe;
   pre_tokenizer rule = pre_tokenizer::gpt2;
-  std::vector<std::string> tokens;      ///< byte_bpe: in GPT-2's printable form of bytes; control tokens as they are
-  std::vector<token_kind> kinds;        ///< one per token, or none: all normal
-  std::vector<std::string> merges;      ///< byte_bpe: "left right", in order of rank
-  std::vector<float> scores;            ///< sentencepiece: one per token
+  std::vector<std::string> tokens; ///< byte_bpe: in GPT-2's printable form of bytes; control tokens as they are
+  std::vector<token_kind> kinds;   ///< one per token, or none: all normal
+  std::vector<std::string> merges; ///< byte_bpe: "left right", in order of rank
+  std::vector<float> scores;       ///< sentencepiece: one per token
   std::optional<token_id> bos;
   std::optional<token_id> eos;
-  std::optional<token_id> unknown;      ///< what a byte without a token becomes; none: it is dropped
-  bool add_bos = false;                 ///< the model was trained with bos in front of every text
-  bool add_space_prefix = false;        ///< sentencepiece: a space is put before the text
-  bool whole_piece_first = false;       ///< byte_bpe: a piece that is a token needs no merges (Llama 3)
-  bool compose = false;                 ///< normal form C before everything (Qwen2's tokenizer.json)
-  std::vector<token_id> strip_left;     ///< control tokens that swallow white space before them
-  std::vector<token_id> strip_right;    ///< ... and behind them
+  std::optional<token_id> unknown;   ///< what a byte without a token becomes; none: it is dropped
+  bool add_bos = false;              ///< the model was trained with bos in front of every text
+  bool add_space_prefix = false;     ///< sentencepiece: a space is put before the text
+  bool whole_piece_first = false;    ///< byte_bpe: a piece that is a token needs no merges (Llama 3)
+  bool compose = false;              ///< normal form C before everything (Qwen2's tokenizer.json)
+  std::vector<token_id> strip_left;  ///< control tokens that swallow white space before them
+  std::vector<token_id> strip_right; ///< ... and behind them
 };
 
 struct encode_options {
@@ -114,11 +114,11 @@ private:
   std::string bytes_of(token_id id) const;
 
   vocabulary words_;
-  id_of_text ids_;                                             // by spelling
-  id_of_text byte_strings_;                                    // by the bytes a token stands for
+  id_of_text ids_;          // by spelling
+  id_of_text byte_strings_; // by the bytes a token stands for
   std::unordered_map<std::uint64_t, merge> merges_;
-  std::array<token_id, 256> byte_ids_{};                       // -1: no token for this byte
-  std::array<std::vector<special_token>, 256> special_;        // by first byte, longest first
+  std::array<token_id, 256> byte_ids_{};                // -1: no token for this byte
+  std::array<std::vector<special_token>, 256> special_; // by first byte, longest first
 };
 
 } // namespace slim_llm

@@ -1,7 +1,7 @@
 // Tokenizers of Hugging Face folders: tokenizer.json, or vocab.json and merges.txt.
 
-#include "tokenizer.hpp"
 #include "slim/io/json.hpp"
+#include "tokenizer.hpp"
 
 #include <algorithm>
 
@@ -33,11 +33,15 @@ bool flag(json const& object, char const* name) {
   return value.is_boolean() && value.get<bool>();
 }
 
-std::string text(json const& value) { return value.is_string() ? value.get<std::string>() : std::string(); }
+std::string text(json const& value) {
+  return value.is_string() ? value.get<std::string>() : std::string();
+}
 
 // The two patterns that are used with Split, as tokenizer.json spells them.
-constexpr std::string_view qwen2_pattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view llama3_pattern = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view qwen2_pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view llama3_pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 /// Which of our rules a `pre_tokenizer` object is.
 pre_tokenizer rule_of(json const& value) {
@@ -52,7 +56,8 @@ pre_tokenizer rule_of(json const& value) {
   bool const gpt2_pattern = !use_regex.is_boolean() || use_regex.get<bool>(); // absent means true
   if (steps.size() == 1 && gpt2_pattern) return pre_tokenizer::gpt2;
   std::string const first = text(member(steps.front(), "type"));
-  if (steps.size() == 2 && gpt2_pattern && first == "Digits" && flag(steps.front(), "individual_digits")) return pre_tokenizer::smollm;
+  if (steps.size() == 2 && gpt2_pattern && first == "Digits" && flag(steps.front(), "individual_digits"))
+    return pre_tokenizer::smollm;
   if (steps.size() == 2 && !gpt2_pattern && first == "Split" && text(member(steps.front(), "behavior")) == "Isolated" &&
       !flag(steps.front(), "invert")) {
     std::string const pattern = text(member(member(steps.front(), "pattern"), "Regex"));
@@ -65,7 +70,8 @@ pre_tokenizer rule_of(json const& value) {
 
 /// Puts a token at its id; the list grows as needed, in proportion to the number of tokens (`most`).
 void place(vocabulary& words, std::string const& token, json const& id, std::size_t most, token_kind kind) {
-  require(id.is_number_integer() && id >= 0 && id < most, message("token '", token, "' has an id that is no number below ", most));
+  require(id.is_number_integer() && id >= 0 && id < most,
+          message("token '", token, "' has an id that is no number below ", most));
   std::size_t const at = id.get<std::size_t>();
   if (at >= words.tokens.size()) {
     words.tokens.resize(at + 1);
@@ -85,7 +91,8 @@ void read_bpe(json const& model, std::size_t most, vocabulary& words) {
   for (json const& merge : member(model, "merges")) {
     bool const pair = merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string();
     require(pair || merge.is_string(), "a merge is neither a string nor a pair of strings");
-    words.merges.push_back(pair ? message(merge[0].get<std::string>(), " ", merge[1].get<std::string>()) : merge.get<std::string>());
+    words.merges.push_back(pair ? message(merge[0].get<std::string>(), " ", merge[1].get<std::string>())
+                                : merge.get<std::string>());
   }
   words.whole_piece_first = flag(model, "ignore_merges");
 }
@@ -94,7 +101,8 @@ void read_added_tokens(json const& list, std::size_t most, vocabulary& words) {
   for (json const& token : list) {
     require(member(token, "content").is_string(), "an added token has no content");
     bool const special = flag(token, "special");
-    place(words, text(member(token, "content")), member(token, "id"), most, special ? token_kind::control : token_kind::user_defined);
+    place(words, text(member(token, "content")), member(token, "id"), most,
+          special ? token_kind::control : token_kind::user_defined);
     require(!flag(token, "single_word"), "added tokens with single_word are not read");
     if (flag(token, "lstrip")) words.strip_left.push_back(member(token, "id").get<token_id>());
     if (flag(token, "rstrip")) words.strip_right.push_back(member(token, "id").get<token_id>());
@@ -130,7 +138,9 @@ void read_post_processor(json const& value, vocabulary& words) {
 }
 
 /// Room for ids: every token its own, and some that nobody uses.
-std::size_t most_ids(json const& vocab, json const& added) { return vocab.size() + added.size() + 65536; }
+std::size_t most_ids(json const& vocab, json const& added) {
+  return vocab.size() + added.size() + 65536;
+}
 
 vocabulary from_document(json const& document) {
   vocabulary words;
@@ -217,7 +227,8 @@ slim::result<tokenizer> tokenizer::from_folder(std::filesystem::path const& fold
     });
   }
   slim::result<json> const vocab = slim::read_json(folder / "vocab.json");
-  if (!vocab) return failure{message(folder.string(), ": has neither tokenizer.json nor a readable vocab.json (", vocab.why(), ")")};
+  if (!vocab)
+    return failure{message(folder.string(), ": has neither tokenizer.json nor a readable vocab.json (", vocab.why(), ")")};
   slim::result<slim::mapped_file> const merges = slim::mapped_file::open(folder / "merges.txt");
   if (!merges) return failure{merges.why()};
   return built(folder / "vocab.json", [&] {

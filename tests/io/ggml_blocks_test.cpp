@@ -10,7 +10,8 @@ namespace {
 std::vector<std::byte> from_hex(std::string_view hex) {
   auto const digit = [](char c) { return c <= '9' ? c - '0' : c - 'a' + 10; };
   std::vector<std::byte> out;
-  for (std::size_t k = 0; k + 1 < hex.size(); k += 2) out.push_back(static_cast<std::byte>(digit(hex[k]) * 16 + digit(hex[k + 1])));
+  for (std::size_t k = 0; k + 1 < hex.size(); k += 2)
+    out.push_back(static_cast<std::byte>(digit(hex[k]) * 16 + digit(hex[k + 1])));
   return out;
 }
 
@@ -43,24 +44,49 @@ TEST_CASE("blocks written by ggml hold the weights that ggml reads from them") {
   using enum slim::tensor_type;
   golden_block const blocks[] = {
       {q4_0, "402ee046acf258bd1379df358be046acf268", {{0, -0.78125f}, {1, -0.1953125f}, {2, 0.390625f}, {3, -0.5859375f}}},
-      {q4_1, "ab2e40bad0369bf257bd1369ce258ae0469cf258", {{0, -0.78125f}, {1, -0.15612793f}, {2, 0.36480713f}, {3, -0.57287598f}}},
-      {q5_0, "402aa4a52d6dc07c38f3bf6b26e2ae5a15d18d49f4c0", {{0, -0.78125f}, {1, -0.1953125f}, {2, 0.390625f}, {3, -0.63476562f}}},
+      {q4_1,
+       "ab2e40bad0369bf257bd1369ce258ae0469cf258",
+       {{0, -0.78125f}, {1, -0.15612793f}, {2, 0.36480713f}, {3, -0.57287598f}}},
+      {q5_0,
+       "402aa4a52d6dc07c38f3bf6b26e2ae5a15d18d49f4c0",
+       {{0, -0.78125f}, {1, -0.1953125f}, {2, 0.390625f}, {3, -0.63476562f}}},
       {q8_0,
        "4d1e81df3d9af856b41270cd2b89e745a2005ebb1977d53390ee4caa0866c3217fdc",
        {{0, -0.78144455f}, {1, -0.20305252f}, {2, 0.37533951f}, {3, -0.62761688f}}},
       {q4_k,
-       "de162c22fefffffcfffdfefecfdcfffea0156bc1278cd3489e045ab0167bc2378de349ae056ab1267cd2389de459af15268ce248ad0459b0157bd1379ce348"
-       "ae046ac0267bd2379df359be156ac1268c9df359be157ac1268ce248ad0459b0157bd1379ce348ae046ac0267bd2379df3156ac1268cd2489df459b0157bc1"
+       "de162c22fefffffcfffdfefecfdcfffea0156bc1278cd3489e045ab0167bc2378de349ae056ab1267cd2389de459af15268ce248ad0459b0157bd13"
+       "79ce348"
+       "ae046ac0267bd2379df359be156ac1268c9df359be157ac1268ce248ad0459b0157bd1379ce348ae046ac0267bd2379df3156ac1268cd2489df459b"
+       "0157bc1"
        "378ce348ae046ab0267bd2379de359ae156a",
-       {{0, -0.75942993f}, {1, -0.2396965f}, {2, 0.38398361f}, {3, -0.65548325f}, {32, 0.32091141f}, {128, 0.64983559f},
-        {252, -0.2396965f}, {253, 0.28003693f}, {254, -0.65548325f}, {255, -0.13574982f}}},
+       {{0, -0.75942993f},
+        {1, -0.2396965f},
+        {2, 0.38398361f},
+        {3, -0.65548325f},
+        {32, 0.32091141f},
+        {128, 0.64983559f},
+        {252, -0.2396965f},
+        {253, 0.28003693f},
+        {254, -0.65548325f},
+        {255, -0.13574982f}}},
       {q6_k,
-       "d158bf37be25ad048b047bf37ad159d0c941ea63eb74fb741d951ea72fc841c9bf35ad169b048df26be069d147cf38bd1a922c840d85ed77ff57d038b04aa2"
-       "2b67df58c139b22aa22b931c85fd76ee57ce5ad137b31a902c830f86ec78ff55d1c841da62eb63fc840d951ea63fb840c9d129b30b931c74fe86de67ff47d1"
-       "29b118b1c66cb11b6c861b71c61cb1c76cb22453f9248ef9138ef4538d2452f9248ed4a209d47e09a37e14a349d4ae09d77ec863be1463c9147ec923bec463"
+       "d158bf37be25ad048b047bf37ad159d0c941ea63eb74fb741d951ea72fc841c9bf35ad169b048df26be069d147cf38bd1a922c840d85ed77ff57d03"
+       "8b04aa2"
+       "2b67df58c139b22aa22b931c85fd76ee57ce5ad137b31a902c830f86ec78ff55d1c841da62eb63fc840d951ea63fb840c9d129b30b931c74fe86de6"
+       "7ff47d1"
+       "29b118b1c66cb11b6c861b71c61cb1c76cb22453f9248ef9138ef4538d2452f9248ed4a209d47e09a37e14a349d4ae09d77ec863be1463c9147ec92"
+       "3bec463"
        "bd1463807f897a867a84877f737d7a81877c89758a",
-       {{0, -0.78190613f}, {1, -0.20178223f}, {2, 0.37834167f}, {3, -0.63056946f}, {32, 0.35173953f}, {128, 0.62564313f},
-        {252, -0.28139162f}, {253, 0.30484092f}, {254, -0.70347905f}, {255, -0.11724651f}}},
+       {{0, -0.78190613f},
+        {1, -0.20178223f},
+        {2, 0.37834167f},
+        {3, -0.63056946f},
+        {32, 0.35173953f},
+        {128, 0.62564313f},
+        {252, -0.28139162f},
+        {253, 0.30484092f},
+        {254, -0.70347905f},
+        {255, -0.11724651f}}},
   };
   for (golden_block const& block : blocks) {
     INFO(name_of(block.type));

@@ -75,7 +75,12 @@ TEST_CASE("a GGUF file put together by hand is read as the format says") {
   raw_file file;
   file.header(3, 2, 3);
   file.text("general.alignment").number<std::uint32_t>(4).number<std::uint32_t>(64);
-  file.text("numbers").number<std::uint32_t>(9).number<std::uint32_t>(5).number<std::uint64_t>(2).number<std::int32_t>(-1).number<std::int32_t>(7);
+  file.text("numbers")
+      .number<std::uint32_t>(9)
+      .number<std::uint32_t>(5)
+      .number<std::uint64_t>(2)
+      .number<std::int32_t>(-1)
+      .number<std::int32_t>(7);
   file.text("words").number<std::uint32_t>(9).number<std::uint32_t>(8).number<std::uint64_t>(2).text("a").text("");
   file.tensor("first", {3, 2}, 0, 0).tensor("second", {2}, 30, 64).pad(64);
   for (float const value : {1.f, 2.f, 3.f, 4.f, 5.f, 6.f}) file.number(value);
@@ -230,7 +235,8 @@ TEST_CASE("every rule of ggml's loader is enforced, with a sentence that says wh
   CHECK_THAT(why_refused(raw_file().header(1, 0, 0).bytes), says("version 1"));
   CHECK_THAT(why_refused(raw_file().header(4, 0, 0).bytes), says("version 4"));
   CHECK_THAT(why_refused(raw_file().header(0x03000000u, 0, 0).bytes), says("big-endian"));
-  CHECK_THAT(why_refused(raw_file().header(3, 0, std::int64_t{1} << 60).bytes + std::string(1000, '\0')), says("metadata entries"));
+  CHECK_THAT(why_refused(raw_file().header(3, 0, std::int64_t{1} << 60).bytes + std::string(1000, '\0')),
+             says("metadata entries"));
   CHECK_THAT(why_refused(raw_file().header(3, std::int64_t{1} << 60, 0).bytes + std::string(1000, '\0')), says("tensors"));
   CHECK_THAT(why_refused(raw_file().header(3, -1, 0).bytes), says("tensors"));
   CHECK_THAT(why_refused(one_tensor({3}, 0, 32, 64).bytes), says("begins at offset 32, where 0 is expected"));
@@ -242,18 +248,24 @@ TEST_CASE("every rule of ggml's loader is enforced, with a sentence that says wh
   CHECK_THAT(why_refused(one_tensor({33}, 2, 0, 64).bytes), says("not a multiple of the 32 of Q4_0"));
   CHECK_THAT(why_refused(one_tensor({32}, 4, 0, 64).bytes), says("type number 4"));
   CHECK_THAT(why_refused(one_tensor({1, 1, 1, 1, 1}, 0, 0, 64).bytes), says("5 dimensions"));
-  CHECK_THAT(why_refused(raw_file().header(3, 2, 0).tensor("t", {1}, 0, 0).tensor("t", {1}, 0, 32).pad(32).bytes + std::string(64, 'x')),
+  CHECK_THAT(why_refused(raw_file().header(3, 2, 0).tensor("t", {1}, 0, 0).tensor("t", {1}, 0, 32).pad(32).bytes +
+                         std::string(64, 'x')),
              says("'t' occurs twice"));
-  CHECK_THAT(why_refused(raw_file().header(3, 1, 0).tensor(std::string(64, 'n'), {1}, 0, 0).pad(32).bytes + std::string(64, 'x')),
-             says("name of 64 bytes"));
+  CHECK_THAT(
+      why_refused(raw_file().header(3, 1, 0).tensor(std::string(64, 'n'), {1}, 0, 0).pad(32).bytes + std::string(64, 'x')),
+      says("name of 64 bytes"));
   auto const entry = [](std::string_view key) { return std::move(raw_file().header(3, 0, 1).text(key)); };
   CHECK_THAT(why_refused(entry("").number<std::uint32_t>(0).number<std::uint64_t>(0).bytes), says("empty key"));
   CHECK_THAT(why_refused(entry("k").number<std::uint32_t>(13).number<std::uint64_t>(0).bytes), says("type 13"));
-  CHECK_THAT(why_refused(entry("k").number<std::uint32_t>(9).number<std::uint32_t>(9).number<std::uint64_t>(0).bytes), says("arrays of arrays"));
-  CHECK_THAT(why_refused(entry("k").number<std::uint32_t>(9).number<std::uint32_t>(0).number<std::uint64_t>(1u << 31).bytes), says("cut off"));
+  CHECK_THAT(why_refused(entry("k").number<std::uint32_t>(9).number<std::uint32_t>(9).number<std::uint64_t>(0).bytes),
+             says("arrays of arrays"));
+  CHECK_THAT(why_refused(entry("k").number<std::uint32_t>(9).number<std::uint32_t>(0).number<std::uint64_t>(1u << 31).bytes),
+             says("cut off"));
   CHECK_THAT(why_refused(entry("k").number<std::uint32_t>(8).number<std::uint64_t>(~std::uint64_t{0}).bytes), says("cut off"));
-  CHECK_THAT(why_refused(entry("general.alignment").number<std::uint32_t>(4).number<std::uint32_t>(24).bytes), says("general.alignment"));
-  CHECK_THAT(why_refused(entry("general.alignment").number<std::uint32_t>(10).number<std::uint64_t>(32).bytes), says("general.alignment"));
+  CHECK_THAT(why_refused(entry("general.alignment").number<std::uint32_t>(4).number<std::uint32_t>(24).bytes),
+             says("general.alignment"));
+  CHECK_THAT(why_refused(entry("general.alignment").number<std::uint32_t>(10).number<std::uint64_t>(32).bytes),
+             says("general.alignment"));
   CHECK_THAT(why_refused(entry("split.count").number<std::uint32_t>(2).number<std::uint16_t>(3).bytes), says("3 parts"));
   raw_file twice;
   twice.header(3, 0, 2);
@@ -263,7 +275,8 @@ TEST_CASE("every rule of ggml's loader is enforced, with a sentence that says wh
 
 TEST_CASE("rows of a tensor are the rows of its matrix, and a tensor made by hand is checked") {
   std::vector<std::byte> bytes(3 * 2 * 18);
-  for (std::size_t k = 0; k < bytes.size(); ++k) bytes[k] = static_cast<std::byte>(k % 18 == 1 ? 0x2c : slim::random_bits(7, k) & 0xff);
+  for (std::size_t k = 0; k < bytes.size(); ++k)
+    bytes[k] = static_cast<std::byte>(k % 18 == 1 ? 0x2c : slim::random_bits(7, k) & 0xff);
   slim::tensor_info tensor{"t", tensor_type::q4_0, "Q4_0", {3, 64}, bytes};
   auto const all = *slim::read_matrix(tensor);
   slim::matrix<float> part(2, 64);

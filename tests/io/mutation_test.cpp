@@ -34,12 +34,24 @@ void counted_release(void* at) noexcept {
 
 } // namespace
 
-void* operator new(std::size_t size) { return counted_allocation(size); }
-void* operator new[](std::size_t size) { return counted_allocation(size); }
-void operator delete(void* at) noexcept { counted_release(at); }
-void operator delete[](void* at) noexcept { counted_release(at); }
-void operator delete(void* at, std::size_t) noexcept { counted_release(at); }
-void operator delete[](void* at, std::size_t) noexcept { counted_release(at); }
+void* operator new(std::size_t size) {
+  return counted_allocation(size);
+}
+void* operator new[](std::size_t size) {
+  return counted_allocation(size);
+}
+void operator delete(void* at) noexcept {
+  counted_release(at);
+}
+void operator delete[](void* at) noexcept {
+  counted_release(at);
+}
+void operator delete(void* at, std::size_t) noexcept {
+  counted_release(at);
+}
+void operator delete[](void* at, std::size_t) noexcept {
+  counted_release(at);
+}
 
 namespace {
 
@@ -78,7 +90,9 @@ outcome outcome_of(Open const& open) {
 }
 
 /// A reader may take this much memory for a file of that size: directories take more room in memory than in the file.
-std::size_t allowed_bytes(std::size_t file_bytes) { return 4096 + 48 * file_bytes; }
+std::size_t allowed_bytes(std::size_t file_bytes) {
+  return 4096 + 48 * file_bytes;
+}
 
 /// Calls `check(bytes)` for a good file with 1 to 6 random bytes replaced, `count` times.
 template <class Check>
@@ -98,7 +112,8 @@ void with_random_damage(std::string const& good, std::size_t count, std::uint64_
 /// Calls `check(bytes)` with each 8 bytes in `[0, end)` replaced by numbers that break counts, offsets and extents.
 template <class Check>
 void with_hostile_numbers(std::string const& good, std::size_t end, std::size_t step, Check const& check) {
-  std::uint64_t const hostile[] = {0, ~std::uint64_t{0}, std::uint64_t{1} << 63, std::uint64_t{1} << 60, std::uint64_t{1} << 32, 0x7fffffff};
+  std::uint64_t const hostile[] = {
+      0, ~std::uint64_t{0}, std::uint64_t{1} << 63, std::uint64_t{1} << 60, std::uint64_t{1} << 32, 0x7fffffff};
   for (std::size_t at = 0; at + 8 <= end; at += step)
     for (std::uint64_t const number : hostile) {
       std::string bytes = good;
@@ -122,7 +137,11 @@ std::string good_gguf(temporary_folder const& folder) {
     auto const kind = static_cast<tensor_type>(type);
     slim::block_layout const block = slim::block_of(kind);
     kept.emplace_back(static_cast<std::size_t>(2 * block.bytes), std::byte{0x3c});
-    writer.add({std::string("blk.") + std::string(name_of(kind)), kind, {}, {2, block.elements}, std::span<std::byte const>(kept.back())});
+    writer.add({std::string("blk.") + std::string(name_of(kind)),
+                kind,
+                {},
+                {2, block.elements},
+                std::span<std::byte const>(kept.back())});
   }
   REQUIRE(writer.write(folder / "good").why() == "");
   return read_file(folder / "good");
@@ -159,7 +178,8 @@ TEST_CASE("a damaged GGUF file gives a value or a sentence, in memory proportion
   auto const last = *slim::gguf_file::open(folder / "good")->tensors().back().bytes.rbegin();
   CHECK(last == std::byte{0x3c});
   std::size_t const padding = 32 - (2 * 210) % 32; // behind the last tensor, Q6_K: may be missing
-  for (std::size_t size = 0; size < good.size(); ++size) REQUIRE(check(good.substr(0, size)) == (size >= good.size() - padding));
+  for (std::size_t size = 0; size < good.size(); ++size)
+    REQUIRE(check(good.substr(0, size)) == (size >= good.size() - padding));
   std::size_t const directory_end = good.find(std::string(8, '\x3c'));
   with_hostile_numbers(good, directory_end, 1, check);
   with_random_damage(good.substr(0, directory_end + 16), 300, 1, check);

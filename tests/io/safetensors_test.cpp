@@ -27,14 +27,17 @@ std::string why_refused(std::string const& bytes) {
   return why;
 }
 
-std::string why_refused(std::string_view header, std::size_t data) { return why_refused(with_header(header, data)); }
+std::string why_refused(std::string_view header, std::size_t data) {
+  return why_refused(with_header(header, data));
+}
 
 } // namespace
 
 TEST_CASE("what save_safetensors writes is what the reader reads, laid out as the reference does") {
   temporary_folder const folder;
   slim::matrix<float> a(3, 5);
-  for (index_t k = 0; k < a.size(); ++k) a.data()[k] = static_cast<float>(slim::random_normal(1, static_cast<std::uint64_t>(k)));
+  for (index_t k = 0; k < a.size(); ++k)
+    a.data()[k] = static_cast<float>(slim::random_normal(1, static_cast<std::uint64_t>(k)));
   std::vector<std::byte> const ints(8, std::byte{1});
   std::vector<slim::outgoing_tensor> tensors;
   tensors.push_back(slim::outgoing_matrix("b.half", tensor_type::f16, a));
@@ -66,7 +69,9 @@ TEST_CASE("what save_safetensors writes is what the reader reads, laid out as th
 TEST_CASE("save_safetensors refuses names and types the format does not have") {
   temporary_folder const folder;
   slim::matrix<float> const a(1, 2);
-  auto const save = [&](std::vector<slim::outgoing_tensor> tensors) { (void)slim::save_safetensors(folder / "m", std::move(tensors)); };
+  auto const save = [&](std::vector<slim::outgoing_tensor> tensors) {
+    (void)slim::save_safetensors(folder / "m", std::move(tensors));
+  };
   auto const good = slim::outgoing_matrix("a", tensor_type::f32, a);
   CHECK_THROWS_AS(save({good, good}), slim::config_error);
   CHECK_THROWS_AS(save({slim::outgoing_matrix("__metadata__", tensor_type::f32, a)}), slim::config_error);
@@ -81,7 +86,10 @@ TEST_CASE("save_safetensors refuses names and types the format does not have") {
 TEST_CASE("every rule of the reference reader of safetensors is enforced") {
   auto const says = [](std::string const& text) { return Catch::Contains(text); };
   CHECK(why_refused(R"({"t":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}})", 12) == "");
-  CHECK(why_refused(R"({"t":{"shape":[],"data_offsets":[0,8],"dtype":"F64"},"e":{"dtype":"F32","shape":[0,3],"data_offsets":[8,8]}}   )", 8) == "");
+  CHECK(
+      why_refused(
+          R"({"t":{"shape":[],"data_offsets":[0,8],"dtype":"F64"},"e":{"dtype":"F32","shape":[0,3],"data_offsets":[8,8]}}   )",
+          8) == "");
   CHECK(why_refused("{}", 0) == "");
   CHECK_THAT(why_refused("1234567"), says("too small"));
   CHECK_THAT(why_refused(std::string(8, '\xff')), says("claims a header"));
@@ -90,14 +98,18 @@ TEST_CASE("every rule of the reference reader of safetensors is enforced") {
   CHECK_THAT(why_refused("{", 0), says("no valid JSON"));
   CHECK_THAT(why_refused("{}x", 0), says("no valid JSON"));
   CHECK_THAT(why_refused("{\"\xff\":1}", 0), says("no valid JSON"));
-  CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","shape":[3],"data_offsets":[4,16]}})", 16), says("begins at byte 4, where 0 is expected"));
+  CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","shape":[3],"data_offsets":[4,16]}})", 16),
+             says("begins at byte 4, where 0 is expected"));
   CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","shape":[3],"data_offsets":[12,0]}})", 12), says("ends before it begins"));
   CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}})", 11), says("beyond the end"));
-  CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}})", 13), says("1 bytes that belong to no tensor"));
+  CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}})", 13),
+             says("1 bytes that belong to no tensor"));
   CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","shape":[2],"data_offsets":[0,12]}})", 12), says("need 64 bits"));
   CHECK_THAT(why_refused(R"({"t":{"dtype":"F4","shape":[3],"data_offsets":[0,1]}})", 1), says("need 12 bits"));
-  CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0), says("can be counted"));
-  CHECK_THAT(why_refused(R"({"t":{"dtype":"F64","shape":[288230376151711744],"data_offsets":[0,0]}})", 0), says("can be counted"));
+  CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0),
+             says("can be counted"));
+  CHECK_THAT(why_refused(R"({"t":{"dtype":"F64","shape":[288230376151711744],"data_offsets":[0,0]}})", 0),
+             says("can be counted"));
   CHECK_THAT(why_refused(R"({"t":{"dtype":"Q4","shape":[3],"data_offsets":[0,12]}})", 12), says("dtype 'Q4'"));
   CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","shape":[3]}})", 12), says("lacks dtype, shape or data_offsets"));
   CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","shape":[3],"data_offsets":[0,12,0]}})", 12), says("too many numbers"));
@@ -105,9 +117,13 @@ TEST_CASE("every rule of the reference reader of safetensors is enforced") {
   CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","shape":[3.0],"data_offsets":[0,12]}})", 12), says("no integer"));
   CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","shape":[[3]],"data_offsets":[0,12]}})", 12), says("array in a wrong place"));
   CHECK_THAT(why_refused(R"({"t":{"dtype":{"a":1},"shape":[3],"data_offsets":[0,12]}})", 12), says("too deep"));
-  CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","dtype":"F32","shape":[3],"data_offsets":[0,12]}})", 12), says("two fields 'dtype'"));
-  CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","shape":[3],"data_offsets":[0,12]},"t":{"dtype":"F32","shape":[0],"data_offsets":[12,12]}})", 12),
-             says("'t' occurs twice"));
+  CHECK_THAT(why_refused(R"({"t":{"dtype":"F32","dtype":"F32","shape":[3],"data_offsets":[0,12]}})", 12),
+             says("two fields 'dtype'"));
+  CHECK_THAT(
+      why_refused(
+          R"({"t":{"dtype":"F32","shape":[3],"data_offsets":[0,12]},"t":{"dtype":"F32","shape":[0],"data_offsets":[12,12]}})",
+          12),
+      says("'t' occurs twice"));
   CHECK_THAT(why_refused(R"({"__metadata__":{"a":1}})", 0), says("number in a wrong place"));
   CHECK_THAT(why_refused(R"({"__metadata__":{"a":"1","a":"2"}})", 0), says("'a' occurs twice"));
   CHECK_THAT(why_refused(R"({"__metadata__":["a"]})", 0), says("array in a wrong place"));
@@ -132,7 +148,8 @@ TEST_CASE("a sharded folder is its index: same tensors, plain file names, each t
   CHECK_THAT(slim::safetensors_folder::open(folder.path()).why(), Catch::Contains("has neither"));
   save("m-1.safetensors", {"a", "b"});
   save("m-2.safetensors", {"c"});
-  std::string const good = R"({"metadata":{"total_size":48},"weight_map":{"a":"m-1.safetensors","b":"m-1.safetensors","c":"m-2.safetensors"}})";
+  std::string const good =
+      R"({"metadata":{"total_size":48},"weight_map":{"a":"m-1.safetensors","b":"m-1.safetensors","c":"m-2.safetensors"}})";
   write_file(folder / "model.safetensors.index.json", good);
   auto const model = slim::safetensors_folder::open(folder.path());
   REQUIRE(model.why() == "");
@@ -145,7 +162,8 @@ TEST_CASE("a sharded folder is its index: same tensors, plain file names, each t
   CHECK_THAT(why(R"({"weight_map":{"a":1}})"), Catch::Contains("not mapped to a file name"));
   CHECK_THAT(why(R"({"weight_map":{"a":"../m-1.safetensors"}})"), Catch::Contains("not a plain file name"));
   CHECK_THAT(why(R"({"weight_map":{"a":"/etc/passwd"}})"), Catch::Contains("not a plain file name"));
-  CHECK_THAT(why(R"({"weight_map":{"a":"m-1.safetensors"}})"), Catch::Contains("maps 1 tensors to m-1.safetensors, which holds 2"));
+  CHECK_THAT(why(R"({"weight_map":{"a":"m-1.safetensors"}})"),
+             Catch::Contains("maps 1 tensors to m-1.safetensors, which holds 2"));
   CHECK_THAT(why(R"({"weight_map":{"a":"m-1.safetensors","z":"m-1.safetensors"}})"), Catch::Contains("'b'"));
   CHECK_THAT(why(R"({"weight_map":{"a":"m-3.safetensors"}})"), Catch::Contains("m-3.safetensors: cannot be opened"));
   CHECK_THAT(why(R"({"weight_map":{"a":"m-1.safetensors","a":"m-1.safetensors"}})"), Catch::Contains("'a' occurs twice"));

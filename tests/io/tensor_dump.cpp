@@ -40,8 +40,9 @@ int copy_gguf(slim::gguf_file const& file, std::filesystem::path const& folder) 
 int copy_safetensors(slim::safetensors_folder const& model, std::filesystem::path const& folder) {
   std::vector<slim::outgoing_tensor> tensors;
   for (slim::tensor_info const& tensor : model.tensors())
-    tensors.push_back({tensor.name, slim::tensor_type::f32, {}, tensor.shape,
-                       std::function<slim::matrix<float>()>([&tensor] { return slim::read_matrix(tensor).value(); })});
+    tensors.push_back({tensor.name, slim::tensor_type::f32, {}, tensor.shape, std::function<slim::matrix<float>()>([&tensor] {
+                         return slim::read_matrix(tensor).value();
+                       })});
   auto const written = slim::save_safetensors(folder / "copy.safetensors", std::move(tensors));
   return written ? 0 : complain(written.why());
 }

@@ -21,7 +21,8 @@ slim::result<slim_llm::tokenizer> open_vocabulary(std::filesystem::path const& p
 
 std::string from_hex(std::string const& hex) {
   std::string out;
-  for (std::size_t k = 0; k + 1 < hex.size(); k += 2) out.push_back(static_cast<char>(std::stoi(hex.substr(k, 2), nullptr, 16)));
+  for (std::size_t k = 0; k + 1 < hex.size(); k += 2)
+    out.push_back(static_cast<char>(std::stoi(hex.substr(k, 2), nullptr, 16)));
   return out;
 }
 

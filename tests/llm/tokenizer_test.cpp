@@ -6,6 +6,7 @@
 #include "support/skip.hpp"
 #include "support/temporary_folder.hpp"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <cstdlib>
@@ -43,11 +44,13 @@ json small_document(json const& small, std::string const& rule) {
   json model = {{"type", "BPE"}, {"merges", small["merges"]}, {"ignore_merges", rule == "llama3"}, {"unk_token", nullptr}};
   json added = json::array();
   for (std::size_t k = 0; k < small["tokens"].size(); ++k) {
-    if (small["token_types"][k] == 3)
-      added.push_back({{"id", k}, {"content", small["tokens"][k]}, {"special", true}});
+    if (small["token_types"][k] == 3) added.push_back({{"id", k}, {"content", small["tokens"][k]}, {"special", true}});
     model["vocab"][small["tokens"][k].get<std::string>()] = k;
   }
-  return {{"model", model}, {"added_tokens", added}, {"normalizer", nullptr}, {"pre_tokenizer", small["rules"][rule]["pre_tokenizer"]}};
+  return {{"model", model},
+          {"added_tokens", added},
+          {"normalizer", nullptr},
+          {"pre_tokenizer", small["rules"][rule]["pre_tokenizer"]}};
 }
 
 pre_tokenizer rule_named(std::string_view name) {
@@ -75,7 +78,8 @@ vocabulary random_merges(std::uint64_t seed) {
     words.tokens.push_back(left + right);
     words.merges.push_back(left + " " + right);
   }
-  std::ranges::rotate(words.merges, words.merges.begin() + static_cast<std::ptrdiff_t>(seed % words.merges.size()));
+  auto const first = words.merges.begin() + static_cast<std::ptrdiff_t>(seed % words.merges.size());
+  std::rotate(words.merges.begin(), first, words.merges.end()); // std::ranges::rotate does not compile with clang 14
   return words;
 }
 
@@ -192,7 +196,8 @@ TEST_CASE("SmolLM2's own vocabulary gives the ids of the tokenizers package on h
 
 TEST_CASE("text is cut as the published expressions cut it") {
   auto const cut = [](pre_tokenizer rule, std::string_view text) { return slim_llm::split(rule, text); };
-  CHECK(cut(pre_tokenizer::gpt2, "I'll pay 100  dollars \n now") == pieces{"I", "'ll", " pay", " 100", " ", " dollars", " \n", " now"});
+  CHECK(cut(pre_tokenizer::gpt2, "I'll pay 100  dollars \n now") ==
+        pieces{"I", "'ll", " pay", " 100", " ", " dollars", " \n", " now"});
   CHECK(cut(pre_tokenizer::gpt2, "a   b") == pieces{"a", "  ", " b"});
   CHECK(cut(pre_tokenizer::gpt2, "a\n\nb  ") == pieces{"a", "\n", "\n", "b", "  "});
   CHECK(cut(pre_tokenizer::smollm, "in 2000 ,") == pieces{"in", " ", "2", "0", "0", "0", " ,"});
@@ -204,7 +209,8 @@ TEST_CASE("text is cut as the published expressions cut it") {
 }
 
 TEST_CASE("the pieces of any text, joined, are the text") {
-  std::string const alphabet[] = {" ", "\n", "\r", "'s", "1", "a", "\u00e9", "\u4e2d", ".", "\u00a0", "\U0001f600", "\u0301", "\u0663", "'"};
+  std::string const alphabet[] = {" ",      "\n", "\r",     "'s",         "1",      "a",      "\u00e9",
+                                  "\u4e2d", ".",  "\u00a0", "\U0001f600", "\u0301", "\u0663", "'"};
   for (std::uint64_t seed = 0; seed < 500; ++seed) {
     std::string text;
     for (std::uint64_t k = 0; k < seed % 40; ++k) text += alphabet[slim::random_bits(seed, k) % std::size(alphabet)];
@@ -221,15 +227,32 @@ TEST_CASE("the pieces of any text, joined, are the text") {
 
 TEST_CASE("invalid UTF-8 becomes U+FFFD, one for each maximal part, as in Python and Rust") {
   std::string const r = "\xef\xbf\xbd";
-  std::pair<std::string, std::string> const cases[] = { // Python's bytes.decode("utf-8", "replace")
-      {"a\xff" "b", "a" + r + "b"}, {"\xc3", r}, {"\xc3(", r + "("}, {"\xe2\x82", r}, {"\xe2\x82x", r + "x"}, {"\xf0\x9f\x98", r},
-      {"\xf0\x80\x80" "A", r + r + r + "A"}, {"\xed\xa0\x80", r + r + r}, {"\xf4\x90\x80\x80", r + r + r + r}, {"\xc0\xaf", r + r},
-      {"\xe1\x80\xe2\xf0\x91\x92\xf1\xbf" "A", r + r + r + r + "A"}, {"\u00e9\U0010ffff", "\u00e9\U0010ffff"}, {"", ""}};
+  std::pair<std::string, std::string> const cases[] = {// Python's bytes.decode("utf-8", "replace")
+                                                       {"a\xff"
+                                                        "b",
+                                                        "a" + r + "b"},
+                                                       {"\xc3", r},
+                                                       {"\xc3(", r + "("},
+                                                       {"\xe2\x82", r},
+                                                       {"\xe2\x82x", r + "x"},
+                                                       {"\xf0\x9f\x98", r},
+                                                       {"\xf0\x80\x80"
+                                                        "A",
+                                                        r + r + r + "A"},
+                                                       {"\xed\xa0\x80", r + r + r},
+                                                       {"\xf4\x90\x80\x80", r + r + r + r},
+                                                       {"\xc0\xaf", r + r},
+                                                       {"\xe1\x80\xe2\xf0\x91\x92\xf1\xbf"
+                                                        "A",
+                                                        r + r + r + r + "A"},
+                                                       {"\u00e9\U0010ffff", "\u00e9\U0010ffff"},
+                                                       {"", ""}};
   for (auto const& [bytes, expected] : cases) CHECK(slim_llm::valid_utf8(bytes) == expected);
   auto const words = tokenizer::build(small_words(golden("small_tokenizer.json"), pre_tokenizer::smollm));
   for (std::uint64_t seed = 0; seed < 300; ++seed) {
     std::string bytes;
-    for (std::uint64_t k = 0; k < 40; ++k) bytes.push_back(static_cast<char>(slim::random_bits(seed, k) & (seed % 2 ? 0xff : 0xcf)));
+    for (std::uint64_t k = 0; k < 40; ++k)
+      bytes.push_back(static_cast<char>(slim::random_bits(seed, k) & (seed % 2 ? 0xff : 0xcf)));
     std::string const valid = slim_llm::valid_utf8(bytes);
     REQUIRE(slim_llm::valid_utf8(valid) == valid);
     REQUIRE(words->decode(words->encode(bytes)) == valid);
@@ -274,7 +297,8 @@ TEST_CASE("SentencePiece joins by score, puts a space in front and falls back to
 TEST_CASE("control tokens in a text: the longest wins, and they can be switched off") {
   vocabulary words;
   words.tokens = {"<", "e", ">", "<e>", "<e>>", "ee"};
-  words.kinds = {token_kind::normal, token_kind::normal, token_kind::normal, token_kind::control, token_kind::control, token_kind::user_defined};
+  words.kinds = {token_kind::normal,  token_kind::normal,  token_kind::normal,
+                 token_kind::control, token_kind::control, token_kind::user_defined};
   words.bos = 3;
   auto const built = tokenizer::build(words);
   REQUIRE(built.why() == "");
@@ -328,8 +352,10 @@ TEST_CASE("GGUF metadata that lacks or misspells the tokenizer is a sentence") {
   CHECK_THAT(why([](auto& w) { w.set("tokenizer.ggml.model", "t5"); }), Catch::Contains("'t5' is not read"));
   CHECK_THAT(why([](auto& w) { w.set("tokenizer.ggml.pre", "odd"); }), Catch::Contains("'odd' is not known"));
   CHECK_THAT(why([](auto& w) { w.set("tokenizer.ggml.tokens", std::vector<int>{1}); }), Catch::Contains("array of i32"));
-  CHECK_THAT(why([](auto& w) { w.set("tokenizer.ggml.bos_token_id", std::uint32_t{7}); }), Catch::Contains("bos token has id 7"));
-  CHECK_THAT(why([](auto& w) { w.set("tokenizer.ggml.token_type", std::vector<std::int32_t>{1}); }), Catch::Contains("1 token types"));
+  CHECK_THAT(why([](auto& w) { w.set("tokenizer.ggml.bos_token_id", std::uint32_t{7}); }),
+             Catch::Contains("bos token has id 7"));
+  CHECK_THAT(why([](auto& w) { w.set("tokenizer.ggml.token_type", std::vector<std::int32_t>{1}); }),
+             Catch::Contains("1 token types"));
   CHECK_THAT(why([](auto& w) { w.set("tokenizer.ggml.model", "llama"); }), Catch::Contains("0 scores"));
 }
 
@@ -358,7 +384,8 @@ TEST_CASE("a damaged or unusual tokenizer.json gives a tokenizer or a sentence n
   CHECK_THAT(changed("/pre_tokenizer/pretokenizers/0/pattern/Regex", "x+"), Catch::Contains("x+"));
   CHECK_THAT(changed("/pre_tokenizer", nullptr), Catch::Contains("ByteLevel"));
   CHECK_THAT(changed("/added_tokens/0/content", 5), Catch::Contains("no content"));
-  CHECK(changed("/post_processor", {{"type", "TemplateProcessing"}, {"single", {{{"SpecialToken", {{"id", "<|endoftext|>"}}}}}}}) == "");
+  CHECK(changed("/post_processor",
+                {{"type", "TemplateProcessing"}, {"single", {{{"SpecialToken", {{"id", "<|endoftext|>"}}}}}}}) == "");
   CHECK(tokenizer::from_json(folder / "tokenizer.json")->adds_bos());
   std::string const text = good.dump();
   for (std::size_t k = 0; k < 300; ++k) {
@@ -374,7 +401,8 @@ TEST_CASE("vocab.json and merges.txt of GPT-2 and OPT make a tokenizer with thei
   slim_test::temporary_folder const folder;
   slim_test::write_file(folder / "vocab.json", R"({"<s>":0,"<pad>":1,"</s>":2,"a":3,"b":4,"ab":5})");
   slim_test::write_file(folder / "merges.txt", "#version: 0.2\r\na b\r\n");
-  slim_test::write_file(folder / "tokenizer_config.json", R"({"add_bos_token":true,"bos_token":{"content":"</s>"},"eos_token":"</s>"})");
+  slim_test::write_file(folder / "tokenizer_config.json",
+                        R"({"add_bos_token":true,"bos_token":{"content":"</s>"},"eos_token":"</s>"})");
   auto const words = tokenizer::from_folder(folder.path());
   REQUIRE(words.why() == "");
   CHECK(words->encode("ab<pad>a") == ids{5, 1, 3});

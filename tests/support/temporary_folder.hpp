@@ -16,7 +16,8 @@ class temporary_folder {
 public:
   temporary_folder() {
     static int count = 0;
-    path_ = std::filesystem::temp_directory_path() / ("slim_test_" + std::to_string(::getpid()) + "_" + std::to_string(count++));
+    path_ =
+        std::filesystem::temp_directory_path() / ("slim_test_" + std::to_string(::getpid()) + "_" + std::to_string(count++));
     std::filesystem::create_directories(path_);
   }
   temporary_folder(temporary_folder const&) = delete;

@@ -4,12 +4,18 @@
 
 #include "slim/io/tensor.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <fcntl.h>
+#include <filesystem>
 #include <memory>
+#include <span>
+#include <string>
+#include <string_view>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -56,9 +62,7 @@ public:
 
   [[nodiscard]] std::filesystem::path const& path() const noexcept { return path_; }
   [[nodiscard]] std::span<std::byte const> bytes() const noexcept { return bytes_; }
-  [[nodiscard]] std::string_view text() const noexcept {
-    return {reinterpret_cast<char const*>(bytes_.data()), bytes_.size()};
-  }
+  [[nodiscard]] std::string_view text() const noexcept { return {reinterpret_cast<char const*>(bytes_.data()), bytes_.size()}; }
 
 private:
   mapped_file() = default;
@@ -101,10 +105,8 @@ public:
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
   /// Appends the little-endian bytes of a number.
   template <class T>
-    requires std::is_arithmetic_v<T>
-  void write_number(T value) {
-    write(std::as_bytes(std::span(&value, 1)));
-  }
+  requires std::is_arithmetic_v<T>
+  void write_number(T value) { write(std::as_bytes(std::span(&value, 1))); }
   /// Appends zeros up to a multiple of `alignment`.
   void pad(std::uint64_t alignment) {
     static constexpr std::array<std::byte, 64> zeros{};

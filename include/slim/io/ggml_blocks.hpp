@@ -127,7 +127,8 @@ std::array<std::int32_t, 32> five_bit_codes(Block const& block) noexcept {
   std::array<std::int32_t, 32> codes;
   for (std::size_t j = 0; j < 16; ++j) {
     codes[j] = static_cast<std::int32_t>((block.qs[j] & 15u) | (((high >> j) & 1u) << 4));
-    codes[j + 16] = static_cast<std::int32_t>((static_cast<std::uint32_t>(block.qs[j]) >> 4) | (((high >> (j + 16)) & 1u) << 4));
+    codes[j + 16] =
+        static_cast<std::int32_t>((static_cast<std::uint32_t>(block.qs[j]) >> 4) | (((high >> (j + 16)) & 1u) << 4));
   }
   return codes;
 }

@@ -8,9 +8,13 @@
 
 #include "slim/io/file.hpp"
 
+#include <bit>
+#include <concepts>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace slim::inline SLIM_ABI {
@@ -27,11 +31,11 @@ enum class gguf_type : std::uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean,
 /// One metadata entry as it lies in the file.
 struct gguf_entry {
   std::string key;
-  gguf_type type = gguf_type::u8;         ///< type of the value, or of the elements of an array
+  gguf_type type = gguf_type::u8; ///< type of the value, or of the elements of an array
   bool is_array = false;
-  std::uint64_t count = 1;                ///< elements of an array
-  std::span<std::byte const> elements;    ///< the value itself, without type and count
-  std::span<std::byte const> raw;         ///< everything behind the key, to be copied byte for byte
+  std::uint64_t count = 1;             ///< elements of an array
+  std::span<std::byte const> elements; ///< the value itself, without type and count
+  std::span<std::byte const> raw;      ///< everything behind the key, to be copied byte for byte
 };
 
 namespace detail {
@@ -225,8 +229,9 @@ public:
     if (!entry) return failure{message(path().string(), ": metadata key '", key, "' is missing")};
     T value{};
     if (!read_entry(*entry, value))
-      return failure{message(path().string(), ": metadata key '", key, "' holds ", entry->is_array ? "an array of " : "a value of type ",
-                             name_of(entry->type), ", which is not what is needed here")};
+      return failure{message(path().string(), ": metadata key '", key, "' holds ",
+                             entry->is_array ? "an array of " : "a value of type ", name_of(entry->type),
+                             ", which is not what is needed here")};
     return value;
   }
 
@@ -276,7 +281,8 @@ private:
         return type == gguf_type::boolean;
       } else {
         bool fits = false;
-        return detail::visit_number(type, bytes.data(), [&](auto stored) { fits = detail::convert_metadata(stored, out); }) && fits;
+        return detail::visit_number(type, bytes.data(), [&](auto stored) { fits = detail::convert_metadata(stored, out); }) &&
+               fits;
       }
     }
   }
@@ -318,7 +324,8 @@ private:
     if (cursor.failed()) return message("is cut off inside metadata key '", entry.key, "'");
     if (type > static_cast<std::uint32_t>(gguf_type::f64) || type == static_cast<std::uint32_t>(gguf_type::array))
       return message("metadata key '", entry.key, "' has ", entry.is_array ? "elements of type " : "type ", type,
-                     type == static_cast<std::uint32_t>(gguf_type::array) ? " (arrays of arrays are not read)" : ", which does not exist");
+                     type == static_cast<std::uint32_t>(gguf_type::array) ? " (arrays of arrays are not read)"
+                                                                          : ", which does not exist");
     entry.type = static_cast<gguf_type>(type);
     std::size_t const elements_start = cursor.position();
     if (!skip_elements(cursor, entry.type, entry.count)) return message("is cut off inside metadata key '", entry.key, "'");
@@ -375,14 +382,16 @@ private:
     return {};
   }
 
-  std::string parse_tensor(detail::byte_cursor& cursor, std::vector<std::uint64_t>& offsets, std::vector<std::uint64_t>& sizes) {
+  std::string parse_tensor(detail::byte_cursor& cursor, std::vector<std::uint64_t>& offsets,
+                           std::vector<std::uint64_t>& sizes) {
     tensor_info tensor;
     std::string_view const name = cursor.string();
     if (cursor.failed()) return message("is cut off inside the name of tensor ", tensors_.size());
     if (name.size() >= 64) return message("tensor ", tensors_.size(), " has a name of ", name.size(), " bytes; 63 are allowed");
     tensor.name = name;
     auto const dimensions = cursor.number<std::uint32_t>();
-    if (!cursor.failed() && dimensions > 4) return message("tensor '", tensor.name, "' has ", dimensions, " dimensions; 4 are allowed");
+    if (!cursor.failed() && dimensions > 4)
+      return message("tensor '", tensor.name, "' has ", dimensions, " dimensions; 4 are allowed");
     std::vector<std::int64_t> extents;
     for (std::uint32_t k = 0; k < dimensions && !cursor.failed(); ++k) extents.push_back(cursor.number<std::int64_t>());
     auto const type = cursor.number<std::uint32_t>();
@@ -407,13 +416,15 @@ private:
     index_t elements = 1;
     for (index_t const extent : tensor.shape) {
       if (extent < 0) return message("tensor '", tensor.name, "' has a negative extent ", extent);
-      if (extent != 0 && elements > most / extent) return message("tensor '", tensor.name, "' has more elements than can be counted");
+      if (extent != 0 && elements > most / extent)
+        return message("tensor '", tensor.name, "' has more elements than can be counted");
       elements *= extent;
     }
     if (tensor.cols() % block.elements != 0)
-      return message("tensor '", tensor.name, "' has rows of ", tensor.cols(), " elements, not a multiple of the ", block.elements, " of ",
-                     tensor.stored_type);
-    if (elements / block.elements > most / block.bytes) return message("tensor '", tensor.name, "' has more bytes than can be counted");
+      return message("tensor '", tensor.name, "' has rows of ", tensor.cols(), " elements, not a multiple of the ",
+                     block.elements, " of ", tensor.stored_type);
+    if (elements / block.elements > most / block.bytes)
+      return message("tensor '", tensor.name, "' has more bytes than can be counted");
     bytes = static_cast<std::uint64_t>(elements / block.elements * block.bytes);
     return {};
   }

@@ -12,19 +12,31 @@ namespace detail {
 
 template <class T>
 [[nodiscard]] constexpr gguf_type gguf_type_of() {
-  if constexpr (std::same_as<T, bool>) return gguf_type::boolean;
-  else if constexpr (std::same_as<T, std::uint8_t>) return gguf_type::u8;
-  else if constexpr (std::same_as<T, std::int8_t>) return gguf_type::i8;
-  else if constexpr (std::same_as<T, std::uint16_t>) return gguf_type::u16;
-  else if constexpr (std::same_as<T, std::int16_t>) return gguf_type::i16;
-  else if constexpr (std::same_as<T, std::uint32_t>) return gguf_type::u32;
-  else if constexpr (std::same_as<T, std::int32_t>) return gguf_type::i32;
-  else if constexpr (std::same_as<T, std::uint64_t>) return gguf_type::u64;
-  else if constexpr (std::same_as<T, std::int64_t>) return gguf_type::i64;
-  else if constexpr (std::same_as<T, float>) return gguf_type::f32;
-  else if constexpr (std::same_as<T, double>) return gguf_type::f64;
+  if constexpr (std::same_as<T, bool>)
+    return gguf_type::boolean;
+  else if constexpr (std::same_as<T, std::uint8_t>)
+    return gguf_type::u8;
+  else if constexpr (std::same_as<T, std::int8_t>)
+    return gguf_type::i8;
+  else if constexpr (std::same_as<T, std::uint16_t>)
+    return gguf_type::u16;
+  else if constexpr (std::same_as<T, std::int16_t>)
+    return gguf_type::i16;
+  else if constexpr (std::same_as<T, std::uint32_t>)
+    return gguf_type::u32;
+  else if constexpr (std::same_as<T, std::int32_t>)
+    return gguf_type::i32;
+  else if constexpr (std::same_as<T, std::uint64_t>)
+    return gguf_type::u64;
+  else if constexpr (std::same_as<T, std::int64_t>)
+    return gguf_type::i64;
+  else if constexpr (std::same_as<T, float>)
+    return gguf_type::f32;
+  else if constexpr (std::same_as<T, double>)
+    return gguf_type::f64;
   else {
-    static_assert(std::convertible_to<T, std::string_view>, "slim: GGUF metadata holds numbers, bool, strings, and vectors of them");
+    static_assert(std::convertible_to<T, std::string_view>,
+                  "slim: GGUF metadata holds numbers, bool, strings, and vectors of them");
     return gguf_type::string;
   }
 }
@@ -90,9 +102,12 @@ public:
   /// more than 4 dimensions; shape_error if source and shape do not fit.
   void add(outgoing_tensor tensor) {
     if (find(tensor.name)) throw config_error(message("gguf_writer: tensor '", tensor.name, "' is there already"));
-    if (tensor.name.size() >= 64) throw config_error(message("gguf_writer: tensor name '", tensor.name, "' has 64 bytes or more"));
-    if (tensor.shape.size() > 4) throw config_error(message("gguf_writer: tensor '", tensor.name, "' has more than 4 dimensions"));
-    if (!row_of(tensor)) throw config_error(message("gguf_writer: tensor '", tensor.name, "': type '", tensor.stored_type, "' is unknown"));
+    if (tensor.name.size() >= 64)
+      throw config_error(message("gguf_writer: tensor name '", tensor.name, "' has 64 bytes or more"));
+    if (tensor.shape.size() > 4)
+      throw config_error(message("gguf_writer: tensor '", tensor.name, "' has more than 4 dimensions"));
+    if (!row_of(tensor))
+      throw config_error(message("gguf_writer: tensor '", tensor.name, "': type '", tensor.stored_type, "' is unknown"));
     detail::check_outgoing(tensor);
     tensors_.push_back(std::move(tensor));
   }
@@ -126,7 +141,7 @@ public:
       write_description(*file, tensor, offset);
       offset += (detail::outgoing_bytes(tensor) + alignment - 1) / alignment * alignment;
     }
-    file->pad(alignment);
+    if (!tensors_.empty()) file->pad(alignment);
     for (outgoing_tensor const& tensor : tensors_) {
       detail::write_outgoing(*file, tensor);
       file->pad(alignment);

@@ -7,7 +7,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include <cstdint>
+#include <algorithm>
+#include <cstddef>
 #include <set>
 #include <string>
 #include <string_view>
@@ -49,7 +50,8 @@ namespace detail {
 } // namespace detail
 
 /// The document in `text`, or a sentence that begins with `source` (the file's name).
-[[nodiscard]] inline result<nlohmann::json> parse_json(std::string_view text, std::string_view source, json_limits limits = {}) {
+[[nodiscard]] inline result<nlohmann::json> parse_json(std::string_view text, std::string_view source,
+                                                       json_limits limits = {}) {
   if (text.size() > limits.bytes)
     return failure{message(source, ": JSON of ", text.size(), " bytes; at most ", limits.bytes, " are read")};
   if (int const depth = detail::json_depth(text); depth > limits.depth)

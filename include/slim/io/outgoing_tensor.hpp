@@ -60,16 +60,19 @@ inline void check_outgoing(outgoing_tensor const& tensor) {
   if (auto const* const bytes = std::get_if<std::span<std::byte const>>(&tensor.source)) {
     if (tensor.type != tensor_type::other &&
         (elements % block.elements != 0 || static_cast<index_t>(bytes->size()) != elements / block.elements * block.bytes))
-      throw shape_error(message("outgoing tensor '", tensor.name, "': ", bytes->size(), " bytes for ", elements, " numbers of type ",
-                                name_of(tensor.type)));
+      throw shape_error(message("outgoing tensor '", tensor.name, "': ", bytes->size(), " bytes for ", elements,
+                                " numbers of type ", name_of(tensor.type)));
     return;
   }
   if (tensor.type != tensor_type::f32 && tensor.type != tensor_type::f16 && tensor.type != tensor_type::bf16)
-    throw config_error(message("outgoing tensor '", tensor.name, "': float is written as F32, F16 or BF16, not ", name_of(tensor.type)));
+    throw config_error(
+        message("outgoing tensor '", tensor.name, "': float is written as F32, F16 or BF16, not ", name_of(tensor.type)));
   if (tensor.shape.size() > 2)
-    throw shape_error(message("outgoing tensor '", tensor.name, "': ", tensor.shape.size(), " dimensions, a matrix has at most 2"));
+    throw shape_error(
+        message("outgoing tensor '", tensor.name, "': ", tensor.shape.size(), " dimensions, a matrix has at most 2"));
   if (auto const* const view = std::get_if<matrix_view<float const>>(&tensor.source); view && view->size() != elements)
-    throw shape_error(message("outgoing tensor '", tensor.name, "': ", elements, " numbers announced, ", view->size(), " given"));
+    throw shape_error(
+        message("outgoing tensor '", tensor.name, "': ", elements, " numbers announced, ", view->size(), " given"));
 }
 
 template <class Stored>
@@ -90,7 +93,8 @@ inline void write_floats(replacing_file& file, tensor_type type, matrix_view<flo
 /// Writes the numbers. @throws shape_error if a computed matrix is not of the announced size; what the function throws.
 inline void write_outgoing(replacing_file& file, outgoing_tensor const& tensor) {
   if (auto const* const bytes = std::get_if<std::span<std::byte const>>(&tensor.source)) return file.write(*bytes);
-  if (auto const* const view = std::get_if<matrix_view<float const>>(&tensor.source)) return write_floats(file, tensor.type, *view);
+  if (auto const* const view = std::get_if<matrix_view<float const>>(&tensor.source))
+    return write_floats(file, tensor.type, *view);
   matrix<float> const values = std::get<std::function<matrix<float>()>>(tensor.source)();
   if (static_cast<std::uint64_t>(values.size() * block_of(tensor.type).bytes) != outgoing_bytes(tensor))
     throw shape_error(message("outgoing tensor '", tensor.name, "': computed as ", values.rows(), " x ", values.cols(),

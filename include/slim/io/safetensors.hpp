@@ -172,7 +172,8 @@ private:
     std::uint64_t length = 0;
     if (file_size() < sizeof(length)) return "is too small to be a safetensors file";
     std::memcpy(&length, map_.bytes().data(), sizeof(length));
-    if (length > max_header_bytes) return message("claims a header of ", length, " bytes; at most ", max_header_bytes, " are read");
+    if (length > max_header_bytes)
+      return message("claims a header of ", length, " bytes; at most ", max_header_bytes, " are read");
     if (length > file_size() - sizeof(length)) return message("claims a header of ", length, " bytes, more than the file has");
     std::string_view const header = map_.text().substr(sizeof(length), static_cast<std::size_t>(length));
     if (header.empty() || header.front() != '{') return "has a header that does not begin with '{'";
@@ -215,7 +216,8 @@ private:
     std::uint64_t const size = entry.offsets[1] - entry.offsets[0];
     std::uint64_t const bits = elements * static_cast<std::uint64_t>(row->bits);
     if (bits % 8 != 0 || bits / 8 != size)
-      return message("tensor '", entry.name, "': its shape and dtype ", entry.dtype, " need ", bits, " bits, its offsets give ", size, " bytes");
+      return message("tensor '", entry.name, "': its shape and dtype ", entry.dtype, " need ", bits, " bits, its offsets give ",
+                     size, " bytes");
     tensor.name = std::move(entry.name);
     tensor.type = row->type;
     tensor.stored_type = std::move(entry.dtype);
@@ -289,8 +291,7 @@ private:
       if (shards_.back().tensors().size() != count)
         return bad("maps ", count, " tensors to ", file, ", which holds ", shards_.back().tensors().size());
       for (tensor_info const& tensor : shards_.back().tensors())
-        if (auto const at = document->at("weight_map").find(tensor.name);
-            at == document->at("weight_map").end() || *at != file)
+        if (auto const at = document->at("weight_map").find(tensor.name); at == document->at("weight_map").end() || *at != file)
           return bad("does not map tensor '", tensor.name, "' to ", file, ", which holds it");
     }
     return std::move(*this);
@@ -300,7 +301,8 @@ private:
     result<safetensors_file> shard = safetensors_file::open(file);
     if (!shard) return shard.why();
     for (tensor_info const& tensor : shard->tensors()) {
-      if (!index_.emplace(tensor.name, tensors_.size()).second) return message(file.string(), ": tensor '", tensor.name, "' is in another shard too");
+      if (!index_.emplace(tensor.name, tensors_.size()).second)
+        return message(file.string(), ": tensor '", tensor.name, "' is in another shard too");
       tensors_.push_back(tensor);
     }
     shards_.push_back(std::move(shard).value());

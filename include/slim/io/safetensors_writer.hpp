@@ -9,7 +9,8 @@
 namespace slim::inline SLIM_ABI {
 
 /// Writes one file. `metadata` is strings to strings; transformers wants {"format": "pt"}.
-/// @throws config_error on a repeated name, the name `__metadata__`, a type without a safetensors name, or text that is not UTF-8;
+/// @throws config_error on a repeated name, the name `__metadata__`, a type without a safetensors name, or text that is not
+/// UTF-8;
 ///   shape_error if a source and its shape do not fit.
 [[nodiscard]] inline status save_safetensors(std::filesystem::path const& path, std::vector<outgoing_tensor> tensors,
                                              std::map<std::string, std::string> const& metadata = {{"format", "pt"}}) {
@@ -19,14 +20,18 @@ namespace slim::inline SLIM_ABI {
   std::set<std::string_view> names;
   for (outgoing_tensor const& tensor : tensors) {
     if (tensor.name == "__metadata__" || !names.insert(tensor.name).second)
-      throw config_error(message("save_safetensors: tensor name '", tensor.name, "' is ", names.contains(tensor.name) ? "repeated" : "reserved"));
+      throw config_error(message("save_safetensors: tensor name '", tensor.name, "' is ",
+                                 names.contains(tensor.name) ? "repeated" : "reserved"));
     detail::safetensors_type_row const* const row = detail::find_safetensors_type(dtype(tensor));
-    if (!row) throw config_error(message("save_safetensors: tensor '", tensor.name, "': type ", dtype(tensor), " is not of this format"));
+    if (!row)
+      throw config_error(
+          message("save_safetensors: tensor '", tensor.name, "': type ", dtype(tensor), " is not of this format"));
     detail::check_outgoing(tensor);
     index_t bits = row->bits;
     for (index_t const extent : tensor.shape) bits *= extent;
     if (static_cast<std::uint64_t>(bits) != 8 * detail::outgoing_bytes(tensor))
-      throw shape_error(message("save_safetensors: tensor '", tensor.name, "' has ", detail::outgoing_bytes(tensor), " bytes for ", bits, " bits"));
+      throw shape_error(message("save_safetensors: tensor '", tensor.name, "' has ", detail::outgoing_bytes(tensor),
+                                " bytes for ", bits, " bits"));
   }
   std::ranges::sort(tensors, [&](outgoing_tensor const& a, outgoing_tensor const& b) {
     auto const* const row_a = detail::find_safetensors_type(dtype(a));

@@ -54,9 +54,9 @@ struct block_layout {
 struct tensor_info {
   std::string name;
   tensor_type type = tensor_type::other;
-  std::string stored_type;           ///< the type's name as the file format spells it: "Q4_1", "IQ4_NL", "F8_E4M3"
-  std::vector<index_t> shape;        ///< outermost first, as PyTorch: (d_out, d_in); empty for a scalar
-  std::span<std::byte const> bytes;  ///< row-major; a whole number of blocks per row; no alignment promised
+  std::string stored_type;          ///< the type's name as the file format spells it: "Q4_1", "IQ4_NL", "F8_E4M3"
+  std::vector<index_t> shape;       ///< outermost first, as PyTorch: (d_out, d_in); empty for a scalar
+  std::span<std::byte const> bytes; ///< row-major; a whole number of blocks per row; no alignment promised
 
   /// Number of elements: product of the shape.
   [[nodiscard]] index_t size() const {
@@ -73,7 +73,7 @@ struct tensor_info {
   }
 };
 
-/// "the tensor has no value to give": success without a value.
+/// Success that has no value to give.
 struct done {};
 /// Success, or one sentence.
 using status = result<done>;
@@ -98,7 +98,8 @@ inline bool dequantize_run(tensor_type type, std::byte const* bytes, index_t cou
     return true;
   case tensor_type::f16: convert_numbers<std::uint16_t>(bytes, count, out, ggml::half_to_float); return true;
   case tensor_type::bf16:
-    convert_numbers<std::uint16_t>(bytes, count, out, [](std::uint16_t bits) { return static_cast<float>(bf16::from_bits(bits)); });
+    convert_numbers<std::uint16_t>(bytes, count, out,
+                                   [](std::uint16_t bits) { return static_cast<float>(bf16::from_bits(bits)); });
     return true;
   case tensor_type::f64:
     convert_numbers<double>(bytes, count, out, [](double value) { return static_cast<float>(value); });
@@ -127,14 +128,14 @@ inline std::string why_not_a_matrix(tensor_info const& tensor) {
   for (index_t const extent : tensor.shape)
     if (extent < 0) return message("tensor '", tensor.name, "' has a negative extent ", extent);
   index_t const have = static_cast<index_t>(tensor.bytes.size());
-  bool const fits = tensor.cols() % block.elements == 0 &&
-                    (tensor.rows() == 0 || tensor.cols() == 0
-                         ? have == 0
-                         : have % block.bytes == 0 && have / block.bytes % tensor.rows() == 0 &&
-                               have / block.bytes / tensor.rows() == tensor.cols() / block.elements);
+  bool const fits =
+      tensor.cols() % block.elements == 0 &&
+      (tensor.rows() == 0 || tensor.cols() == 0 ? have == 0
+                                                : have % block.bytes == 0 && have / block.bytes % tensor.rows() == 0 &&
+                                                      have / block.bytes / tensor.rows() == tensor.cols() / block.elements);
   if (!fits)
-    return message("tensor '", tensor.name, "': ", have, " bytes do not hold ", tensor.rows(), " x ", tensor.cols(), " numbers of type ",
-                   name_of(tensor.type));
+    return message("tensor '", tensor.name, "': ", have, " bytes do not hold ", tensor.rows(), " x ", tensor.cols(),
+                   " numbers of type ", name_of(tensor.type));
   return {};
 }
 
