@@ -37,6 +37,7 @@ constexpr base_recipe bases[] = {
 
 struct modifiers {
   bool unstructured = false;
+  bool prune_first = false;
   slim::scale_block block = slim::per_tensor;
   std::function<void(slim::matrix_view<float>)> round_input;
   std::string input_text;
@@ -66,12 +67,16 @@ std::string apply_modifier(modifiers& m, std::string const& modifier, base_recip
   } else if (modifier == "channel" || group_size(modifier) > 0) {
     if (!quantizes) return slim::message("recipe ", base.name, " quantizes nothing, so @", modifier, " has no meaning");
     m.block = modifier == "channel" ? slim::per_channel : slim::per_group(group_size(modifier));
+  } else if (modifier == "prune-first") {
+    if (!quantizes || base.pruned_by == saliency_kind::none)
+      return slim::message("recipe ", base.name, " does not both quantize and prune, so @prune-first has no meaning");
+    m.prune_first = true;
   } else if (modifier == "fp8") {
     set_input(m, slim::fp8_input());
   } else if (modifier == "int8") {
     set_input(m, slim::int8_input());
   } else {
-    return slim::message("modifier @", modifier, " is not known; there are @50 @channel @gN @fp8 @int8");
+    return slim::message("modifier @", modifier, " is not known; there are @50 @channel @gN @prune-first @fp8 @int8");
   }
   return {};
 }
@@ -115,19 +120,24 @@ std::optional<slim::any_low_rank_solver> adapter_of(base_recipe const& base) {
   return slim::quantized_adapter(slim::slim_lora({.rank = {.ratio = 0.1}}), rounding);
 }
 
+/// The two lossy steps in their order, then the adapter if there is one.
+template <class First, class Second>
+slim::any_recipe in_order(First const& first, Second const& second, std::optional<slim::any_low_rank_solver> const& adapter) {
+  if (adapter) return slim::chain(first, second, *adapter);
+  return slim::chain(first, second);
+}
+
 recipe assemble_recipe(std::string const& name, base_recipe const& base, modifiers const& m) {
   recipe made{.name = name, .chain = {}, .steps = {}, .round_input = m.round_input};
   auto const quantizer = quantizer_of(base, m);
   auto const pruner = pruner_of(base, m);
   auto const adapter = adapter_of(base);
   if (quantizer) made.steps.push_back(quantizer->describe());
-  if (pruner) made.steps.push_back(pruner->describe());
+  if (pruner) made.steps.insert(m.prune_first ? made.steps.begin() : made.steps.end(), pruner->describe());
   if (adapter) made.steps.push_back(adapter->describe());
   if (!m.input_text.empty()) made.steps.push_back(m.input_text);
-  if (quantizer && pruner && adapter)
-    made.chain = slim::any_recipe(slim::chain(*quantizer, *pruner, *adapter));
-  else if (quantizer && pruner)
-    made.chain = slim::any_recipe(slim::chain(*quantizer, *pruner));
+  if (quantizer && pruner)
+    made.chain = m.prune_first ? in_order(*pruner, *quantizer, adapter) : in_order(*quantizer, *pruner, adapter);
   else if (quantizer)
     made.chain = slim::any_recipe(slim::chain(*quantizer));
   else if (pruner)
@@ -155,6 +165,7 @@ std::vector<recipe_summary> recipe_modifiers() {
   return {{"@50", "50% unstructured sparsity instead of 2:4"},
           {"@channel", "a weight scale per output channel instead of one per tensor"},
           {"@gN", "a weight scale per N input channels of a row, e.g. @g128"},
+          {"@prune-first", "prune, then quantize what is left; without it the papers' order, quantize, then prune"},
           {"@fp8", "inputs of the linear layers rounded to FP8, one scale per tensor"},
           {"@int8", "inputs rounded to int8, one scale per tensor"}};
 }

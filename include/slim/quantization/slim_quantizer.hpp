@@ -56,15 +56,18 @@ public:
       require_observed(seen, "slim_quantizer");
     }
     integer_codes result(w.rows(), w.cols(), config_.bits, config_.block, config_.scale_format);
-    std::vector<float> const column_weights = weights_of_channels(seen);
+    std::vector<float> error_weights = config_.output_weighted ? squares_of_channels(seen) : std::vector<float>();
     if (config_.outlier_share == 0.0) {
-      set_scales(result, w, column_weights, ctx);
+      set_scales(result, w, error_weights, ctx);
     } else {
       result.channel_factors = factors_of_channels(w, seen);
       matrix<float> scaled(w);
-      for (index_t i = 0; i < w.rows(); ++i)
-        for (index_t j = 0; j < w.cols(); ++j) scaled(i, j) *= result.factor_at(j);
-      set_scales(result, scaled.view(), column_weights, ctx);
+      for (index_t j = 0; j < w.cols(); ++j) {
+        float const factor = result.factor_at(j);
+        if (config_.output_weighted) error_weights[static_cast<std::size_t>(j)] /= factor * factor; // in units of the scaled weight
+        for (index_t i = 0; i < w.rows(); ++i) scaled(i, j) *= factor;
+      }
+      set_scales(result, scaled.view(), error_weights, ctx);
     }
     result.encode(w, ctx);
     return result;
@@ -79,14 +82,10 @@ public:
 private:
   static constexpr index_t largest_sorted_block = 65536;
 
-  /// Error weight of every channel relative to the largest, empty if all are 1. Dead channels weigh 0: their weights do not
-  /// matter to the output.
-  std::vector<float> weights_of_channels(calibration const& seen) const {
+  /// Mean square of every input channel: what a squared weight error costs the output. Dead channels weigh 0.
+  static std::vector<float> squares_of_channels(calibration const& seen) {
     std::vector<float> weights;
-    if (!config_.output_weighted) return weights;
-    std::vector<double> const squares = seen.mean_square();
-    double const largest = squares.empty() ? 0.0 : *std::max_element(squares.begin(), squares.end());
-    for (double const square : squares) weights.push_back(largest > 0.0 ? static_cast<float>(square / largest) : 0.0f);
+    for (double const square : seen.mean_square()) weights.push_back(static_cast<float>(square));
     return weights;
   }
 
