@@ -17,7 +17,7 @@ struct text_options {
   std::filesystem::path text;  ///< empty: the default text's last part
   std::ptrdiff_t calib_tokens = 16384;
   std::ptrdiff_t context = 1024; ///< tokens per window, of calibration and of evaluation
-  std::ptrdiff_t max_tokens = 12288; ///< evaluated
+  std::ptrdiff_t max_tokens = 8192; ///< evaluated
 };
 
 struct compress_command {

@@ -1,6 +1,6 @@
-// Compression of one layer against the way it is usually done, in one run: paired rounds, medians.
-// Usage: bench_low_rank [--quick] [threads = 2] [rounds = 3]. --quick takes 1024 x 1024 instead of 4096 x 4096.
-#include "slim/linalg/low_rank.hpp"
+// Compression of one layer against the way SLiM's published code does it, in one run: paired rounds, medians.
+// Usage: bench_layer [--quick] [threads = 2] [rounds = 3]. --quick takes 1024 x 1024 instead of 4096 x 4096.
+#include "slim/slim.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -112,6 +112,68 @@ row low_rank_row(char const* name, slim::matrix<float> const& a, int rounds, sli
   return out;
 }
 
+/// A linear layer's weights: Gaussian, channels of different scale, a few large ones.
+slim::matrix<float> weight_matrix(index_t n) {
+  auto out = error_matrix(n);
+  for (index_t k = 0; k < n; ++k) out((k * 7919) % n, (k * 104729) % n) *= 6.0f;
+  return out;
+}
+
+/// The step search alone, on histograms that are already there: 11 coarse and some thousand fine candidates of a surrogate
+/// error, each a pass over the bins (the reference), against every candidate of the true error by prefix sums.
+row search_row(slim::matrix<float> const& w, int rounds, slim::context const& ctx) {
+  index_t const bins = std::max<index_t>(512, std::min<index_t>(w.size() / 1000, 20000)); // as the reference chooses them
+  float const largest = slim::largest_magnitude(w.view());
+  double const width = static_cast<double>(largest) / static_cast<double>(bins);
+  std::vector<double> density(static_cast<std::size_t>(bins)), centers;
+  for (index_t b = 0; b < bins; ++b) centers.push_back((static_cast<double>(b) + 0.5) * width);
+  for (index_t k = 0; k < w.size(); ++k)
+    density[static_cast<std::size_t>(std::min(bins - 1, static_cast<index_t>(static_cast<double>(std::abs(w.data()[k])) / width)))] += 1.0;
+  auto const binned = slim::histogram_moments(w.view(), largest, bins, {}, ctx);
+  row out{slim::message("scale search, ", bins, " bins"), "11 points + linear scan", "search_scale, all candidates", {}, {}, {}};
+  double alpha = 0;
+  slim::scale_choice best;
+  for (int round = 0; round < rounds; ++round) {
+    out.peer_seconds.push_back(seconds_of([&] { alpha = slim::reference_search_alpha(density, centers, 4); }));
+    out.our_seconds.push_back(seconds_of([&] {
+      slim::prefix_moments moments; // building the prefix sums is part of the method
+      for (index_t b = 0; b < binned.size(); ++b) {
+        auto const bin = binned.between(b, b + 1);
+        moments.push_back(bin.weight, bin.first, bin.second);
+      }
+      best = slim::search_scale(moments, static_cast<double>(largest) / 7, -8, 7, bins);
+    }));
+  }
+  double const theirs = slim::error_of_scale(binned, alpha / 7, -8, 7).error;
+  char text[64];
+  std::snprintf(text, sizeof text, "squared error %.4f of the peer's", best.error / theirs);
+  out.remark = text;
+  return out;
+}
+
+/// SLiM on one layer: quantize, prune, adapter. The peer's quantizer searches as the reference does and its adapter comes from
+/// a full SVD; mask and rounding are the same code on both sides.
+row layer_row(slim::matrix<float> const& w, int rounds, slim::context const& ctx) {
+  index_t const n = w.cols();
+  slim::calibration seen(n);
+  seen.observe(gaussian(256, n, 9), ctx);
+  row out{slim::message("whole slim layer ", n, "^2"), "reference search + sgesdd", "compress", {}, {}, {}};
+  auto const weights = slim::slim_saliency{}.channel_weights(seen);
+  for (int round = 0; round < rounds; ++round) {
+    out.our_seconds.push_back(seconds_of([&] {
+      (void)slim::compress(w, seen, slim::chain(slim::slim_quantizer{}, slim::nm_pruner<2, 4>(slim::wanda{}), slim::slim_lora()), ctx);
+    }));
+    out.peer_seconds.push_back(seconds_of([&] {
+      auto const lossy = slim::compress(w, seen, slim::chain(slim::slim_quantizer({.search = slim::scale_search::reference}), slim::nm_pruner<2, 4>(slim::wanda{})), ctx);
+      slim::matrix<float> error = w;
+      for (index_t i = 0; i < n; ++i)
+        for (index_t j = 0; j < n; ++j) error(i, j) = (error(i, j) - lossy.weights(i, j)) * weights[static_cast<std::size_t>(j)];
+      (void)full_svd(std::move(error));
+    }));
+  }
+  return out;
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
@@ -127,6 +189,9 @@ int main(int argc, char** argv) {
   index_t const n = quick ? 1024 : 4096;
   std::printf("%d threads, medians of %d paired rounds\n", threads, rounds);
   std::vector<row> table;
+  auto const w = weight_matrix(n);
+  table.push_back(search_row(w, 5 * rounds, ctx));
+  table.push_back(layer_row(w, rounds, ctx));
   table.push_back(low_rank_row("error-like", error_matrix(n), rounds, ctx));
   table.push_back(low_rank_row("gaussian", gaussian(n, n, 5), quick ? rounds : 1, ctx));
   print(table);
