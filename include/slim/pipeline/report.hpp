@@ -29,8 +29,14 @@ struct layer_report {
   std::vector<std::string> notes;  ///< about the input: dead channels, zeroed weights
   std::vector<step_report> steps;
 
-  /// The state after the last step. An empty chain reports the dense layer.
-  [[nodiscard]] step_report last() const { return steps.empty() ? step_report{} : steps.back(); }
+  /// The state after the last step. An empty chain reports the dense layer: no error, 16 bits per weight.
+  [[nodiscard]] step_report last() const {
+    if (!steps.empty()) return steps.back();
+    step_report dense;
+    dense.step = "dense";
+    dense.bits_per_weight = rows > 0 && cols > 0 ? 16.0 : 0.0;
+    return dense;
+  }
 };
 
 } // namespace slim::inline SLIM_ABI

@@ -33,8 +33,10 @@ struct slim_quant_config {
 /// are multiplied by outlier_factor before the step is searched (the paper searches first, so that weights above alpha / 2 of
 /// those channels clip) and divided by it afterwards; codes carry the factors.
 ///
-/// **Numerics** Error sums in double. A block of zeros gets scale 0. Blocks of at most 65536 weights are sorted: the search
-/// is exact. Larger ones go through a histogram: exact for bf16 weights. O(n log n) or O(n).
+/// **Numerics** Error sums in double. A block of zeros gets scale 0. Blocks of at most 65536 weights are sorted: errors of
+/// steps are exact, and 2 n (at least 256) steps are tried: the best is within 0.2% of the error of the best of all steps that use the
+/// highest code, 0.001% on average for normal weights (tests/quantization). Larger blocks go through a histogram: exact for bf16 weights.
+/// Never above the squared error of absmax (fp32 scales). O(n log n) or O(n).
 class slim_quantizer {
 public:
   /// @throws config_error on bits outside 2..8, a share outside [0, 1], a factor that is not positive, or fewer than 1 candidate.
@@ -81,6 +83,7 @@ public:
 
 private:
   static constexpr index_t largest_sorted_block = 65536;
+  static constexpr index_t fewest_candidates = 256;
 
   /// Mean square of every input channel: what a squared weight error costs the output. Dead channels weigh 0.
   static std::vector<float> squares_of_channels(calibration const& seen) {
@@ -130,23 +133,26 @@ private:
     float const largest = largest_magnitude(w);
     if (!(largest > 0.0f) || !std::isfinite(largest)) return largest;
     if (config_.search == scale_search::reference) return reference_scale(w, largest);
-    double const largest_step = static_cast<double>(largest) / codes.highest();
-    if (w.size() > largest_sorted_block) {
-      auto const moments = histogram_moments(w, largest, config_.candidates, weights, ctx);
-      return chosen_scale(search_scale(moments, largest_step, codes.lowest(), codes.highest(), config_.candidates), largest_step);
-    }
+    float const unclipped = largest / static_cast<float>(codes.highest());
+    if (w.size() > largest_sorted_block)
+      return best_scale(histogram_moments(w, largest, config_.candidates, weights, ctx), codes, config_.candidates, unclipped);
     std::vector<std::pair<float, double>> values;
     values.reserve(static_cast<std::size_t>(w.size()));
     for (index_t i = 0; i < w.rows(); ++i)
       for (index_t j = 0; j < w.cols(); ++j)
         if (w(i, j) == w(i, j)) values.emplace_back(w(i, j), weights.empty() ? 1.0 : static_cast<double>(weights[static_cast<std::size_t>(j)]));
-    index_t const steps = std::clamp<index_t>(2 * w.size(), 64, config_.candidates);
-    return chosen_scale(search_scale(moments_of(values), largest_step, codes.lowest(), codes.highest(), steps), largest_step);
+    index_t const steps = std::min(std::max(2 * w.size(), fewest_candidates), config_.candidates);
+    return best_scale(moments_of(values), codes, steps, unclipped);
   }
 
-  /// A block whose weights all lie in channels of weight 0 has no best step: take the one that clips nothing.
-  static float chosen_scale(scale_choice const& choice, double largest_step) {
-    return static_cast<float>(choice.scale > 0.0 ? choice.scale : largest_step);
+  /// Steps up to the one at which the highest code falls out of use, and the one of absmax: never worse than that. A block
+  /// whose nonzero weights all lie in channels of weight 0 has no best step: it gets the one that clips nothing.
+  static float best_scale(prefix_moments const& data, integer_codes const& codes, index_t steps, float unclipped) {
+    double const largest = data.size() == 0 ? 0.0 : std::max(-data.value(0), data.value(data.size() - 1));
+    if (!(largest > 0.0)) return unclipped;
+    scale_choice const found = search_scale(data, largest / (codes.highest() - 0.5), codes.lowest(), codes.highest(), steps);
+    scale_choice const absmax = error_of_scale(data, largest / codes.highest(), codes.lowest(), codes.highest());
+    return static_cast<float>(found.error <= absmax.error ? found.scale : absmax.scale);
   }
 
   float reference_scale(matrix_view<float const> w, float largest) const {
