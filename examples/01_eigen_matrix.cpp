@@ -35,11 +35,12 @@ int main() {
   seen.observe(X.topRows(256));                     // blocks and maps are matrices, too
   seen.observe(X.bottomRows(256));
 
-  auto const layer = slim::compress(W, seen, slim::chain(slim::slim_quantizer({.bits = 4}), slim::nm_pruner<2, 4>(slim::wanda{}),
-                                                         slim::slim_lora({.rank = {.ratio = 0.1}})));
+  auto const layer = slim::compress(W, seen,
+                                    slim::chain(slim::slim_quantizer({.bits = 4}), slim::nm_pruner<2, 4>(slim::wanda{}),
+                                                slim::slim_lora({.rank = {.ratio = 0.1}})));
   for (auto const& step : layer.report.steps)
-    std::printf("%-55s weight error %.4f, output error %.4f, %5.2f bits per weight\n", step.step.c_str(), step.relative_error, step.output_error,
-                step.bits_per_weight);
+    std::printf("%-55s weight error %.4f, output error %.4f, %5.2f bits per weight\n", step.step.c_str(), step.relative_error,
+                step.output_error, step.bits_per_weight);
 
   // The result owns its storage; Eigen sees it through a map.
   using rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;

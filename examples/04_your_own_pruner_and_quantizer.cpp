@@ -6,8 +6,11 @@
 #include <slim/slim.hpp>
 #include <slim/testing/laws.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <utility>
+#include <vector>
 
 using slim::index_t;
 
@@ -43,7 +46,8 @@ struct ternary_codes {
   int code_bits() const { return 2; }
   double side_bits() const { return 32.0 * static_cast<double>(scales.size()); }
   void dequantize_into(slim::matrix_view<float> values, slim::context const& = {}) const {
-    if (values.rows() != rows() || values.cols() != cols()) throw slim::shape_error("ternary_codes: the destination has another shape");
+    if (values.rows() != rows() || values.cols() != cols())
+      throw slim::shape_error("ternary_codes: the destination has another shape");
     for (index_t i = 0; i < rows(); ++i)
       for (index_t j = 0; j < cols(); ++j) values(i, j) = scales[static_cast<std::size_t>(i)] * static_cast<float>(signs(i, j));
   }
@@ -79,10 +83,13 @@ int main() {
   for (auto& violation : slim::testing::check_quantizer(ternary_quantizer{})) broken.push_back(std::move(violation));
   std::printf("%zu laws broken\n%s", broken.size(), slim::testing::describe(broken).c_str());
 
-  slim::matrix<float> const W = slim::testing::normal_matrix(64, 128, 1, 0.02f), X = slim::testing::normal_matrix(256, 128, 2); // synthetic
+  auto const W = slim::testing::normal_matrix(64, 128, 1, 0.02f); // synthetic, as are the inputs
+  auto const X = slim::testing::normal_matrix(256, 128, 2);
   auto const seen = slim::testing::observed(X, {.gram = true});
-  auto const layer = slim::compress(W, seen, slim::chain(block_pruner{}, ternary_quantizer{}, slim::slim_lora({.rank = {.ratio = 0.25}})));
+  auto const layer =
+      slim::compress(W, seen, slim::chain(block_pruner{}, ternary_quantizer{}, slim::slim_lora({.rank = {.ratio = 0.25}})));
   for (auto const& step : layer.report.steps)
-    std::printf("%-55s output error %.3f, sparsity %.2f, %.2f bits per weight\n", step.step.c_str(), step.output_error, step.sparsity, step.bits_per_weight);
+    std::printf("%-55s output error %.3f, sparsity %.2f, %.2f bits per weight\n", step.step.c_str(), step.output_error,
+                step.sparsity, step.bits_per_weight);
   return broken.empty() && layer.report.last().output_error < layer.report.steps[1].output_error ? 0 : 1;
 }

@@ -4,6 +4,7 @@
 /// checks it. The layer is synthetic.
 
 #include <slim/slim.hpp>
+#include <slim/testing/same_bits.hpp>
 
 #include <condition_variable>
 #include <cstdio>
@@ -75,8 +76,10 @@ struct pool_executor {
 
 int main() {
   slim::matrix<float> W(192, 320), X(512, 320);
-  for (slim::index_t k = 0; k < W.size(); ++k) W.data()[k] = static_cast<float>(0.02 * slim::random_normal(1, static_cast<std::uint64_t>(k)));
-  for (slim::index_t k = 0; k < X.size(); ++k) X.data()[k] = static_cast<float>(slim::random_normal(2, static_cast<std::uint64_t>(k)));
+  for (slim::index_t k = 0; k < W.size(); ++k)
+    W.data()[k] = static_cast<float>(0.02 * slim::random_normal(1, static_cast<std::uint64_t>(k)));
+  for (slim::index_t k = 0; k < X.size(); ++k)
+    X.data()[k] = static_cast<float>(slim::random_normal(2, static_cast<std::uint64_t>(k)));
   auto const recipe = slim::chain(slim::slim_quantizer(), slim::nm_pruner<2, 4>(slim::wanda{}), slim::slim_lora());
 
   auto const run_on = [&](slim::context const& ctx) {
@@ -90,7 +93,9 @@ int main() {
   auto const here = run_on({.where = mine});
   auto const there = run_on({.where = alone});
 
-  bool const same = here.weights == there.weights && here.low_rank.left == there.low_rank.left && here.low_rank.right == there.low_rank.right;
-  std::printf("output error %.4f; bit-identical on %d threads and on one: %s\n", here.report.last().output_error, threads.size(), same ? "yes" : "NO");
+  bool const same =
+      slim::testing::same_bits(here.weights, there.weights) && slim::testing::same_bits(here.low_rank, there.low_rank);
+  std::printf("output error %.4f; bit-identical on %d threads and on one: %s\n", here.report.last().output_error,
+              threads.size(), same ? "yes" : "NO");
   return same ? 0 : 1;
 }

@@ -22,13 +22,15 @@ class threshold_pruner {
 public:
   /// @throws slim::config_error if the share is negative or not a number.
   explicit threshold_pruner(threshold_config config = {}) : config_(config) {
-    if (!(config.share >= 0.0)) throw slim::config_error(slim::message("threshold_pruner: share ", config.share, " is negative or not a number"));
+    if (!(config.share >= 0.0))
+      throw slim::config_error(slim::message("threshold_pruner: share ", config.share, " is negative or not a number"));
   }
 
   [[nodiscard]] threshold_config const& config() const noexcept { return config_; }
 
   /// W is (d_out x d_in). The mask promises no pattern.
-  [[nodiscard]] slim::mask select(slim::matrix_view<float const> w, slim::calibration const&, slim::context const& ctx = {}) const {
+  [[nodiscard]] slim::mask select(slim::matrix_view<float const> w, slim::calibration const&,
+                                  slim::context const& ctx = {}) const {
     slim::mask kept(w.rows(), w.cols());
     constexpr slim::index_t rows_per_task = 16;
     ctx.parallel_for(w.rows(), rows_per_task, [&](slim::index_t begin, slim::index_t end) {

@@ -21,7 +21,8 @@ int main() {
   slim::matrix<float> w(2, 4); // root mean squares 2.5 and 0
   for (slim::index_t j = 0; j < 4; ++j) w(0, j) = j == 2 ? -3.0f : j == 1 ? 4.0f : 0.0f;
   slim::mask const kept = mine::threshold_pruner({.share = 0.5}).select(w, slim::calibration(4));
-  expect(kept.kept(0, 1) && kept.kept(0, 2) && !kept.kept(0, 0) && !kept.kept(0, 3), "weights of at least 1.25 are kept, of either sign");
+  expect(kept.kept(0, 1) && kept.kept(0, 2) && !kept.kept(0, 0) && !kept.kept(0, 3),
+         "weights of at least 1.25 are kept, of either sign");
   expect(kept.kept(1, 0) && kept.kept(1, 3), "a row of zeros is kept");
   expect(mine::threshold_pruner({.share = 0.0}).select(w, slim::calibration(4)).count() == 8, "share 0 keeps all");
 
