@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""The documentation checks find what they look for."""
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def run(script, files):
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        return subprocess.run([sys.executable, HERE / script, folder], capture_output=True, text=True).returncode
+
+
+class Links(unittest.TestCase):
+    def check(self, text, expected):
+        other = "# Title\n## What it is, and isn't\n```\n# not a heading\n```\n"
+        self.assertEqual(run("check_links.py", {"a.md": "[b](docs/b.md)\n" + text, "docs/b.md": other}), expected, text)
+
+    def test_good_links(self):
+        self.check("[x](docs) [y](docs/b.md#what-it-is-and-isnt) [z](https://example.org/no)\n# Here\n[w](#here)", 0)
+
+    def test_a_missing_file(self):
+        self.check("[x](docs/c.md)", 1)
+
+    def test_a_missing_heading(self):
+        self.check("[x](docs/b.md#not-a-heading)", 1)
+        self.check("[x](#nowhere)", 1)
+
+    def test_a_file_outside(self):
+        self.check("[x](../../../../../../etc/hostname)", 1)
+
+    def test_code_holds_no_links(self):
+        self.check("`f[i](j)`\n```\n[x](nowhere)\n```\n", 0)
+
+    def test_no_links_at_all_is_suspicious(self):
+        self.assertEqual(run("check_links.py", {"a.md": "text"}), 1)
+
+
+class Readme(unittest.TestCase):
+    def check(self, shown, marked, expected):
+        files = {"README.md": f"# T\n```\nbash\n```\n```cpp\n{shown}```\n", "examples/00_readme.cpp": f"// [readme]\n{marked}// [/readme]\n"}
+        self.assertEqual(run("check_readme.py", files), expected)
+
+    def test_equal(self):
+        self.check("int a;\n", "int a;\n", 0)
+
+    def test_different(self):
+        self.check("int a;\n", "int b;\n", 1)
+        self.check("int a;\n", "int a;\nint b;\n", 1)
+
+    def test_missing(self):
+        self.assertEqual(run("check_readme.py", {"README.md": "", "examples/00_readme.cpp": "// [readme]\n// [/readme]\n"}), 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
