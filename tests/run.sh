@@ -16,6 +16,7 @@ model=$slim_cache/SmolLM2-135M-Instruct.Q4_1.gguf
 [ -f "$model" ] && export SLIM_MODEL=$model
 
 jobs=$(nproc)
+export OMP_WAIT_POLICY=passive # tests run side by side: threads that wait must not spin
 options=(-DPython3_EXECUTABLE="${SLIM_PYTHON:-python3}")
 command -v ccache >/dev/null && options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 
