@@ -19,6 +19,7 @@ jobs=$(nproc)
 export OMP_WAIT_POLICY=passive # tests run side by side: threads that wait must not spin
 options=(-DPython3_EXECUTABLE="${SLIM_PYTHON:-python3}")
 command -v ccache >/dev/null && options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1 # another checkout of the same sources is served from the cache
 
 # build PRESET TARGET
 build() {
