@@ -58,5 +58,20 @@ class Readme(unittest.TestCase):
         self.assertEqual(run("check_readme.py", {"README.md": "", "examples/00_readme.cpp": "// [readme]\n// [/readme]\n"}), 1)
 
 
+class Snippets(unittest.TestCase):
+    def check(self, shown, compiled, expected):
+        files = {"docs/a.md": f"```cpp\n{shown}```\n```cpp\nint not_shown_by_docstring;\n```\n", "tests/docs/snippets_test.cpp": compiled}
+        self.assertEqual(run("check_snippets.py", files), expected)
+
+    def test_compiled(self):
+        self.check("/// Doc.\nint f();\n\nint b;\n", "  int b; /// Doc.\n  int f();\n", 0)
+
+    def test_not_compiled(self):
+        self.check("/// Doc.\nint f();\n\nint c;\n", "  int b; /// Doc.\n  int f();\n", 1)
+
+    def test_nothing_shown(self):
+        self.check("int f();\n", "int f();\n", 1)
+
+
 if __name__ == "__main__":
     unittest.main()

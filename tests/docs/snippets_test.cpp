@@ -1,0 +1,128 @@
+// The components that the documentation shows, word for word (check_snippets.py compares): they compile, and keep their laws.
+#include "slim/slim.hpp"
+#include "slim/testing/laws.hpp"
+
+#include <catch2/catch.hpp>
+
+namespace {
+
+/// Magnitude relative to the largest of the row.
+struct relative_magnitude {
+  struct scorer {
+    slim::matrix_view<float const> w;
+    std::vector<float> largest;
+    float operator()(slim::index_t i, slim::index_t j) const {
+      float const top = largest[static_cast<std::size_t>(i)];
+      return top > 0.0f ? std::abs(w(i, j)) / top : 0.0f;
+    }
+  };
+  scorer prepare(slim::matrix_view<float const> w, slim::calibration const&) const {
+    scorer s{w, {}};
+    for (slim::index_t i = 0; i < w.rows(); ++i) s.largest.push_back(slim::largest_magnitude(w.middle_rows(i, 1)));
+    return s;
+  }
+  std::string describe() const { return "relative magnitude"; }
+};
+
+/// Largest activation ever seen.
+struct peak_saliency {
+  std::vector<float> channel_weights(slim::calibration const& seen) const {
+    std::vector<float> weights = seen.max_abs();
+    for (float& w : weights) w = std::max(w, 1e-6f);
+    return weights;
+  }
+  std::string describe() const { return "peak"; }
+};
+
+/// Leaves layers alone whose error is small already.
+template <slim::low_rank_solver Solver>
+struct only_if_needed {
+  Solver inner;
+  double threshold = 0;
+
+  slim::adapter solve(slim::matrix_view<float const> e, slim::calibration const& seen, slim::context const& ctx = {}) const {
+    if (slim::output_energy(e, seen, ctx) <= threshold) return slim::empty_adapter(e.cols(), e.rows());
+    return inner.solve(e, seen, ctx);
+  }
+  std::vector<float> channel_weights(slim::calibration const& seen) const { return inner.channel_weights(seen); }
+  std::string describe() const { return slim::message(std::string(inner.describe()), ", where needed"); }
+};
+
+/// Drops activations that hardly matter.
+struct thresholded_input {
+  float share = 1e-3f; // of the largest
+  void round_inplace(slim::matrix_view<float> x) const {
+    float const threshold = share * slim::largest_magnitude(x);
+    for (slim::index_t i = 0; i < x.rows(); ++i)
+      for (slim::index_t j = 0; j < x.cols(); ++j)
+        if (std::abs(x(i, j)) < threshold) x(i, j) = 0.0f;
+  }
+  std::string describe() const { return "thresholded inputs"; }
+};
+
+/// Adds the mean error of every row back to the kept weights of that row.
+struct restore_row_means {
+  template <class State>
+  State operator()(State state, slim::calibration const&, slim::context const&) const {
+    for (slim::index_t i = 0; i < state.original.rows(); ++i) {
+      double lost = 0, kept = 0;
+      for (slim::index_t j = 0; j < state.original.cols(); ++j) {
+        lost += static_cast<double>(state.original(i, j)) - static_cast<double>(state.current(i, j));
+        kept += state.current(i, j) != 0.0f ? 1.0 : 0.0;
+      }
+      for (slim::index_t j = 0; j < state.original.cols(); ++j)
+        if (state.current(i, j) != 0.0f) state.current(i, j) += static_cast<float>(lost / kept);
+    }
+    return state;
+  }
+  std::string describe() const { return "restore row means"; } // for the report; optional
+};
+
+} // namespace
+
+using namespace slim::testing;
+
+TEST_CASE("the saliency of the documentation keeps the laws, and prunes") {
+  CHECK(describe(check_saliency(relative_magnitude{})) == "");
+  auto const shown = slim::unstructured_pruner({.sparsity = 0.5, .scope = slim::prune_scope::matrix}, relative_magnitude{});
+  CHECK(describe(check_pruner(shown)) == "");
+  slim::matrix<float> w(2, 2); // every row relative to its own largest: 1, 0.25 and 0.75, 1
+  w(0, 0) = 400, w(0, 1) = 100, w(1, 0) = 3, w(1, 1) = -4;
+  auto const kept = shown.select(w, slim::calibration(2));
+  CHECK((kept.kept(0, 0) && !kept.kept(0, 1) && !kept.kept(1, 0) && kept.kept(1, 1)));
+}
+
+TEST_CASE("the linear saliency of the documentation keeps the laws, and makes a solver") {
+  CHECK(describe(check_linear_saliency(peak_saliency{})) == "");
+  auto const solver = slim::saliency_lora<peak_saliency>({.rank = {.ratio = 0.1}});
+  STATIC_REQUIRE(slim::low_rank_solver<std::remove_const_t<decltype(solver)>>);
+}
+
+TEST_CASE("the low-rank solver of the documentation keeps the laws, and leaves small errors alone") {
+  only_if_needed<slim::saliency_lora<slim::slim_saliency>> const solver{slim::slim_lora({.rank = {.number = 3}}), 1.0};
+  CHECK(describe(check_low_rank_solver(solver, 3, hard_values())) == "");
+  auto const seen = observed(normal_matrix(40, 30, 1), {.gram = true});
+  CHECK(solver.solve(normal_matrix(20, 30, 2).view(), seen).rank() == 3);
+  CHECK(solver.solve(normal_matrix(20, 30, 2, 1e-4f).view(), seen).rank() == 0);
+}
+
+TEST_CASE("the input quantizer of the documentation keeps the laws") {
+  CHECK(describe(check_input_quantizer(thresholded_input{}, 1e-3)) == "");
+}
+
+TEST_CASE("the step of the documentation brings the sum of every row back") {
+  auto const W = normal_matrix(24, 32, 1);
+  auto const seen = observed(normal_matrix(64, 32, 2), {.gram = true});
+  auto const layer =
+      slim::compress(W, seen, slim::chain(slim::nm_pruner<2, 4>(slim::wanda{}), restore_row_means{}, slim::slim_lora()));
+  REQUIRE(layer.report.steps.size() == 3);
+  CHECK(layer.report.steps[1].step == "restore row means");
+  for (slim::index_t i = 0; i < W.rows(); ++i) {
+    double lost = 0;
+    for (slim::index_t j = 0; j < W.cols(); ++j) {
+      lost += static_cast<double>(W(i, j)) - static_cast<double>(layer.weights(i, j));
+      CHECK((layer.kept.kept(i, j) || layer.weights(i, j) == 0.0f));
+    }
+    CHECK(std::abs(lost) < 1e-5);
+  }
+}
