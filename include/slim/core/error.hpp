@@ -5,10 +5,11 @@
 
 #include "slim/config.hpp"
 
+#include <charconv>
+#include <concepts>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <type_traits>
 
 namespace slim::inline SLIM_ABI {
 
@@ -36,10 +37,16 @@ namespace detail {
 
 inline void append_text(std::string& out, std::string_view text) { out += text; }
 
-template <class Number>
-  requires std::is_arithmetic_v<Number>
+template <std::integral Number>
 void append_text(std::string& out, Number value) {
   out += std::to_string(value);
+}
+
+/// Shortest digits that name the number: 0.1, 1e-08, nan.
+template <std::floating_point Number>
+void append_text(std::string& out, Number value) {
+  char digits[32];
+  out.append(digits, std::to_chars(digits, digits + sizeof digits, value).ptr);
 }
 
 } // namespace detail

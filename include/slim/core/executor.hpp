@@ -81,6 +81,11 @@ public:
           static_cast<E const*>(object)->for_each(count, task);
         }) {}
 
+  /// A temporary executor would be gone before it is used.
+  template <class E>
+    requires executor<E> && (!std::same_as<E, executor_ref>)
+  executor_ref(E const&&) = delete;
+
   void for_each(index_t count, task_ref task) const { call_(object_, count, task); }
 
 private:

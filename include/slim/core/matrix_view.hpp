@@ -42,7 +42,7 @@ public:
       throw shape_error(message("matrix_view: a row-major view needs neighbouring columns, stride is ", col_stride));
   }
 
-  /// T -> T const, and row_major -> strided. The way back is as_row_major.
+  /// T -> T const, and row_major -> strided. There is no way back but a copy: matrix<T>(view).
   template <class U, class OtherLayout>
     requires(std::same_as<U const, T> || std::same_as<U, T>) &&
             (std::same_as<OtherLayout, Layout> || std::same_as<Layout, strided>)

@@ -102,6 +102,8 @@ auto apply_step(Step const& step, State state, calibration const& seen, context 
     return repair(step, std::move(state), seen, ctx);
   else if constexpr (is_own_step<Step, State>)
     return step(std::move(state), seen, ctx);
+  else
+    return state; // the assertion above has said what is wrong
 }
 
 } // namespace detail
