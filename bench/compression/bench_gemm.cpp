@@ -50,9 +50,7 @@ void compare(slim::index_t m, slim::index_t k, slim::index_t n, int threads, int
   std::vector<double> t_ours, t_blas, t_eigen;
   int const im = static_cast<int>(m), in = static_cast<int>(n), ik = static_cast<int>(k);
   for (int round = 0; round < rounds; ++round) {
-    t_ours.push_back(seconds_of([&] {
-      slim::gemm_into(a.view(), slim::transposed(w.view()), ours, ctx);
-    }));
+    t_ours.push_back(seconds_of([&] { slim::gemm_into(a.view(), slim::transposed(w.view()), ours, ctx); }));
     t_blas.push_back(seconds_of([&] {
       cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, im, in, ik, 1, a.data(), ik, w.data(), ik, 0, blas.data(), in);
     }));
@@ -63,9 +61,9 @@ void compare(slim::index_t m, slim::index_t k, slim::index_t n, int threads, int
   }
   double const gflop = 2e-9 * static_cast<double>(m * n * k);
   double const ours_s = median(t_ours), blas_s = median(t_blas), eigen_s = median(t_eigen);
-  std::printf("%5td x%5td x%5td  ours %8.2f ms %6.1f GF/s | OpenBLAS %8.2f ms %6.1f GF/s, ours %.2fx | Eigen %6.1f GF/s, ours %.2fx\n",
-              m, k, n, 1e3 * ours_s, gflop / ours_s, 1e3 * blas_s, gflop / blas_s, blas_s / ours_s, gflop / eigen_s,
-              eigen_s / ours_s);
+  std::printf(
+      "%5td x%5td x%5td  ours %8.2f ms %6.1f GF/s | OpenBLAS %8.2f ms %6.1f GF/s, ours %.2fx | Eigen %6.1f GF/s, ours %.2fx\n",
+      m, k, n, 1e3 * ours_s, gflop / ours_s, 1e3 * blas_s, gflop / blas_s, blas_s / ours_s, gflop / eigen_s, eigen_s / ours_s);
 }
 
 } // namespace

@@ -13,8 +13,8 @@
 
 extern "C" { // lapack and threads, as OpenBLAS ships them: it has no header for LAPACK here
 void openblas_set_num_threads(int);
-void sgesdd_(char const* job, int const* m, int const* n, float* a, int const* lda, float* s, float* u, int const* ldu, float* vt,
-             int const* ldvt, float* work, int const* lwork, int* iwork, int* info);
+void sgesdd_(char const* job, int const* m, int const* n, float* a, int const* lda, float* s, float* u, int const* ldu,
+             float* vt, int const* ldvt, float* work, int const* lwork, int* iwork, int* info);
 }
 
 namespace {
@@ -41,11 +41,12 @@ double median(std::vector<double> values) {
 }
 
 void print(std::vector<row> const& table) {
-  std::printf("| %-34s | %-24s | %-26s | %9s | %9s | %6s | %s\n", "what", "peer", "ours", "peer s", "ours s", "ratio", "remark");
+  std::printf("| %-34s | %-24s | %-26s | %9s | %9s | %6s | %s\n", "what", "peer", "ours", "peer s", "ours s", "ratio",
+              "remark");
   for (auto const& r : table) {
     double const peer = median(r.peer_seconds), ours = median(r.our_seconds);
-    std::printf("| %-34s | %-24s | %-26s | %9.4f | %9.4f | %5.1fx | %s\n", r.what.c_str(), r.peer.c_str(), r.ours.c_str(), peer, ours,
-                peer / ours, r.remark.c_str());
+    std::printf("| %-34s | %-24s | %-26s | %9.4f | %9.4f | %5.1fx | %s\n", r.what.c_str(), r.peer.c_str(), r.ours.c_str(), peer,
+                ours, peer / ours, r.remark.c_str());
   }
 }
 
@@ -102,7 +103,8 @@ row low_rank_row(char const* name, slim::matrix<float> const& a, int rounds, sli
     out.peer_seconds.push_back(seconds_of([&] { s = full_svd(a); }));
   }
   double best = 0;
-  for (auto k = static_cast<std::size_t>(rank); k < s.size(); ++k) best += static_cast<double>(s[k]) * static_cast<double>(s[k]);
+  for (auto k = static_cast<std::size_t>(rank); k < s.size(); ++k)
+    best += static_cast<double>(s[k]) * static_cast<double>(s[k]);
   slim::matrix<float> rest = a; // by subtraction, not by the energies the solver reports
   slim::gemm_into(f.basis.view(), f.coefficients.view(), rest, ctx, slim::destination::subtract);
   char text[96];
@@ -128,9 +130,11 @@ row search_row(slim::matrix<float> const& w, int rounds, slim::context const& ct
   std::vector<double> density(static_cast<std::size_t>(bins)), centers;
   for (index_t b = 0; b < bins; ++b) centers.push_back((static_cast<double>(b) + 0.5) * width);
   for (index_t k = 0; k < w.size(); ++k)
-    density[static_cast<std::size_t>(std::min(bins - 1, static_cast<index_t>(static_cast<double>(std::abs(w.data()[k])) / width)))] += 1.0;
+    density[static_cast<std::size_t>(
+        std::min(bins - 1, static_cast<index_t>(static_cast<double>(std::abs(w.data()[k])) / width)))] += 1.0;
   auto const binned = slim::histogram_moments(w.view(), largest, bins, {}, ctx);
-  row out{slim::message("scale search, ", bins, " bins"), "11 points + linear scan", "search_scale, all candidates", {}, {}, {}};
+  row out{
+      slim::message("scale search, ", bins, " bins"), "11 points + linear scan", "search_scale, all candidates", {}, {}, {}};
   double alpha = 0;
   slim::scale_choice best;
   for (int round = 0; round < rounds; ++round) {
@@ -161,13 +165,18 @@ row layer_row(slim::matrix<float> const& w, int rounds, slim::context const& ctx
   auto const weights = slim::slim_saliency{}.channel_weights(seen);
   for (int round = 0; round < rounds; ++round) {
     out.our_seconds.push_back(seconds_of([&] {
-      (void)slim::compress(w, seen, slim::chain(slim::slim_quantizer{}, slim::nm_pruner<2, 4>(slim::wanda{}), slim::slim_lora()), ctx);
+      (void)slim::compress(w, seen,
+                           slim::chain(slim::slim_quantizer{}, slim::nm_pruner<2, 4>(slim::wanda{}), slim::slim_lora()), ctx);
     }));
     out.peer_seconds.push_back(seconds_of([&] {
-      auto const lossy = slim::compress(w, seen, slim::chain(slim::slim_quantizer({.search = slim::scale_search::reference}), slim::nm_pruner<2, 4>(slim::wanda{})), ctx);
+      auto const lossy = slim::compress(
+          w, seen,
+          slim::chain(slim::slim_quantizer({.search = slim::scale_search::reference}), slim::nm_pruner<2, 4>(slim::wanda{})),
+          ctx);
       slim::matrix<float> error = w;
       for (index_t i = 0; i < n; ++i)
-        for (index_t j = 0; j < n; ++j) error(i, j) = (error(i, j) - lossy.weights(i, j)) * weights[static_cast<std::size_t>(j)];
+        for (index_t j = 0; j < n; ++j)
+          error(i, j) = (error(i, j) - lossy.weights(i, j)) * weights[static_cast<std::size_t>(j)];
       (void)full_svd(std::move(error));
     }));
   }

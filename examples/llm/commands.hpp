@@ -16,7 +16,7 @@ struct text_options {
   std::filesystem::path calib; ///< empty: the default text's first part
   std::filesystem::path text;  ///< empty: the default text's last part
   std::ptrdiff_t calib_tokens = 16384;
-  std::ptrdiff_t context = 1024; ///< tokens per window, of calibration and of evaluation
+  std::ptrdiff_t context = 1024;    ///< tokens per window, of calibration and of evaluation
   std::ptrdiff_t max_tokens = 8192; ///< evaluated
 };
 
@@ -39,8 +39,9 @@ struct evaluate_command {
 struct ablate_command {
   std::filesystem::path model, json, csv, layers_csv;
   text_options text;
-  std::string recipes = "dense,absmax,slim-quant,magnitude-24,wanda-24,absmax-wanda,slim-quant-wanda,naive,l2qer,slim,slim-q,slim-o,"
-                        "magnitude-24@50,wanda-24@50,absmax-wanda@50,slim-quant-wanda@50,naive@50,l2qer@50,slim@50,slim-q@50,slim-o@50,slim@fp8";
+  std::string recipes =
+      "dense,absmax,slim-quant,magnitude-24,wanda-24,absmax-wanda,slim-quant-wanda,naive,l2qer,slim,slim-q,slim-o,"
+      "magnitude-24@50,wanda-24@50,absmax-wanda@50,slim-quant-wanda@50,naive@50,l2qer@50,slim@50,slim-q@50,slim-o@50,slim@fp8";
   std::string against;
   void run() const;
 };

@@ -14,13 +14,14 @@ namespace {
 
 evaluation evaluate_with_progress(model const& m, text_tokens const& text, text_options const& options, char const* what) {
   progress_line line(std::string("evaluating ") + what, "window");
-  return evaluate(m, text.evaluation, {.context = options.context}, {}, [&](index_t done, index_t total) { line.show(done, total); });
+  return evaluate(m, text.evaluation, {.context = options.context}, {},
+                  [&](index_t done, index_t total) { line.show(done, total); });
 }
 
 compression compress_with_progress(workspace& work, text_tokens const& text, recipe const& how, text_options const& options) {
   progress_line line("compressing with " + how.name, "block");
-  return compress_model(work.weights, text.calibration, how, {.context = options.context, .calib_tokens = options.calib_tokens}, work.source_bits, {},
-                        [&](index_t done, index_t total) { line.show(done, total); });
+  return compress_model(work.weights, text.calibration, how, {.context = options.context, .calib_tokens = options.calib_tokens},
+                        work.source_bits, {}, [&](index_t done, index_t total) { line.show(done, total); });
 }
 
 /// What the layers' codes, positions, scales and adapters would take, plus everything else as it is in the source.
@@ -50,8 +51,8 @@ void compress_command::run() const {
   workspace work(model);
   text_tokens const tokens = load_text_tokens(work.words, text);
   auto const linear_weights = static_cast<double>(linear_weight_count(work.weights));
-  std::printf("%s: %s, %td blocks, %.1f M weights in linear layers at %.2f bits\n", model.string().c_str(), work.weights.config.name.c_str(),
-              work.weights.config.layers, linear_weights / 1e6, work.source_bits);
+  std::printf("%s: %s, %td blocks, %.1f M weights in linear layers at %.2f bits\n", model.string().c_str(),
+              work.weights.config.name.c_str(), work.weights.config.layers, linear_weights / 1e6, work.source_bits);
   for (std::size_t k = 0; k < how.steps.size(); ++k) std::printf("step %zu: %s\n", k + 1, how.steps[k].c_str());
   std::fflush(stdout);
 
@@ -67,7 +68,8 @@ void compress_command::run() const {
   table summary({"", "dense", how.name});
   if (with_evaluation) {
     summary.add({"perplexity", fixed(dense.perplexity, 3), fixed(compressed.perplexity, 3)});
-    summary.add({"nll per token", fixed(dense.nll, 4) + " +- " + fixed(dense.nll_stderr, 4), fixed(compressed.nll, 4) + " +- " + fixed(compressed.nll_stderr, 4)});
+    summary.add({"nll per token", fixed(dense.nll, 4) + " +- " + fixed(dense.nll_stderr, 4),
+                 fixed(compressed.nll, 4) + " +- " + fixed(compressed.nll_stderr, 4)});
   }
   summary.add({"bits per weight of the linears", fixed(work.source_bits, 3), fixed(cost.bits_per_weight, 3)});
   summary.add({"bytes, packed", readable_bytes(work.file.tensor_bytes()), readable_bytes(compact)});
@@ -77,8 +79,10 @@ void compress_command::run() const {
   summary.add({"peak memory", "", readable_bytes(peak_memory())});
   std::printf("\n%s", summary.text().c_str());
   if (with_evaluation)
-    std::printf("\n%td tokens of text to calibrate, %td predicted tokens to evaluate, windows of %td.\n", cost.calib_tokens, dense.tokens, text.context);
-  std::printf("%s holds the compressed weights with the adapters merged, as F16: it runs in stock software but is not small. Compact formats follow.\n",
+    std::printf("\n%td tokens of text to calibrate, %td predicted tokens to evaluate, windows of %td.\n", cost.calib_tokens,
+                dense.tokens, text.context);
+  std::printf("%s holds the compressed weights with the adapters merged, as F16: it runs in stock software but is not small. "
+              "Compact formats follow.\n",
               out.string().c_str());
   print_notes(cost.notes);
   print_next_steps(*this);
@@ -97,8 +101,12 @@ void compress_command::run() const {
                            {"calib_tokens", cost.calib_tokens},
                            {"notes", cost.notes}};
   if (with_evaluation)
-    result.update({{"dense_perplexity", dense.perplexity}, {"dense_nll", dense.nll}, {"perplexity", compressed.perplexity}, {"nll", compressed.nll},
-                   {"nll_stderr", compressed.nll_stderr}, {"tokens", compressed.tokens}});
+    result.update({{"dense_perplexity", dense.perplexity},
+                   {"dense_nll", dense.nll},
+                   {"perplexity", compressed.perplexity},
+                   {"nll", compressed.nll},
+                   {"nll_stderr", compressed.nll_stderr},
+                   {"tokens", compressed.tokens}});
   write_file(json, result.dump(2) + "\n");
 }
 

@@ -102,15 +102,16 @@ void summarise(compression& result) {
 
 } // namespace
 
-compression compress_model(model& m, std::span<int const> tokens, recipe const& how, compress_config const& config, double source_bits,
-                           context const& ctx, progress const& report) {
+compression compress_model(model& m, std::span<int const> tokens, recipe const& how, compress_config const& config,
+                           double source_bits, context const& ctx, progress const& report) {
   compression result;
   if (!how.chain) {
     round_inputs_only(m, how);
     result.bits_per_weight = source_bits;
     return result;
   }
-  if (tokens.size() < 2) throw slim::config_error(slim::message("compress: ", tokens.size(), " calibration tokens, needs 2 or more"));
+  if (tokens.size() < 2)
+    throw slim::config_error(slim::message("compress: ", tokens.size(), " calibration tokens, needs 2 or more"));
   if (config.context < 1 || config.calib_tokens < 1)
     throw slim::config_error(slim::message("compress: context ", config.context, ", calib_tokens ", config.calib_tokens));
   auto const start = std::chrono::steady_clock::now();
@@ -130,14 +131,16 @@ compression compress_model(model& m, std::span<int const> tokens, recipe const& 
 }
 
 void write_layer_csv(std::vector<layer_result> const& layers, std::filesystem::path const& file) {
-  table rows({"block", "role", "tensor", "d_out", "d_in", "step", "relative_error", "output_error", "sparsity", "bits_per_weight", "rank", "seconds", "notes"});
+  table rows({"block", "role", "tensor", "d_out", "d_in", "step", "relative_error", "output_error", "sparsity",
+              "bits_per_weight", "rank", "seconds", "notes"});
   for (auto const& layer : layers)
     for (auto const& step : layer.report.steps) {
       std::string notes;
       for (auto const& note : step.notes) notes += (notes.empty() ? "" : "; ") + note;
-      rows.add({std::to_string(layer.block), layer.role, layer.name, std::to_string(layer.report.rows), std::to_string(layer.report.cols), step.step,
-                fixed(step.relative_error, 6), fixed(step.output_error, 6), fixed(step.sparsity, 6), fixed(step.bits_per_weight, 4),
-                std::to_string(step.rank), fixed(step.seconds, 4), notes});
+      rows.add({std::to_string(layer.block), layer.role, layer.name, std::to_string(layer.report.rows),
+                std::to_string(layer.report.cols), step.step, fixed(step.relative_error, 6), fixed(step.output_error, 6),
+                fixed(step.sparsity, 6), fixed(step.bits_per_weight, 4), std::to_string(step.rank), fixed(step.seconds, 4),
+                notes});
     }
   write_file(file, rows.csv());
 }

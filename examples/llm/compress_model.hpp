@@ -11,7 +11,7 @@
 namespace slim_llm {
 
 struct compress_config {
-  index_t context = 1024;      ///< tokens per calibration window
+  index_t context = 1024;       ///< tokens per calibration window
   index_t calib_tokens = 16384; ///< at most; rounded down to whole windows
 };
 
@@ -26,9 +26,9 @@ struct layer_result {
 /// What compressing the model cost.
 struct compression {
   std::vector<layer_result> layers;
-  index_t calib_tokens = 0;    ///< used
-  double bits_per_weight = 0;  ///< of all linears together, everything counted
-  double layer_error = 0;      ///< mean over layers of ||X (W - W')^T|| / ||X W^T|| on the calibration tokens
+  index_t calib_tokens = 0;   ///< used
+  double bits_per_weight = 0; ///< of all linears together, everything counted
+  double layer_error = 0;     ///< mean over layers of ||X (W - W')^T|| / ||X W^T|| on the calibration tokens
   double seconds = 0;
   std::vector<std::string> notes; ///< fallbacks of any layer, one line each, with the layer's name
 };
@@ -40,8 +40,9 @@ struct compression {
 /// Memory beyond the model: the hidden states and one intermediate of all calibration tokens,
 /// calib_tokens * (hidden + max(q_size, intermediate)) floats, and one Gram matrix (largest d_in^2 doubles).
 /// Bit-identical for any executor. @throws slim::error if the text is shorter than two tokens.
-[[nodiscard]] compression compress_model(model& m, std::span<int const> tokens, recipe const& how, compress_config const& config,
-                                         double source_bits, context const& ctx = {}, progress const& report = {});
+[[nodiscard]] compression compress_model(model& m, std::span<int const> tokens, recipe const& how,
+                                         compress_config const& config, double source_bits, context const& ctx = {},
+                                         progress const& report = {});
 
 /// A row per layer and step: block, role, shape, step, errors, sparsity, bits, rank, seconds, notes.
 void write_layer_csv(std::vector<layer_result> const& layers, std::filesystem::path const& file);

@@ -36,9 +36,7 @@ SLIM_SIMD_END
   return baseline::call;
 #endif
 
-float max_of(float const* x, index_t n, slim::simd_level level) {
-  SLIM_LLM_DISPATCH(level, max_of(x, n))
-}
+float max_of(float const* x, index_t n, slim::simd_level level) { SLIM_LLM_DISPATCH(level, max_of(x, n)) }
 
 float exp_inplace(float* x, index_t n, float shift, float scale, slim::simd_level level) {
   SLIM_LLM_DISPATCH(level, exp_inplace(x, n, shift, scale))

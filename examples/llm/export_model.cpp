@@ -22,7 +22,8 @@ void check(slim::status const& done) {
   if (!done) throw input_error(done.why());
 }
 
-void export_gguf(slim::gguf_file const& source, weights_by_name const& linears, std::filesystem::path const& out, std::string const& recipe) {
+void export_gguf(slim::gguf_file const& source, weights_by_name const& linears, std::filesystem::path const& out,
+                 std::string const& recipe) {
   constexpr std::uint32_t mostly_f16 = 1; // llama.cpp's LLAMA_FTYPE_MOSTLY_F16
   slim::gguf_writer writer(source);
   writer.set("general.file_type", mostly_f16);
@@ -47,8 +48,9 @@ void export_folder(checkpoint const& source, weights_by_name const& linears, std
   std::vector<slim::outgoing_tensor> tensors;
   for (auto const& tensor : source.tensors()) {
     auto const found = linears.find(tensor.name);
-    tensors.push_back(found == linears.end() ? slim::outgoing_copy(tensor)
-                                             : slim::outgoing_matrix(tensor.name, slim::tensor_type::f16, found->second->weight.view()));
+    tensors.push_back(found == linears.end()
+                          ? slim::outgoing_copy(tensor)
+                          : slim::outgoing_matrix(tensor.name, slim::tensor_type::f16, found->second->weight.view()));
   }
   check(slim::save_safetensors(out / "model.safetensors", std::move(tensors), {{"format", "pt"}}));
   copy_small_files(source.path(), out);

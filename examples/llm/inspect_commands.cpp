@@ -17,8 +17,12 @@ void inspect_command::run() const {
   for (auto const& tensor : file.tensors()) {
     std::string shape;
     for (auto const extent : tensor.shape) shape += (shape.empty() ? "" : " x ") + std::to_string(extent);
-    rows.add({tensor.name, std::string(slim::name_of(tensor.type)), shape, fixed(tensor.bits_per_element(), 3), readable_bytes(static_cast<double>(tensor.bytes.size()))});
-    tensors.push_back({{"name", tensor.name}, {"type", slim::name_of(tensor.type)}, {"shape", tensor.shape}, {"bits_per_element", tensor.bits_per_element()},
+    rows.add({tensor.name, std::string(slim::name_of(tensor.type)), shape, fixed(tensor.bits_per_element(), 3),
+              readable_bytes(static_cast<double>(tensor.bytes.size()))});
+    tensors.push_back({{"name", tensor.name},
+                       {"type", slim::name_of(tensor.type)},
+                       {"shape", tensor.shape},
+                       {"bits_per_element", tensor.bits_per_element()},
                        {"bytes", tensor.bytes.size()}});
   }
   std::printf("%s%zu tensors, %s\n", rows.text().c_str(), file.tensors().size(), readable_bytes(file.tensor_bytes()).c_str());

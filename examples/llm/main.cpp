@@ -17,7 +17,8 @@ namespace {
 using namespace slim_llm;
 
 void add_text_options(CLI::App& command, text_options& text) {
-  command.add_option("--calib", text.calib, "text to calibrate on, from its beginning (default: Debian's jargon file, first part)");
+  command.add_option("--calib", text.calib,
+                     "text to calibrate on, from its beginning (default: Debian's jargon file, first part)");
   command.add_option("--text", text.text, "text to evaluate on, its last tokens (default: the jargon file, last part)");
   command.add_option("--calib-tokens", text.calib_tokens, "tokens to calibrate on")->capture_default_str();
   command.add_option("--context", text.context, "tokens per window")->capture_default_str();
@@ -49,7 +50,8 @@ int main(int argc, char** argv) {
   auto* sub = add_command(app, "compress", "compress a model and write it", compress);
   add_model(sub, compress);
   sub->add_option("--out", compress.out, "where to write the compressed model")->required();
-  sub->add_option("--recipe", compress.recipe_name, "what to do; `slim-llm recipes` lists what there is")->capture_default_str();
+  sub->add_option("--recipe", compress.recipe_name, "what to do; `slim-llm recipes` lists what there is")
+      ->capture_default_str();
   sub->add_option("--layers-csv", compress.layers_csv, "also write what every step did to every layer");
   sub->add_flag("!--no-eval", compress.with_evaluation, "do not measure perplexity");
   add_text_options(*sub, compress.text);
@@ -62,8 +64,10 @@ int main(int argc, char** argv) {
   sub->add_option("--context", evaluate.context, "tokens per window")->capture_default_str();
   sub->add_option("--max-tokens", evaluate.max_tokens, "tokens to look at, 0 for all")->capture_default_str();
   sub->add_flag("--last", evaluate.last, "take the last tokens of the text instead of the first");
-  sub->add_option("--protocol", evaluate.protocol, "windows (GPTQ, SLiM) or llama.cpp (llama-perplexity)")->capture_default_str();
-  sub->add_option("--inputs", evaluate.inputs, "what linear layers see of their inputs: float, fp8, int8")->capture_default_str();
+  sub->add_option("--protocol", evaluate.protocol, "windows (GPTQ, SLiM) or llama.cpp (llama-perplexity)")
+      ->capture_default_str();
+  sub->add_option("--inputs", evaluate.inputs, "what linear layers see of their inputs: float, fp8, int8")
+      ->capture_default_str();
   sub->callback([&] { evaluate.run(); });
 
   ablate_command ablate;
@@ -72,7 +76,8 @@ int main(int argc, char** argv) {
   sub->add_option("--recipes", ablate.recipes, "names, separated by commas")->capture_default_str();
   sub->add_option("--against", ablate.against, "also compare every recipe with this one, windows paired");
   sub->add_option("--csv", ablate.csv, "also write the table as CSV");
-  sub->add_option("--layers-csv", ablate.layers_csv, "also write a CSV per recipe with every layer and step; the recipe's name is appended");
+  sub->add_option("--layers-csv", ablate.layers_csv,
+                  "also write a CSV per recipe with every layer and step; the recipe's name is appended");
   add_text_options(*sub, ablate.text);
   sub->callback([&] { ablate.run(); });
 

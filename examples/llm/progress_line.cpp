@@ -17,8 +17,8 @@ void progress_line::show(std::ptrdiff_t done, std::ptrdiff_t total) {
   next_tenth_ = done * 10 / total + 1;
   double const passed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   double const left = done > 0 ? passed * static_cast<double>(total - done) / static_cast<double>(done) : 0.0;
-  std::fprintf(stderr, "%s%s: %s %td of %td, %.0f s, %.0f s left%s", terminal_ ? "\r" : "", what_.c_str(), unit_.c_str(), done, total, passed, left,
-               terminal_ ? "   " : "\n");
+  std::fprintf(stderr, "%s%s: %s %td of %td, %.0f s, %.0f s left%s", terminal_ ? "\r" : "", what_.c_str(), unit_.c_str(), done,
+               total, passed, left, terminal_ ? "   " : "\n");
   std::fflush(stderr);
   open_ = terminal_;
 }

@@ -23,16 +23,22 @@ struct base_recipe {
 constexpr base_recipe bases[] = {
     {"dense", quantizer_kind::none, saliency_kind::none, adapter_kind::none, "the model as it is"},
     {"absmax", quantizer_kind::absmax, saliency_kind::none, adapter_kind::none, "4-bit codes, step from the largest weight"},
-    {"slim-quant", quantizer_kind::slim_quant, saliency_kind::none, adapter_kind::none, "4-bit codes, step of least expected error (SLiM-Quant)"},
+    {"slim-quant", quantizer_kind::slim_quant, saliency_kind::none, adapter_kind::none,
+     "4-bit codes, step of least expected error (SLiM-Quant)"},
     {"magnitude-24", quantizer_kind::none, saliency_kind::magnitude, adapter_kind::none, "2:4 sparsity by magnitude"},
     {"wanda-24", quantizer_kind::none, saliency_kind::wanda, adapter_kind::none, "2:4 sparsity by Wanda"},
     {"absmax-wanda", quantizer_kind::absmax, saliency_kind::wanda, adapter_kind::none, "absmax, then Wanda 2:4"},
     {"slim-quant-wanda", quantizer_kind::slim_quant, saliency_kind::wanda, adapter_kind::none, "SLiM-Quant, then Wanda 2:4"},
-    {"naive", quantizer_kind::slim_quant, saliency_kind::wanda, adapter_kind::naive, "... + low-rank adapter by plain SVD of the error"},
-    {"l2qer", quantizer_kind::slim_quant, saliency_kind::wanda, adapter_kind::l2qer, "... + low-rank adapter with L2QER's channel scaling"},
-    {"slim", quantizer_kind::slim_quant, saliency_kind::wanda, adapter_kind::slim, "... + SLiM-LoRA: SVD of the error weighted by mean |x|"},
-    {"slim-q", quantizer_kind::slim_quant, saliency_kind::wanda, adapter_kind::slim_4bit, "slim with 4-bit adapters in groups of 128"},
-    {"slim-o", quantizer_kind::slim_quant_o, saliency_kind::wanda, adapter_kind::slim, "slim with activation-aware SLiM-Quant^O"},
+    {"naive", quantizer_kind::slim_quant, saliency_kind::wanda, adapter_kind::naive,
+     "... + low-rank adapter by plain SVD of the error"},
+    {"l2qer", quantizer_kind::slim_quant, saliency_kind::wanda, adapter_kind::l2qer,
+     "... + low-rank adapter with L2QER's channel scaling"},
+    {"slim", quantizer_kind::slim_quant, saliency_kind::wanda, adapter_kind::slim,
+     "... + SLiM-LoRA: SVD of the error weighted by mean |x|"},
+    {"slim-q", quantizer_kind::slim_quant, saliency_kind::wanda, adapter_kind::slim_4bit,
+     "slim with 4-bit adapters in groups of 128"},
+    {"slim-o", quantizer_kind::slim_quant_o, saliency_kind::wanda, adapter_kind::slim,
+     "slim with activation-aware SLiM-Quant^O"},
 };
 
 struct modifiers {
@@ -62,7 +68,8 @@ slim::index_t group_size(std::string const& modifier) {
 std::string apply_modifier(modifiers& m, std::string const& modifier, base_recipe const& base) {
   bool const quantizes = base.quantizer != quantizer_kind::none;
   if (modifier == "50") {
-    if (base.pruned_by == saliency_kind::none) return slim::message("recipe ", base.name, " prunes nothing, so @50 has no meaning");
+    if (base.pruned_by == saliency_kind::none)
+      return slim::message("recipe ", base.name, " prunes nothing, so @50 has no meaning");
     m.unstructured = true;
   } else if (modifier == "channel" || group_size(modifier) > 0) {
     if (!quantizes) return slim::message("recipe ", base.name, " quantizes nothing, so @", modifier, " has no meaning");
@@ -116,7 +123,8 @@ std::optional<slim::any_low_rank_solver> adapter_of(base_recipe const& base) {
   case adapter_kind::slim: return slim::slim_lora(stored_16_bit);
   case adapter_kind::slim_4bit: break;
   }
-  slim::absmax_quantizer const rounding({.bits = 4, .block = slim::per_column_group(128), .scale_format = slim::number_format::fp16});
+  slim::absmax_quantizer const rounding(
+      {.bits = 4, .block = slim::per_column_group(128), .scale_format = slim::number_format::fp16});
   return slim::quantized_adapter(slim::slim_lora({.rank = {.ratio = 0.1}}), rounding);
 }
 
@@ -148,7 +156,8 @@ recipe assemble_recipe(std::string const& name, base_recipe const& base, modifie
 std::vector<std::string> split(std::string const& text, char separator) {
   std::vector<std::string> parts;
   std::size_t begin = 0;
-  for (std::size_t end; (end = text.find(separator, begin)) != std::string::npos; begin = end + 1) parts.push_back(text.substr(begin, end - begin));
+  for (std::size_t end; (end = text.find(separator, begin)) != std::string::npos; begin = end + 1)
+    parts.push_back(text.substr(begin, end - begin));
   parts.push_back(text.substr(begin));
   return parts;
 }

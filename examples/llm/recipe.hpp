@@ -16,8 +16,8 @@ namespace slim_llm {
 /// What to do with every linear layer of a model.
 struct recipe {
   std::string name;
-  std::optional<slim::any_recipe> chain; ///< none: the weights stay as they are
-  std::vector<std::string> steps;        ///< what each step is, in order, for people
+  std::optional<slim::any_recipe> chain;                     ///< none: the weights stay as they are
+  std::vector<std::string> steps;                            ///< what each step is, in order, for people
   std::function<void(slim::matrix_view<float>)> round_input; ///< empty: inputs stay float
 };
 

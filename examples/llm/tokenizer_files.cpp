@@ -33,9 +33,7 @@ bool flag(json const& object, char const* name) {
   return value.is_boolean() && value.get<bool>();
 }
 
-std::string text(json const& value) {
-  return value.is_string() ? value.get<std::string>() : std::string();
-}
+std::string text(json const& value) { return value.is_string() ? value.get<std::string>() : std::string(); }
 
 // The two patterns that are used with Split, as tokenizer.json spells them.
 constexpr std::string_view qwen2_pattern =
@@ -138,9 +136,7 @@ void read_post_processor(json const& value, vocabulary& words) {
 }
 
 /// Room for ids: every token its own, and some that nobody uses.
-std::size_t most_ids(json const& vocab, json const& added) {
-  return vocab.size() + added.size() + 65536;
-}
+std::size_t most_ids(json const& vocab, json const& added) { return vocab.size() + added.size() + 65536; }
 
 vocabulary from_document(json const& document) {
   vocabulary words;

@@ -48,7 +48,8 @@ tokenizer checkpoint::load_tokenizer() const {
   return required(tokenizer::from_folder(path_));
 }
 
-workspace::workspace(std::filesystem::path const& path) : file(path), words(file.load_tokenizer()), weights(required(load_model(path))) {
+workspace::workspace(std::filesystem::path const& path)
+    : file(path), words(file.load_tokenizer()), weights(required(load_model(path))) {
   source_bits = file.bits_per_weight(linear_names(weights));
 }
 
@@ -79,9 +80,12 @@ std::vector<int> tokens_of(tokenizer const& words, std::filesystem::path const& 
 std::filesystem::path default_text(char const* name) {
   char const* const cache = std::getenv("SLIM_CACHE");
   char const* const home = std::getenv("HOME");
-  std::filesystem::path const folder = cache ? std::filesystem::path(cache) : std::filesystem::path(home ? home : ".") / ".cache" / "slim";
+  std::filesystem::path const folder =
+      cache ? std::filesystem::path(cache) : std::filesystem::path(home ? home : ".") / ".cache" / "slim";
   if (std::filesystem::exists(folder / name)) return folder / name;
-  throw input_error((folder / name).string() + ": the default text is not there; fetch it with `bash examples/fetch_model.sh text`, or name a text of yours");
+  throw input_error(
+      (folder / name).string() +
+      ": the default text is not there; fetch it with `bash examples/fetch_model.sh text`, or name a text of yours");
 }
 
 double peak_memory() {

@@ -66,7 +66,8 @@ struct workspace {
 [[nodiscard]] std::string read_text(std::filesystem::path const& file);
 
 /// Ids of a file's text. With `drop_final_newline` as llama-perplexity has it. @throws input_error if it has fewer than two.
-[[nodiscard]] std::vector<int> tokens_of(tokenizer const& words, std::filesystem::path const& file, bool drop_final_newline = false);
+[[nodiscard]] std::vector<int> tokens_of(tokenizer const& words, std::filesystem::path const& file,
+                                         bool drop_final_newline = false);
 
 /// The text in the cache that examples/fetch_model.sh makes ($SLIM_CACHE or ~/.cache/slim): "jargon.first.txt" to calibrate,
 /// "jargon.last.txt" to evaluate. @throws input_error with the command that fetches it.

@@ -22,7 +22,8 @@ matrix_view<float const> view(matrix<float> const& m) { return m.view(); }
 double optimal_rest(matrix<float> const& e, std::vector<float> const& weights, index_t rank) {
   Eigen::MatrixXd weighted(e.rows(), e.cols());
   for (index_t i = 0; i < e.rows(); ++i)
-    for (index_t j = 0; j < e.cols(); ++j) weighted(i, j) = static_cast<double>(e(i, j)) * static_cast<double>(weights[static_cast<std::size_t>(j)]);
+    for (index_t j = 0; j < e.cols(); ++j)
+      weighted(i, j) = static_cast<double>(e(i, j)) * static_cast<double>(weights[static_cast<std::size_t>(j)]);
   Eigen::VectorXd const values = Eigen::JacobiSVD<Eigen::MatrixXd>(weighted).singularValues();
   return values.tail(std::max<index_t>(values.size() - rank, 0)).squaredNorm();
 }
@@ -32,7 +33,8 @@ calibration uneven_calibration(index_t channels, std::uint64_t seed, index_t dea
   matrix<float> x = normal_matrix(40, channels, seed);
   for (index_t t = 0; t < 40; ++t)
     for (index_t j = 0; j < channels; ++j)
-      x(t, j) = j < dead ? 0.0f : x(t, j) * static_cast<float>(std::exp(1.5 * random_normal(seed, static_cast<std::uint64_t>(j))));
+      x(t, j) =
+          j < dead ? 0.0f : x(t, j) * static_cast<float>(std::exp(1.5 * random_normal(seed, static_cast<std::uint64_t>(j))));
   return observed(x);
 }
 
@@ -112,7 +114,8 @@ TEST_CASE("dead channels neither break nor dominate the adapter") {
   auto const solver = slim_lora({.rank = {.number = 4}, .method = svd_method::exact});
   adapter const found = solver.solve(view(e), seen);
   CHECK(all_finite(found.left));
-  CHECK(weighted_rest(e, found, solver.channel_weights(seen)) == Approx(optimal_rest(e, solver.channel_weights(seen), 4)).epsilon(1e-4));
+  CHECK(weighted_rest(e, found, solver.channel_weights(seen)) ==
+        Approx(optimal_rest(e, solver.channel_weights(seen), 4)).epsilon(1e-4));
 }
 
 TEST_CASE("the rank comes from ratio, number or multiple, and never exceeds the smaller extent") {
@@ -166,7 +169,10 @@ TEST_CASE("4-bit factors are absmax of the solver's factors, in groups along the
   calibration const seen = uneven_calibration(300, 15);
   auto const solver = slim_lora({.rank = {.number = 5}});
   adapter const plain = solver.solve(view(e), seen);
-  adapter const found = quantized_adapter(solver, absmax_quantizer({.bits = 4, .block = per_column_group(128), .scale_format = number_format::fp16})).solve(view(e), seen);
+  adapter const found =
+      quantized_adapter(solver,
+                        absmax_quantizer({.bits = 4, .block = per_column_group(128), .scale_format = number_format::fp16}))
+          .solve(view(e), seen);
   auto const check = [](matrix<float> const& exact, matrix<float> const& rounded, integer_codes const& codes) {
     index_t const groups = (exact.rows() + 127) / 128;
     CHECK(codes.side_bits() == static_cast<double>(groups * exact.cols()) * 16);
@@ -174,7 +180,8 @@ TEST_CASE("4-bit factors are absmax of the solver's factors, in groups along the
     for (index_t k = 0; k < exact.cols(); ++k)
       for (index_t g = 0; g < groups; ++g) {
         float largest = 0;
-        for (index_t j = 128 * g; j < std::min(exact.rows(), 128 * (g + 1)); ++j) largest = std::max(largest, std::abs(exact(j, k)));
+        for (index_t j = 128 * g; j < std::min(exact.rows(), 128 * (g + 1)); ++j)
+          largest = std::max(largest, std::abs(exact(j, k)));
         float const scale = static_cast<float>(fp16(largest / 7.0f));
         for (index_t j = 128 * g; j < std::min(exact.rows(), 128 * (g + 1)); ++j) {
           double const code = std::clamp(std::nearbyint(static_cast<double>(exact(j, k) / scale)), -8.0, 7.0);
@@ -243,7 +250,8 @@ TEST_CASE("an adapter that rounding has made harmful is dropped, with a note") {
   // fp16 has nothing near 1e-30: left becomes 0, and a scale that snaps upwards would do harm.
   auto const solver = naive_lora({.rank = {.number = 2}, .format = number_format::fp16});
   adapter const found = solver.solve(view(e), calibration(8));
-  CHECK(weighted_rest(e, found, std::vector<float>(8, 1.0f)) <= weighted_rest(e, empty_adapter(8, 6), std::vector<float>(8, 1.0f)));
+  CHECK(weighted_rest(e, found, std::vector<float>(8, 1.0f)) <=
+        weighted_rest(e, empty_adapter(8, 6), std::vector<float>(8, 1.0f)));
   adapter const harmful = [&] {
     adapter a = empty_adapter(8, 6);
     a.left = mapped(normal_matrix(8, 1, 1), [](float) { return 1.0f; });
@@ -265,6 +273,7 @@ TEST_CASE("adapters refuse a calibration of another layer and one that saw nothi
 
 TEST_CASE("adapters say how they are made") {
   CHECK_THAT(slim_lora().describe(), Catch::Contains("mean_abs") && Catch::Contains("0.1"));
-  CHECK_THAT(naive_lora({.rank = {.number = 8}, .method = svd_method::exact}).describe(), Catch::Contains("unit") && Catch::Contains("rank 8") && Catch::Contains("exact"));
+  CHECK_THAT(naive_lora({.rank = {.number = 8}, .method = svd_method::exact}).describe(),
+             Catch::Contains("unit") && Catch::Contains("rank 8") && Catch::Contains("exact"));
   CHECK_THAT(quantized_adapter(slim_lora(), absmax_quantizer()).describe(), Catch::Contains("factors absmax 4 bit"));
 }

@@ -14,7 +14,9 @@ using Catch::Matchers::Contains;
 
 namespace {
 
-matrix<float> rows_of(matrix<float> const& x, index_t begin, index_t end) { return matrix<float>(x.view().middle_rows(begin, end - begin)); }
+matrix<float> rows_of(matrix<float> const& x, index_t begin, index_t end) {
+  return matrix<float>(x.view().middle_rows(begin, end - begin));
+}
 
 /// X^T X in double, token by token.
 matrix<double> brute_gram(matrix<float> const& x) {
@@ -155,7 +157,8 @@ TEST_CASE("statistics are the same bits on every executor") {
   calibration const one = run(serial_executor{});
   auto const same = [&](calibration const& other) {
     return other.mean() == one.mean() && other.mean_square() == one.mean_square() && other.max_abs() == one.max_abs() &&
-           other.sample_peak_mean_abs() == one.sample_peak_mean_abs() && matrix<double>(other.gram()) == matrix<double>(one.gram());
+           other.sample_peak_mean_abs() == one.sample_peak_mean_abs() &&
+           matrix<double>(other.gram()) == matrix<double>(one.gram());
   };
   CHECK(same(run(backwards_executor{})));
   CHECK(same(run(thread_team_executor{4})));
@@ -163,7 +166,8 @@ TEST_CASE("statistics are the same bits on every executor") {
 }
 
 TEST_CASE("activations that are not finite are refused by token and channel, zeroed, or let through") {
-  float const bad = GENERATE(std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity());
+  float const bad = GENERATE(std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                             -std::numeric_limits<float>::infinity());
   matrix<float> x = normal_matrix(6, 4, 13);
   x(3, 2) = bad;
   x(5, 1) = bad;

@@ -85,8 +85,8 @@ Matrix numbered(index_t rows, index_t cols) {
 
 } // namespace
 
-TEMPLATE_TEST_CASE("Eigen matrices of either order are seen as they are", "", Eigen::MatrixXf, row_major_matrix, Eigen::MatrixXd,
-                   Eigen::ArrayXXf) {
+TEMPLATE_TEST_CASE("Eigen matrices of either order are seen as they are", "", Eigen::MatrixXf, row_major_matrix,
+                   Eigen::MatrixXd, Eigen::ArrayXXf) {
   for (auto const& [rows, cols] : {std::pair<index_t, index_t>{3, 5}, {1, 5}, {5, 1}, {1, 1}, {0, 4}, {4, 0}}) {
     auto m = numbered<TestType>(rows, cols);
     CHECK(agrees(m));

@@ -25,9 +25,7 @@ struct definition {
   }
 
   // The first number too large to be the format's largest: half a step beyond it. It rounds up, to even.
-  double overflow() const {
-    return 1.5 * value(finite_codes() - 1) - 0.5 * value(finite_codes() - 2);
-  }
+  double overflow() const { return 1.5 * value(finite_codes() - 1) - 0.5 * value(finite_codes() - 2); }
 };
 
 // The code nearest to a non-negative finite number below overflow, found by search in the table of all values.
@@ -72,7 +70,8 @@ TEMPLATE_TEST_CASE("every code of a small format means what the format's definit
   for (std::uint32_t code = 0; code < format.codes(); ++code) {
     float const plus = from_bits<TestType>(code), minus = from_bits<TestType>(code + format.codes());
     if (code < format.finite_codes())
-      wrong += !(static_cast<double>(plus) == format.value(code) && minus == -plus && std::signbit(minus) && !std::signbit(plus));
+      wrong +=
+          !(static_cast<double>(plus) == format.value(code) && minus == -plus && std::signbit(minus) && !std::signbit(plus));
     else if (format.ieee && code == format.finite_codes())
       wrong += !(std::isinf(plus) && plus > 0 && std::isinf(minus) && minus < 0);
     else

@@ -34,24 +34,12 @@ void counted_release(void* at) noexcept {
 
 } // namespace
 
-void* operator new(std::size_t size) {
-  return counted_allocation(size);
-}
-void* operator new[](std::size_t size) {
-  return counted_allocation(size);
-}
-void operator delete(void* at) noexcept {
-  counted_release(at);
-}
-void operator delete[](void* at) noexcept {
-  counted_release(at);
-}
-void operator delete(void* at, std::size_t) noexcept {
-  counted_release(at);
-}
-void operator delete[](void* at, std::size_t) noexcept {
-  counted_release(at);
-}
+void* operator new(std::size_t size) { return counted_allocation(size); }
+void* operator new[](std::size_t size) { return counted_allocation(size); }
+void operator delete(void* at) noexcept { counted_release(at); }
+void operator delete[](void* at) noexcept { counted_release(at); }
+void operator delete(void* at, std::size_t) noexcept { counted_release(at); }
+void operator delete[](void* at, std::size_t) noexcept { counted_release(at); }
 
 namespace {
 
@@ -90,9 +78,7 @@ outcome outcome_of(Open const& open) {
 }
 
 /// A reader may take this much memory for a file of that size: directories take more room in memory than in the file.
-std::size_t allowed_bytes(std::size_t file_bytes) {
-  return 4096 + 48 * file_bytes;
-}
+std::size_t allowed_bytes(std::size_t file_bytes) { return 4096 + 48 * file_bytes; }
 
 /// Calls `check(bytes)` for a good file with 1 to 6 random bytes replaced, `count` times.
 template <class Check>

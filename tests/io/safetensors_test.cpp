@@ -27,9 +27,7 @@ std::string why_refused(std::string const& bytes) {
   return why;
 }
 
-std::string why_refused(std::string_view header, std::size_t data) {
-  return why_refused(with_header(header, data));
-}
+std::string why_refused(std::string_view header, std::size_t data) { return why_refused(with_header(header, data)); }
 
 } // namespace
 

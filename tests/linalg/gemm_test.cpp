@@ -36,7 +36,8 @@ float element(std::uint64_t seed, index_t k) {
 /// A matrix in an odd place of a larger buffer. Layouts: 0 row-major with a gap, 1 its transpose (neighbouring rows),
 /// 2 both strides above 1, 3 both negative.
 struct operand {
-  operand(index_t rows, index_t cols, int layout, std::uint64_t seed) : buffer(static_cast<std::size_t>(6 * (rows + 3) * (cols + 3) + 64)) {
+  operand(index_t rows, index_t cols, int layout, std::uint64_t seed)
+      : buffer(static_cast<std::size_t>(6 * (rows + 3) * (cols + 3) + 64)) {
     for (std::size_t k = 0; k < buffer.size(); ++k) buffer[k] = element(seed, static_cast<index_t>(k));
     float const* const first = buffer.data() + 1;
     float const* const last = buffer.data() + buffer.size() - 2;
@@ -51,7 +52,8 @@ struct operand {
 
 /// Brute force in double, and the bound of the docstring: an error of one rounding for each of the k products and sums,
 /// one more for adding to C.
-void require_product(view a, view b, slim::matrix<float> const& before, slim::matrix_view<float const> c, slim::destination mode) {
+void require_product(view a, view b, slim::matrix<float> const& before, slim::matrix_view<float const> c,
+                     slim::destination mode) {
   for (index_t i = 0; i < c.rows(); ++i)
     for (index_t j = 0; j < c.cols(); ++j) {
       double sum = 0, magnitude = 0;
@@ -71,7 +73,8 @@ void require_product(view a, view b, slim::matrix<float> const& before, slim::ma
     }
 }
 
-void check_product(index_t m, index_t n, index_t k, int a_layout, int b_layout, slim::destination mode, slim::simd_level level) {
+void check_product(index_t m, index_t n, index_t k, int a_layout, int b_layout, slim::destination mode,
+                   slim::simd_level level) {
   CAPTURE(m, n, k, a_layout, b_layout, static_cast<int>(mode), static_cast<int>(level));
   operand const a(m, k, a_layout, 1), b(k, n, b_layout, 2);
   index_t const stride = n + 5; // the gap behind each row must stay as it is
@@ -105,12 +108,13 @@ TEST_CASE("a product equals the brute-force one for every size from 0 to 70, any
     for (index_t size = 0; size <= 70; ++size)
       for (std::uint64_t draw = 0; draw < 12; ++draw) {
         auto const pick = [&](std::uint64_t which, std::uint64_t count) {
-          return static_cast<index_t>(slim::random_bits(99, (draw * 71 + static_cast<std::uint64_t>(size)) * 8 + which) % count);
+          return static_cast<index_t>(slim::random_bits(99, (draw * 71 + static_cast<std::uint64_t>(size)) * 8 + which) %
+                                      count);
         };
         index_t extent[3] = {pick(0, 71), pick(1, 71), pick(2, 71)};
         extent[draw % 3] = size;
-        check_product(extent[0], extent[1], extent[2], static_cast<int>(pick(3, 4)), static_cast<int>(pick(4, 4)), modes[pick(5, 3)],
-                      level);
+        check_product(extent[0], extent[1], extent[2], static_cast<int>(pick(3, 4)), static_cast<int>(pick(4, 4)),
+                      modes[pick(5, 3)], level);
       }
 }
 
@@ -145,7 +149,8 @@ TEST_CASE("a B larger than what is packed at a time is multiplied strip by strip
   slim::gemm_into(a.view(), slim::transposed(b.view()), c);
   for (index_t i = 0; i < m; ++i) // small integers: exact
     for (index_t j = 0; j < n; ++j)
-      if (c(i, j) != static_cast<float>((i + 1) * (j % 7) * ((k + 1020) / 1021))) FAIL("element " << i << ", " << j << " is " << c(i, j));
+      if (c(i, j) != static_cast<float>((i + 1) * (j % 7) * ((k + 1020) / 1021)))
+        FAIL("element " << i << ", " << j << " is " << c(i, j));
 }
 
 TEST_CASE("the bits of a product are the same for 1, 2 and 4 threads and for a user's pool") {

@@ -120,7 +120,8 @@ void require_laws(slim::matrix<T> const& a, slim::low_rank_factors<T> const& f, 
     }
     auto const value = static_cast<double>(f.singular_values[static_cast<std::size_t>(k)]);
     REQUIRE(std::abs(std::sqrt(norm) - value) <= 1e-5 * largest);
-    if (k > 0) REQUIRE(value <= static_cast<double>(f.singular_values[static_cast<std::size_t>(k) - 1]) * (1 + 1e-4) + 1e-5 * largest);
+    if (k > 0)
+      REQUIRE(value <= static_cast<double>(f.singular_values[static_cast<std::size_t>(k) - 1]) * (1 + 1e-4) + 1e-5 * largest);
   }
 }
 
@@ -213,7 +214,8 @@ TEST_CASE("matrices whose rank is below the rank asked for are factored to round
     for (index_t j = 0; j < 200; ++j) duplicates(i, j) = static_cast<float>((j % 3) * (i % 2 + 1) + (i % 2));
   slim::matrix<float> single(150, 170);
   single(149, 3) = -2.5f;
-  for (auto const* x : {&a, static_cast<slim::matrix<float> const*>(&duplicates), static_cast<slim::matrix<float> const*>(&single)})
+  for (auto const* x :
+       {&a, static_cast<slim::matrix<float> const*>(&duplicates), static_cast<slim::matrix<float> const*>(&single)})
     for (bool const exact : {true, false}) {
       CAPTURE(exact, x->rows());
       auto const f = exact ? slim::exact_low_rank(*x, 20) : slim::truncated_low_rank(*x, 20);

@@ -78,13 +78,17 @@ TEST_CASE("every layer is calibrated on what the compressed layers before it mak
     for (index_t k = 0; k < weights[l].size(); ++k) REQUIRE(weights[l].data()[k] == Approx(expected[l].data()[k]).margin(2e-3));
 }
 
-TEST_CASE("the ledger of a model is the weighted mean of its layers, and recipes that keep the weights cost what the source costs") {
+TEST_CASE(
+    "the ledger of a model is the weighted mean of its layers, and recipes that keep the weights cost what the source costs") {
   auto const ids = random_tokens(40, 61);
   model m = random_llama();
   auto const dense = compress_model(m, ids, named("dense"), windows_of_8, 5.0);
   CHECK(dense.bits_per_weight == 5.0);
   CHECK(dense.layers.empty());
-  CHECK(all_weights(m) == [] { model fresh = random_llama(); return all_weights(fresh); }());
+  CHECK(all_weights(m) == [] {
+    model fresh = random_llama();
+    return all_weights(fresh);
+  }());
 
   auto const cost = compress_model(m, ids, named("slim"), windows_of_8, 5.0);
   REQUIRE(cost.layers.size() == 14);

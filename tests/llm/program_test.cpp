@@ -34,12 +34,15 @@ TEST_CASE("compress writes a model that loads again and does what the compressed
   slim_test::write_file(folder / "a.txt", letters(400));
   slim_test::write_file(folder / "b.txt", letters(700).substr(400));
   auto const path = [&](char const* name) { return (folder / name).string(); };
-  REQUIRE(run("compress " + path("tiny.gguf") + " --calib " + path("a.txt") + " --text " + path("b.txt") + " --context 32 --calib-tokens 256 --max-tokens 128 --recipe slim@g16 --out " +
-                  path("out.gguf") + " --json " + path("c.json") + " --layers-csv " + path("layers.csv"),
+  REQUIRE(run("compress " + path("tiny.gguf") + " --calib " + path("a.txt") + " --text " + path("b.txt") +
+                  " --context 32 --calib-tokens 256 --max-tokens 128 --recipe slim@g16 --out " + path("out.gguf") + " --json " +
+                  path("c.json") + " --layers-csv " + path("layers.csv"),
               folder / "log") == 0);
   auto const result = nlohmann::json::parse(slim_test::read_file(folder / "c.json"));
 
-  REQUIRE(run("eval " + path("out.gguf") + " --text " + path("b.txt") + " --context 32 --max-tokens 128 --last --json " + path("e.json"), folder / "log") == 0);
+  REQUIRE(run("eval " + path("out.gguf") + " --text " + path("b.txt") + " --context 32 --max-tokens 128 --last --json " +
+                  path("e.json"),
+              folder / "log") == 0);
   auto const again = nlohmann::json::parse(slim_test::read_file(folder / "e.json"));
   CHECK(again["nll"].get<double>() == Approx(result["nll"].get<double>()).epsilon(2e-3)); // F16 storage
   CHECK(again["tokens"] == result["tokens"]);
@@ -58,17 +61,22 @@ TEST_CASE("ablate gives a row per recipe, excess over dense paired, and refuses 
   write_tiny_gguf(folder / "tiny.gguf", m);
   slim_test::write_file(folder / "a.txt", letters(400));
   auto const path = [&](char const* name) { return (folder / name).string(); };
-  std::string const common = "ablate " + path("tiny.gguf") + " --calib " + path("a.txt") + " --text " + path("a.txt") + " --context 32 --calib-tokens 128 ";
-  REQUIRE(run(common + "--max-tokens 128 --recipes dense,absmax@g16,slim --against slim --json " + path("r.json") + " --csv " + path("r.csv"), folder / "log") == 0);
+  std::string const common = "ablate " + path("tiny.gguf") + " --calib " + path("a.txt") + " --text " + path("a.txt") +
+                             " --context 32 --calib-tokens 128 ";
+  REQUIRE(run(common + "--max-tokens 128 --recipes dense,absmax@g16,slim --against slim --json " + path("r.json") + " --csv " +
+                  path("r.csv"),
+              folder / "log") == 0);
   auto const rows = nlohmann::json::parse(slim_test::read_file(folder / "r.json"))["rows"];
   REQUIRE(rows.size() == 3);
   CHECK(rows[0]["recipe"] == "dense");
   CHECK(rows[0]["excess_nll"] == 0.0);
   for (auto const& row : rows) {
     CHECK(row["excess_nll"].get<double>() == Approx(row["nll"].get<double>() - rows[0]["nll"].get<double>()).margin(1e-9));
-    for (char const* key : {"perplexity", "excess_stderr", "bits_per_weight", "layer_error", "seconds", "peak_bytes"}) CHECK(row.contains(key));
+    for (char const* key : {"perplexity", "excess_stderr", "bits_per_weight", "layer_error", "seconds", "peak_bytes"})
+      CHECK(row.contains(key));
   }
-  // 16-bit scales: rows of 24 weights have 2 groups (16 and a ragged 8), rows of 40 have 3. 152 rows of the former, 24 of the latter.
+  // 16-bit scales: rows of 24 weights have 2 groups (16 and a ragged 8), rows of 40 have 3. 152 rows of the former, 24 of the
+  // latter.
   CHECK(rows[1]["bits_per_weight"].get<double>() == Approx(4.0 + 16.0 * (152 * 2 + 24 * 3) / (152 * 24 + 24 * 40)));
   CHECK(slim_test::read_file(folder / "log").find("against slim") != std::string::npos);
 

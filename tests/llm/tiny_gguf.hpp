@@ -53,8 +53,9 @@ inline void write_tiny_gguf(std::filesystem::path const& path, model& m) {
     std::string const prefix = "blk." + std::to_string(n) + ".";
     file.add(slim::outgoing_vector(prefix + "attn_norm.weight", slim::tensor_type::f32, b.attention_norm.weight));
     file.add(slim::outgoing_vector(prefix + "ffn_norm.weight", slim::tensor_type::f32, b.mlp_norm.weight));
-    std::pair<linear*, char const*> const members[] = {{&b.q, "attn_q"}, {&b.k, "attn_k"}, {&b.v, "attn_v"}, {&b.o, "attn_output"},
-                                                       {&b.gate, "ffn_gate"}, {&b.up, "ffn_up"}, {&b.down, "ffn_down"}};
+    std::pair<linear*, char const*> const members[] = {{&b.q, "attn_q"},      {&b.k, "attn_k"},      {&b.v, "attn_v"},
+                                                       {&b.o, "attn_output"}, {&b.gate, "ffn_gate"}, {&b.up, "ffn_up"},
+                                                       {&b.down, "ffn_down"}};
     for (auto const& [member, name] : members) {
       member->name = prefix + name + ".weight";
       file.add(slim::outgoing_matrix(member->name, slim::tensor_type::f32, member->weight.view()));

@@ -64,11 +64,12 @@ matrix<float> dequantized(integer_codes const& codes) {
 
 template <class Layer>
 bool same_layer(Layer const& a, Layer const& b) {
-  bool same = same_bits(a.weights, b.weights) && a.kept == b.kept && same_bits(a.codes, b.codes) && same_bits(a.low_rank, b.low_rank) &&
-              a.report.steps.size() == b.report.steps.size();
+  bool same = same_bits(a.weights, b.weights) && a.kept == b.kept && same_bits(a.codes, b.codes) &&
+              same_bits(a.low_rank, b.low_rank) && a.report.steps.size() == b.report.steps.size();
   for (std::size_t k = 0; same && k < a.report.steps.size(); ++k) {
     auto const &x = a.report.steps[k], &y = b.report.steps[k];
-    same = x.relative_error == y.relative_error && x.output_error == y.output_error && x.bits_per_weight == y.bits_per_weight && x.notes == y.notes;
+    same = x.relative_error == y.relative_error && x.output_error == y.output_error && x.bits_per_weight == y.bits_per_weight &&
+           x.notes == y.notes;
   }
   return same;
 }
@@ -184,14 +185,17 @@ TEST_CASE("the ledger of bits: 2:4 with 4-bit codes is 3 bits, scales and adapte
   CHECK(bits(chain(unstructured_pruner<wanda>({.sparsity = 0.75}, {}))) == 4.0 + 1.0);
   CHECK(bits(chain(slim_quantizer({.scale_format = number_format::fp16}))) == 4.0 + 16 / size);
   CHECK(bits(chain(slim_quantizer({.scale_format = number_format::fp16}), prune)) == 3.0 + 16 / size);
-  CHECK(bits(chain(absmax_quantizer({.block = per_group(128), .scale_format = number_format::fp16}), prune)) == 3.0 + 16.0 / 128);
+  CHECK(bits(chain(absmax_quantizer({.block = per_group(128), .scale_format = number_format::fp16}), prune)) ==
+        3.0 + 16.0 / 128);
   CHECK(bits(chain(absmax_quantizer({.bits = 3, .block = per_channel}))) == 3.0 + 32.0 / 256);
   double const numbers = 8 * (64 + 256); // of an adapter of rank 8
   lora_config const rank8{.rank = {.number = 8}, .format = number_format::bf16};
   CHECK(bits(chain(slim_quantizer(), prune, slim_lora(rank8))) == Approx(3.0 + 32 / size + numbers * 16 / size).epsilon(1e-12));
-  quantized_adapter const small(slim_lora(rank8), absmax_quantizer({.block = per_column_group(128), .scale_format = number_format::fp16}));
+  quantized_adapter const small(slim_lora(rank8),
+                                absmax_quantizer({.block = per_column_group(128), .scale_format = number_format::fp16}));
   double const scales = 8 * 2 + 64; // 256 / 128 groups in each of 8 columns of L, one per column of R
-  CHECK(bits(chain(slim_quantizer(), prune, small)) == Approx(3.0 + 32 / size + numbers * 4 / size + scales * 16 / size).epsilon(1e-12));
+  CHECK(bits(chain(slim_quantizer(), prune, small)) ==
+        Approx(3.0 + 32 / size + numbers * 4 / size + scales * 16 / size).epsilon(1e-12));
 }
 
 TEST_CASE("an empty chain gives the layer back") {
@@ -252,7 +256,8 @@ TEST_CASE("compress is bit-identical for serial, OpenMP with 1, 2 and 4 threads,
     calibration seen(210, {.gram = true});
     seen.observe(x.view(), ctx);
     quantized_adapter const small(slim_lora({.rank = {.ratio = 0.1}}), absmax_quantizer({.block = per_column_group(128)}));
-    return compress(w, seen, chain(slim_quantizer({.block = per_group(64), .outlier_share = 0.05}), nm_pruner<2, 4>(wanda()), small), ctx);
+    return compress(
+        w, seen, chain(slim_quantizer({.block = per_group(64), .outlier_share = 0.05}), nm_pruner<2, 4>(wanda()), small), ctx);
   };
   auto const one = run(serial_executor{});
   CHECK(one.low_rank.rank() == 15);
@@ -267,7 +272,8 @@ TEST_CASE("compress is bit-identical for serial, OpenMP with 1, 2 and 4 threads,
 TEST_CASE("compress per tensor and by the matrix is bit-identical on several threads too") {
   matrix<float> const w = normal_matrix(260, 300, 21);
   calibration const seen = observed(normal_matrix(64, 300, 22));
-  auto const recipe = chain(unstructured_pruner<wanda>({.scope = prune_scope::matrix}, {}), slim_quantizer({.output_weighted = true}), naive_lora({.rank = {.number = 9}}));
+  auto const recipe = chain(unstructured_pruner<wanda>({.scope = prune_scope::matrix}, {}),
+                            slim_quantizer({.output_weighted = true}), naive_lora({.rank = {.number = 9}}));
   auto const one = compress(w, seen, recipe, on(serial_executor{}));
   CHECK(same_layer(one, compress(w, seen, recipe, on(thread_team_executor{4}))));
   CHECK(same_layer(one, compress(w, seen, recipe, on(backwards_executor{}))));
@@ -310,7 +316,8 @@ TEST_CASE("notes tell of dead channels and zeroed activations") {
 
 TEST_CASE("a calibration of another layer is refused with both sizes") {
   CHECK_THROWS_AS(compress(matrix<float>(3, 4), observed(matrix<float>(2, 5)), default_recipe()), shape_error);
-  CHECK_THROWS_WITH(compress(matrix<float>(3, 4), observed(matrix<float>(2, 5)), default_recipe()), Contains("4") && Contains("5"));
+  CHECK_THROWS_WITH(compress(matrix<float>(3, 4), observed(matrix<float>(2, 5)), default_recipe()),
+                    Contains("4") && Contains("5"));
 }
 
 TEST_CASE("in SLiM's norm, the error of the SLiM adapter is at most that of the naive one, which is at most that of none") {
@@ -318,7 +325,8 @@ TEST_CASE("in SLiM's norm, the error of the SLiM adapter is at most that of the 
     matrix<float> const w = normal_matrix(40, 64, seed);
     matrix<float> x = normal_matrix(50, 64, seed + 100);
     for (index_t t = 0; t < 50; ++t)
-      for (index_t j = 0; j < 64; ++j) x(t, j) *= static_cast<float>(std::exp(2 * random_normal(seed, static_cast<std::uint64_t>(j))));
+      for (index_t j = 0; j < 64; ++j)
+        x(t, j) *= static_cast<float>(std::exp(2 * random_normal(seed, static_cast<std::uint64_t>(j))));
     calibration const seen = observed(x);
     auto const base = compress(w, seen, chain(slim_quantizer({.bits = 4}), nm_pruner<2, 4>(wanda())));
     matrix<float> const error = difference(w, base.weights);

@@ -24,7 +24,8 @@ void keep_best(mask& kept, Score const& score, std::vector<std::pair<index_t, in
     return std::isnan(s) ? -std::numeric_limits<double>::infinity() : s;
   };
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return value(a) > value(b); });
-  for (index_t k = 0; k < wanted; ++k) kept.keep(team[order[static_cast<std::size_t>(k)]].first, team[order[static_cast<std::size_t>(k)]].second);
+  for (index_t k = 0; k < wanted; ++k)
+    kept.keep(team[order[static_cast<std::size_t>(k)]].first, team[order[static_cast<std::size_t>(k)]].second);
 }
 
 template <class Score>
@@ -35,7 +36,8 @@ mask oracle_nm(matrix<float> const& w, Score const& score, index_t n, index_t m)
       std::vector<std::pair<index_t, index_t>> team;
       for (index_t j = first; j < std::min(first + m, w.cols()); ++j) team.emplace_back(i, j);
       auto const width = static_cast<double>(team.size());
-      keep_best(kept, score, team, static_cast<index_t>(std::ceil(width * static_cast<double>(n) / static_cast<double>(m) - 1e-9)));
+      keep_best(kept, score, team,
+                static_cast<index_t>(std::ceil(width * static_cast<double>(n) / static_cast<double>(m) - 1e-9)));
     }
   return kept;
 }
@@ -93,10 +95,14 @@ TEST_CASE("2:4 by wanda keeps what sorting by |w| ||x|| keeps") {
   matrix<float> const w = normal_matrix(9, 22, 4), x = normal_matrix(40, 22, 5);
   std::vector<double> square(22);
   for (index_t t = 0; t < 40; ++t)
-    for (index_t j = 0; j < 22; ++j) square[static_cast<std::size_t>(j)] += static_cast<double>(x(t, j)) * static_cast<double>(x(t, j));
-  auto const score = [&](index_t i, index_t j) { return std::abs(static_cast<double>(w(i, j))) * std::sqrt(square[static_cast<std::size_t>(j)]); };
+    for (index_t j = 0; j < 22; ++j)
+      square[static_cast<std::size_t>(j)] += static_cast<double>(x(t, j)) * static_cast<double>(x(t, j));
+  auto const score = [&](index_t i, index_t j) {
+    return std::abs(static_cast<double>(w(i, j))) * std::sqrt(square[static_cast<std::size_t>(j)]);
+  };
   CHECK(nm_pruner<2, 4>(wanda()).select(w.view(), observed(x)) == oracle_nm(w, score, 2, 4));
-  CHECK(unstructured_pruner<wanda>({.sparsity = 0.6}, {}).select(w.view(), observed(x)) == oracle_unstructured(w, score, 0.6, true));
+  CHECK(unstructured_pruner<wanda>({.sparsity = 0.6}, {}).select(w.view(), observed(x)) ==
+        oracle_unstructured(w, score, 0.6, true));
 }
 
 TEST_CASE("weights of dead channels are pruned first") {
@@ -125,10 +131,12 @@ TEST_CASE("unstructured pruning keeps what sorting keeps, per row and per matrix
     INFO(w.name << " at " << sparsity);
     calibration const none(w.values.cols());
     mask const by_row = unstructured_pruner<magnitude>({.sparsity = sparsity}, {}).select(w.values.view(), none);
-    mask const whole = unstructured_pruner<magnitude>({.sparsity = sparsity, .scope = prune_scope::matrix}, {}).select(w.values.view(), none);
+    mask const whole =
+        unstructured_pruner<magnitude>({.sparsity = sparsity, .scope = prune_scope::matrix}, {}).select(w.values.view(), none);
     CHECK(by_row == oracle_unstructured(w.values, magnitude_of(w.values), sparsity, true));
     CHECK(whole == oracle_unstructured(w.values, magnitude_of(w.values), sparsity, false));
-    CHECK(by_row.count() == w.values.rows() * (w.values.cols() - static_cast<index_t>(sparsity * static_cast<double>(w.values.cols()))));
+    CHECK(by_row.count() ==
+          w.values.rows() * (w.values.cols() - static_cast<index_t>(sparsity * static_cast<double>(w.values.cols()))));
     CHECK(whole.count() == w.values.size() - static_cast<index_t>(sparsity * static_cast<double>(w.values.size())));
     CHECK(whole.index_bits() == static_cast<double>(w.values.size()));
   }

@@ -28,7 +28,8 @@ std::vector<double> grid_of_fp8(int mantissa, int bias, double largest) {
   std::vector<double> grid;
   for (int exponent = 0; exponent < (1 << (7 - mantissa)); ++exponent)
     for (int m = 0; m < (1 << mantissa); ++m) {
-      double const value = exponent == 0 ? std::ldexp(m, 1 - bias - mantissa) : std::ldexp((1 << mantissa) + m, exponent - bias - mantissa);
+      double const value =
+          exponent == 0 ? std::ldexp(m, 1 - bias - mantissa) : std::ldexp((1 << mantissa) + m, exponent - bias - mantissa);
       if (value <= largest) grid.push_back(value);
     }
   return grid;
@@ -49,12 +50,15 @@ TEST_CASE("FP8 inputs are the nearest numbers of the format, scaled so that max|
   matrix<float> const y = rounded(fp8_input(f.which), x);
   double const up = f.largest / static_cast<double>(largest_of(x));
   for (index_t k = 0; k < x.size(); ++k) {
-    double const scaled = std::abs(static_cast<double>(x.data()[k])) * up, got = std::abs(static_cast<double>(y.data()[k])) * up;
+    double const scaled = std::abs(static_cast<double>(x.data()[k])) * up,
+                 got = std::abs(static_cast<double>(y.data()[k])) * up;
     double closest = grid[0];
     for (double const g : grid)
       if (std::abs(g - scaled) < std::abs(closest - scaled)) closest = g;
-    CHECK(std::abs(got - scaled) <= std::abs(closest - scaled) + 1e-6 * scaled);          // as near as any
-    CHECK(*std::min_element(grid.begin(), grid.end(), [&](double a, double b) { return std::abs(a - got) < std::abs(b - got); }) == Approx(got).epsilon(1e-6)); // on the grid
+    CHECK(std::abs(got - scaled) <= std::abs(closest - scaled) + 1e-6 * scaled); // as near as any
+    CHECK(*std::min_element(grid.begin(), grid.end(), [&](double a, double b) {
+      return std::abs(a - got) < std::abs(b - got);
+    }) == Approx(got).epsilon(1e-6)); // on the grid
     CHECK(std::signbit(x.data()[k]) == std::signbit(y.data()[k]));
   }
   CHECK(largest_of(y) == Approx(largest_of(x)).epsilon(1e-6));

@@ -10,15 +10,18 @@ using namespace slim::testing;
 
 TEST_CASE("absmax keeps the laws at every granularity, with and without zero point") {
   bool const symmetric = GENERATE(true, false);
-  for (scale_block const block : {per_tensor, per_channel, per_group(16), per_group(7), per_column_group(5), scale_block{.rows = 4, .cols = 8}})
+  for (scale_block const block :
+       {per_tensor, per_channel, per_group(16), per_group(7), per_column_group(5), scale_block{.rows = 4, .cols = 8}})
     CHECK(describe(check_quantizer(absmax_quantizer({.bits = 4, .block = block, .symmetric = symmetric}))) == "");
 }
 
 TEST_CASE("absmax keeps the laws for 2, 3 and 8 bits and 16-bit scales") {
   bool const symmetric = GENERATE(true, false);
-  for (int const bits : {2, 3, 8}) CHECK(describe(check_quantizer(absmax_quantizer({.bits = bits, .symmetric = symmetric}))) == "");
+  for (int const bits : {2, 3, 8})
+    CHECK(describe(check_quantizer(absmax_quantizer({.bits = bits, .symmetric = symmetric}))) == "");
   for (number_format const format : {number_format::bf16, number_format::fp16})
-    CHECK(describe(check_quantizer(absmax_quantizer({.bits = 4, .block = per_group(32), .symmetric = symmetric, .scale_format = format}))) == "");
+    CHECK(describe(check_quantizer(
+              absmax_quantizer({.bits = 4, .block = per_group(32), .symmetric = symmetric, .scale_format = format}))) == "");
 }
 
 TEST_CASE("slim_quantizer keeps the laws in all its forms") {
@@ -26,7 +29,8 @@ TEST_CASE("slim_quantizer keeps the laws in all its forms") {
   CHECK(describe(check_quantizer(slim_quantizer({.block = scale_block{.rows = 7}, .search = scale_search::reference}))) == "");
   CHECK(describe(check_quantizer(slim_quantizer({.block = per_group(16), .output_weighted = true}))) == "");
   CHECK(describe(check_quantizer(slim_quantizer({.outlier_share = 0.1}))) == "");
-  CHECK(describe(check_quantizer(slim_quantizer({.block = per_channel, .outlier_share = 1.0, .scale_format = number_format::fp16}))) == "");
+  CHECK(describe(check_quantizer(
+            slim_quantizer({.block = per_channel, .outlier_share = 1.0, .scale_format = number_format::fp16}))) == "");
 }
 
 TEST_CASE("slim_quantizer keeps the laws on matrices that go through a histogram") {

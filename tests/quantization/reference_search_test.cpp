@@ -35,24 +35,17 @@ TEST_CASE("reference search agrees with the published code") {
     double alpha;
   };
   static constexpr golden goldens[] = {
-      {40, 50, 1, 1, 4, 0.938457296346},
-      {40, 50, 2, 3, 4, 0.938125386485},
-      {40, 50, 3, 5, 4, 0.901964099729},
-      {40, 50, 4, 3, 2, 0.767872814147},
-      {40, 50, 5, 3, 3, 0.865871933893},
-      {40, 50, 6, 1, 8, 0.993019759888},
-      {33, 77, 7, 0, 4, 612.140910433},
-      {50, 50, 11, 0, 3, 822.002074775},
-      {64, 64, 12, 0, 8, 955.93256617},
-      {1, 300, 8, 2, 4, 0.930404597576},
-      {760, 800, 9, 4, 4, 0.921852361411},
-      {600, 1000, 10, 3, 4, 0.000833330800136},
+      {40, 50, 1, 1, 4, 0.938457296346},    {40, 50, 2, 3, 4, 0.938125386485},   {40, 50, 3, 5, 4, 0.901964099729},
+      {40, 50, 4, 3, 2, 0.767872814147},    {40, 50, 5, 3, 3, 0.865871933893},   {40, 50, 6, 1, 8, 0.993019759888},
+      {33, 77, 7, 0, 4, 612.140910433},     {50, 50, 11, 0, 3, 822.002074775},   {64, 64, 12, 0, 8, 955.93256617},
+      {1, 300, 8, 2, 4, 0.930404597576},    {760, 800, 9, 4, 4, 0.921852361411}, {600, 1000, 10, 3, 4, 0.000833330800136},
       {700, 1000, 13, 0, 2, 515.966800293},
   };
   golden const g = goldens[GENERATE(range(0, 13))];
   INFO(g.rows << " x " << g.cols << " power " << g.power << " bits " << g.bits);
   matrix<float> const w = shared_matrix(g.rows, g.cols, g.seed, g.power);
-  integer_codes const codes = slim_quantizer({.bits = g.bits, .search = scale_search::reference}).quantize(w.view(), calibration(g.cols));
+  integer_codes const codes =
+      slim_quantizer({.bits = g.bits, .search = scale_search::reference}).quantize(w.view(), calibration(g.cols));
   double const levels = (1 << (g.bits - 1)) - 1;
   CHECK(static_cast<double>(codes.scales(0, 0)) * levels == Approx(g.alpha).epsilon(1e-5));
 }
@@ -65,7 +58,8 @@ TEST_CASE("with a multiple of 10 bins and the coarse minimum last, the reference
     density[b] = b >= 990 ? 1.0 : 0.0;
   }
   CHECK(reference_search_alpha(density, centers, 4) == centers[0]);
-  std::vector<double> const other_density(density.begin() + 1, density.end()), other_centers(centers.begin() + 1, centers.end());
+  std::vector<double> const other_density(density.begin() + 1, density.end()),
+      other_centers(centers.begin() + 1, centers.end());
   CHECK(reference_search_alpha(other_density, other_centers, 4) > 0.9); // 999 bins: 11 slots, no quirk
 }
 

@@ -18,15 +18,16 @@ double brute_error(matrix<float> const& w, double scale, int bits, std::vector<d
     for (index_t j = 0; j < w.cols(); ++j) {
       double const x = static_cast<double>(w(i, j));
       double const code = std::clamp(std::floor(x / scale + 0.5), bottom, top);
-      error += (column_weights.empty() ? 1.0 : column_weights[static_cast<std::size_t>(j)]) * (x - code * scale) * (x - code * scale);
+      error += (column_weights.empty() ? 1.0 : column_weights[static_cast<std::size_t>(j)]) * (x - code * scale) *
+               (x - code * scale);
     }
   return error;
 }
 
 double largest_of(matrix<float> const& w) { return static_cast<double>(largest_magnitude(w.view())); }
 
-/// The best step of all that use the highest code: the error is a parabola between steps at which a weight changes its code; the best of every
-/// parabola, and of both ends of its interval.
+/// The best step of all that use the highest code: the error is a parabola between steps at which a weight changes its code;
+/// the best of every parabola, and of both ends of its interval.
 double best_error_of_all_steps(matrix<float> const& w, int bits) {
   int const top = (1 << (bits - 1)) - 1, bottom = -(1 << (bits - 1));
   std::vector<double> breaks;
@@ -53,14 +54,16 @@ double best_error_of_all_steps(matrix<float> const& w, int bits) {
 double error_of_codes(matrix<float> const& w, integer_codes const& codes) {
   double error = 0;
   for (index_t i = 0; i < w.rows(); ++i)
-    for (index_t j = 0; j < w.cols(); ++j) error += std::pow(static_cast<double>(w(i, j)) - static_cast<double>(codes.value(i, j)), 2);
+    for (index_t j = 0; j < w.cols(); ++j)
+      error += std::pow(static_cast<double>(w(i, j)) - static_cast<double>(codes.value(i, j)), 2);
   return error;
 }
 
 prefix_moments sorted_moments(matrix<float> const& w, std::vector<double> const& column_weights = {}) {
   std::vector<std::pair<float, double>> values;
   for (index_t i = 0; i < w.rows(); ++i)
-    for (index_t j = 0; j < w.cols(); ++j) values.emplace_back(w(i, j), column_weights.empty() ? 1.0 : column_weights[static_cast<std::size_t>(j)]);
+    for (index_t j = 0; j < w.cols(); ++j)
+      values.emplace_back(w(i, j), column_weights.empty() ? 1.0 : column_weights[static_cast<std::size_t>(j)]);
   return moments_of(values);
 }
 
@@ -78,8 +81,10 @@ TEST_CASE("the error of a step by prefix moments is the error of rounding every 
     double const energy = brute_error(w.values, 1e60, bits);
     for (double const share : {0.013, 0.1, 0.31, 0.7, 1.0, 1.7}) {
       double const scale = share * largest_of(w.values) / top;
-      CHECK(error_of_scale(plain, scale, -top - 1, top).error == Approx(brute_error(w.values, scale, bits)).epsilon(1e-9).margin(1e-12 * energy));
-      CHECK(error_of_scale(weighted, scale, -top - 1, top).error == Approx(brute_error(w.values, scale, bits, weights)).epsilon(1e-9).margin(1e-12 * energy));
+      CHECK(error_of_scale(plain, scale, -top - 1, top).error ==
+            Approx(brute_error(w.values, scale, bits)).epsilon(1e-9).margin(1e-12 * energy));
+      CHECK(error_of_scale(weighted, scale, -top - 1, top).error ==
+            Approx(brute_error(w.values, scale, bits, weights)).epsilon(1e-9).margin(1e-12 * energy));
     }
   }
 }
@@ -97,7 +102,9 @@ TEST_CASE("no step of two thousand is better than the one found, nor is absmax's
     if (w.values.empty() || largest_of(w.values) == 0) continue;
     INFO(w.name << " " << bits << " bits");
     double const largest_step = largest_of(w.values) / top, energy = brute_error(w.values, 1e60, bits);
-    double const found = static_cast<double>(slim_quantizer({.bits = bits, .block = per_tensor}).quantize(w.values.view(), calibration(w.values.cols())).scales(0, 0));
+    double const found = static_cast<double>(slim_quantizer({.bits = bits, .block = per_tensor})
+                                                 .quantize(w.values.view(), calibration(w.values.cols()))
+                                                 .scales(0, 0));
     double best = std::numeric_limits<double>::infinity();
     for (int c = 1; c <= 2000; ++c) best = std::min(best, brute_error(w.values, largest_step * c / 2000 * 1.05, bits));
     CHECK(brute_error(w.values, found, bits) <= best * 1.002 + 1e-12 * energy);
@@ -124,7 +131,8 @@ TEST_CASE("slim_quantizer is never worse than absmax in squared error") {
       INFO(w.name << ", " << slim::describe(block));
       calibration const none(w.values.cols());
       double const ours = error_of_codes(w.values, slim_quantizer({.bits = 4, .block = block}).quantize(w.values.view(), none));
-      double const absmax = error_of_codes(w.values, absmax_quantizer({.bits = 4, .block = block}).quantize(w.values.view(), none));
+      double const absmax =
+          error_of_codes(w.values, absmax_quantizer({.bits = 4, .block = block}).quantize(w.values.view(), none));
       CHECK(ours <= absmax * (1 + 1e-6) + 1e-80);
     }
 }
@@ -142,7 +150,8 @@ TEST_CASE("the histogram of bf16 weights loses nothing") {
   prefix_moments const sorted = sorted_moments(w, wide_weights);
   double const step = largest_of(w) / 7;
   for (double const share : {0.01, 0.1, 0.5, 0.9, 1.0})
-    CHECK(error_of_scale(histogram, share * step, -8, 7).error == Approx(error_of_scale(sorted, share * step, -8, 7).error).epsilon(1e-10));
+    CHECK(error_of_scale(histogram, share * step, -8, 7).error ==
+          Approx(error_of_scale(sorted, share * step, -8, 7).error).epsilon(1e-10));
   scale_choice const a = search_scale(histogram, step, -8, 7, 3000), b = search_scale(sorted, step, -8, 7, 3000);
   CHECK(a.scale == Approx(b.scale).epsilon(1e-10));
 }
@@ -165,7 +174,8 @@ TEST_CASE("bf16 order is the order of the reals") {
 
 TEST_CASE("per tensor, a matrix of more than 65536 weights gets a step within 0.01% of the error of the best of 4000") {
   float const power = GENERATE(1.0f, 2.5f);
-  matrix<float> const w = mapped(normal_matrix(260, 300, 5), [&](float x) { return std::copysign(std::pow(std::abs(x), power), x); });
+  matrix<float> const w =
+      mapped(normal_matrix(260, 300, 5), [&](float x) { return std::copysign(std::pow(std::abs(x), power), x); });
   REQUIRE_FALSE(is_bf16_exact(w.view()));
   integer_codes const codes = slim_quantizer({.bits = 4}).quantize(w.view(), calibration(300));
   prefix_moments const sorted = sorted_moments(w);
@@ -200,14 +210,16 @@ TEST_CASE("outlier channels: the most important ones carry the factor, accounted
   matrix<float> x = normal_matrix(15, 20, 9);
   for (index_t t = 0; t < 15; ++t) x(t, 3) *= 50.0f, x(t, 17) *= 40.0f;
   calibration const seen = observed(x);
-  integer_codes const codes = slim_quantizer({.bits = 4, .outlier_share = 0.1, .scale_format = number_format::bf16}).quantize(w.view(), seen);
+  integer_codes const codes =
+      slim_quantizer({.bits = 4, .outlier_share = 0.1, .scale_format = number_format::bf16}).quantize(w.view(), seen);
   for (index_t j = 0; j < 20; ++j) CHECK(codes.factor_at(j) == (j == 3 || j == 17 ? 2.0f : 1.0f));
   CHECK(codes.side_bits() == 16 + 2 * 32);
   // Literally: scale the two channels, quantize with the reported step, scale back.
   double const scale = static_cast<double>(codes.scales(0, 0));
   matrix<float> scaled = w;
   for (index_t i = 0; i < 6; ++i) scaled(i, 3) *= 2.0f, scaled(i, 17) *= 2.0f;
-  integer_codes const plain = slim_quantizer({.bits = 4, .scale_format = number_format::bf16}).quantize(scaled.view(), calibration(20));
+  integer_codes const plain =
+      slim_quantizer({.bits = 4, .scale_format = number_format::bf16}).quantize(scaled.view(), calibration(20));
   CHECK(static_cast<double>(plain.scales(0, 0)) == scale);
   for (index_t i = 0; i < 6; ++i)
     for (index_t j = 0; j < 20; ++j) CHECK(codes.value(i, j) == plain.value(i, j) / codes.factor_at(j));
@@ -217,7 +229,8 @@ TEST_CASE("outlier channels leave the codes of all others alone, up to the share
   matrix<float> const w = normal_matrix(4, 16, 10);
   matrix<float> x = normal_matrix(8, 16, 11);
   for (index_t t = 0; t < 8; ++t) x(t, 5) *= 100.0f;
-  integer_codes const codes = slim_quantizer({.bits = 4, .block = per_group(4), .outlier_share = 0.07}).quantize(w.view(), observed(x));
+  integer_codes const codes =
+      slim_quantizer({.bits = 4, .block = per_group(4), .outlier_share = 0.07}).quantize(w.view(), observed(x));
   integer_codes const plain = slim_quantizer({.bits = 4, .block = per_group(4)}).quantize(w.view(), observed(x));
   CHECK(std::count(codes.channel_factors.begin(), codes.channel_factors.end(), 2.0f) == 1);
   for (index_t i = 0; i < 4; ++i)
@@ -235,7 +248,11 @@ TEST_CASE("a row whose only nonzero weights lie in dead channels is not clipped"
 
 TEST_CASE("huge activations do not spoil output weighting") {
   matrix<float> const w = normal_matrix(5, 30, 13), x = normal_matrix(7, 30, 14);
-  auto const codes = [&](float spread) { return slim_quantizer({.output_weighted = true}).quantize(w.view(), observed(mapped(x, [&](float v) { return v * spread; }))); };
+  auto const codes = [&](float spread) {
+    return slim_quantizer({.output_weighted = true}).quantize(w.view(), observed(mapped(x, [&](float v) {
+                                                                return v * spread;
+                                                              })));
+  };
   CHECK(codes(0x1p100f).scales(0, 0) == Approx(codes(1.0f).scales(0, 0)).epsilon(1e-6));
 }
 

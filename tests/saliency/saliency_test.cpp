@@ -23,8 +23,11 @@ TEST_CASE("wanda ranks weights as |w| times the norm of the channel does") {
   auto const score = wanda().prepare(w.view(), observed(x));
   std::vector<double> norm(12);
   for (index_t t = 0; t < 30; ++t)
-    for (index_t j = 0; j < 12; ++j) norm[static_cast<std::size_t>(j)] += static_cast<double>(x(t, j)) * static_cast<double>(x(t, j));
-  auto const literal = [&](index_t i, index_t j) { return std::abs(static_cast<double>(w(i, j))) * std::sqrt(norm[static_cast<std::size_t>(j)]); };
+    for (index_t j = 0; j < 12; ++j)
+      norm[static_cast<std::size_t>(j)] += static_cast<double>(x(t, j)) * static_cast<double>(x(t, j));
+  auto const literal = [&](index_t i, index_t j) {
+    return std::abs(static_cast<double>(w(i, j))) * std::sqrt(norm[static_cast<std::size_t>(j)]);
+  };
   for (index_t i = 0; i < 8; ++i)
     for (index_t a = 0; a < 12; ++a)
       for (index_t b = 0; b < 12; ++b)
@@ -104,7 +107,8 @@ TEST_CASE("weights are finite and positive for activations at both ends of the f
   matrix<float> x(1, 3);
   x(0, 0) = std::numeric_limits<float>::denorm_min(), x(0, 1) = std::numeric_limits<float>::max();
   calibration const seen = observed(x);
-  for (auto const& weights : {slim_saliency().channel_weights(seen), rms_saliency().channel_weights(seen), l2qer_saliency().channel_weights(seen)})
+  for (auto const& weights :
+       {slim_saliency().channel_weights(seen), rms_saliency().channel_weights(seen), l2qer_saliency().channel_weights(seen)})
     for (float const weight : weights) CHECK((std::isnormal(weight) && weight > 0));
 }
 

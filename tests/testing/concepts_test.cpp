@@ -50,7 +50,8 @@ struct weights_double {
 struct linear_saliency_without_describe {
   std::vector<float> channel_weights(calibration const&) const;
 };
-static_assert(!linear_saliency<weights_double> && !linear_saliency<linear_saliency_without_describe> && !linear_saliency<saliency_archetype>);
+static_assert(!linear_saliency<weights_double> && !linear_saliency<linear_saliency_without_describe> &&
+              !linear_saliency<saliency_archetype>);
 
 // pruner
 struct selects_bools {
@@ -116,8 +117,10 @@ struct quantizer_without_calibration {
   codes_archetype quantize(view, context const&) const;
   std::string describe() const;
 };
-static_assert(!quantizer<returns_no_codes> && !quantizer<quantizer_without_describe> && !quantizer<quantizer_without_calibration>);
-static_assert(integer_quantizer<absmax_quantizer> && !integer_quantizer<quantizer_archetype> && !integer_quantizer<any_quantizer>);
+static_assert(!quantizer<returns_no_codes> && !quantizer<quantizer_without_describe> &&
+              !quantizer<quantizer_without_calibration>);
+static_assert(integer_quantizer<absmax_quantizer> && !integer_quantizer<quantizer_archetype> &&
+              !integer_quantizer<any_quantizer>);
 
 // low-rank solver
 struct solver_without_weights {
@@ -133,7 +136,8 @@ struct solver_of_pairs {
   std::vector<float> channel_weights(calibration const&) const;
   std::string describe() const;
 };
-static_assert(!low_rank_solver<solver_without_weights> && !low_rank_solver<solver_without_describe> && !low_rank_solver<solver_of_pairs>);
+static_assert(!low_rank_solver<solver_without_weights> && !low_rank_solver<solver_without_describe> &&
+              !low_rank_solver<solver_of_pairs>);
 
 // input quantizer, executor
 struct input_quantizer_without_describe {
@@ -158,7 +162,8 @@ TEST_CASE("pruners need no more of a saliency than the concept says") {
   matrix<float> const w = normal_matrix(3, 9, 1);
   mask const kept = nm_pruner<2, 4>(saliency_archetype(0)).select(w.view(), calibration(9));
   for (index_t j = 0; j < 9; ++j) CHECK(kept.kept(1, j) == (j == 2 || j == 3 || j == 6 || j == 7 || j == 8));
-  mask const last = unstructured_pruner<saliency_archetype>({.sparsity = 0.7}, saliency_archetype(0)).select(w.view(), calibration(9));
+  mask const last =
+      unstructured_pruner<saliency_archetype>({.sparsity = 0.7}, saliency_archetype(0)).select(w.view(), calibration(9));
   for (index_t j = 0; j < 9; ++j) CHECK(last.kept(2, j) == (j >= 6));
   CHECK(unstructured_pruner<saliency_archetype>({}, saliency_archetype(0)).describe().find("archetype") != std::string::npos);
 }
@@ -193,7 +198,8 @@ TEST_CASE("type erasure needs no more than the concepts say, and changes nothing
 
 TEST_CASE("a quantized adapter needs no more of its solver than the concept says") {
   matrix<float> const e = normal_matrix(4, 5, 3);
-  quantized_adapter<low_rank_solver_archetype, absmax_quantizer> const both(low_rank_solver_archetype(0), absmax_config{.bits = 4});
+  quantized_adapter<low_rank_solver_archetype, absmax_quantizer> const both(low_rank_solver_archetype(0),
+                                                                            absmax_config{.bits = 4});
   adapter const found = both.solve(matrix_view<float const>(e.view()), calibration(5));
   CHECK(found.rank() == 1);
   CHECK(found.left_codes.has_value());

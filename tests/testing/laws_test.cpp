@@ -230,7 +230,9 @@ struct solver_with_a_flaw {
     }
     return found;
   }
-  std::vector<float> channel_weights(calibration const& seen) const { return std::vector<float>(static_cast<std::size_t>(seen.channels()), 1.0f); }
+  std::vector<float> channel_weights(calibration const& seen) const {
+    return std::vector<float>(static_cast<std::size_t>(seen.channels()), 1.0f);
+  }
   std::string describe() const { return ""; }
 };
 

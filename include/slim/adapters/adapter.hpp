@@ -16,13 +16,13 @@ namespace slim::inline SLIM_ABI {
 
 /// Y += (X left) right, with left (d_in x r) and right (r x d_out): the weight it stands for is (left right)^T.
 struct adapter {
-  matrix<float> left;                       ///< d_in x r, as stored: already rounded to its format or codes
-  matrix<float> right;                      ///< r x d_out, likewise
+  matrix<float> left;                         ///< d_in x r, as stored: already rounded to its format or codes
+  matrix<float> right;                        ///< r x d_out, likewise
   number_format format = number_format::fp32; ///< of the factors that have no codes
-  std::optional<integer_codes> left_codes;  ///< set if left is quantized
-  std::optional<integer_codes> right_codes; ///< set if right is quantized
-  std::optional<mask> left_mask;            ///< r x d_in, kept entries of left^T, if left is pruned
-  std::vector<std::string> notes;           ///< what did not go as asked: reduced rank, fallbacks
+  std::optional<integer_codes> left_codes;    ///< set if left is quantized
+  std::optional<integer_codes> right_codes;   ///< set if right is quantized
+  std::optional<mask> left_mask;              ///< r x d_in, kept entries of left^T, if left is pruned
+  std::vector<std::string> notes;             ///< what did not go as asked: reduced rank, fallbacks
 
   [[nodiscard]] index_t rank() const noexcept { return left.cols(); }
 
@@ -79,7 +79,8 @@ concept low_rank_solver = requires(S const& s, matrix_view<float const> e, calib
 
 /// The law of low_rank_solver, kept where rounding could break it: an adapter that leaves more weighted error than none is
 /// replaced by none, with a note.
-[[nodiscard]] inline adapter unless_worse_than_none(adapter found, matrix_view<float const> e, std::vector<float> const& weights, context const& ctx) {
+[[nodiscard]] inline adapter unless_worse_than_none(adapter found, matrix_view<float const> e,
+                                                    std::vector<float> const& weights, context const& ctx) {
   matrix<float> rest(e);
   adapter negative = empty_adapter(e.cols(), e.rows());
   negative.left = found.left;
@@ -95,9 +96,9 @@ concept low_rank_solver = requires(S const& s, matrix_view<float const> e, calib
 
 /// How large an adapter may be.
 struct adapter_rank {
-  double ratio = 0.1;    ///< of min(d_in, d_out), rounded down, at least 1 unless the ratio is 0
-  index_t number = -1;   ///< the rank itself; overrides the ratio unless negative
-  index_t multiple = 1;  ///< rounded up to a multiple of this (SLiM's code: 128), then clipped to min(d_in, d_out)
+  double ratio = 0.1;   ///< of min(d_in, d_out), rounded down, at least 1 unless the ratio is 0
+  index_t number = -1;  ///< the rank itself; overrides the ratio unless negative
+  index_t multiple = 1; ///< rounded up to a multiple of this (SLiM's code: 128), then clipped to min(d_in, d_out)
 
   /// The rank for a layer. @throws config_error on a negative or NaN ratio, or a multiple below 1.
   [[nodiscard]] index_t of(index_t d_out, index_t d_in) const {

@@ -27,7 +27,9 @@ public:
     return unless_worse_than_none(std::move(found), e, channel_weights(seen), ctx);
   }
 
-  [[nodiscard]] std::string describe() const { return message(std::string(solver_.describe()), ", factors ", std::string(rounding_.describe())); }
+  [[nodiscard]] std::string describe() const {
+    return message(std::string(solver_.describe()), ", factors ", std::string(rounding_.describe()));
+  }
 
 private:
   integer_codes round_factor(matrix<float>& factor, context const& ctx) const {

@@ -28,12 +28,15 @@ struct lora_config {
 template <linear_saliency Saliency>
 class saliency_lora {
 public:
-  explicit saliency_lora(lora_config config, Saliency weighing = {}) : config_(config), weighing_(std::move(weighing)) { (void)config.rank.of(1, 1); }
+  explicit saliency_lora(lora_config config, Saliency weighing = {}) : config_(config), weighing_(std::move(weighing)) {
+    (void)config.rank.of(1, 1);
+  }
 
   [[nodiscard]] lora_config const& config() const noexcept { return config_; }
   [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const { return weighing_.channel_weights(seen); }
 
-  /// @throws shape_error if E and the calibration disagree on d_in; config_error if the saliency needs activations and none were seen.
+  /// @throws shape_error if E and the calibration disagree on d_in; config_error if the saliency needs activations and none
+  /// were seen.
   template <std::same_as<float> T>
   [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& seen, context const& ctx = {}) const {
     require_channels(seen, e.cols(), "saliency_lora");
@@ -44,7 +47,8 @@ public:
     for (index_t i = 0; i < e.rows(); ++i)
       for (index_t j = 0; j < e.cols(); ++j) weighted(i, j) *= weights[static_cast<std::size_t>(j)];
     matrix_view<T const> const target = weighted.view();
-    auto const factors = config_.method == svd_method::exact ? exact_low_rank<T>(target, rank, ctx) : truncated_low_rank<T>(target, rank, {}, ctx);
+    auto const factors = config_.method == svd_method::exact ? exact_low_rank<T>(target, rank, ctx)
+                                                             : truncated_low_rank<T>(target, rank, {}, ctx);
     adapter found = empty_adapter(e.cols(), e.rows());
     found.format = config_.format;
     found.left = matrix<T>(e.cols(), factors.basis.cols());
@@ -59,7 +63,8 @@ public:
   }
 
   [[nodiscard]] std::string describe() const {
-    std::string const rank = config_.rank.number >= 0 ? message("rank ", config_.rank.number) : message("rank ratio ", config_.rank.ratio);
+    std::string const rank =
+        config_.rank.number >= 0 ? message("rank ", config_.rank.number) : message("rank ratio ", config_.rank.ratio);
     return message("low-rank adapter, ", std::string(weighing_.describe()), " saliency, ", rank,
                    config_.method == svd_method::exact ? ", exact svd" : "",
                    config_.format == number_format::fp32 ? "" : message(", ", name_of(config_.format)));
@@ -71,10 +76,16 @@ private:
 };
 
 /// Plain truncated SVD of the error.
-[[nodiscard]] inline saliency_lora<unit_saliency> naive_lora(lora_config config = {}) { return saliency_lora<unit_saliency>(config); }
+[[nodiscard]] inline saliency_lora<unit_saliency> naive_lora(lora_config config = {}) {
+  return saliency_lora<unit_saliency>(config);
+}
 /// SLiM-LoRA: saliency mean |x|.
-[[nodiscard]] inline saliency_lora<slim_saliency> slim_lora(lora_config config = {}) { return saliency_lora<slim_saliency>(config); }
+[[nodiscard]] inline saliency_lora<slim_saliency> slim_lora(lora_config config = {}) {
+  return saliency_lora<slim_saliency>(config);
+}
 /// L2QER-style scaling.
-[[nodiscard]] inline saliency_lora<l2qer_saliency> l2qer_lora(lora_config config = {}) { return saliency_lora<l2qer_saliency>(config); }
+[[nodiscard]] inline saliency_lora<l2qer_saliency> l2qer_lora(lora_config config = {}) {
+  return saliency_lora<l2qer_saliency>(config);
+}
 
 } // namespace slim::inline SLIM_ABI

@@ -32,11 +32,14 @@ public:
     found.left_codes.reset(); // the refit leaves the grid of a quantized adapter: quantize after pruning, not before
     found.right_codes.reset();
     std::vector<float> const weights = channel_weights(seen);
-    if (!refit_right(found, e, weights)) found.notes.push_back("sparse adapter: normal matrix not positive definite, right factor not refitted");
+    if (!refit_right(found, e, weights))
+      found.notes.push_back("sparse adapter: normal matrix not positive definite, right factor not refitted");
     return unless_worse_than_none(std::move(found), e, weights, ctx);
   }
 
-  [[nodiscard]] std::string describe() const { return message(std::string(solver_.describe()), ", left ", std::string(thinning_.describe())); }
+  [[nodiscard]] std::string describe() const {
+    return message(std::string(solver_.describe()), ", left ", std::string(thinning_.describe()));
+  }
 
 private:
   template <class T>
@@ -44,7 +47,8 @@ private:
     index_t const r = found.rank(), d_in = e.cols(), d_out = e.rows();
     matrix<double> normal(r, r), right(r, d_out);
     for (index_t j = 0; j < d_in; ++j) {
-      double const square = static_cast<double>(weights[static_cast<std::size_t>(j)]) * static_cast<double>(weights[static_cast<std::size_t>(j)]);
+      double const square =
+          static_cast<double>(weights[static_cast<std::size_t>(j)]) * static_cast<double>(weights[static_cast<std::size_t>(j)]);
       for (index_t k = 0; k < r; ++k) {
         double const scaled = square * static_cast<double>(found.left(j, k));
         if (scaled == 0.0) continue;

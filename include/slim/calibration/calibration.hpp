@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -50,7 +51,7 @@ public:
     if (x.cols() != channels_)
       throw shape_error(message("calibration::observe: X has ", x.cols(), " channels, expected ", channels_));
     if (ctx.on_nonfinite == nonfinite::propagate) return add(x, ctx);
-    index_t const bad = count_nonfinite(x, ctx.on_nonfinite == nonfinite::reject);
+    index_t const bad = count_nonfinite(x, ctx);
     if (bad == 0) return add(x, ctx);
     matrix<float> cleaned(x);
     for (index_t k = 0; k < cleaned.size(); ++k)
@@ -63,7 +64,8 @@ public:
   void merge(calibration const& other) {
     if (other.channels_ != channels_)
       throw shape_error(message("calibration::merge: ", other.channels_, " channels into ", channels_));
-    if (other.config_ != config_) throw config_error("calibration::merge: one side collects the Gram matrix, the other does not");
+    if (other.config_ != config_)
+      throw config_error("calibration::merge: one side collects the Gram matrix, the other does not");
     for (std::size_t j = 0; j < size(); ++j) {
       sum_[j] += other.sum_[j];
       sum_abs_[j] += other.sum_abs_[j];
@@ -117,16 +119,20 @@ private:
     return sums;
   }
 
-  index_t count_nonfinite(matrix_view<float const> x, bool reject) const {
-    index_t count = 0;
-    for (index_t t = 0; t < x.rows(); ++t)
-      for (index_t j = 0; j < x.cols(); ++j)
-        if (!std::isfinite(x(t, j))) {
-          if (reject)
+  /// Number of NaN and infinite activations, or nonfinite_error naming the first one.
+  index_t count_nonfinite(matrix_view<float const> x, context const& ctx) const {
+    constexpr index_t rows_per_task = 64;
+    std::vector<index_t> counts(static_cast<std::size_t>((x.rows() + rows_per_task - 1) / rows_per_task));
+    ctx.parallel_for(x.rows(), rows_per_task, [&](index_t begin, index_t end) {
+      for (index_t t = begin; t < end; ++t)
+        for (index_t j = 0; j < x.cols(); ++j) {
+          if (std::isfinite(x(t, j))) continue;
+          if (ctx.on_nonfinite == nonfinite::reject)
             throw nonfinite_error(message("calibration::observe: X is ", x(t, j), " at token ", t, ", channel ", j));
-          ++count;
+          ++counts[static_cast<std::size_t>(begin / rows_per_task)];
         }
-    return count;
+    });
+    return std::accumulate(counts.begin(), counts.end(), index_t{0});
   }
 
   void add(matrix_view<float const> x, context const& ctx) {

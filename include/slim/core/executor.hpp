@@ -77,9 +77,8 @@ public:
   template <class E>
     requires executor<E> && (!std::same_as<E, executor_ref>)
   executor_ref(E const& e) noexcept // NOLINT: implicit on purpose
-      : object_(std::addressof(e)), call_([](void const* object, index_t count, task_ref task) {
-          static_cast<E const*>(object)->for_each(count, task);
-        }) {}
+      : object_(std::addressof(e)),
+        call_([](void const* object, index_t count, task_ref task) { static_cast<E const*>(object)->for_each(count, task); }) {}
 
   /// A temporary executor would be gone before it is used.
   template <class E>

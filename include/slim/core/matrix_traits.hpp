@@ -149,8 +149,9 @@ using matrix_value_t = typename decltype(detail::view_of(std::declval<std::remov
 /// A row-major float copy of any matrix_like of real numbers: how weights and activations enter the library.
 template <class M>
 [[nodiscard]] matrix<float> to_float(M const& m) {
-  static_assert(matrix_like<M const>, "slim: not a matrix. Give an object with direct access to its elements (Eigen, xtensor, "
-                                      "mdspan-like; evaluate lazy expressions first), or specialise slim::matrix_traits for it.");
+  static_assert(matrix_like<M const>,
+                "slim: not a matrix. Give an object with direct access to its elements (Eigen, xtensor, "
+                "mdspan-like; evaluate lazy expressions first), or specialise slim::matrix_traits for it.");
   if constexpr (matrix_like<M const>)
     return matrix<float>(as_matrix_view(m));
   else

@@ -45,7 +45,7 @@ public:
   /// T -> T const, and row_major -> strided. There is no way back but a copy: matrix<T>(view).
   template <class U, class OtherLayout>
     requires(std::same_as<U const, T> || std::same_as<U, T>) &&
-            (std::same_as<OtherLayout, Layout> || std::same_as<Layout, strided>)
+                (std::same_as<OtherLayout, Layout> || std::same_as<Layout, strided>)
   constexpr matrix_view(matrix_view<U, OtherLayout> other) noexcept
       : data_(other.data()), rows_(other.rows()), cols_(other.cols()), row_stride_(other.row_stride()),
         col_stride_(other.col_stride()) {}

@@ -30,7 +30,7 @@ public:
   [[nodiscard]] static result<mapped_file> open(std::filesystem::path const& path) {
     int const descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) return failure{message(path.string(), ": cannot be opened: ", std::strerror(errno))};
-    struct stat about {};
+    struct stat about{};
     std::string why;
     if (::fstat(descriptor, &about) != 0)
       why = message(path.string(), ": cannot be examined: ", std::strerror(errno));
@@ -105,8 +105,10 @@ public:
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
   /// Appends the little-endian bytes of a number.
   template <class T>
-  requires std::is_arithmetic_v<T>
-  void write_number(T value) { write(std::as_bytes(std::span(&value, 1))); }
+    requires std::is_arithmetic_v<T>
+  void write_number(T value) {
+    write(std::as_bytes(std::span(&value, 1)));
+  }
   /// Appends zeros up to a multiple of `alignment`.
   void pad(std::uint64_t alignment) {
     static constexpr std::array<std::byte, 64> zeros{};

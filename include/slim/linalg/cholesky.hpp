@@ -22,7 +22,8 @@ template <class T>
 [[nodiscard]] auto as_eigen(matrix_view<T> view) {
   using value = std::remove_const_t<T>;
   using mapped = std::conditional_t<std::is_const_v<T>, eigen_rows<value> const, eigen_rows<value>>;
-  return Eigen::Map<mapped, 0, Eigen::OuterStride<>>(view.data(), view.rows(), view.cols(), Eigen::OuterStride<>(view.row_stride()));
+  return Eigen::Map<mapped, 0, Eigen::OuterStride<>>(view.data(), view.rows(), view.cols(),
+                                                     Eigen::OuterStride<>(view.row_stride()));
 }
 
 /// Order of the diagonal blocks that Eigen treats; everything off them is a product.
@@ -75,7 +76,8 @@ void solve_diagonal_block(matrix_view<T const> l, matrix_view<T> b, context cons
 template <class T>
 void require_solve_shapes(char const* who, matrix_view<T const> l, matrix_view<T> b) {
   if (l.rows() != l.cols() || l.rows() != b.rows())
-    throw shape_error(message(who, ": the factor is ", l.rows(), " x ", l.cols(), ", the right-hand side ", b.rows(), " x ", b.cols()));
+    throw shape_error(
+        message(who, ": the factor is ", l.rows(), " x ", l.cols(), ", the right-hand side ", b.rows(), " x ", b.cols()));
 }
 
 } // namespace detail

@@ -87,15 +87,15 @@ namespace avx2 {
 /// 6 x 16: twelve accumulators, two columns of B, one broadcast element of A.
 inline void gemm_tile(index_t depth, float const* a, float const* b, float* c, index_t c_stride, bool add) {
 #define SLIM_ZERO(i) __m256 left##i = _mm256_setzero_ps(), right##i = _mm256_setzero_ps();
-#define SLIM_MULTIPLY(i) \
-  x = _mm256_broadcast_ss(a + i); \
-  left##i = _mm256_fmadd_ps(x, b_left, left##i); \
+#define SLIM_MULTIPLY(i)                                                                                                       \
+  x = _mm256_broadcast_ss(a + i);                                                                                              \
+  left##i = _mm256_fmadd_ps(x, b_left, left##i);                                                                               \
   right##i = _mm256_fmadd_ps(x, b_right, right##i);
-#define SLIM_ADD(i) \
-  left##i = _mm256_add_ps(left##i, _mm256_loadu_ps(c + i * c_stride)); \
+#define SLIM_ADD(i)                                                                                                            \
+  left##i = _mm256_add_ps(left##i, _mm256_loadu_ps(c + i * c_stride));                                                         \
   right##i = _mm256_add_ps(right##i, _mm256_loadu_ps(c + i * c_stride + 8));
-#define SLIM_STORE(i) \
-  _mm256_storeu_ps(c + i * c_stride, left##i); \
+#define SLIM_STORE(i)                                                                                                          \
+  _mm256_storeu_ps(c + i * c_stride, left##i);                                                                                 \
   _mm256_storeu_ps(c + i * c_stride + 8, right##i);
   SLIM_ROWS_6(SLIM_ZERO)
   for (index_t k = 0; k < depth; ++k, a += 6, b += 16) {
@@ -178,15 +178,15 @@ namespace avx512 {
 /// 12 x 32: 24 accumulators, two columns of B, one broadcast element of A.
 inline void gemm_tile(index_t depth, float const* a, float const* b, float* c, index_t c_stride, bool add) {
 #define SLIM_ZERO(i) __m512 left##i = _mm512_setzero_ps(), right##i = _mm512_setzero_ps();
-#define SLIM_MULTIPLY(i) \
-  x = _mm512_set1_ps(a[i]); \
-  left##i = _mm512_fmadd_ps(x, b_left, left##i); \
+#define SLIM_MULTIPLY(i)                                                                                                       \
+  x = _mm512_set1_ps(a[i]);                                                                                                    \
+  left##i = _mm512_fmadd_ps(x, b_left, left##i);                                                                               \
   right##i = _mm512_fmadd_ps(x, b_right, right##i);
-#define SLIM_ADD(i) \
-  left##i = _mm512_add_ps(left##i, _mm512_loadu_ps(c + i * c_stride)); \
+#define SLIM_ADD(i)                                                                                                            \
+  left##i = _mm512_add_ps(left##i, _mm512_loadu_ps(c + i * c_stride));                                                         \
   right##i = _mm512_add_ps(right##i, _mm512_loadu_ps(c + i * c_stride + 16));
-#define SLIM_STORE(i) \
-  _mm512_storeu_ps(c + i * c_stride, left##i); \
+#define SLIM_STORE(i)                                                                                                          \
+  _mm512_storeu_ps(c + i * c_stride, left##i);                                                                                 \
   _mm512_storeu_ps(c + i * c_stride + 16, right##i);
   SLIM_ROWS_12(SLIM_ZERO)
   for (index_t k = 0; k < depth; ++k, a += 12, b += 32) {

@@ -64,7 +64,8 @@ inline void pack_4x4(float const* source, index_t lane_stride, float* out, index
 }
 
 /// One panel: `lanes <= width` lanes from `first` on, inner indices [k0, k0 + depth).
-inline void pack_panel(panel_source source, index_t first, index_t lanes, index_t k0, index_t depth, index_t width, float* out) {
+inline void pack_panel(panel_source source, index_t first, index_t lanes, index_t k0, index_t depth, index_t width,
+                       float* out) {
   float const* const corner = source.at(first, k0);
   index_t const lane_stride = source.lane_stride, depth_stride = source.depth_stride;
   if (lanes < width) std::fill_n(out, width * depth, 0.0f);
@@ -82,7 +83,8 @@ inline void pack_panel(panel_source source, index_t first, index_t lanes, index_
 }
 
 /// All panels of the lanes [first, first + lanes), one behind the other.
-inline void pack_panels(panel_source source, index_t first, index_t lanes, index_t k0, index_t depth, index_t width, float* out) {
+inline void pack_panels(panel_source source, index_t first, index_t lanes, index_t k0, index_t depth, index_t width,
+                        float* out) {
   for (index_t lane = 0; lane < lanes; lane += width)
     pack_panel(source, first + lane, std::min(width, lanes - lane), k0, depth, width, out + lane * depth);
 }

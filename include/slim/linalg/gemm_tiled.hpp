@@ -149,8 +149,7 @@ inline void multiply_thin_dots(matrix_view<float const, strided> a, matrix_view<
         float sum[8];
         kernels.dots(depth, left, right, sum);
         for (index_t r = 0; r < std::min<index_t>(2, m - i); ++r)
-          for (index_t s = 0; s < std::min<index_t>(4, end - j); ++s)
-            store(c(i + r, j + s), sum[4 * r + s], mode);
+          for (index_t s = 0; s < std::min<index_t>(4, end - j); ++s) store(c(i + r, j + s), sum[4 * r + s], mode);
       }
   });
 }

@@ -30,7 +30,8 @@ inline void gram_tile_product(panel_source x, index_t first_row, index_t depth, 
   for (index_t k = 0; k < depth; k += gemm_depth) {
     index_t const block_depth = std::min(gemm_depth, depth - k);
     pack_panels(x, i, rows, first_row + k, block_depth, kernels.tile_rows, left.data());
-    multiply_packed(kernels, block_depth, left.data(), packed.block(k, block_depth, j), product.data(), cols, rows, cols, false);
+    multiply_packed(kernels, block_depth, left.data(), packed.block(k, block_depth, j), product.data(), cols, rows, cols,
+                    false);
     for (index_t t = 0; t < rows * cols; ++t) sum[t] = static_cast<double>(product.data()[t]) + (k > 0 ? sum[t] : 0.0);
   }
 }

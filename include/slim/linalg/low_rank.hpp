@@ -32,8 +32,8 @@ struct low_rank_factors {
 
 /// When the subspace iteration ends.
 struct truncated_config {
-  index_t oversampling = 32;  ///< vectors beyond the rank
-  double tolerance = 1e-2;    ///< stop once a product adds less than this share of the energy left to what the subspace captures
+  index_t oversampling = 32; ///< vectors beyond the rank
+  double tolerance = 1e-2;   ///< stop once a product adds less than this share of the energy left to what the subspace captures
   index_t max_multiplies = 40;
 };
 
@@ -118,7 +118,8 @@ template <class T>
 /// **Numerics** directions with singular values below 1e-8 of the largest are arbitrary. Rank 0 or an empty matrix gives empty
 /// factors, a zero matrix zero ones. @throws config_error if rank < 0; nonfinite_error on NaN or infinity.
 template <class T = float>
-[[nodiscard]] low_rank_factors<T> exact_low_rank(matrix_view<std::type_identity_t<T> const> a, index_t rank, context const& ctx = {}) {
+[[nodiscard]] low_rank_factors<T> exact_low_rank(matrix_view<std::type_identity_t<T> const> a, index_t rank,
+                                                 context const& ctx = {}) {
   if (rank < 0) throw config_error(message("exact_low_rank: rank ", rank, " is negative"));
   rank = std::min({rank, a.rows(), a.cols()});
   double const scale = static_cast<double>(detail::finite_absmax<T>(a));
@@ -237,8 +238,7 @@ template <class T>
 void combine_into(matrix<T>& out, T alpha, matrix<T> const& x, T beta, matrix<T> const& y, T gamma, matrix<T> const& z,
                   context const& ctx) {
   ctx.parallel_for(out.size(), 1 << 16, [&](index_t begin, index_t end) {
-    for (index_t k = begin; k < end; ++k)
-      out.data()[k] = alpha * x.data()[k] + beta * y.data()[k] + gamma * z.data()[k];
+    for (index_t k = begin; k < end; ++k) out.data()[k] = alpha * x.data()[k] + beta * y.data()[k] + gamma * z.data()[k];
   });
 }
 
@@ -291,7 +291,8 @@ class subspace_iteration {
 public:
   /// `gram` = A A^T with `wide` = A (side, other), other >= side.
   subspace_iteration(matrix<T> const& gram, matrix_view<T const, strided> wide, index_t count, context const& ctx)
-      : gram_(gram), wide_(wide), ctx_(ctx), basis_(count, gram.rows()), image_(count, gram.rows()), next_(count, gram.rows()) {}
+      : gram_(gram), wide_(wide), ctx_(ctx), basis_(count, gram.rows()), image_(count, gram.rows()), next_(count, gram.rows()) {
+  }
 
   /// Iterates until the captured energy stands still. `total` is the trace of the Gram matrix.
   matrix<T> run(double total, truncated_config const& config) {
@@ -369,7 +370,8 @@ private:
     return std::max(eigen.values.front(), 0.0);
   }
 
-  /// Chebyshev polynomial of degree one on [0, edge]: next = (2 G / edge - 1) basis, from the image at hand; a plain power step without an edge.
+  /// Chebyshev polynomial of degree one on [0, edge]: next = (2 G / edge - 1) basis, from the image at hand; a plain power step
+  /// without an edge.
   void filter_once(double edge) {
     if (edge > 0)
       combine_into(next_, static_cast<T>(2 / edge), image_, T(-1), basis_, T(0), basis_, ctx_);
@@ -473,7 +475,8 @@ template <class T = float>
   matrix<float> scaled(a);
   for (index_t k = 0; k < scaled.size(); ++k) scaled.data()[k] = std::ldexp(scaled.data()[k], -exponent);
   auto out = detail::truncated_scaled<T>(scaled, rank, count, config, ctx);
-  for (index_t k = 0; k < out.coefficients.size(); ++k) out.coefficients.data()[k] = std::ldexp(out.coefficients.data()[k], exponent);
+  for (index_t k = 0; k < out.coefficients.size(); ++k)
+    out.coefficients.data()[k] = std::ldexp(out.coefficients.data()[k], exponent);
   for (auto& value : out.singular_values) value = std::ldexp(value, exponent);
   return out;
 }

@@ -61,7 +61,9 @@ public:
     requires(!std::same_as<Q, any_quantizer>)
   any_quantizer(Q q) : self_(std::make_shared<model<Q>>(std::move(q))) {} // NOLINT: implicit on purpose
 
-  [[nodiscard]] any_codes quantize(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const { return self_->quantize(w, seen, ctx); }
+  [[nodiscard]] any_codes quantize(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
+    return self_->quantize(w, seen, ctx);
+  }
   [[nodiscard]] std::string describe() const { return self_->describe(); }
 
 private:
@@ -73,7 +75,9 @@ private:
   template <class Q>
   struct model final : face {
     explicit model(Q q) : component(std::move(q)) {}
-    any_codes quantize(matrix_view<float const> w, calibration const& seen, context const& ctx) const override { return component.quantize(w, seen, ctx); }
+    any_codes quantize(matrix_view<float const> w, calibration const& seen, context const& ctx) const override {
+      return component.quantize(w, seen, ctx);
+    }
     std::string describe() const override { return component.describe(); }
     Q component;
   };
@@ -90,7 +94,9 @@ public:
     requires(!std::same_as<P, any_pruner>)
   any_pruner(P p) : self_(std::make_shared<model<P>>(std::move(p))) {} // NOLINT: implicit on purpose
 
-  [[nodiscard]] mask select(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const { return self_->select(w, seen, ctx); }
+  [[nodiscard]] mask select(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
+    return self_->select(w, seen, ctx);
+  }
   [[nodiscard]] std::string describe() const { return self_->describe(); }
 
 private:
@@ -102,7 +108,9 @@ private:
   template <class P>
   struct model final : face {
     explicit model(P p) : component(std::move(p)) {}
-    mask select(matrix_view<float const> w, calibration const& seen, context const& ctx) const override { return component.select(w, seen, ctx); }
+    mask select(matrix_view<float const> w, calibration const& seen, context const& ctx) const override {
+      return component.select(w, seen, ctx);
+    }
     std::string describe() const override { return component.describe(); }
     P component;
   };
@@ -119,7 +127,9 @@ public:
     requires(!std::same_as<S, any_low_rank_solver>)
   any_low_rank_solver(S s) : self_(std::make_shared<model<S>>(std::move(s))) {} // NOLINT: implicit on purpose
 
-  [[nodiscard]] adapter solve(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const { return self_->solve(e, seen, ctx); }
+  [[nodiscard]] adapter solve(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const {
+    return self_->solve(e, seen, ctx);
+  }
   [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const { return self_->channel_weights(seen); }
   [[nodiscard]] std::string describe() const { return self_->describe(); }
 
@@ -133,7 +143,9 @@ private:
   template <class S>
   struct model final : face {
     explicit model(S s) : component(std::move(s)) {}
-    adapter solve(matrix_view<float const> e, calibration const& seen, context const& ctx) const override { return component.solve(e, seen, ctx); }
+    adapter solve(matrix_view<float const> e, calibration const& seen, context const& ctx) const override {
+      return component.solve(e, seen, ctx);
+    }
     std::vector<float> channel_weights(calibration const& seen) const override { return component.channel_weights(seen); }
     std::string describe() const override { return component.describe(); }
     S component;
@@ -164,10 +176,13 @@ struct any_layer {
 class any_recipe {
 public:
   template <class... Steps>
-  any_recipe(step_chain<Steps...> steps) : self_(std::make_shared<model<Steps...>>(std::move(steps))) {} // NOLINT: implicit on purpose
+  any_recipe(step_chain<Steps...> steps)
+      : self_(std::make_shared<model<Steps...>>(std::move(steps))) {} // NOLINT: implicit on purpose
 
   /// slim::compress with this recipe. W is (d_out x d_in).
-  [[nodiscard]] any_layer compress(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const { return self_->compress(w, seen, ctx); }
+  [[nodiscard]] any_layer compress(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
+    return self_->compress(w, seen, ctx);
+  }
 
 private:
   struct face {

@@ -47,8 +47,8 @@ namespace detail {
 template <class Mask, class Codes, class Adapter>
 void require_shape(layer_state<Mask, Codes, Adapter> const& state, index_t rows, index_t cols, char const* who) {
   if (rows != state.original.rows() || cols != state.original.cols())
-    throw shape_error(message("slim::compress: the ", who, " returned ", rows, " x ", cols, " for a matrix of ", state.original.rows(), " x ",
-                              state.original.cols()));
+    throw shape_error(message("slim::compress: the ", who, " returned ", rows, " x ", cols, " for a matrix of ",
+                              state.original.rows(), " x ", state.original.cols()));
 }
 
 template <class P, class Mask, class Codes, class Adapter>
@@ -58,7 +58,9 @@ auto prune(P const& step, layer_state<Mask, Codes, Adapter> state, calibration c
   mask kept = step.select(matrix_view<float const>(state.current.view()), seen, ctx);
   require_shape(state, kept.rows(), kept.cols(), "pruner");
   kept.apply_to(state.current.view());
-  return layer_state<mask, Codes, none>{std::move(state.original), std::move(state.current), std::move(kept), std::move(state.codes), {}, std::move(state.report)};
+  return layer_state<mask, Codes, none>{
+      std::move(state.original), std::move(state.current), std::move(kept), std::move(state.codes), {},
+      std::move(state.report)};
 }
 
 template <class Q, class Mask, class Codes, class Adapter>
@@ -68,8 +70,11 @@ auto quantize(Q const& step, layer_state<Mask, Codes, Adapter> state, calibratio
   auto codes = step.quantize(matrix_view<float const>(state.current.view()), seen, ctx);
   require_shape(state, codes.rows(), codes.cols(), "quantizer");
   codes.dequantize_into(state.current.view(), ctx);
-  if constexpr (!is_none<Mask>) state.kept.apply_to(state.current.view()); // a grid without 0 must not bring pruned weights back
-  return layer_state<Mask, decltype(codes), none>{std::move(state.original), std::move(state.current), std::move(state.kept), std::move(codes), {}, std::move(state.report)};
+  if constexpr (!is_none<Mask>)
+    state.kept.apply_to(state.current.view()); // a grid without 0 must not bring pruned weights back
+  return layer_state<Mask, decltype(codes), none>{
+      std::move(state.original), std::move(state.current), std::move(state.kept), std::move(codes), {},
+      std::move(state.report)};
 }
 
 template <class S, class Mask, class Codes, class Adapter>
@@ -80,7 +85,8 @@ auto repair(S const& step, layer_state<Mask, Codes, Adapter> state, calibration 
   for (index_t k = 0; k < error.size(); ++k) error.data()[k] -= state.current.data()[k];
   adapter found = step.solve(matrix_view<float const>(error.view()), seen, ctx);
   require_shape(state, found.right.cols(), found.left.rows(), "low-rank solver");
-  return layer_state<Mask, Codes, adapter>{std::move(state.original), std::move(state.current), std::move(state.kept), std::move(state.codes), std::move(found), std::move(state.report)};
+  return layer_state<Mask, Codes, adapter>{std::move(state.original), std::move(state.current), std::move(state.kept),
+                                           std::move(state.codes),    std::move(found),         std::move(state.report)};
 }
 
 template <class Step, class State>
@@ -90,10 +96,11 @@ inline constexpr bool is_own_step = std::is_invocable_v<Step const&, State, cali
 template <class Step, class State>
 auto apply_step(Step const& step, State state, calibration const& seen, context const& ctx) {
   constexpr int roles = int{pruner<Step>} + int{quantizer<Step>} + int{low_rank_solver<Step>};
-  static_assert(roles <= 1, "slim::compress: a step plays two roles (pruner, quantizer, low-rank solver); wrap it so that it plays one.");
-  static_assert(roles == 1 || is_own_step<Step, State>,
-                "slim::compress: a step of the chain is no pruner, quantizer or low-rank solver, nor a callable (state, calibration, context) "
-                "-> state. To see why: static_assert(slim::quantizer<your_step>).");
+  static_assert(roles <= 1,
+                "slim::compress: a step plays two roles (pruner, quantizer, low-rank solver); wrap it so that it plays one.");
+  static_assert(roles == 1 || is_own_step<Step, State>, "slim::compress: a step of the chain is no pruner, quantizer or "
+                                                        "low-rank solver, nor a callable (state, calibration, context) "
+                                                        "-> state. To see why: static_assert(slim::quantizer<your_step>).");
   if constexpr (pruner<Step>)
     return prune(step, std::move(state), seen, ctx);
   else if constexpr (quantizer<Step>)

@@ -12,10 +12,10 @@ namespace slim::inline SLIM_ABI {
 /// A compressed layer. Slots of steps that were not in the chain have type `none`; using them does not compile.
 template <class Mask, class Codes, class Adapter>
 struct compressed_layer {
-  matrix<float> weights;                      ///< W_c = mask .* dequantize(codes), d_out x d_in
-  [[no_unique_address]] Mask kept;            ///< slim::mask
-  [[no_unique_address]] Codes codes;          ///< what the quantizer returned
-  [[no_unique_address]] Adapter low_rank;     ///< slim::adapter
+  matrix<float> weights;                  ///< W_c = mask .* dequantize(codes), d_out x d_in
+  [[no_unique_address]] Mask kept;        ///< slim::mask
+  [[no_unique_address]] Codes codes;      ///< what the quantizer returned
+  [[no_unique_address]] Adapter low_rank; ///< slim::adapter
   layer_report report;
 };
 
@@ -69,7 +69,8 @@ double stored_bits(layer_state<Mask, Codes, Adapter> const& state) {
 }
 
 template <class Mask, class Codes, class Adapter>
-step_report measured(layer_state<Mask, Codes, Adapter> const& state, reference_energy const& reference, calibration const& seen, context const& ctx) {
+step_report measured(layer_state<Mask, Codes, Adapter> const& state, reference_energy const& reference, calibration const& seen,
+                     context const& ctx) {
   step_report report;
   matrix<float> error = state.current;
   if constexpr (!is_none<Adapter>) state.low_rank.add_to(error.view(), ctx);
@@ -86,7 +87,8 @@ step_report measured(layer_state<Mask, Codes, Adapter> const& state, reference_e
 }
 
 template <std::size_t Index, class Steps, class State>
-auto run_steps(Steps const& steps, State state, reference_energy const& reference, calibration const& seen, context const& ctx) {
+auto run_steps(Steps const& steps, State state, reference_energy const& reference, calibration const& seen,
+               context const& ctx) {
   if constexpr (Index == std::tuple_size_v<Steps>) {
     return state;
   } else {
@@ -107,7 +109,8 @@ auto run_steps(Steps const& steps, State state, reference_energy const& referenc
 
 template <class Mask, class Codes, class Adapter>
 auto finished(layer_state<Mask, Codes, Adapter> state) {
-  return compressed_layer<Mask, Codes, Adapter>{std::move(state.current), std::move(state.kept), std::move(state.codes), std::move(state.low_rank), std::move(state.report)};
+  return compressed_layer<Mask, Codes, Adapter>{std::move(state.current), std::move(state.kept), std::move(state.codes),
+                                                std::move(state.low_rank), std::move(state.report)};
 }
 
 } // namespace detail
@@ -120,14 +123,17 @@ template <class M, class... Steps>
   layer_state<> state;
   state.original = to_float(w);
   if (state.original.cols() != seen.channels())
-    throw shape_error(message("slim::compress: W has ", state.original.cols(), " input channels, the calibration ", seen.channels()));
+    throw shape_error(
+        message("slim::compress: W has ", state.original.cols(), " input channels, the calibration ", seen.channels()));
   detail::check_weights(state.original, state.report, ctx);
   state.current = state.original;
   state.report.rows = state.original.rows();
   state.report.cols = state.original.cols();
   state.report.exact_output_error = seen.has_gram();
-  if (index_t const dead = seen.dead_channels(); dead > 0) state.report.notes.push_back(message(dead, " input channels were 0 in every token"));
-  if (seen.zeroed_activations() > 0) state.report.notes.push_back(message(seen.zeroed_activations(), " activations were not finite and are taken as 0"));
+  if (index_t const dead = seen.dead_channels(); dead > 0)
+    state.report.notes.push_back(message(dead, " input channels were 0 in every token"));
+  if (seen.zeroed_activations() > 0)
+    state.report.notes.push_back(message(seen.zeroed_activations(), " activations were not finite and are taken as 0"));
   detail::reference_energy reference{detail::frobenius_energy(state.original.view()), 0.0};
   if (seen.tokens() > 0) reference.output = output_energy(state.original.view(), seen, ctx);
   return detail::finished(detail::run_steps<0>(recipe.steps, std::move(state), reference, seen, ctx));

@@ -11,20 +11,20 @@ namespace slim::inline SLIM_ABI {
 
 /// State of the layer after one step.
 struct step_report {
-  std::string step;           ///< the component and its configuration
-  double relative_error = 0;  ///< ||W - W'||_F / ||W||_F, W' = all that the layer computes with, adapter included
-  double output_error = 0;    ///< ||X (W - W')^T||_F / ||X W^T||_F over the calibration tokens; 0 if none were seen
-  double sparsity = 0;        ///< share of weights pruned so far
-  double bits_per_weight = 0; ///< stored bits / (d_out d_in): codes or 16-bit weights, scales, positions, adapter
-  index_t rank = 0;           ///< of the adapter
-  double seconds = 0;         ///< of this step, measuring excluded
+  std::string step;               ///< the component and its configuration
+  double relative_error = 0;      ///< ||W - W'||_F / ||W||_F, W' = all that the layer computes with, adapter included
+  double output_error = 0;        ///< ||X (W - W')^T||_F / ||X W^T||_F over the calibration tokens; 0 if none were seen
+  double sparsity = 0;            ///< share of weights pruned so far
+  double bits_per_weight = 0;     ///< stored bits / (d_out d_in): codes or 16-bit weights, scales, positions, adapter
+  index_t rank = 0;               ///< of the adapter
+  double seconds = 0;             ///< of this step, measuring excluded
   std::vector<std::string> notes; ///< fallbacks and other things that did not go as asked; empty if all went well
 };
 
 /// Reports of all steps, in order of execution.
 struct layer_report {
-  index_t rows = 0; ///< d_out
-  index_t cols = 0; ///< d_in
+  index_t rows = 0;                ///< d_out
+  index_t cols = 0;                ///< d_in
   bool exact_output_error = false; ///< true: from the Gram matrix; false: channels taken as uncorrelated
   std::vector<std::string> notes;  ///< about the input: dead channels, zeroed weights
   std::vector<step_report> steps;

@@ -24,7 +24,8 @@ public:
   /// @throws shape_error if W has another shape than the mask.
   [[nodiscard]] mask select(matrix_view<float const> w, calibration const&, context const& = {}) const {
     if (w.rows() != kept_.rows() || w.cols() != kept_.cols())
-      throw shape_error(message("external_mask: the mask is ", kept_.rows(), " x ", kept_.cols(), ", W is ", w.rows(), " x ", w.cols()));
+      throw shape_error(
+          message("external_mask: the mask is ", kept_.rows(), " x ", kept_.cols(), ", W is ", w.rows(), " x ", w.cols()));
     return kept_;
   }
 
@@ -39,8 +40,8 @@ private:
         index_t count = 0;
         for (index_t k = 0; k < width; ++k) count += kept_.kept(i, first + k) ? 1 : 0;
         if (count != pattern.kept_of(width))
-          throw config_error(message("external_mask: ", pattern.n, ":", pattern.m, " promised, but row ", i, " keeps ", count, " of columns ",
-                                     first, " to ", first + width - 1));
+          throw config_error(message("external_mask: ", pattern.n, ":", pattern.m, " promised, but row ", i, " keeps ", count,
+                                     " of columns ", first, " to ", first + width - 1));
       }
   }
 

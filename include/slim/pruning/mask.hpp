@@ -56,7 +56,8 @@ public:
   /// Sets pruned weights to exactly 0. @throws shape_error
   void apply_to(matrix_view<float> w) const {
     if (w.rows() != rows() || w.cols() != cols())
-      throw shape_error(message("mask::apply_to: a ", rows(), " x ", cols(), " mask on a ", w.rows(), " x ", w.cols(), " matrix"));
+      throw shape_error(
+          message("mask::apply_to: a ", rows(), " x ", cols(), " mask on a ", w.rows(), " x ", w.cols(), " matrix"));
     for (index_t i = 0; i < rows(); ++i)
       for (index_t j = 0; j < cols(); ++j)
         if (!kept(i, j)) w(i, j) = 0.0f;

@@ -66,7 +66,8 @@ private:
     auto const last_kept = ranked.begin() + (wanted - 1);
     std::nth_element(ranked.begin(), last_kept, ranked.end(), std::greater<>());
     float const threshold = *last_kept;
-    index_t ties = wanted - static_cast<index_t>(std::count_if(ranked.begin(), ranked.end(), [&](float s) { return s > threshold; }));
+    index_t ties =
+        wanted - static_cast<index_t>(std::count_if(ranked.begin(), ranked.end(), [&](float s) { return s > threshold; }));
     for (index_t k = 0; k < rows * cols; ++k) {
       float const s = scores[static_cast<std::size_t>(k)];
       bool const keep = s > threshold || (s == threshold && ties-- > 0);

@@ -7,9 +7,9 @@
 namespace slim::inline SLIM_ABI {
 
 struct absmax_config {
-  int bits = 4;                                    ///< 2 to 8
-  scale_block block = per_group(128);              ///< which weights share a scale
-  bool symmetric = true;                           ///< no zero point
+  int bits = 4;                                     ///< 2 to 8
+  scale_block block = per_group(128);               ///< which weights share a scale
+  bool symmetric = true;                            ///< no zero point
   number_format scale_format = number_format::fp32; ///< scales are rounded to it before weights are rounded to them
 
   friend bool operator==(absmax_config const&, absmax_config const&) = default;
@@ -79,7 +79,8 @@ private:
     auto const steps = static_cast<float>((1 << config_.bits) - 1);
     float const scale = detail::stored_scale(config_.scale_format, highest / steps - lowest / steps);
     result.scales(b, g) = scale;
-    result.zeros(b, g) = scale > 0.0f ? detail::encode(-lowest, scale, result.lowest(), result.lowest(), result.highest()) : std::int8_t{0};
+    result.zeros(b, g) =
+        scale > 0.0f ? detail::encode(-lowest, scale, result.lowest(), result.lowest(), result.highest()) : std::int8_t{0};
   }
 
   absmax_config config_;

@@ -33,9 +33,10 @@ inline float largest_input(matrix_view<float const> x) noexcept {
 template <class Fp8>
 void round_to_fp8(matrix_view<float> x, float largest) noexcept {
   float const up = Fp8::largest / largest; // the largest input lands on the format's largest number
-  if (!std::isfinite(up)) return;           // below 1e-33 the scale is no float: such inputs stay as they are
+  if (!std::isfinite(up)) return;          // below 1e-33 the scale is no float: such inputs stay as they are
   for (index_t i = 0; i < x.rows(); ++i)
-    for (index_t j = 0; j < x.cols(); ++j) x(i, j) = static_cast<float>(Fp8(std::clamp(x(i, j) * up, -Fp8::largest, Fp8::largest))) / up;
+    for (index_t j = 0; j < x.cols(); ++j)
+      x(i, j) = static_cast<float>(Fp8(std::clamp(x(i, j) * up, -Fp8::largest, Fp8::largest))) / up;
 }
 
 } // namespace detail

@@ -105,8 +105,10 @@ struct integer_codes {
 
   /// Scales in their format, zero points in `bits` bits; each channel factor other than 1 as 16 bits and a 16-bit position.
   [[nodiscard]] double side_bits() const noexcept {
-    auto const moved = static_cast<double>(std::count_if(channel_factors.begin(), channel_factors.end(), [](float f) { return f != 1.0f; }));
-    return static_cast<double>(scales.size()) * bit_width(scale_format) + static_cast<double>(zeros.size()) * bits + 32.0 * moved;
+    auto const moved =
+        static_cast<double>(std::count_if(channel_factors.begin(), channel_factors.end(), [](float f) { return f != 1.0f; }));
+    return static_cast<double>(scales.size()) * bit_width(scale_format) + static_cast<double>(zeros.size()) * bits +
+           32.0 * moved;
   }
 
   [[nodiscard]] float scale_at(index_t i, index_t j) const noexcept {
@@ -127,10 +129,12 @@ struct integer_codes {
   /// @throws shape_error
   void dequantize_into(matrix_view<float> values, context const& ctx = {}) const {
     if (values.rows() != rows() || values.cols() != cols())
-      throw shape_error(message("dequantize_into: codes are ", rows(), " x ", cols(), ", the destination ", values.rows(), " x ", values.cols()));
+      throw shape_error(message("dequantize_into: codes are ", rows(), " x ", cols(), ", the destination ", values.rows(),
+                                " x ", values.cols()));
     constexpr index_t rows_per_task = 32;
     ctx.parallel_for(rows(), rows_per_task, [&](index_t begin, index_t end) {
-      for (index_t i = begin; i < end; ++i) for_each_span(i, [&](index_t first, index_t last) {
+      for (index_t i = begin; i < end; ++i)
+        for_each_span(i, [&](index_t first, index_t last) {
           float const scale = scale_at(i, first);
           int const zero = zero_at(i, first);
           for (index_t j = first; j < last; ++j) values(i, j) = scale * static_cast<float>(codes(i, j) - zero) / factor_at(j);
@@ -144,7 +148,8 @@ struct integer_codes {
       throw shape_error(message("encode: codes are ", rows(), " x ", cols(), ", the matrix ", w.rows(), " x ", w.cols()));
     constexpr index_t rows_per_task = 32;
     ctx.parallel_for(rows(), rows_per_task, [&](index_t begin, index_t end) {
-      for (index_t i = begin; i < end; ++i) for_each_span(i, [&](index_t first, index_t last) {
+      for (index_t i = begin; i < end; ++i)
+        for_each_span(i, [&](index_t first, index_t last) {
           float const scale = scale_at(i, first);
           int const zero = zero_at(i, first);
           for (index_t j = first; j < last; ++j)
@@ -173,8 +178,9 @@ static_assert(quantized_matrix<integer_codes>);
 
 /// A quantizer whose codes are integer_codes: what stores them (adapters, packed formats) must know their layout.
 template <class Q>
-concept integer_quantizer = quantizer<Q> && requires(Q const& q, matrix_view<float const> w, calibration const& seen, context const& ctx) {
-  { q.quantize(w, seen, ctx) } -> std::same_as<integer_codes>;
-};
+concept integer_quantizer =
+    quantizer<Q> && requires(Q const& q, matrix_view<float const> w, calibration const& seen, context const& ctx) {
+      { q.quantize(w, seen, ctx) } -> std::same_as<integer_codes>;
+    };
 
 } // namespace slim::inline SLIM_ABI

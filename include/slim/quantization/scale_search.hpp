@@ -72,10 +72,12 @@ struct scale_choice {
 /// Best of the steps c * largest_step / candidates, c = 1..candidates, followed by Lloyd steps while they help. All
 /// candidates are tried: the error has several local minima, so nothing is assumed about its shape. The cell boundaries of
 /// growing steps move one way only, so the whole search is O(codes * (n + candidates)).
-[[nodiscard]] inline scale_choice search_scale(prefix_moments const& data, double largest_step, int lowest, int highest, index_t candidates) {
+[[nodiscard]] inline scale_choice search_scale(prefix_moments const& data, double largest_step, int lowest, int highest,
+                                               index_t candidates) {
   if (data.size() == 0 || !(largest_step > 0.0)) return {};
   auto const codes = static_cast<std::size_t>(highest - lowest + 1);
-  // boundary[c]: first value of code lowest + c + 1. For tiny steps all positive values lie above every threshold, negative ones below.
+  // boundary[c]: first value of code lowest + c + 1. For tiny steps all positive values lie above every threshold, negative
+  // ones below.
   std::vector<index_t> boundary(codes - 1);
   index_t const first_positive = data.lower_bound(0.0);
   std::fill(boundary.begin(), boundary.end(), first_positive);
@@ -130,7 +132,8 @@ struct scale_choice {
 /// `density` are bin heights, `centers` bin centres of an equidistant histogram of |w|. The original leaves its last slot at
 /// position 0 when the number of bins is a multiple of 10; its fine range may then be empty and the first centre is returned.
 /// That is reproduced.
-[[nodiscard]] inline double reference_search_alpha(std::vector<double> const& density, std::vector<double> const& centers, int bits) {
+[[nodiscard]] inline double reference_search_alpha(std::vector<double> const& density, std::vector<double> const& centers,
+                                                   int bits) {
   auto const bins = static_cast<index_t>(centers.size());
   if (bins < 2) return bins == 1 ? centers[0] : 0.0;
   double const infinity = std::numeric_limits<double>::infinity();

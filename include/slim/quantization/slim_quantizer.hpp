@@ -17,8 +17,8 @@ enum class scale_search {
 };
 
 struct slim_quant_config {
-  int bits = 4;                                     ///< 2 to 8
-  scale_block block = per_tensor;                   ///< which weights share a step
+  int bits = 4;                   ///< 2 to 8
+  scale_block block = per_tensor; ///< which weights share a step
   scale_search search = scale_search::exact;
   bool output_weighted = false;                     ///< weigh squared errors of channel j by mean x_j^2: needs activations
   double outlier_share = 0.0;                       ///< SLiM-Quant^O: share of input channels scaled up (paper: 0.01)
@@ -34,12 +34,13 @@ struct slim_quant_config {
 /// those channels clip) and divided by it afterwards; codes carry the factors.
 ///
 /// **Numerics** Error sums in double. A block of zeros gets scale 0. Blocks of at most 65536 weights are sorted: errors of
-/// steps are exact, and 2 n (at least 256) steps are tried: the best is within 0.2% of the error of the best of all steps that use the
-/// highest code, 0.001% on average for normal weights (tests/quantization). Larger blocks go through a histogram: exact for bf16 weights.
-/// Never above the squared error of absmax (fp32 scales). O(n log n) or O(n).
+/// steps are exact, and 2 n (at least 256) steps are tried: the best is within 0.2% of the error of the best of all steps that
+/// use the highest code, 0.001% on average for normal weights (tests/quantization). Larger blocks go through a histogram: exact
+/// for bf16 weights. Never above the squared error of absmax (fp32 scales). O(n log n) or O(n).
 class slim_quantizer {
 public:
-  /// @throws config_error on bits outside 2..8, a share outside [0, 1], a factor that is not positive, or fewer than 1 candidate.
+  /// @throws config_error on bits outside 2..8, a share outside [0, 1], a factor that is not positive, or fewer than 1
+  /// candidate.
   slim_quantizer(slim_quant_config config = {}) : config_(config) { // NOLINT: implicit, so that a config can stand for it
     integer_codes(0, 0, config.bits, config.block, config.scale_format);
     if (!(config.outlier_share >= 0.0 && config.outlier_share <= 1.0))
@@ -66,7 +67,8 @@ public:
       matrix<float> scaled(w);
       for (index_t j = 0; j < w.cols(); ++j) {
         float const factor = result.factor_at(j);
-        if (config_.output_weighted) error_weights[static_cast<std::size_t>(j)] /= factor * factor; // in units of the scaled weight
+        if (config_.output_weighted)
+          error_weights[static_cast<std::size_t>(j)] /= factor * factor; // in units of the scaled weight
         for (index_t i = 0; i < w.rows(); ++i) scaled(i, j) *= factor;
       }
       set_scales(result, scaled.view(), error_weights, ctx);
@@ -76,8 +78,9 @@ public:
   }
 
   [[nodiscard]] std::string describe() const {
-    return message(config_.outlier_share > 0.0 ? "slim-quant^O " : "slim-quant ", config_.bits, " bit ", slim::describe(config_.block),
-                   config_.search == scale_search::reference ? ", reference search" : "", config_.output_weighted ? ", output-weighted" : "",
+    return message(config_.outlier_share > 0.0 ? "slim-quant^O " : "slim-quant ", config_.bits, " bit ",
+                   slim::describe(config_.block), config_.search == scale_search::reference ? ", reference search" : "",
+                   config_.output_weighted ? ", output-weighted" : "",
                    config_.scale_format == number_format::fp32 ? "" : message(", ", name_of(config_.scale_format), " scales"));
   }
 
@@ -106,18 +109,22 @@ private:
     });
     auto const chosen = static_cast<index_t>(config_.outlier_share * static_cast<double>(w.cols()));
     std::vector<float> factors(importance.size(), 1.0f);
-    for (index_t k = 0; k < chosen; ++k) factors[static_cast<std::size_t>(order[static_cast<std::size_t>(k)])] = config_.outlier_factor;
+    for (index_t k = 0; k < chosen; ++k)
+      factors[static_cast<std::size_t>(order[static_cast<std::size_t>(k)])] = config_.outlier_factor;
     return factors;
   }
 
-  void set_scales(integer_codes& result, matrix_view<float const> w, std::vector<float> const& weights, context const& ctx) const {
+  void set_scales(integer_codes& result, matrix_view<float const> w, std::vector<float> const& weights,
+                  context const& ctx) const {
     index_t const tall = config_.block.rows_of(w.rows());
     index_t const wide = config_.block.cols_of(w.cols());
     auto const set_block = [&](index_t b, index_t g, context const& inner) {
       index_t const i = b * tall, j = g * wide;
       index_t const width = std::min(wide, w.cols() - j);
       auto const part = w.block(i, j, std::min(tall, w.rows() - i), width);
-      auto const part_weights = weights.empty() ? std::span<float const>() : std::span(weights).subspan(static_cast<std::size_t>(j), static_cast<std::size_t>(width));
+      auto const part_weights = weights.empty()
+                                    ? std::span<float const>()
+                                    : std::span(weights).subspan(static_cast<std::size_t>(j), static_cast<std::size_t>(width));
       result.scales(b, g) = detail::stored_scale(config_.scale_format, search_block(part, part_weights, result, inner));
     };
     if (result.scales.size() == 1) return set_block(0, 0, ctx);
@@ -129,7 +136,8 @@ private:
     });
   }
 
-  float search_block(matrix_view<float const> w, std::span<float const> weights, integer_codes const& codes, context const& ctx) const {
+  float search_block(matrix_view<float const> w, std::span<float const> weights, integer_codes const& codes,
+                     context const& ctx) const {
     float const largest = largest_magnitude(w);
     if (!(largest > 0.0f) || !std::isfinite(largest)) return largest;
     if (config_.search == scale_search::reference) return reference_scale(w, largest);
@@ -140,7 +148,8 @@ private:
     values.reserve(static_cast<std::size_t>(w.size()));
     for (index_t i = 0; i < w.rows(); ++i)
       for (index_t j = 0; j < w.cols(); ++j)
-        if (w(i, j) == w(i, j)) values.emplace_back(w(i, j), weights.empty() ? 1.0 : static_cast<double>(weights[static_cast<std::size_t>(j)]));
+        if (w(i, j) == w(i, j))
+          values.emplace_back(w(i, j), weights.empty() ? 1.0 : static_cast<double>(weights[static_cast<std::size_t>(j)]));
     index_t const steps = std::min(std::max(2 * w.size(), fewest_candidates), config_.candidates);
     return best_scale(moments_of(values), codes, steps, unclipped);
   }
@@ -163,7 +172,8 @@ private:
     double const width = (static_cast<double>(largest) - static_cast<double>(smallest)) / static_cast<double>(bins);
     if (!(width > 0.0)) return largest / static_cast<float>((1 << (config_.bits - 1)) - 1);
     std::vector<double> density(static_cast<std::size_t>(bins)), centers(static_cast<std::size_t>(bins));
-    for (index_t b = 0; b < bins; ++b) centers[static_cast<std::size_t>(b)] = static_cast<double>(smallest) + (static_cast<double>(b) + 0.5) * width;
+    for (index_t b = 0; b < bins; ++b)
+      centers[static_cast<std::size_t>(b)] = static_cast<double>(smallest) + (static_cast<double>(b) + 0.5) * width;
     for (index_t i = 0; i < w.rows(); ++i)
       for (index_t j = 0; j < w.cols(); ++j) {
         auto const bin = static_cast<index_t>((static_cast<double>(std::abs(w(i, j))) - static_cast<double>(smallest)) / width);

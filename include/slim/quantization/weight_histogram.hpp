@@ -43,7 +43,9 @@ public:
       sums_[b].second += other.sums_[b].second;
     }
   }
-  [[nodiscard]] prefix_moments::sums const& operator[](index_t bin) const noexcept { return sums_[static_cast<std::size_t>(bin)]; }
+  [[nodiscard]] prefix_moments::sums const& operator[](index_t bin) const noexcept {
+    return sums_[static_cast<std::size_t>(bin)];
+  }
 
 private:
   std::vector<prefix_moments::sums> sums_;
@@ -98,7 +100,8 @@ constexpr index_t ordered_bf16(std::uint32_t upper_half) noexcept {
   };
   bool const exact = is_bf16_exact(w);
   index_t const total = exact ? 65536 : 2 * bins;
-  double const bins_per_unit = largest > 0.0f ? static_cast<double>(bins) / static_cast<double>(largest) : 0.0; // overflows a float
+  double const bins_per_unit =
+      largest > 0.0f ? static_cast<double>(bins) / static_cast<double>(largest) : 0.0; // overflows a float
   auto const table = detail::tabulate_rows(w.rows(), total, ctx, [&](detail::moment_table& into, index_t i) {
     for (index_t j = 0; j < w.cols(); ++j) {
       float const x = w(i, j);
@@ -107,7 +110,8 @@ constexpr index_t ordered_bf16(std::uint32_t upper_half) noexcept {
       if (exact)
         bin = detail::ordered_bf16(std::bit_cast<std::uint32_t>(x) >> 16);
       else
-        bin = std::clamp<index_t>(static_cast<index_t>(static_cast<double>(x) * bins_per_unit + static_cast<double>(bins)), 0, total - 1);
+        bin = std::clamp<index_t>(static_cast<index_t>(static_cast<double>(x) * bins_per_unit + static_cast<double>(bins)), 0,
+                                  total - 1);
       into.add(bin, weight_of(j), static_cast<double>(x));
     }
   });

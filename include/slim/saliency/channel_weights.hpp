@@ -24,7 +24,8 @@ inline std::vector<float> lifted_from_zero(std::vector<double> const& values) {
   double const floor = smallest_positive(values);
   std::vector<float> weights;
   constexpr double smallest = std::numeric_limits<float>::min(), largest = std::numeric_limits<float>::max();
-  for (double const value : values) weights.push_back(static_cast<float>(std::clamp(value > 0.0 ? value : floor, smallest, largest)));
+  for (double const value : values)
+    weights.push_back(static_cast<float>(std::clamp(value > 0.0 ? value : floor, smallest, largest)));
   return weights;
 }
 

@@ -52,7 +52,9 @@ struct saliency_archetype : archetype_base {
 /// All channels weigh 1.
 struct linear_saliency_archetype : archetype_base {
   using archetype_base::archetype_base;
-  std::vector<float> channel_weights(calibration const& seen) const { return std::vector<float>(static_cast<std::size_t>(seen.channels()), 1.0f); }
+  std::vector<float> channel_weights(calibration const& seen) const {
+    return std::vector<float>(static_cast<std::size_t>(seen.channels()), 1.0f);
+  }
   text_archetype describe() const { return text_archetype(0); }
 };
 
@@ -118,7 +120,9 @@ struct low_rank_solver_archetype : archetype_base {
     zero.right = matrix<float>(e.empty() ? 0 : 1, e.rows());
     return zero;
   }
-  std::vector<float> channel_weights(calibration const& seen) const { return std::vector<float>(static_cast<std::size_t>(seen.channels()), 1.0f); }
+  std::vector<float> channel_weights(calibration const& seen) const {
+    return std::vector<float>(static_cast<std::size_t>(seen.channels()), 1.0f);
+  }
   text_archetype describe() const { return text_archetype(0); }
 };
 
@@ -131,7 +135,8 @@ struct executor_archetype : archetype_base {
 };
 
 static_assert(saliency<saliency_archetype> && linear_saliency<linear_saliency_archetype> && pruner<pruner_archetype>);
-static_assert(quantized_matrix<codes_archetype> && quantizer<quantizer_archetype> && input_quantizer<input_quantizer_archetype>);
+static_assert(quantized_matrix<codes_archetype> && quantizer<quantizer_archetype> &&
+              input_quantizer<input_quantizer_archetype>);
 static_assert(low_rank_solver<low_rank_solver_archetype> && executor<executor_archetype>);
 
 } // namespace testing

@@ -32,7 +32,8 @@ template <executor E>
     judge.expect(outside == 0, "no task runs that was not asked for", message(index_t{outside}, " outside"));
     judge.expect(after_return == count, "for_each returns after the last task", message(after_return, " had finished"));
     for (std::size_t k = 0; k < runs.size(); ++k)
-      if (!judge.expect(runs[k] == 1, "every task runs exactly once", message("task ", k, " ran ", int{runs[k]}, " times"))) break;
+      if (!judge.expect(runs[k] == 1, "every task runs exactly once", message("task ", k, " ran ", int{runs[k]}, " times")))
+        break;
 
     std::vector<int> visits(static_cast<std::size_t>(count));
     slim::parallel_for(e, count, 3, [&](index_t begin, index_t end) {

@@ -26,7 +26,8 @@ struct named_calibration {
 /// Standard normal numbers times `spread`.
 [[nodiscard]] inline matrix<float> normal_matrix(index_t rows, index_t cols, std::uint64_t seed, float spread = 1.0f) {
   matrix<float> m(rows, cols);
-  for (index_t k = 0; k < m.size(); ++k) m.data()[k] = spread * static_cast<float>(random_normal(seed, static_cast<std::uint64_t>(k)));
+  for (index_t k = 0; k < m.size(); ++k)
+    m.data()[k] = spread * static_cast<float>(random_normal(seed, static_cast<std::uint64_t>(k)));
   return m;
 }
 
@@ -39,9 +40,11 @@ template <class F>
 
 /// Normal numbers of awkward shapes: empty, one row, one column, not divisible by 4, 16 or 128.
 [[nodiscard]] inline std::vector<named_matrix> hard_shapes(std::uint64_t seed = 1) {
-  index_t const extents[][2] = {{0, 0}, {0, 5}, {5, 0}, {1, 1}, {1, 37}, {37, 1}, {2, 3}, {16, 16}, {5, 130}, {33, 257}, {67, 50}};
+  index_t const extents[][2] = {{0, 0}, {0, 5},   {5, 0},   {1, 1},    {1, 37}, {37, 1},
+                                {2, 3}, {16, 16}, {5, 130}, {33, 257}, {67, 50}};
   std::vector<named_matrix> all;
-  for (auto const& [rows, cols] : extents) all.push_back({message("normal ", rows, " x ", cols), normal_matrix(rows, cols, seed++, 0.02f)});
+  for (auto const& [rows, cols] : extents)
+    all.push_back({message("normal ", rows, " x ", cols), normal_matrix(rows, cols, seed++, 0.02f)});
   return all;
 }
 

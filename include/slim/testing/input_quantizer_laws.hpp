@@ -13,7 +13,8 @@ namespace testing {
 /// Finite stays finite, 0 stays 0, |x - x'| <= bound * max|x| (`bound`: what the component documents, e.g. 1 / 254 for int8),
 /// rounding again changes nothing but the last bits (8 ulp of max|x|), the same every time.
 template <input_quantizer Q>
-[[nodiscard]] violations check_input_quantizer(Q const& q, double bound, std::vector<named_matrix> const& matrices = hard_matrices()) {
+[[nodiscard]] violations check_input_quantizer(Q const& q, double bound,
+                                               std::vector<named_matrix> const& matrices = hard_matrices()) {
   violations broken;
   for (named_matrix const& x : matrices) {
     detail::collector judge(broken, x.name);
@@ -24,7 +25,8 @@ template <input_quantizer Q>
     matrix<float> twice = once;
     q.round_inplace(twice.view());
     double largest = 0;
-    for (index_t k = 0; k < x.values.size(); ++k) largest = std::max(largest, static_cast<double>(std::abs(x.values.data()[k])));
+    for (index_t k = 0; k < x.values.size(); ++k)
+      largest = std::max(largest, static_cast<double>(std::abs(x.values.data()[k])));
     for (index_t k = 0; k < x.values.size(); ++k) {
       float const value = x.values.data()[k], rounded = once.data()[k];
       std::string const at = message("element ", k, ": ", value, " -> ", rounded, " -> ", twice.data()[k]);

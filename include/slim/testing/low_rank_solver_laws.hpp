@@ -28,14 +28,16 @@ namespace testing {
 namespace detail {
 
 /// A factor is what its codes say, or numbers of its format; returns its stored bits, `kept` of its elements stored.
-inline double judge_factor(collector& judge, matrix<float> const& factor, std::optional<integer_codes> const& codes, number_format format, index_t kept) {
+inline double judge_factor(collector& judge, matrix<float> const& factor, std::optional<integer_codes> const& codes,
+                           number_format format, index_t kept) {
   if (codes) {
     matrix<float> values(codes->rows(), codes->cols());
     codes->dequantize_into(values.view());
     judge.expect(same_bits(values, factor), "a factor with codes holds their values");
     return static_cast<double>(kept) * codes->bits + codes->side_bits();
   }
-  bool const exact = std::all_of(factor.data(), factor.data() + factor.size(), [&](float x) { return same_bits(x, rounded_to(format, x)); });
+  bool const exact =
+      std::all_of(factor.data(), factor.data() + factor.size(), [&](float x) { return same_bits(x, rounded_to(format, x)); });
   judge.expect(exact, "a factor without codes holds numbers of its format");
   return static_cast<double>(kept) * bit_width(format);
 }
@@ -46,7 +48,8 @@ inline void judge_storage(collector& judge, adapter const& found) {
   double index_bits = 0;
   if (found.left_mask) {
     mask const& m = *found.left_mask;
-    if (!judge.expect(m.rows() == found.rank() && m.cols() == found.left.rows(), "the mask has the shape of left transposed")) return;
+    if (!judge.expect(m.rows() == found.rank() && m.cols() == found.left.rows(), "the mask has the shape of left transposed"))
+      return;
     std::string const group = broken_group(m);
     judge.expect(group.empty(), "the mask of the left factor keeps its pattern", group);
     bool zero = true;
@@ -58,7 +61,8 @@ inline void judge_storage(collector& judge, adapter const& found) {
   }
   double const bits = judge_factor(judge, found.left, found.left_codes, found.format, kept) + index_bits +
                       judge_factor(judge, found.right, found.right_codes, found.format, found.right.size());
-  judge.expect(std::abs(found.bits() - bits) <= 1e-9 * bits, "bits() is what the factors take", message(found.bits(), " for ", bits));
+  judge.expect(std::abs(found.bits() - bits) <= 1e-9 * bits, "bits() is what the factors take",
+               message(found.bits(), " for ", bits));
 }
 
 } // namespace detail
@@ -67,26 +71,35 @@ inline void judge_storage(collector& judge, adapter const& found) {
 /// weights are positive; the weighted error is not above that of no adapter; storage is what it says; the same every time and
 /// on every executor; E is not changed.
 template <low_rank_solver S>
-[[nodiscard]] violations check_low_rank_solver(S const& s, index_t largest_rank, std::vector<named_matrix> const& matrices = hard_matrices()) {
+[[nodiscard]] violations check_low_rank_solver(S const& s, index_t largest_rank,
+                                               std::vector<named_matrix> const& matrices = hard_matrices()) {
   violations broken;
   for (named_matrix const& e : matrices)
     for (named_calibration const& c : hard_calibrations(e.values.cols())) {
       detail::collector judge(broken, message(e.name, "; ", c.name));
       matrix<float> const before = e.values;
       index_t const d_out = before.rows(), d_in = before.cols();
-      auto const solve = [&](auto const& where) { return s.solve(matrix_view<float const>(e.values.view()), c.seen, on(where)); };
+      auto const solve = [&](auto const& where) {
+        return s.solve(matrix_view<float const>(e.values.view()), c.seen, on(where));
+      };
       adapter const found = solve(serial_executor{});
       judge.expect(same_bits(e.values, before), "E is not changed");
       if (!judge.expect(found.left.rows() == d_in && found.right.cols() == d_out && found.left.cols() == found.right.rows(),
                         "factors are (d_in x r) and (r x d_out)"))
         continue;
-      judge.expect(found.rank() <= std::min({largest_rank, d_in, d_out}), "the rank is at most the rank asked for", message(found.rank()));
+      judge.expect(found.rank() <= std::min({largest_rank, d_in, d_out}), "the rank is at most the rank asked for",
+                   message(found.rank()));
       judge.expect(all_finite(found.left) && all_finite(found.right), "factors are finite");
       std::vector<float> const weights = s.channel_weights(c.seen);
-      if (!judge.expect(static_cast<index_t>(weights.size()) == d_in, "one weight per channel", message(weights.size(), " weights"))) continue;
-      judge.expect(std::all_of(weights.begin(), weights.end(), [](float w) { return w > 0.0f && std::isfinite(w); }), "weights are positive and finite");
-      double const none = weighted_rest(before, empty_adapter(d_in, d_out), weights), rest = weighted_rest(before, found, weights);
-      judge.expect(rest <= none * (1 + 1e-5), "the weighted error is not above that of no adapter", message(rest / none, " times"));
+      if (!judge.expect(static_cast<index_t>(weights.size()) == d_in, "one weight per channel",
+                        message(weights.size(), " weights")))
+        continue;
+      judge.expect(std::all_of(weights.begin(), weights.end(), [](float w) { return w > 0.0f && std::isfinite(w); }),
+                   "weights are positive and finite");
+      double const none = weighted_rest(before, empty_adapter(d_in, d_out), weights),
+                   rest = weighted_rest(before, found, weights);
+      judge.expect(rest <= none * (1 + 1e-5), "the weighted error is not above that of no adapter",
+                   message(rest / none, " times"));
       detail::judge_storage(judge, found);
       judge.expect(same_bits(found, solve(serial_executor{})), "the same twice");
       judge.expect(same_bits(found, solve(backwards_executor{})), "the same when tasks run backwards");

@@ -24,7 +24,8 @@ namespace detail {
       index_t const promised = width == pattern.m ? pattern.n : (width * pattern.n + pattern.m - 1) / pattern.m;
       index_t count = 0;
       for (index_t j = first; j < first + width; ++j) count += kept.kept(i, j) ? 1 : 0;
-      if (count != promised) return message("row ", i, " keeps ", count, " of the ", width, " columns from ", first, ", promised ", promised);
+      if (count != promised)
+        return message("row ", i, " keeps ", count, " of the ", width, " columns from ", first, ", promised ", promised);
     }
   return {};
 }

@@ -21,8 +21,10 @@ template <quantized_matrix C>
 }
 
 /// Grid, ranges and stored bits of integer codes of w.
-inline void judge_integer_codes(collector& judge, integer_codes const& codes, matrix<float> const& w, matrix<float> const& values) {
-  index_t const tall = codes.block.rows == 0 ? w.rows() : codes.block.rows, wide = codes.block.cols == 0 ? w.cols() : codes.block.cols;
+inline void judge_integer_codes(collector& judge, integer_codes const& codes, matrix<float> const& w,
+                                matrix<float> const& values) {
+  index_t const tall = codes.block.rows == 0 ? w.rows() : codes.block.rows,
+                wide = codes.block.cols == 0 ? w.cols() : codes.block.cols;
   index_t const down = w.rows() == 0 ? 0 : (w.rows() - 1) / tall + 1, across = w.cols() == 0 ? 0 : (w.cols() - 1) / wide + 1;
   if (!judge.expect(codes.scales.rows() == down && codes.scales.cols() == across, "there is one scale per block",
                     message(codes.scales.rows(), " x ", codes.scales.cols(), ", blocks ", down, " x ", across)))
@@ -31,23 +33,33 @@ inline void judge_integer_codes(collector& judge, integer_codes const& codes, ma
   for (float const factor : codes.channel_factors) moved += factor != 1.0f ? 1.0 : 0.0;
   double const stored = static_cast<double>(codes.scales.size()) * bit_width(codes.scale_format) +
                         static_cast<double>(codes.zeros.size()) * codes.bits + moved * 32.0;
-  judge.expect(codes.side_bits() == stored, "side bits are what scales, zero points and channel factors take", message(codes.side_bits(), " for ", stored));
+  judge.expect(codes.side_bits() == stored, "side bits are what scales, zero points and channel factors take",
+               message(codes.side_bits(), " for ", stored));
   for (index_t k = 0; k < codes.scales.size(); ++k) {
     float const scale = codes.scales.data()[k];
     if (!judge.expect(scale >= 0.0f && std::isfinite(scale), "scales are finite and not negative", message(scale))) return;
-    if (!judge.expect(same_bits(scale, rounded_to(codes.scale_format, scale)), "scales are numbers of their format", message(scale))) return;
+    if (!judge.expect(same_bits(scale, rounded_to(codes.scale_format, scale)), "scales are numbers of their format",
+                      message(scale)))
+      return;
   }
   int const lowest = -(1 << (codes.bits - 1)), highest = (1 << (codes.bits - 1)) - 1;
   for (index_t i = 0; i < w.rows(); ++i)
     for (index_t j = 0; j < w.cols(); ++j) {
       double const scale = static_cast<double>(codes.scales(i / tall, j / wide));
       int const zero = codes.zeros.empty() ? 0 : codes.zeros(i / tall, j / wide), code = codes.codes(i, j);
-      double const factor = codes.channel_factors.empty() ? 1.0 : static_cast<double>(codes.channel_factors[static_cast<std::size_t>(j)]);
-      double const on_grid = scale * (code - zero) / factor, x = static_cast<double>(w(i, j)), value = static_cast<double>(values(i, j));
-      std::string const at = message("(", i, ", ", j, "): ", w(i, j), " -> code ", code, ", zero ", zero, ", scale ", codes.scales(i / tall, j / wide));
+      double const factor =
+          codes.channel_factors.empty() ? 1.0 : static_cast<double>(codes.channel_factors[static_cast<std::size_t>(j)]);
+      double const on_grid = scale * (code - zero) / factor, x = static_cast<double>(w(i, j)),
+                   value = static_cast<double>(values(i, j));
+      std::string const at = message("(", i, ", ", j, "): ", w(i, j), " -> code ", code, ", zero ", zero, ", scale ",
+                                     codes.scales(i / tall, j / wide));
       // One rounding of the product and one of the quotient; half a denormal each.
-      if (!judge.expect(std::abs(value - on_grid) <= 0x1p-22 * std::abs(on_grid) + 0x1p-148, "values are scale * (code - zero) / factor", at)) return;
-      if (!judge.expect(lowest <= code && code <= highest && lowest <= zero && zero <= highest, "codes and zero points fit in their bits", at)) return;
+      if (!judge.expect(std::abs(value - on_grid) <= 0x1p-22 * std::abs(on_grid) + 0x1p-148,
+                        "values are scale * (code - zero) / factor", at))
+        return;
+      if (!judge.expect(lowest <= code && code <= highest && lowest <= zero && zero <= highest,
+                        "codes and zero points fit in their bits", at))
+        return;
       if (!judge.expect(x != 0.0 || value == 0.0, "0 stays 0", at)) return;
       bool const clipped = (code == highest && x > value) || (code == lowest && x < value);
       double const half_step = 0.5 * scale / factor;
@@ -76,12 +88,14 @@ template <quantizer Q>
                         message(codes.rows(), " x ", codes.cols())))
         continue;
       judge.expect(1 <= codes.code_bits() && codes.code_bits() <= 32, "a code has 1 to 32 bits", message(codes.code_bits()));
-      judge.expect(codes.side_bits() >= 0.0 && std::isfinite(codes.side_bits()), "side bits are finite and not negative", message(codes.side_bits()));
+      judge.expect(codes.side_bits() >= 0.0 && std::isfinite(codes.side_bits()), "side bits are finite and not negative",
+                   message(codes.side_bits()));
       matrix<float> const values = detail::values_of(codes, on(serial_executor{}));
       judge.expect(all_finite(values), "finite weights have finite values");
       auto const again_on = [&](auto const& where) {
         auto const again = q.quantize(w.values.view(), c.seen, on(where));
-        return again.code_bits() == codes.code_bits() && again.side_bits() == codes.side_bits() && same_bits(values, detail::values_of(again, on(where)));
+        return again.code_bits() == codes.code_bits() && again.side_bits() == codes.side_bits() &&
+               same_bits(values, detail::values_of(again, on(where)));
       };
       judge.expect(again_on(serial_executor{}), "the same twice");
       judge.expect(again_on(backwards_executor{}), "the same when tasks run backwards");
@@ -94,7 +108,8 @@ template <quantizer Q>
         refused = true;
       }
       judge.expect(refused, "a destination of another shape is refused by shape_error");
-      if constexpr (std::same_as<std::remove_const_t<decltype(codes)>, integer_codes>) detail::judge_integer_codes(judge, codes, w.values, values);
+      if constexpr (std::same_as<std::remove_const_t<decltype(codes)>, integer_codes>)
+        detail::judge_integer_codes(judge, codes, w.values, values);
     }
   return broken;
 }

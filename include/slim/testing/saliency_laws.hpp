@@ -32,7 +32,8 @@ template <saliency S>
       judge.expect(all_finite(found), "scores are finite for finite input");
       judge.expect(same_bits(w.values, before), "W is not changed");
       judge.expect(same_bits(found, scores(w.values, c.seen, on(serial_executor{}))), "the same twice");
-      judge.expect(same_bits(found, scores(w.values, c.seen, on(thread_team_executor{}))), "a scorer may be asked from several threads");
+      judge.expect(same_bits(found, scores(w.values, c.seen, on(thread_team_executor{}))),
+                   "a scorer may be asked from several threads");
     }
   return broken;
 }
@@ -46,13 +47,18 @@ template <linear_saliency S>
     for (named_calibration const& c : hard_calibrations(channels)) {
       detail::collector judge(broken, message(channels, " channels; ", c.name));
       std::vector<float> const weights = s.channel_weights(c.seen);
-      if (!judge.expect(static_cast<index_t>(weights.size()) == channels, "one weight per channel", message(weights.size(), " weights"))) continue;
+      if (!judge.expect(static_cast<index_t>(weights.size()) == channels, "one weight per channel",
+                        message(weights.size(), " weights")))
+        continue;
       judge.expect(same_bits(weights, s.channel_weights(c.seen)), "the same twice");
       for (std::size_t j = 0; j < weights.size(); ++j) {
         float const w = weights[j];
-        if (!judge.expect(w > 0.0f && std::isfinite(w), "weights are positive and finite", message("channel ", j, ": ", w))) break;
+        if (!judge.expect(w > 0.0f && std::isfinite(w), "weights are positive and finite", message("channel ", j, ": ", w)))
+          break;
         float const x = 0.25f + 0.75f * static_cast<float>(random_uniform(5, j));
-        if (!judge.expect(std::abs(x * w / w - x) <= 0x1p-22f, "F^-1(F(x)) = x", message("channel ", j, ": weight ", w, ", ", x, " -> ", x * w / w))) break;
+        if (!judge.expect(std::abs(x * w / w - x) <= 0x1p-22f, "F^-1(F(x)) = x",
+                          message("channel ", j, ": weight ", w, ", ", x, " -> ", x * w / w)))
+          break;
       }
     }
   return broken;

@@ -31,8 +31,8 @@ template <class T>
 }
 
 [[nodiscard]] inline bool same_bits(integer_codes const& a, integer_codes const& b) noexcept {
-  return a.bits == b.bits && a.block == b.block && a.scale_format == b.scale_format && a.codes == b.codes && a.zeros == b.zeros &&
-         same_bits(a.scales, b.scales) && same_bits(a.channel_factors, b.channel_factors);
+  return a.bits == b.bits && a.block == b.block && a.scale_format == b.scale_format && a.codes == b.codes &&
+         a.zeros == b.zeros && same_bits(a.scales, b.scales) && same_bits(a.channel_factors, b.channel_factors);
 }
 
 template <class T>
@@ -45,8 +45,9 @@ template <class T>
 }
 
 [[nodiscard]] inline bool same_bits(adapter const& a, adapter const& b) noexcept {
-  return same_bits(a.left, b.left) && same_bits(a.right, b.right) && a.format == b.format && same_bits(a.left_codes, b.left_codes) &&
-         same_bits(a.right_codes, b.right_codes) && same_bits(a.left_mask, b.left_mask) && a.notes == b.notes;
+  return same_bits(a.left, b.left) && same_bits(a.right, b.right) && a.format == b.format &&
+         same_bits(a.left_codes, b.left_codes) && same_bits(a.right_codes, b.right_codes) &&
+         same_bits(a.left_mask, b.left_mask) && a.notes == b.notes;
 }
 
 [[nodiscard]] inline bool all_finite(matrix<float> const& m) noexcept {
