@@ -16,6 +16,8 @@ namespace {
 
 using slim::index_t;
 
+constexpr slim::serial_executor serial;
+
 /// An embedder's own thread pool, as one would write it without knowing this library, and the four lines that hook it in.
 class thread_pool {
 public:
@@ -130,17 +132,17 @@ TEST_CASE("blocks cover [0, n) once, and depend on n and grain only") {
 }
 
 TEST_CASE("nothing to do is nothing done") {
-  for (index_t const n : {0, -1, -1000}) CHECK(blocks_of(slim::serial_executor{}, n, 8).empty());
+  for (index_t const n : {0, -1, -1000}) CHECK(blocks_of(serial, n, 8).empty());
 }
 
 TEST_CASE("a grain below one counts as one") {
-  for (index_t const grain : {0, -5}) CHECK(blocks_of(slim::serial_executor{}, 3, grain) == blocks{{0, 1}, {1, 2}, {2, 3}});
+  for (index_t const grain : {0, -5}) CHECK(blocks_of(serial, 3, grain) == blocks{{0, 1}, {1, 2}, {2, 3}});
 }
 
 TEST_CASE("the largest sizes do not overflow the number of blocks") {
   index_t const n = std::numeric_limits<index_t>::max();
-  CHECK(blocks_of(slim::serial_executor{}, n, n) == blocks{{0, n}});
-  CHECK(blocks_of(slim::serial_executor{}, n, n - 1) == blocks{{0, n - 1}, {n - 1, n}});
+  CHECK(blocks_of(serial, n, n) == blocks{{0, n}});
+  CHECK(blocks_of(serial, n, n - 1) == blocks{{0, n - 1}, {n - 1, n}});
 }
 
 TEST_CASE("the exception of the lowest block comes out, after all blocks have run") {
@@ -159,7 +161,7 @@ TEST_CASE("the exception of the lowest block comes out, after all blocks have ru
 }
 
 TEST_CASE("the exception of a single block comes out as it is") {
-  CHECK_THROWS_AS(slim::parallel_for(slim::serial_executor{}, 5, 10, [](index_t, index_t) { throw slim::shape_error("no"); }),
+  CHECK_THROWS_AS(slim::parallel_for(serial, 5, 10, [](index_t, index_t) { throw slim::shape_error("no"); }),
                   slim::shape_error);
 }
 
@@ -169,6 +171,11 @@ TEST_CASE("a context runs where it is told to") {
   slim::context const ctx{.where = where};
   ctx.parallel_for(3, 1, [&](index_t begin, index_t) { order.push_back(begin); });
   CHECK(order == std::vector<index_t>{2, 1, 0});
+}
+
+TEST_CASE("an executor that would be gone before it is used is refused") {
+  STATIC_REQUIRE(std::is_constructible_v<slim::executor_ref, slim::serial_executor const&>);
+  STATIC_REQUIRE_FALSE(std::is_constructible_v<slim::executor_ref, slim::serial_executor>);
 }
 
 TEST_CASE("a default context covers everything") {
@@ -181,10 +188,11 @@ TEST_CASE("a default context covers everything") {
 
 TEST_CASE("a pool that is really parallel runs tasks on several threads") {
   thread_pool pool(3);
+  pool_executor const executor{&pool};
   std::mutex mutex;
   std::condition_variable all_here;
   int inside = 0; // three tasks wait for each other: possible on three threads only
-  slim::parallel_for(pool_executor{&pool}, 3, 1, [&](index_t, index_t) {
+  slim::parallel_for(executor, 3, 1, [&](index_t, index_t) {
     std::unique_lock lock(mutex);
     ++inside;
     all_here.notify_all();
