@@ -88,10 +88,13 @@ private:
   static constexpr index_t largest_sorted_block = 65536;
   static constexpr index_t fewest_candidates = 256;
 
-  /// Mean square of every input channel: what a squared weight error costs the output. Dead channels weigh 0.
+  /// Mean square of every input channel, relative to the largest: what a squared weight error costs the output. Dead channels
+  /// weigh 0.
   static std::vector<float> squares_of_channels(calibration const& seen) {
+    std::vector<double> const squares = seen.mean_square();
+    double const largest = squares.empty() ? 0.0 : *std::max_element(squares.begin(), squares.end());
     std::vector<float> weights;
-    for (double const square : seen.mean_square()) weights.push_back(static_cast<float>(square));
+    for (double const square : squares) weights.push_back(static_cast<float>(largest > 0.0 ? square / largest : square));
     return weights;
   }
 
