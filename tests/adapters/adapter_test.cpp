@@ -74,7 +74,7 @@ TEST_CASE("the truncated solver leaves a residual within 1.003 of the best") {
   index_t const rank = GENERATE(3, 12);
   matrix<float> const e = normal_matrix(90, 130, 3); // flat spectrum: the hard case
   calibration const seen = uneven_calibration(130, 4, 5);
-  for (std::uint64_t const seed : {0, 1, 2}) {
+  for (std::uint64_t const seed : {0u, 1u, 2u}) {
     context ctx;
     ctx.seed = seed;
     auto const solver = slim_lora({.rank = {.number = rank}});

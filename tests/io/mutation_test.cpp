@@ -19,7 +19,7 @@ namespace {
 std::size_t live_bytes = 0;
 std::size_t peak_bytes = 0;
 
-void* counted_allocation(std::size_t size) {
+[[maybe_unused]] void* counted_allocation(std::size_t size) {
   void* const at = std::malloc(size == 0 ? 1 : size);
   if (!at) throw std::bad_alloc();
   live_bytes += ::malloc_usable_size(at);
@@ -27,19 +27,28 @@ void* counted_allocation(std::size_t size) {
   return at;
 }
 
-void counted_release(void* at) noexcept {
+[[maybe_unused]] void counted_release(void* at) noexcept {
   if (at) live_bytes -= ::malloc_usable_size(at);
   std::free(at);
 }
 
 } // namespace
 
+// AddressSanitizer brings its own pairs of allocation functions, which must not be mixed with these: under it the readers are
+// watched for bad accesses, and without it for the memory they take.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SLIM_TEST_UNDER_ASAN
+#endif
+#endif
+#if !defined(SLIM_TEST_UNDER_ASAN) && !defined(__SANITIZE_ADDRESS__)
 void* operator new(std::size_t size) { return counted_allocation(size); }
 void* operator new[](std::size_t size) { return counted_allocation(size); }
 void operator delete(void* at) noexcept { counted_release(at); }
 void operator delete[](void* at) noexcept { counted_release(at); }
 void operator delete(void* at, std::size_t) noexcept { counted_release(at); }
 void operator delete[](void* at, std::size_t) noexcept { counted_release(at); }
+#endif
 
 namespace {
 
