@@ -13,6 +13,7 @@ namespace slim_llm {
 struct compress_config {
   index_t context = 1024;       ///< tokens per calibration window
   index_t calib_tokens = 16384; ///< at most; rounded down to whole windows
+  index_t held_out_tokens = 0;  ///< behind those, at most: nothing is fitted to them; errors are measured, solutions judged
 };
 
 /// One compressed linear layer.
@@ -29,6 +30,7 @@ struct compression {
   index_t calib_tokens = 0;   ///< used
   double bits_per_weight = 0; ///< of all linears together, everything counted
   double layer_error = 0;     ///< mean over layers of ||X (W - W')^T|| / ||X W^T|| on the calibration tokens
+  double held_out_error = 0;  ///< the same on tokens held out; 0 without
   double seconds = 0;
   std::vector<std::string> notes; ///< fallbacks of any layer, one line each, with the layer's name
 };
@@ -38,7 +40,8 @@ struct compression {
 /// a recipe that changes nothing.
 ///
 /// Memory beyond the model: the hidden states and one intermediate of all calibration tokens,
-/// calib_tokens * (hidden + max(q_size, intermediate)) floats, and one Gram matrix (largest d_in^2 doubles).
+/// calib_tokens * (hidden + max(q_size, intermediate)) floats, and one Gram matrix (largest d_in^2 doubles); twice that for a
+/// recipe that aims at the dense model's outputs.
 /// Bit-identical for any executor. @throws slim::error if the text is shorter than two tokens.
 [[nodiscard]] compression compress_model(model& m, std::span<int const> tokens, recipe const& how,
                                          compress_config const& config, double source_bits, context const& ctx = {},

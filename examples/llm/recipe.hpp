@@ -7,7 +7,7 @@
 #include "slim/pipeline/any.hpp"
 
 #include <functional>
-#include <optional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -16,9 +16,14 @@ namespace slim_llm {
 /// What to do with every linear layer of a model.
 struct recipe {
   std::string name;
-  std::optional<slim::any_recipe> chain;                     ///< none: the weights stay as they are
+  std::function<slim::any_recipe(slim::adapter_rank)> chain; ///< for adapters of that rank; empty: the weights stay as they are
+  slim::adapter_rank rank = {};                              ///< of the adapters, where `ranks` says nothing else
+  std::map<std::string, slim::adapter_rank> ranks;           ///< by tensor name, or by role (q, k, ... down)
+  bool towards_dense = false;                                ///< needs the uncompressed model's outputs as targets
   std::vector<std::string> steps;                            ///< what each step is, in order, for people
   std::function<void(slim::matrix_view<float>)> round_input; ///< empty: inputs stay float
+
+  [[nodiscard]] slim::adapter_rank rank_of(std::string const& tensor, std::string const& role) const;
 };
 
 /// Name and one line about every base recipe, in the order of the papers' tables.
@@ -28,6 +33,9 @@ struct recipe_summary {
 };
 [[nodiscard]] std::vector<recipe_summary> base_recipes();
 [[nodiscard]] std::vector<recipe_summary> recipe_modifiers();
+
+/// "0.075" is a ratio, "32" a number.
+[[nodiscard]] slim::result<slim::adapter_rank> parse_rank(std::string const& text);
 
 /// The recipe of a name, or a sentence that says what is wrong with it and what would be possible.
 [[nodiscard]] slim::result<recipe> find_recipe(std::string const& name);

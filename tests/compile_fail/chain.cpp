@@ -29,7 +29,7 @@ void use(slim::matrix<float> const& w) {
   (void)compress(w, chain(adapter_step(0), absmax));
 #elif CASE == 4 // error: slim::compress: the chain has two adapters; a layer has one.
   (void)compress(w, chain(absmax, adapter_step(0), adapter_step(0)));
-#elif CASE == 5 // error: slim::compress: a step of the chain is no pruner, quantizer or low-rank solver
+#elif CASE == 5 // error: slim::compress: a step of the chain is no pruner, quantizer, low-rank solver or joint compressor
   (void)compress(w, chain(absmax, nothing()));
 #elif CASE == 6 // error: slim::compress: a quantizer after the adapter would undo the repair; put the adapter last.
   (void)compress(w, chain(prune, adapter_step(0), absmax));

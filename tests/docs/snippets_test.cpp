@@ -44,7 +44,9 @@ struct only_if_needed {
     if (slim::output_energy(e, seen, ctx) <= threshold) return slim::empty_adapter(e.cols(), e.rows());
     return inner.solve(e, seen, ctx);
   }
-  std::vector<float> channel_weights(slim::calibration const& seen) const { return inner.channel_weights(seen); }
+  double energy(slim::matrix_view<float const> e, slim::calibration const& seen, slim::context const& ctx = {}) const {
+    return inner.energy(e, seen, ctx);
+  }
   std::string describe() const { return slim::message(std::string(inner.describe()), ", where needed"); }
 };
 

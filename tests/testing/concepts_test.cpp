@@ -123,20 +123,20 @@ static_assert(integer_quantizer<absmax_quantizer> && !integer_quantizer<quantize
               !integer_quantizer<any_quantizer>);
 
 // low-rank solver
-struct solver_without_weights {
+struct solver_without_energy {
   adapter solve(view, calibration const&, context const&) const;
   std::string describe() const;
 };
 struct solver_without_describe {
   adapter solve(view, calibration const&, context const&) const;
-  std::vector<float> channel_weights(calibration const&) const;
+  double energy(view, calibration const&, context const&) const;
 };
 struct solver_of_pairs {
   std::pair<matrix<float>, matrix<float>> solve(view, calibration const&, context const&) const;
-  std::vector<float> channel_weights(calibration const&) const;
+  double energy(view, calibration const&, context const&) const;
   std::string describe() const;
 };
-static_assert(!low_rank_solver<solver_without_weights> && !low_rank_solver<solver_without_describe> &&
+static_assert(!low_rank_solver<solver_without_energy> && !low_rank_solver<solver_without_describe> &&
               !low_rank_solver<solver_of_pairs>);
 
 // input quantizer, executor

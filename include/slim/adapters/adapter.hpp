@@ -34,12 +34,15 @@ struct adapter {
   }
 
   /// w += (left right)^T, w (d_out x d_in). @throws shape_error
-  void add_to(matrix_view<float> w, context const& ctx = {}) const {
-    if (rank() == 0) return;
-    gemm_into(transposed(right.view()), transposed(left.view()), w, ctx, destination::add);
-  }
+  void add_to(matrix_view<float> w, context const& ctx = {}) const { merge(w, ctx, destination::add); }
+  /// w -= (left right)^T. @throws shape_error
+  void subtract_from(matrix_view<float> w, context const& ctx = {}) const { merge(w, ctx, destination::subtract); }
 
 private:
+  void merge(matrix_view<float> w, context const& ctx, destination mode) const {
+    if (rank() > 0) gemm_into(transposed(right.view()), transposed(left.view()), w, ctx, mode);
+  }
+
   [[nodiscard]] double factor_bits(index_t stored, std::optional<integer_codes> const& codes) const noexcept {
     int const bits_each = codes ? codes->code_bits() : bit_width(format);
     return static_cast<double>(stored) * bits_each + (codes ? codes->side_bits() : 0.0);
@@ -55,14 +58,14 @@ private:
 }
 
 /// `solve(E, calibration, ctx)` returns an adapter that repairs the error E = W - W_c (d_out x d_in);
-/// `channel_weights(calibration)` are the d_in weights w of the norm it works in. Laws: ||(E - (L R)^T) diag(w)||_F is never
-/// above ||E diag(w)||_F, the zero adapter's; the rank is at most the rank asked for.
+/// `energy(D, calibration, ctx)` is the squared norm of a (d_out x d_in) error that it minimises. Laws: the energy of
+/// E - (L R)^T is never above that of E, the zero adapter's; the rank is at most the rank asked for.
 ///
 /// `solve` may be a template, so that its linear algebra is compiled only where it is used.
 template <class S>
 concept low_rank_solver = requires(S const& s, matrix_view<float const> e, calibration const& seen, context const& ctx) {
   { s.solve(e, seen, ctx) } -> std::same_as<adapter>;
-  { s.channel_weights(seen) } -> std::same_as<std::vector<float>>;
+  { s.energy(e, seen, ctx) } -> std::same_as<double>;
   { s.describe() } -> std::convertible_to<std::string>;
 };
 
@@ -77,20 +80,17 @@ concept low_rank_solver = requires(S const& s, matrix_view<float const> e, calib
   return energy;
 }
 
-/// The law of low_rank_solver, kept where rounding could break it: an adapter that leaves more weighted error than none is
-/// replaced by none, with a note.
-[[nodiscard]] inline adapter unless_worse_than_none(adapter found, matrix_view<float const> e,
-                                                    std::vector<float> const& weights, context const& ctx) {
+/// The law of low_rank_solver, kept where rounding could break it: an adapter that leaves more energy than none is replaced
+/// by none, with a note. `energy(D)` is the solver's.
+template <class Energy>
+[[nodiscard]] adapter unless_worse_than_none(adapter found, matrix_view<float const> e, context const& ctx,
+                                             Energy const& energy) {
   matrix<float> rest(e);
-  adapter negative = empty_adapter(e.cols(), e.rows());
-  negative.left = found.left;
-  negative.right = found.right;
-  for (index_t k = 0; k < negative.right.size(); ++k) negative.right.data()[k] = -negative.right.data()[k];
-  negative.add_to(rest.view(), ctx);
-  if (weighted_energy(rest.view(), weights) <= weighted_energy(e, weights)) return found;
+  found.subtract_from(rest.view(), ctx);
+  if (energy(matrix_view<float const>(rest.view())) <= energy(e)) return found;
   adapter none = empty_adapter(e.cols(), e.rows());
   none.notes = std::move(found.notes);
-  none.notes.push_back("adapter dropped: after rounding it left more weighted error than no adapter");
+  none.notes.push_back("adapter dropped: after rounding it left more error than no adapter");
   return none;
 }
 
@@ -115,5 +115,9 @@ struct adapter_rank {
 
   friend bool operator==(adapter_rank const&, adapter_rank const&) = default;
 };
+
+[[nodiscard]] inline std::string describe(adapter_rank const& rank) {
+  return rank.number >= 0 ? message("rank ", rank.number) : message("rank ratio ", rank.ratio);
+}
 
 } // namespace slim::inline SLIM_ABI

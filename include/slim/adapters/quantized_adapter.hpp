@@ -16,7 +16,9 @@ class quantized_adapter {
 public:
   quantized_adapter(Solver solver, Rounding rounding) : solver_(std::move(solver)), rounding_(std::move(rounding)) {}
 
-  [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const { return solver_.channel_weights(seen); }
+  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const {
+    return solver_.energy(e, seen, ctx);
+  }
 
   template <std::same_as<float> T>
   [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& seen, context const& ctx = {}) const {
@@ -24,7 +26,8 @@ public:
     if (found.rank() == 0) return found;
     found.left_codes = round_factor(found.left, ctx);
     found.right_codes = round_factor(found.right, ctx);
-    return unless_worse_than_none(std::move(found), e, channel_weights(seen), ctx);
+    return unless_worse_than_none(std::move(found), e, ctx,
+                                  [&](matrix_view<float const> rest) { return energy(rest, seen, ctx); });
   }
 
   [[nodiscard]] std::string describe() const {

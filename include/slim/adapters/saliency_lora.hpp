@@ -34,6 +34,10 @@ public:
 
   [[nodiscard]] lora_config const& config() const noexcept { return config_; }
   [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const { return weighing_.channel_weights(seen); }
+  /// ||E D||_F^2
+  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& seen, context const& = {}) const {
+    return weighted_energy(e, channel_weights(seen));
+  }
 
   /// @throws shape_error if E and the calibration disagree on d_in; config_error if the saliency needs activations and none
   /// were seen.
@@ -59,13 +63,12 @@ public:
       for (index_t i = 0; i < e.rows(); ++i) found.right(k, i) = rounded_to(config_.format, factors.basis(i, k));
     }
     if (!factors.fallbacks.empty()) found.notes.push_back("low-rank factors: " + factors.fallbacks);
-    return unless_worse_than_none(std::move(found), e, weights, ctx);
+    return unless_worse_than_none(std::move(found), e, ctx,
+                                  [&](matrix_view<float const> rest) { return weighted_energy(rest, weights); });
   }
 
   [[nodiscard]] std::string describe() const {
-    std::string const rank =
-        config_.rank.number >= 0 ? message("rank ", config_.rank.number) : message("rank ratio ", config_.rank.ratio);
-    return message("low-rank adapter, ", std::string(weighing_.describe()), " saliency, ", rank,
+    return message("low-rank adapter, ", std::string(weighing_.describe()), " saliency, ", slim::describe(config_.rank),
                    config_.method == svd_method::exact ? ", exact svd" : "",
                    config_.format == number_format::fp32 ? "" : message(", ", name_of(config_.format)));
   }

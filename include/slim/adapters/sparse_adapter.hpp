@@ -15,11 +15,14 @@ namespace slim::inline SLIM_ABI {
 /// **Numerics** The r x r normal matrix is built and factorised in double, with 1e-8 of its mean diagonal added; if that fails
 /// the unrefitted R stays, with a note.
 template <low_rank_solver Solver, pruner Pruner>
+  requires linear_saliency<Solver> // its channel weights
 class sparse_adapter {
 public:
   sparse_adapter(Solver solver, Pruner thinning) : solver_(std::move(solver)), thinning_(std::move(thinning)) {}
 
-  [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const { return solver_.channel_weights(seen); }
+  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const {
+    return solver_.energy(e, seen, ctx);
+  }
 
   template <std::same_as<float> T>
   [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& seen, context const& ctx = {}) const {
@@ -31,10 +34,11 @@ public:
     found.left = matrix<float>(transposed(left_rows.view()));
     found.left_codes.reset(); // the refit leaves the grid of a quantized adapter: quantize after pruning, not before
     found.right_codes.reset();
-    std::vector<float> const weights = channel_weights(seen);
+    std::vector<float> const weights = solver_.channel_weights(seen);
     if (!refit_right(found, e, weights))
       found.notes.push_back("sparse adapter: normal matrix not positive definite, right factor not refitted");
-    return unless_worse_than_none(std::move(found), e, weights, ctx);
+    return unless_worse_than_none(std::move(found), e, ctx,
+                                  [&](matrix_view<float const> rest) { return weighted_energy(rest, weights); });
   }
 
   [[nodiscard]] std::string describe() const {

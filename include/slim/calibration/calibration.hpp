@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -18,7 +19,8 @@ namespace slim::inline SLIM_ABI {
 
 /// Which statistics to collect beyond the moments of single channels.
 struct calibration_config {
-  bool gram = false; ///< also X^T X: d_in * d_in doubles, tokens * d_in^2 multiply-adds
+  bool gram = false;   ///< also X^T X: d_in * d_in doubles, tokens * d_in^2 multiply-adds
+  index_t outputs = 0; ///< also X^T Y with targets Y of so many columns: d_in * outputs doubles
 
   friend bool operator==(calibration_config const&, calibration_config const&) = default;
 };
@@ -34,7 +36,9 @@ public:
   explicit calibration(index_t channels, calibration_config config = {})
       : config_(config), channels_(checked(channels)), sum_(size()), sum_abs_(size()), sum_square_(size()), max_abs_(size()),
         peak_mean_abs_(size()) {
+    if (config_.outputs < 0) throw shape_error(message("calibration: ", config_.outputs, " outputs"));
     if (config_.gram) gram_ = matrix<double>(channels, channels);
+    cross_ = matrix<double>(channels, config_.outputs);
   }
 
   /// Adds a batch X (tokens x d_in); any matrix_like. One call is one sample (a sequence) for sample_peak_mean_abs().
@@ -48,15 +52,30 @@ public:
 
   /// The same without a copy, for row-major floats.
   void observe(matrix_view<float const> x, context const& ctx = {}) {
+    if (config_.outputs != 0)
+      throw config_error(message("calibration::observe: ", config_.outputs, " outputs are to be observed with X"));
+    observe(x, matrix_view<float const>(nullptr, x.rows(), 0, 0), ctx);
+  }
+
+  /// Adds a batch X with the outputs Y (tokens x outputs) that the layer should have given: see target_weight().
+  /// @throws as observe(X), and shape_error unless Y has X's tokens and the configured number of outputs.
+  template <class M, class N>
+    requires matrix_like<M> && matrix_like<N>
+  void observe(M const& x, N const& y, context const& ctx = {}) {
+    matrix<float> const inputs = to_float(x), targets = to_float(y);
+    observe(inputs.view(), targets.view(), ctx);
+  }
+  void observe(matrix_view<float const> x, matrix_view<float const> y, context const& ctx = {}) {
     if (x.cols() != channels_)
       throw shape_error(message("calibration::observe: X has ", x.cols(), " channels, expected ", channels_));
-    if (ctx.on_nonfinite == nonfinite::propagate) return add(x, ctx);
-    index_t const bad = count_nonfinite(x, ctx);
-    if (bad == 0) return add(x, ctx);
-    matrix<float> cleaned(x);
-    for (index_t k = 0; k < cleaned.size(); ++k)
-      if (!std::isfinite(cleaned.data()[k])) cleaned.data()[k] = 0.0f;
-    add(cleaned.view(), ctx);
+    if (y.cols() != config_.outputs || y.rows() != x.rows())
+      throw shape_error(
+          message("calibration::observe: Y is ", y.rows(), " x ", y.cols(), ", expected ", x.rows(), " x ", config_.outputs));
+    if (ctx.on_nonfinite == nonfinite::propagate) return add(x, y, ctx);
+    index_t const bad = count_nonfinite(x, "X", ctx) + count_nonfinite(y, "Y", ctx);
+    if (bad == 0) return add(x, y, ctx);
+    matrix<float> const clean_x = zeroed(x), clean_y = zeroed(y);
+    add(clean_x.view(), clean_y.view(), ctx);
     zeroed_ += bad;
   }
 
@@ -65,7 +84,7 @@ public:
     if (other.channels_ != channels_)
       throw shape_error(message("calibration::merge: ", other.channels_, " channels into ", channels_));
     if (other.config_ != config_)
-      throw config_error("calibration::merge: one side collects the Gram matrix, the other does not");
+      throw config_error("calibration::merge: one side collects the Gram matrix or outputs, the other does not");
     for (std::size_t j = 0; j < size(); ++j) {
       sum_[j] += other.sum_[j];
       sum_abs_[j] += other.sum_abs_[j];
@@ -74,6 +93,7 @@ public:
       peak_mean_abs_[j] = std::max(peak_mean_abs_[j], other.peak_mean_abs_[j]);
     }
     for (index_t k = 0; k < gram_.size(); ++k) gram_.data()[k] += other.gram_.data()[k];
+    for (index_t k = 0; k < cross_.size(); ++k) cross_.data()[k] += other.cross_.data()[k];
     tokens_ += other.tokens_;
     zeroed_ += other.zeroed_;
   }
@@ -105,6 +125,27 @@ public:
     return gram_.view();
   }
 
+  /// X^T Y over all tokens (d_in x outputs, not divided by tokens()); no columns unless outputs were asked for.
+  [[nodiscard]] matrix_view<double const> cross() const noexcept { return cross_.view(); }
+
+  /// The same statistics for some of the outputs: linears with one input share a calibration, stacked side by side in Y.
+  /// @throws shape_error if there are no such outputs.
+  [[nodiscard]] calibration for_outputs(index_t first, index_t count) const {
+    calibration part = *this;
+    part.cross_ = matrix<double>(cross_.view().block(0, first, channels_, count));
+    part.config_.outputs = count;
+    return part;
+  }
+
+  /// Statistics of tokens that nothing is fitted to, for judging solutions and for reports; null if there are none.
+  [[nodiscard]] calibration const* held_out() const noexcept { return held_out_.get(); }
+  /// @throws shape_error if it is of another layer.
+  void hold_out(calibration other) {
+    if (other.channels_ != channels_)
+      throw shape_error(message("calibration::hold_out: ", other.channels_, " channels, expected ", channels_));
+    held_out_ = std::make_shared<calibration const>(std::move(other));
+  }
+
 private:
   static index_t checked(index_t channels) {
     if (channels < 0) throw shape_error(message("calibration: ", channels, " channels"));
@@ -119,8 +160,8 @@ private:
     return sums;
   }
 
-  /// Number of NaN and infinite activations, or nonfinite_error naming the first one.
-  index_t count_nonfinite(matrix_view<float const> x, context const& ctx) const {
+  /// Number of NaN and infinite elements, or nonfinite_error naming the first one.
+  static index_t count_nonfinite(matrix_view<float const> x, char const* name, context const& ctx) {
     constexpr index_t rows_per_task = 64;
     std::vector<index_t> counts(static_cast<std::size_t>((x.rows() + rows_per_task - 1) / rows_per_task));
     ctx.parallel_for(x.rows(), rows_per_task, [&](index_t begin, index_t end) {
@@ -128,17 +169,25 @@ private:
         for (index_t j = 0; j < x.cols(); ++j) {
           if (std::isfinite(x(t, j))) continue;
           if (ctx.on_nonfinite == nonfinite::reject)
-            throw nonfinite_error(message("calibration::observe: X is ", x(t, j), " at token ", t, ", channel ", j));
+            throw nonfinite_error(message("calibration::observe: ", name, " is ", x(t, j), " at token ", t, ", channel ", j));
           ++counts[static_cast<std::size_t>(begin / rows_per_task)];
         }
     });
     return std::accumulate(counts.begin(), counts.end(), index_t{0});
   }
 
-  void add(matrix_view<float const> x, context const& ctx) {
+  static matrix<float> zeroed(matrix_view<float const> x) {
+    matrix<float> cleaned(x);
+    for (index_t k = 0; k < cleaned.size(); ++k)
+      if (!std::isfinite(cleaned.data()[k])) cleaned.data()[k] = 0.0f;
+    return cleaned;
+  }
+
+  void add(matrix_view<float const> x, matrix_view<float const> y, context const& ctx) {
     constexpr index_t columns_per_task = 64;
     ctx.parallel_for(channels_, columns_per_task, [&](index_t begin, index_t end) { add_columns(x, begin, end); });
     if (config_.gram) add_gram(x, gram_.view(), ctx);
+    if (config_.outputs > 0) add_cross(x, y, cross_.view(), ctx);
     tokens_ += x.rows();
   }
 
@@ -171,6 +220,8 @@ private:
   std::vector<float> max_abs_;
   std::vector<double> peak_mean_abs_;
   matrix<double> gram_;
+  matrix<double> cross_;
+  std::shared_ptr<calibration const> held_out_;
 };
 
 /// What a component says when matrix and calibration are of different layers. @throws shape_error

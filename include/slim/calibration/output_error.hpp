@@ -2,7 +2,7 @@
 /// @file
 /// How much a change of the weights changes the layer's output on the calibration tokens.
 
-#include "slim/calibration/calibration.hpp"
+#include "slim/calibration/curvature.hpp"
 
 namespace slim::inline SLIM_ABI {
 
@@ -11,31 +11,24 @@ namespace slim::inline SLIM_ABI {
 /// O(d_out d_in). @throws shape_error
 inline double output_energy(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) {
   require_channels(seen, e.cols(), "output_energy");
-  constexpr index_t rows_per_task = 16;
-  std::vector<double> row_energy(static_cast<std::size_t>(e.rows()));
   if (seen.has_gram()) {
     matrix<float> const gram(seen.gram());
-    matrix<float> product(e.rows(), e.cols());
-    gemm_into(e, gram.view(), product.view(), ctx);
-    ctx.parallel_for(e.rows(), rows_per_task, [&](index_t begin, index_t end) {
-      for (index_t i = begin; i < end; ++i)
-        for (index_t j = 0; j < e.cols(); ++j)
-          row_energy[static_cast<std::size_t>(i)] += static_cast<double>(product(i, j)) * static_cast<double>(e(i, j));
-    });
-  } else {
-    std::vector<double> const weight = seen.mean_square();
-    double const tokens = static_cast<double>(seen.tokens());
-    ctx.parallel_for(e.rows(), rows_per_task, [&](index_t begin, index_t end) {
-      for (index_t i = begin; i < end; ++i)
-        for (index_t j = 0; j < e.cols(); ++j) {
-          double const value = static_cast<double>(e(i, j));
-          row_energy[static_cast<std::size_t>(i)] += tokens * weight[static_cast<std::size_t>(j)] * value * value;
-        }
-    });
+    return energy_under(e, gram.view(), ctx);
   }
+  constexpr index_t rows_per_task = 16;
+  std::vector<double> row_energy(static_cast<std::size_t>(e.rows()));
+  std::vector<double> const weight = seen.mean_square();
+  double const tokens = static_cast<double>(seen.tokens());
+  ctx.parallel_for(e.rows(), rows_per_task, [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i)
+      for (index_t j = 0; j < e.cols(); ++j) {
+        double const value = static_cast<double>(e(i, j));
+        row_energy[static_cast<std::size_t>(i)] += tokens * weight[static_cast<std::size_t>(j)] * value * value;
+      }
+  });
   double energy = 0;
   for (double const row : row_energy) energy += row;
-  return std::max(energy, 0.0); // rounding of a tiny energy may fall below zero
+  return energy;
 }
 
 } // namespace slim::inline SLIM_ABI

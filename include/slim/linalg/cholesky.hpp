@@ -143,4 +143,22 @@ void solve_lower_transposed_inplace(matrix_view<std::type_identity_t<T> const> l
   }
 }
 
+/// L <- L^-1, L (n, n) lower triangular with zeros above the diagonal. n^3 / 3 multiply-adds. @throws shape_error.
+inline void invert_lower_inplace(matrix_view<float> l, context const& ctx = {}) {
+  if (l.rows() != l.cols()) throw shape_error(message("invert_lower_inplace: the matrix is ", l.rows(), " x ", l.cols()));
+  index_t const n = l.rows();
+  for (index_t k = 0; k < n; k += detail::cholesky_block) { // rows above block k are inverted already
+    index_t const size = std::min(detail::cholesky_block, n - k);
+    matrix<float> const diagonal(matrix_view<float const>(l.block(k, k, size, size)));
+    matrix<float> const left(matrix_view<float const>(l.block(k, 0, size, k)));
+    auto const here = l.middle_rows(k, size).block(0, 0, size, k + size);
+    gemm_into(left.view(), matrix_view<float const>(l.block(0, 0, k, k)), here.block(0, 0, size, k), ctx);
+    for (index_t i = 0; i < size; ++i) {
+      for (index_t j = 0; j < k; ++j) here(i, j) = -here(i, j);
+      for (index_t j = 0; j < size; ++j) here(i, k + j) = i == j ? 1.0f : 0.0f;
+    }
+    detail::solve_diagonal_block<false, float>(diagonal.view(), here, ctx);
+  }
+}
+
 } // namespace slim::inline SLIM_ABI

@@ -7,6 +7,8 @@
 #include "slim/linalg/gemm_tiled.hpp"
 #include "slim/linalg/gram_tiled.hpp"
 
+#include "slim/core/matrix.hpp"
+
 namespace slim::inline SLIM_ABI {
 
 /// C = A B, C += A B or C -= A B. A is (m, k), B is (k, n), C is (m, n) and must not overlap A or B. Transposes are free:
@@ -37,6 +39,24 @@ inline void add_gram(matrix_view<float const> x, matrix_view<double> gram, conte
   if (gram.rows() != x.cols() || gram.cols() != x.cols())
     throw shape_error(message("add_gram: X has ", x.cols(), " columns, the Gram matrix is ", gram.rows(), " x ", gram.cols()));
   detail::add_gram_of(x, gram, ctx);
+}
+
+/// C += X^T Y, X (tokens, d), Y (tokens, n), C (d, n). **Numerics** as add_gram: float products inside blocks of 256 tokens,
+/// blocks of 512 added in double. @throws shape_error
+inline void add_cross(matrix_view<float const> x, matrix_view<float const> y, matrix_view<double> c, context const& ctx = {}) {
+  if (x.rows() != y.rows() || c.rows() != x.cols() || c.cols() != y.cols())
+    throw shape_error(message("add_cross: X is ", x.rows(), " x ", x.cols(), ", Y ", y.rows(), " x ", y.cols(), ", C ",
+                              c.rows(), " x ", c.cols()));
+  constexpr index_t panel = 512;
+  matrix<float> product(c.rows(), c.cols());
+  for (index_t t = 0; t < x.rows(); t += panel) {
+    index_t const count = std::min(panel, x.rows() - t);
+    gemm_into(transposed(x.middle_rows(t, count)), y.middle_rows(t, count), product.view(), ctx);
+    ctx.parallel_for(c.rows(), 16, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i)
+        for (index_t j = 0; j < c.cols(); ++j) c(i, j) += static_cast<double>(product(i, j));
+    });
+  }
 }
 
 } // namespace slim::inline SLIM_ABI

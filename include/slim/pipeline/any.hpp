@@ -130,14 +130,16 @@ public:
   [[nodiscard]] adapter solve(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const {
     return self_->solve(e, seen, ctx);
   }
-  [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const { return self_->channel_weights(seen); }
+  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const {
+    return self_->energy(e, seen, ctx);
+  }
   [[nodiscard]] std::string describe() const { return self_->describe(); }
 
 private:
   struct face {
     virtual ~face() = default;
     virtual adapter solve(matrix_view<float const>, calibration const&, context const&) const = 0;
-    virtual std::vector<float> channel_weights(calibration const&) const = 0;
+    virtual double energy(matrix_view<float const>, calibration const&, context const&) const = 0;
     virtual std::string describe() const = 0;
   };
   template <class S>
@@ -146,7 +148,9 @@ private:
     adapter solve(matrix_view<float const> e, calibration const& seen, context const& ctx) const override {
       return component.solve(e, seen, ctx);
     }
-    std::vector<float> channel_weights(calibration const& seen) const override { return component.channel_weights(seen); }
+    double energy(matrix_view<float const> e, calibration const& seen, context const& ctx) const override {
+      return component.energy(e, seen, ctx);
+    }
     std::string describe() const override { return component.describe(); }
     S component;
   };
@@ -183,17 +187,24 @@ public:
   [[nodiscard]] any_layer compress(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
     return self_->compress(w, seen, ctx);
   }
+  /// What each step is, in order.
+  [[nodiscard]] std::vector<std::string> steps() const { return self_->describe(); }
 
 private:
   struct face {
     virtual ~face() = default;
     virtual any_layer compress(matrix_view<float const>, calibration const&, context const&) const = 0;
+    virtual std::vector<std::string> describe() const = 0;
   };
   template <class... Steps>
   struct model final : face {
     explicit model(step_chain<Steps...> c) : steps(std::move(c)) {}
     any_layer compress(matrix_view<float const> w, calibration const& seen, context const& ctx) const override {
       return erased(slim::compress(w, seen, steps, ctx));
+    }
+    std::vector<std::string> describe() const override {
+      return std::apply([](auto const&... step) { return std::vector<std::string>{detail::name_of_step(step)...}; },
+                        steps.steps);
     }
     step_chain<Steps...> steps;
   };

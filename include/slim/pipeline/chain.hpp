@@ -3,6 +3,8 @@
 /// `chain(step, step, ...)`: a recipe. Steps run in the order in which they are written; swapping two of them is an ablation.
 
 #include "slim/adapters/adapter.hpp"
+#include "slim/core/none.hpp"
+#include "slim/joint/joint_compressor.hpp"
 #include "slim/pipeline/report.hpp"
 #include "slim/pruning/pruner.hpp"
 #include "slim/quantization/quantizer.hpp"
@@ -12,12 +14,6 @@
 #include <utility>
 
 namespace slim::inline SLIM_ABI {
-
-/// What a slot holds whose step is not in the chain.
-struct none {};
-
-template <class T>
-inline constexpr bool is_none = std::is_same_v<T, none>;
 
 /// What a chain's steps hand on to each other. Between steps `current == mask .* dequantize(codes)`.
 template <class Mask = none, class Codes = none, class Adapter = none>
@@ -89,24 +85,41 @@ auto repair(S const& step, layer_state<Mask, Codes, Adapter> state, calibration 
                                            std::move(state.codes),    std::move(found),         std::move(state.report)};
 }
 
+template <class J, class Mask, class Codes, class Adapter>
+auto compress_jointly(J const& step, layer_state<Mask, Codes, Adapter> state, calibration const& seen, context const& ctx) {
+  static_assert(is_none<Mask> && is_none<Codes> && is_none<Adapter>,
+                "slim::compress: a joint compressor behind a pruner, quantizer or adapter would undo it; put it first.");
+  auto found = step.compress(matrix_view<float const>(state.current.view()), seen, ctx);
+  require_shape(state, found.weights.rows(), found.weights.cols(), "joint compressor");
+  state.report.notes.insert(state.report.notes.end(), found.notes.begin(), found.notes.end());
+  state.report.objective = std::move(found.objective);
+  return layer_state<decltype(found.kept), decltype(found.codes), decltype(found.low_rank)>{
+      std::move(state.original), std::move(found.weights),  std::move(found.kept),
+      std::move(found.codes),    std::move(found.low_rank), std::move(state.report)};
+}
+
 template <class Step, class State>
 inline constexpr bool is_own_step = std::is_invocable_v<Step const&, State, calibration const&, context const&>;
 
 /// One step, by the role its type plays.
 template <class Step, class State>
 auto apply_step(Step const& step, State state, calibration const& seen, context const& ctx) {
-  constexpr int roles = int{pruner<Step>} + int{quantizer<Step>} + int{low_rank_solver<Step>};
-  static_assert(roles <= 1,
-                "slim::compress: a step plays two roles (pruner, quantizer, low-rank solver); wrap it so that it plays one.");
-  static_assert(roles == 1 || is_own_step<Step, State>, "slim::compress: a step of the chain is no pruner, quantizer or "
-                                                        "low-rank solver, nor a callable (state, calibration, context) "
-                                                        "-> state. To see why: static_assert(slim::quantizer<your_step>).");
+  constexpr int roles = int{pruner<Step>} + int{quantizer<Step>} + int{low_rank_solver<Step>} + int{joint_compressor<Step>};
+  static_assert(
+      roles <= 1,
+      "slim::compress: a step plays two roles (pruner, quantizer, low-rank solver, joint compressor); wrap it so that it plays one.");
+  static_assert(roles == 1 || is_own_step<Step, State>,
+                "slim::compress: a step of the chain is no pruner, quantizer, "
+                "low-rank solver or joint compressor, nor a callable (state, calibration, context) "
+                "-> state. To see why: static_assert(slim::quantizer<your_step>).");
   if constexpr (pruner<Step>)
     return prune(step, std::move(state), seen, ctx);
   else if constexpr (quantizer<Step>)
     return quantize(step, std::move(state), seen, ctx);
   else if constexpr (low_rank_solver<Step>)
     return repair(step, std::move(state), seen, ctx);
+  else if constexpr (joint_compressor<Step>)
+    return compress_jointly(step, std::move(state), seen, ctx);
   else if constexpr (is_own_step<Step, State>)
     return step(std::move(state), seen, ctx);
   else

@@ -40,6 +40,7 @@ inline void check_weights(matrix<float>& w, layer_report& report, context const&
 struct reference_energy {
   double weight = 0;
   double output = 0;
+  double held_out = 0;
 };
 
 inline double frobenius_energy(matrix_view<float const> m) {
@@ -77,6 +78,7 @@ step_report measured(layer_state<Mask, Codes, Adapter> const& state, reference_e
   for (index_t k = 0; k < error.size(); ++k) error.data()[k] = state.original.data()[k] - error.data()[k];
   report.relative_error = relative(frobenius_energy(error.view()), reference.weight);
   if (seen.tokens() > 0) report.output_error = relative(output_energy(error.view(), seen, ctx), reference.output);
+  if (seen.held_out()) report.held_out_error = relative(output_energy(error.view(), *seen.held_out(), ctx), reference.held_out);
   if constexpr (!is_none<Mask>) report.sparsity = state.kept.sparsity();
   if constexpr (!is_none<Adapter>) {
     report.rank = state.low_rank.rank();
@@ -86,9 +88,21 @@ step_report measured(layer_state<Mask, Codes, Adapter> const& state, reference_e
   return report;
 }
 
+template <class Step>
+std::string name_of_step(Step const& step) {
+  if constexpr (requires { step.describe(); })
+    return step.describe();
+  else
+    return "own step";
+}
+
+[[nodiscard]] inline reference_energy energy_of(matrix_view<float const> w, calibration const& seen, context const& ctx) {
+  return {frobenius_energy(w), seen.tokens() > 0 ? output_energy(w, seen, ctx) : 0.0,
+          seen.held_out() ? output_energy(w, *seen.held_out(), ctx) : 0.0};
+}
+
 template <std::size_t Index, class Steps, class State>
-auto run_steps(Steps const& steps, State state, reference_energy const& reference, calibration const& seen,
-               context const& ctx) {
+auto run_steps(Steps const& steps, State state, reference_energy reference, calibration const& seen, context const& ctx) {
   if constexpr (Index == std::tuple_size_v<Steps>) {
     return state;
   } else {
@@ -96,11 +110,10 @@ auto run_steps(Steps const& steps, State state, reference_energy const& referenc
     auto const start = std::chrono::steady_clock::now();
     auto next = apply_step(step, std::move(state), seen, ctx);
     double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if constexpr (is_own_step<std::decay_t<decltype(step)>, State>) // it may have aimed elsewhere
+      reference = energy_of(next.original.view(), seen, ctx);
     step_report report = measured(next, reference, seen, ctx);
-    if constexpr (requires { step.describe(); })
-      report.step = step.describe();
-    else
-      report.step = "own step";
+    report.step = name_of_step(step);
     report.seconds = seconds;
     next.report.steps.push_back(std::move(report));
     return run_steps<Index + 1>(steps, std::move(next), reference, seen, ctx);
@@ -134,8 +147,7 @@ template <class M, class... Steps>
     state.report.notes.push_back(message(dead, " input channels were 0 in every token"));
   if (seen.zeroed_activations() > 0)
     state.report.notes.push_back(message(seen.zeroed_activations(), " activations were not finite and are taken as 0"));
-  detail::reference_energy reference{detail::frobenius_energy(state.original.view()), 0.0};
-  if (seen.tokens() > 0) reference.output = output_energy(state.original.view(), seen, ctx);
+  auto const reference = detail::energy_of(state.original.view(), seen, ctx);
   return detail::finished(detail::run_steps<0>(recipe.steps, std::move(state), reference, seen, ctx));
 }
 

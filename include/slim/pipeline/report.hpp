@@ -14,6 +14,7 @@ struct step_report {
   std::string step;               ///< the component and its configuration
   double relative_error = 0;      ///< ||W - W'||_F / ||W||_F, W' = all that the layer computes with, adapter included
   double output_error = 0;        ///< ||X (W - W')^T||_F / ||X W^T||_F over the calibration tokens; 0 if none were seen
+  double held_out_error = 0;      ///< the same over tokens that nothing was fitted to (calibration::hold_out); 0 without
   double sparsity = 0;            ///< share of weights pruned so far
   double bits_per_weight = 0;     ///< stored bits / (d_out d_in): codes or 16-bit weights, scales, positions, adapter
   index_t rank = 0;               ///< of the adapter
@@ -27,6 +28,7 @@ struct layer_report {
   index_t cols = 0;                ///< d_in
   bool exact_output_error = false; ///< true: from the Gram matrix; false: channels taken as uncorrelated
   std::vector<std::string> notes;  ///< about the input: dead channels, zeroed weights
+  std::vector<double> objective;   ///< of a joint compressor, per iteration: see joint_result
   std::vector<step_report> steps;
 
   /// The state after the last step. An empty chain reports the dense layer: no error, 16 bits per weight.

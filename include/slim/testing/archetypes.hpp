@@ -120,8 +120,12 @@ struct low_rank_solver_archetype : archetype_base {
     zero.right = matrix<float>(e.empty() ? 0 : 1, e.rows());
     return zero;
   }
-  std::vector<float> channel_weights(calibration const& seen) const {
-    return std::vector<float>(static_cast<std::size_t>(seen.channels()), 1.0f);
+  template <std::same_as<float> T>
+  double energy(matrix_view<T const> e, calibration const&, context const&) const {
+    double sum = 0;
+    for (index_t i = 0; i < e.rows(); ++i)
+      for (index_t j = 0; j < e.cols(); ++j) sum += static_cast<double>(e(i, j)) * static_cast<double>(e(i, j));
+    return sum;
   }
   text_archetype describe() const { return text_archetype(0); }
 };

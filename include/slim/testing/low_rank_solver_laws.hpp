@@ -67,8 +67,8 @@ inline void judge_storage(collector& judge, adapter const& found) {
 
 } // namespace detail
 
-/// Factors have the layer's shape and finite numbers; the rank is at most `largest_rank` (and min(d_out, d_in)); channel
-/// weights are positive; the weighted error is not above that of no adapter; storage is what it says; the same every time and
+/// Factors have the layer's shape and finite numbers; the rank is at most `largest_rank` (and min(d_out, d_in)); the energy
+/// that is left is not above that of no adapter; storage is what it says; the same every time and
 /// on every executor; E is not changed.
 template <low_rank_solver S>
 [[nodiscard]] violations check_low_rank_solver(S const& s, index_t largest_rank,
@@ -90,15 +90,12 @@ template <low_rank_solver S>
       judge.expect(found.rank() <= std::min({largest_rank, d_in, d_out}), "the rank is at most the rank asked for",
                    message(found.rank()));
       judge.expect(all_finite(found.left) && all_finite(found.right), "factors are finite");
-      std::vector<float> const weights = s.channel_weights(c.seen);
-      if (!judge.expect(static_cast<index_t>(weights.size()) == d_in, "one weight per channel",
-                        message(weights.size(), " weights")))
-        continue;
-      judge.expect(std::all_of(weights.begin(), weights.end(), [](float w) { return w > 0.0f && std::isfinite(w); }),
-                   "weights are positive and finite");
-      double const none = weighted_rest(before, empty_adapter(d_in, d_out), weights),
-                   rest = weighted_rest(before, found, weights);
-      judge.expect(rest <= none * (1 + 1e-5), "the weighted error is not above that of no adapter",
+      matrix<float> left_over = before;
+      found.subtract_from(left_over.view());
+      double const none = s.energy(matrix_view<float const>(before.view()), c.seen, context{}),
+                   rest = s.energy(matrix_view<float const>(left_over.view()), c.seen, context{});
+      judge.expect(std::isfinite(none) && none >= 0.0, "the energy of an error is finite and not negative", message(none));
+      judge.expect(rest <= none * (1 + 1e-5), "the energy left is not above that of no adapter",
                    message(rest / none, " times"));
       detail::judge_storage(judge, found);
       judge.expect(same_bits(found, solve(serial_executor{})), "the same twice");

@@ -1,0 +1,92 @@
+#pragma once
+/// @file
+/// The low-rank adapter that minimises the error of the layer's output itself, not of a diagonal stand-in: QERA-exact
+/// (arXiv 2410.06040, theorem 1) and EoRA (arXiv 2410.21271) are this one estimator; which of the two names it goes by depends
+/// on what stands before it in the chain.
+
+#include "slim/adapters/adapter.hpp"
+#include "slim/adapters/saliency_lora.hpp"
+#include "slim/calibration/curvature.hpp"
+
+namespace slim::inline SLIM_ABI {
+
+struct exact_lora_config {
+  adapter_rank rank = {};
+  double damping = 0.01; ///< of the mean diagonal of H, added to it
+  svd_method method = svd_method::truncated;
+  number_format format = number_format::fp32; ///< the factors are rounded to it, once, at the end
+
+  friend bool operator==(exact_lora_config const&, exact_lora_config const&) = default;
+};
+
+/// Factors of rank r that minimise tr(D H D^T), D = E - (L R)^T, for any C with H = C C^T: with E C ~ U S, U (d_out x r)
+/// orthonormal, R = U^T and L = E^T U. No system is solved, so nothing is divided by small eigenvalues.
+/// `fallbacks` of the decomposition go to the notes. 2 d_out d_in^2 + the decomposition.
+template <std::same_as<float> T>
+[[nodiscard]] adapter output_optimal_adapter(matrix_view<T const> e, matrix_view<T const> root, index_t rank, svd_method method,
+                                             context const& ctx = {}) {
+  adapter found = empty_adapter(e.cols(), e.rows());
+  if (rank == 0 || e.empty()) return found;
+  matrix<T> weighted(e.rows(), e.cols());
+  gemm_into(e, root, weighted.view(), ctx);
+  auto const target = matrix_view<T const>(weighted.view());
+  auto const factors =
+      method == svd_method::exact ? exact_low_rank<T>(target, rank, ctx) : truncated_low_rank<T>(target, rank, {}, ctx);
+  found.right = matrix<T>(transposed(factors.basis.view()));
+  found.left = matrix<T>(e.cols(), factors.basis.cols());
+  gemm_into(transposed(e), factors.basis.view(), found.left.view(), ctx);
+  if (!factors.fallbacks.empty()) found.notes.push_back("low-rank factors: " + factors.fallbacks);
+  return found;
+}
+
+/// Rounds both factors to a number format.
+inline void round_factors(adapter& a, number_format format) {
+  a.format = format;
+  for (index_t k = 0; k < a.left.size(); ++k) a.left.data()[k] = rounded_to(format, a.left.data()[k]);
+  for (index_t k = 0; k < a.right.size(); ++k) a.right.data()[k] = rounded_to(format, a.right.data()[k]);
+}
+
+/// Needs a calibration with a Gram matrix; without one its channels count as uncorrelated (QERA-approx), with a note.
+class exact_lora {
+public:
+  explicit exact_lora(exact_lora_config config = {}) : config_(config) {
+    (void)config.rank.of(1, 1);
+    if (!(config.damping > 0.0)) throw config_error(message("exact_lora: damping ", config.damping, ", needed is > 0"));
+  }
+
+  [[nodiscard]] exact_lora_config const& config() const noexcept { return config_; }
+
+  /// tr(E H E^T) of the damped curvature.
+  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const {
+    require_channels(seen, e.cols(), "exact_lora");
+    return energy_under(e, curvature(seen, config_.damping).view(), ctx);
+  }
+
+  /// @throws shape_error if E and the calibration disagree on d_in; config_error before the first token.
+  template <std::same_as<float> T>
+  [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& seen, context const& ctx = {}) const {
+    require_channels(seen, e.cols(), "exact_lora");
+    index_t const rank = config_.rank.of(e.rows(), e.cols());
+    matrix<T> root = curvature(seen, config_.damping);
+    if (!cholesky_inplace(root.view(), ctx))
+      throw nonfinite_error("exact_lora: the damped Gram matrix is not positive definite; raise the damping");
+    adapter found = output_optimal_adapter<T>(e, root.view(), rank, config_.method, ctx);
+    round_factors(found, config_.format);
+    if (!seen.has_gram()) found.notes.push_back("no Gram matrix: channels taken as uncorrelated");
+    return unless_worse_than_none(std::move(found), e, ctx,
+                                  [&](matrix_view<float const> rest) { return energy(rest, seen, ctx); });
+  }
+
+  [[nodiscard]] std::string describe() const {
+    return message("low-rank adapter, exact output error, ", slim::describe(config_.rank),
+                   config_.method == svd_method::exact ? ", exact svd" : "",
+                   config_.format == number_format::fp32 ? "" : message(", ", name_of(config_.format)));
+  }
+
+private:
+  exact_lora_config config_;
+};
+
+static_assert(low_rank_solver<exact_lora>);
+
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,17 @@
+#pragma once
+/// @file
+/// `none`: what a slot holds whose part is absent, known at compile time.
+
+#include "slim/config.hpp"
+
+#include <type_traits>
+
+namespace slim::inline SLIM_ABI {
+
+/// Using a slot of this type does not compile.
+struct none {};
+
+template <class T>
+inline constexpr bool is_none = std::is_same_v<T, none>;
+
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,270 @@
+#pragma once
+/// @file
+/// `joint_slr`: W ~ S + (L R)^T with S in a set of sparse and/or quantized matrices and L R of low rank, solved together under
+/// the curvature H of the layer's output error. SLiM (arXiv 2410.09615) solves one after the other under a diagonal; CALDERA
+/// (arXiv 2405.18886) alternates for dense codes; this is the loop with every known improvement, each of which can be switched
+/// off (design: slim_method.md, section 4):
+///
+///  1. (L, R) from W itself, the best part of rank r, before anything is rounded;
+///  2. alternate: S by error feedback on W - (L R)^T, under H without the directions that L will absorb; (L, R) exact;
+///  3. descend on codes (six patterns of a 2:4 group) and refit steps;
+///  4. quantized adapters: rounded with error feedback, then S once more around them, so that S ends last;
+///  5. never worse than SLiM's own solution in the same set: measured, retried with more damping, replaced, and noted.
+
+#include "slim/adapters/exact_lora.hpp"
+#include "slim/calibration/output_error.hpp"
+#include "slim/joint/feedback_adapter.hpp"
+#include "slim/joint/obs_compressor.hpp"
+
+namespace slim::inline SLIM_ABI {
+
+/// Where the alternation begins.
+enum class low_rank_start {
+  weight, ///< (L, R) is the best low-rank part of W
+  error,  ///< (L, R) repairs S found without it
+};
+
+struct joint_config {
+  adapter_rank rank = {};
+  adapter_format stored = {};
+  double damping = 0.1; ///< of the mean diagonal of H
+  int iterations = 10;  ///< of the alternation
+  int descents = 2;     ///< rounds of descent and refit after it
+  low_rank_start start = low_rank_start::weight;
+  bool down_date = true;           ///< feedback under H without the directions of L
+  double down_date_damping = 0.02; ///< of the mean diagonal of H
+  svd_method method = svd_method::truncated;
+  bool guard = true; ///< compare with SLiM's solution
+
+  friend bool operator==(joint_config const&, joint_config const&) = default;
+};
+
+/// CALDERA's loop: the same alternation without the other's ideas, on any set.
+[[nodiscard]] inline joint_config alternating_config(adapter_rank rank = {}, adapter_format stored = {}) {
+  return {.rank = rank,
+          .stored = stored,
+          .damping = 0.01,
+          .iterations = 5,
+          .descents = 0,
+          .start = low_rank_start::error,
+          .down_date = false};
+}
+
+/// Each iteration costs about 2 d_in^3 / 3 + 3 d_out d_in^2 multiply-adds and a truncated decomposition.
+///
+/// **Numerics** float, energies in double. Bits do not depend on the executor.
+template <sweepable Set>
+class joint_slr {
+public:
+  using point = typename Set::point;
+  using mask_type = typename Set::mask_type;
+  using result = joint_result<mask_type, integer_codes, adapter>;
+
+  /// @throws config_error on a negative count or a damping that is not positive.
+  explicit joint_slr(Set set, joint_config config = {}) : set_(std::move(set)), config_(config) {
+    (void)config.rank.of(1, 1);
+    if (!(config.damping > 0.0) || !(config.down_date_damping > 0.0) || config.iterations < 1 || config.descents < 0)
+      throw config_error(message("joint_slr: damping ", config.damping, ", down_date_damping ", config.down_date_damping,
+                                 ", iterations ", config.iterations, ", descents ", config.descents,
+                                 "; needed are > 0, > 0, >= 1 and >= 0"));
+  }
+
+  [[nodiscard]] joint_config const& config() const noexcept { return config_; }
+
+  /// @throws shape_error if W and the calibration disagree on d_in; config_error before the first token.
+  template <std::same_as<float> T>
+  [[nodiscard]] result compress(matrix_view<T const> w, calibration const& seen, context const& ctx = {}) const {
+    require_channels(seen, w.cols(), "joint_slr");
+    if (!config_.guard) return solve(w, seen, config_.damping, ctx);
+    result plain = slim_solution(w, seen, ctx);
+    double const bar = judged(w, plain, seen, ctx);
+    std::vector<std::string> notes;
+    for (double const damping : {config_.damping, 10 * config_.damping}) {
+      result found = solve(w, seen, damping, ctx);
+      if (judged(w, found, seen, ctx) <= bar) {
+        found.notes.insert(found.notes.begin(), notes.begin(), notes.end());
+        return found;
+      }
+      notes.push_back(message("joint solution at damping ", damping, " was worse than SLiM's"));
+    }
+    notes.push_back("SLiM's solution taken instead");
+    plain.notes.insert(plain.notes.begin(), notes.begin(), notes.end());
+    return plain;
+  }
+
+  [[nodiscard]] std::string describe() const {
+    return message(config_.down_date ? "joint " : "alternating ", set_.describe(), " + low rank, ",
+                   slim::describe(config_.rank), ", ", slim::describe(config_.stored), ", ", config_.iterations,
+                   " iterations, damping ", config_.damping);
+  }
+
+private:
+  /// Everything about one layer that does not change between iterations.
+  struct layer {
+    matrix_view<float const> w;
+    calibration const& seen;
+    context const& ctx;
+    matrix<float> h;
+    matrix<float> root; ///< C lower, H = C C^T
+    double mean_diagonal = 0;
+    index_t rank = 0;
+  };
+
+  template <class T>
+  [[nodiscard]] layer prepare(matrix_view<T const> w, calibration const& seen, double damping, context const& ctx) const {
+    layer one{w, seen, ctx, curvature(seen, damping), {}, 0.0, config_.rank.of(w.rows(), w.cols())};
+    one.root = one.h;
+    if (!cholesky_inplace(one.root.view(), ctx))
+      throw nonfinite_error("joint_slr: the damped Gram matrix is not positive definite; raise the damping");
+    for (index_t j = 0; j < w.cols(); ++j)
+      one.mean_diagonal += static_cast<double>(one.h(j, j)) / static_cast<double>(w.cols());
+    return one;
+  }
+
+  [[nodiscard]] static matrix<float> without(matrix_view<float const> w, adapter const& low, context const& ctx) {
+    matrix<float> rest(w);
+    low.subtract_from(rest.view(), ctx);
+    return rest;
+  }
+  [[nodiscard]] static matrix<float> without(matrix_view<float const> w, point const& p, context const& ctx) {
+    matrix<float> rest = p.values(ctx);
+    for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] = w.data()[k] - rest.data()[k];
+    return rest;
+  }
+
+  template <class T>
+  [[nodiscard]] adapter fit(layer const& one, point const& p) const {
+    return output_optimal_adapter<T>(matrix_view<T const>(without(one.w, p, one.ctx).view()), one.root.view(), one.rank,
+                                     config_.method, one.ctx);
+  }
+
+  [[nodiscard]] double error_of(layer const& one, point const& p, adapter const& low) const {
+    matrix<float> rest = without(one.w, p, one.ctx);
+    low.subtract_from(rest.view(), one.ctx);
+    return energy_under(rest.view(), one.h.view(), one.ctx);
+  }
+
+  /// S around (L, R) by error feedback, under the curvature that (L, R) leaves if it will be fitted again.
+  void sweep(layer const& one, point& p, adapter const& low, bool refitted, std::vector<std::string>& notes) const {
+    matrix<float> h = one.h;
+    if (refitted && config_.down_date) {
+      h = without_directions(one.h.view(), low.left.view(), one.ctx);
+      for (index_t j = 0; j < h.rows(); ++j) h(j, j) += static_cast<float>(config_.down_date_damping * one.mean_diagonal);
+    }
+    auto const factor = factor_for_feedback(h.view(), one.ctx);
+    detail::note_damping(notes, factor);
+    set_.sweep(without(one.w, low, one.ctx).view(), factor.upper.view(), p, one.ctx);
+  }
+
+  void descend(layer const& one, point& p, adapter const& low) const {
+    matrix<float> const v = without(one.w, low, one.ctx);
+    set_.refine(v.view(), one.h.view(), p, one.ctx);
+    set_.refit(v.view(), one.h.view(), p, one.ctx);
+  }
+
+  template <class T>
+  [[nodiscard]] result solve(matrix_view<T const> w, calibration const& seen, double damping, context const& ctx) const {
+    layer const one = prepare(w, seen, damping, ctx);
+    std::vector<std::string> notes;
+    std::vector<double> objective;
+    double const reference = energy_under(w, one.h.view(), ctx);
+    auto const record = [&](double energy) { objective.push_back(reference > 0.0 ? std::sqrt(energy / reference) : 0.0); };
+
+    adapter low = empty_adapter(w.cols(), w.rows());
+    if (config_.start == low_rank_start::weight)
+      low = output_optimal_adapter<T>(w, one.root.view(), one.rank, config_.method, ctx);
+    point p = set_.start(without(w, low, ctx).view(), seen, ctx);
+    point best = p;
+    adapter best_low = low;
+    double least = std::numeric_limits<double>::infinity();
+    for (int k = 0; k < config_.iterations; ++k) {
+      sweep(one, p, low, one.rank > 0, notes);
+      low = fit<T>(one, p);
+      double const energy = error_of(one, p, low);
+      record(energy);
+      if (energy < least) {
+        least = energy;
+        best = p;
+        best_low = low;
+      }
+      if (one.rank == 0) break; // nothing to alternate with
+    }
+    p = std::move(best);
+    low = std::move(best_low);
+    for (int k = 0; k < config_.descents; ++k) {
+      descend(one, p, low);
+      low = fit<T>(one, p);
+    }
+    if (config_.stored.bits > 0)
+      quantize_around(one, p, low, notes);
+    else
+      store_around(one, p, low);
+    record(error_of(one, p, low));
+    return {p.values(ctx), std::move(p.kept), std::move(p.codes), std::move(low), std::move(objective), std::move(notes)};
+  }
+
+  /// (L, R) as stored, and S around it.
+  void store_around(layer const& one, point& p, adapter& low) const {
+    round_factors(low, config_.stored.format);
+    if (config_.descents > 0) descend(one, p, low);
+  }
+
+  /// The same for codes, which may move (L, R) so far that S is better found again.
+  void quantize_around(layer const& one, point& p, adapter& low, std::vector<std::string>& notes) const {
+    if (one.rank > 0) {
+      matrix<float> const e = without(one.w, p, one.ctx);
+      auto const factor = factor_for_feedback(one.h.view(), one.ctx);
+      low = round_with_feedback(std::move(low), e.view(), one.h.view(), factor.upper.view(), config_.stored, one.ctx);
+    }
+    point swept = p;
+    sweep(one, swept, low, false, notes);
+    for (int k = 0; k < config_.descents; ++k) {
+      descend(one, swept, low);
+      descend(one, p, low);
+    }
+    if (error_of(one, swept, low) < error_of(one, p, low)) p = std::move(swept); // 4 bits; at 8 bits S is better left alone
+  }
+
+  /// SLiM in the same set: Wanda's mask, codes to nearest, (L, R) by mean |x|, its codes by least error without feedback.
+  template <class T>
+  [[nodiscard]] result slim_solution(matrix_view<T const> w, calibration const& seen, context const& ctx) const {
+    point p = set_.start(w, seen, ctx);
+    matrix<T> const e = without(w, p, ctx);
+    adapter low = slim_lora({.rank = config_.rank, .method = config_.method}).solve(matrix_view<T const>(e.view()), seen, ctx);
+    if (config_.stored.bits == 0)
+      round_factors(low, config_.stored.format);
+    else if (low.rank() > 0)
+      round_plainly(low, ctx);
+    return {p.values(ctx), std::move(p.kept), std::move(p.codes), std::move(low), {}, {}};
+  }
+
+  void round_plainly(adapter& low, context const& ctx) const {
+    absmax_quantizer const rounding({.bits = config_.stored.bits,
+                                     .block = per_column_group(config_.stored.group),
+                                     .scale_format = config_.stored.scale_format});
+    auto const round = [&](matrix<float>& factor) {
+      auto codes = rounding.quantize(factor.view(), calibration(factor.cols()), ctx);
+      codes.dequantize_into(factor.view(), ctx);
+      return codes;
+    };
+    low.left_codes = round(low.left);
+    low.right_codes = round(low.right);
+  }
+
+  /// What decides between solutions: the output error on tokens held out, if there are any, else on the calibration.
+  template <class T>
+  [[nodiscard]] static double judged(matrix_view<T const> w, result const& r, calibration const& seen, context const& ctx) {
+    matrix<float> rest(w);
+    for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] -= r.weights.data()[k];
+    r.low_rank.subtract_from(rest.view(), ctx);
+    return output_energy(rest.view(), seen.held_out() ? *seen.held_out() : seen, ctx);
+  }
+
+  Set set_;
+  joint_config config_;
+};
+
+static_assert(joint_compressor<joint_slr<quantized_set<dense_pattern>>> &&
+              joint_compressor<joint_slr<quantized_set<nm_pattern<2, 4>>>>);
+
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,108 @@
+#pragma once
+/// @file
+/// One sweep of error feedback: GPTQ/OPTQ (arXiv 2210.17323) over dense codes, SparseGPT with joint quantization
+/// (arXiv 2301.00774, section 3.4) over sparse ones, SparseGPT alone where there are no codes.
+
+#include "slim/calibration/curvature.hpp"
+#include "slim/joint/feedback_factor.hpp"
+#include "slim/joint/joint_compressor.hpp"
+#include "slim/joint/quantized_set.hpp"
+
+#include <numeric>
+
+namespace slim::inline SLIM_ABI {
+
+struct obs_config {
+  double damping = 0.01; ///< of the mean diagonal of H
+  /// Input channels with the largest H_jj first (GPTQ's act-order), 2:4 groups as a whole by the sum of theirs. Steps are then
+  /// fitted before the sweep.
+  bool act_order = false;
+  /// Per-group steps are fitted again when the sweep reaches their group, to the weights as they are by then, as GPTQ does.
+  bool refit_groups = false;
+  int descents = 0; ///< sweeps of coordinate descent, each with refitted steps, after the feedback
+
+  friend bool operator==(obs_config const&, obs_config const&) = default;
+};
+
+namespace detail {
+
+/// Columns by descending diagonal of H, groups of m together; ties keep their order.
+[[nodiscard]] inline std::vector<index_t> activation_order(matrix_view<float const> h, index_t m) {
+  index_t const n = h.rows(), groups = n / m; // a ragged last group stays last
+  std::vector<double> weight(static_cast<std::size_t>(groups));
+  for (index_t g = 0; g < groups; ++g)
+    for (index_t j = g * m; j < (g + 1) * m; ++j) weight[static_cast<std::size_t>(g)] += static_cast<double>(h(j, j));
+  std::vector<index_t> by_weight(static_cast<std::size_t>(groups));
+  std::iota(by_weight.begin(), by_weight.end(), index_t{0});
+  std::stable_sort(by_weight.begin(), by_weight.end(), [&](index_t a, index_t b) {
+    return weight[static_cast<std::size_t>(a)] > weight[static_cast<std::size_t>(b)];
+  });
+  std::vector<index_t> order;
+  for (index_t g : by_weight)
+    for (index_t j = g * m; j < (g + 1) * m; ++j) order.push_back(j);
+  for (index_t j = groups * m; j < n; ++j) order.push_back(j);
+  return order;
+}
+
+[[nodiscard]] inline matrix<float> permuted(matrix_view<float const> h, std::span<index_t const> order) {
+  matrix<float> out(h.rows(), h.cols());
+  for (index_t i = 0; i < h.rows(); ++i)
+    for (index_t j = 0; j < h.cols(); ++j)
+      out(i, j) = h(order[static_cast<std::size_t>(i)], order[static_cast<std::size_t>(j)]);
+  return out;
+}
+
+inline void note_damping(std::vector<std::string>& notes, feedback_factor const& factor) {
+  if (factor.damping > 0.0)
+    notes.push_back(message("H not positive definite: damping raised by ", factor.damping, " of its mean diagonal"));
+}
+
+} // namespace detail
+
+/// Error feedback into any quantized_set. 2 d_in^3 / 3 + d_out d_in^2 / 2 multiply-adds.
+template <class Pattern>
+class obs_compressor {
+public:
+  using set_type = quantized_set<Pattern>;
+
+  /// @throws config_error if the damping is not positive.
+  explicit obs_compressor(set_type set, obs_config config = {}) : set_(std::move(set)), config_(config) {
+    if (!(config.damping > 0.0)) throw config_error(message("obs_compressor: damping ", config.damping, ", needed is > 0"));
+  }
+
+  /// @throws shape_error if W and the calibration disagree on d_in; config_error before the first token.
+  template <std::same_as<float> T>
+  [[nodiscard]] joint_result<typename set_type::mask_type, integer_codes>
+  compress(matrix_view<T const> w, calibration const& seen, context const& ctx = {}) const {
+    require_channels(seen, w.cols(), "obs_compressor");
+    matrix<T> const h = curvature(seen, config_.damping);
+    auto p = set_.start(w, seen, ctx);
+    joint_result<typename set_type::mask_type, integer_codes> out{{}, p.kept, p.codes, {}, {}, {}};
+    auto const order = config_.act_order ? detail::activation_order(h.view(), set_.group()) : std::vector<index_t>();
+    auto const factor = factor_for_feedback(order.empty() ? h.view() : detail::permuted(h.view(), order).view(), ctx);
+    detail::note_damping(out.notes, factor);
+    set_.sweep(w, factor.upper.view(), p, ctx, {.order = order, .refit_groups = config_.refit_groups});
+    for (int k = 0; k < config_.descents; ++k) {
+      set_.refine(w, h.view(), p, ctx);
+      set_.refit(w, h.view(), p, ctx);
+    }
+    out.weights = p.values(ctx);
+    out.kept = std::move(p.kept);
+    out.codes = std::move(p.codes);
+    return out;
+  }
+
+  [[nodiscard]] std::string describe() const {
+    return message("error feedback, ", set_.describe(), ", damping ", config_.damping, config_.act_order ? ", act-order" : "",
+                   config_.refit_groups ? ", steps refitted on the way" : "",
+                   config_.descents > 0 ? message(", ", config_.descents, " sweeps of descent") : "");
+  }
+
+private:
+  set_type set_;
+  obs_config config_;
+};
+
+static_assert(joint_compressor<obs_compressor<dense_pattern>> && joint_compressor<obs_compressor<nm_pattern<2, 4>>>);
+
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,120 @@
+#pragma once
+/// @file
+/// Laws of a joint compressor and of a set that solvers sweep over.
+
+#include "slim/calibration/curvature.hpp"
+#include "slim/joint/feedback_factor.hpp"
+#include "slim/joint/quantized_set.hpp"
+#include "slim/testing/low_rank_solver_laws.hpp"
+#include "slim/testing/pruner_laws.hpp"
+#include "slim/testing/quantizer_laws.hpp"
+
+namespace slim::inline SLIM_ABI {
+namespace testing {
+
+namespace detail {
+
+template <class Mask, class Codes, class Adapter>
+[[nodiscard]] bool same_result(joint_result<Mask, Codes, Adapter> const& a, joint_result<Mask, Codes, Adapter> const& b) {
+  bool same = same_bits(a.weights, b.weights) && a.objective == b.objective && a.notes == b.notes;
+  if constexpr (!is_none<Mask>) same = same && a.kept == b.kept;
+  if constexpr (!is_none<Codes>) same = same && same_bits(a.codes, b.codes);
+  if constexpr (!is_none<Adapter>) same = same && same_bits(a.low_rank, b.low_rank);
+  return same;
+}
+
+/// Weights are what mask and codes say, the mask keeps its pattern, codes fit in their bits.
+template <class Mask>
+void judge_point(collector& judge, matrix<float> const& weights, Mask const& kept, integer_codes const& codes) {
+  matrix<float> values(codes.rows(), codes.cols());
+  codes.dequantize_into(values.view());
+  if constexpr (!is_none<Mask>) {
+    std::string const group = broken_group(kept);
+    judge.expect(group.empty(), "the promised pattern holds in every group", group);
+    bool zero = true;
+    for (index_t i = 0; i < kept.rows(); ++i)
+      for (index_t j = 0; j < kept.cols(); ++j) zero = zero && (kept.kept(i, j) || values(i, j) == 0.0f);
+    judge.expect(zero, "codes of pruned weights stand for 0");
+  }
+  bool equal = true, inside = true;
+  for (index_t k = 0; k < values.size(); ++k) {
+    equal = equal && values.data()[k] == weights.data()[k];
+    inside = inside && codes.lowest() <= codes.codes.data()[k] && codes.codes.data()[k] <= codes.highest();
+  }
+  judge.expect(equal, "weights are what the codes say");
+  judge.expect(inside, "codes fit in their bits");
+  judge.expect(all_finite(values), "finite weights have finite values");
+}
+
+} // namespace detail
+
+/// Shapes fit; mask, codes and weights agree; everything is finite; the same every time and on every executor; W is not
+/// changed.
+template <joint_compressor J>
+[[nodiscard]] violations check_joint_compressor(J const& j, std::vector<named_matrix> const& matrices = hard_matrices()) {
+  violations broken;
+  for (named_matrix const& w : matrices)
+    for (named_calibration const& c : hard_calibrations(w.values.cols())) {
+      detail::collector judge(broken, message(w.name, "; ", c.name));
+      matrix<float> const before = w.values;
+      auto const run = [&](auto const& where) {
+        return j.compress(matrix_view<float const>(w.values.view()), c.seen, on(where));
+      };
+      auto const found = run(serial_executor{});
+      judge.expect(same_bits(w.values, before), "W is not changed");
+      if (!judge.expect(found.weights.rows() == before.rows() && found.weights.cols() == before.cols(),
+                        "the result has the shape of W"))
+        continue;
+      judge.expect(all_finite(found.weights), "finite weights have finite values");
+      if constexpr (std::same_as<decltype(found.codes), integer_codes>)
+        detail::judge_point(judge, found.weights, found.kept, found.codes);
+      if constexpr (std::same_as<decltype(found.low_rank), adapter>) {
+        judge.expect(found.low_rank.left.rows() == before.cols() && found.low_rank.right.cols() == before.rows(),
+                     "factors are (d_in x r) and (r x d_out)");
+        judge.expect(all_finite(found.low_rank.left) && all_finite(found.low_rank.right), "factors are finite");
+        detail::judge_storage(judge, found.low_rank);
+      }
+      judge.expect(detail::same_result(found, run(serial_executor{})), "the same twice");
+      judge.expect(detail::same_result(found, run(backwards_executor{})), "the same when tasks run backwards");
+      judge.expect(detail::same_result(found, run(thread_team_executor{})), "the same on several threads");
+    }
+  return broken;
+}
+
+/// Every element lies in the set; refine and refit never raise ||V - S||_H beyond rounding.
+template <sweepable S>
+[[nodiscard]] violations check_sweepable(S const& s, std::vector<named_matrix> const& matrices = hard_matrices()) {
+  violations broken;
+  for (named_matrix const& v : matrices)
+    for (named_calibration const& c : hard_calibrations(v.values.cols())) {
+      detail::collector judge(broken, message(v.name, "; ", c.name));
+      matrix_view<float const> const target = v.values.view();
+      matrix<float> const h = curvature(c.seen, 0.1);
+      auto const energy = [&](auto const& p) {
+        matrix<float> rest = p.values();
+        for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] = v.values.data()[k] - rest.data()[k];
+        return energy_under(rest.view(), h.view());
+      };
+      double const whole = energy_under(target, h.view());
+      auto p = s.start(target, c.seen, context{});
+      detail::judge_point(judge, p.values(), p.kept, p.codes);
+      s.sweep(target, factor_for_feedback(h.view()).upper.view(), p, context{});
+      detail::judge_point(judge, p.values(), p.kept, p.codes);
+      for (int round = 0; round < 2; ++round) {
+        double const before = energy(p);
+        s.refine(target, h.view(), p, context{});
+        double const refined = energy(p);
+        judge.expect(refined <= before * (1 + 1e-4) + 1e-6 * whole, "refine does not raise the error",
+                     message(refined / before));
+        s.refit(target, h.view(), p, context{});
+        double const refitted = energy(p);
+        judge.expect(refitted <= refined * (1 + 1e-4) + 1e-6 * whole, "refit does not raise the error",
+                     message(refitted / refined));
+        detail::judge_point(judge, p.values(), p.kept, p.codes);
+      }
+    }
+  return broken;
+}
+
+} // namespace testing
+} // namespace slim::inline SLIM_ABI

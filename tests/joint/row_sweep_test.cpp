@@ -1,0 +1,382 @@
+// Error feedback and descent against unblocked float64 versions written from the papers.
+#include "slim/joint/row_sweep.hpp"
+
+#include "slim/calibration/curvature.hpp"
+#include "slim/joint/feedback_factor.hpp"
+#include "slim/joint/obs_compressor.hpp"
+#include "slim/joint/step_fit.hpp"
+#include "slim/testing/executors.hpp"
+#include "slim/testing/hard_matrices.hpp"
+#include "slim/testing/same_bits.hpp"
+
+#include <Eigen/Cholesky>
+#include <Eigen/LU>
+
+#include <catch2/catch.hpp>
+
+using namespace slim;
+using namespace slim::testing;
+
+namespace {
+
+using square = Eigen::MatrixXd;
+
+square to_eigen(matrix_view<float const> a) {
+  square out(a.rows(), a.cols());
+  for (index_t i = 0; i < a.rows(); ++i)
+    for (index_t j = 0; j < a.cols(); ++j) out(i, j) = static_cast<double>(a(i, j));
+  return out;
+}
+
+/// Correlated activations with uneven channels.
+matrix<float> correlated_curvature(index_t n, std::uint64_t seed, double damping = 0.01) {
+  matrix<float> const mix = normal_matrix(n, n, seed, 0.3f);
+  matrix<float> x = normal_matrix(3 * n + 5, n, seed + 1), y(x.rows(), n);
+  gemm_into(x.view(), mix.view(), y.view());
+  for (index_t t = 0; t < y.rows(); ++t)
+    for (index_t j = 0; j < n; ++j)
+      y(t, j) = (y(t, j) + x(t, j)) * static_cast<float>(std::exp(0.5 * random_normal(seed, static_cast<std::uint64_t>(j))));
+  return curvature(observed(y, {.gram = true}), damping);
+}
+
+/// GPTQ and SparseGPT column by column with an explicit inverse, as in their papers (no factor, no blocks), in double.
+/// Returns the quantized matrix. `kept` is read, or with n of m chosen by (w^2 - (w - q)^2) / [H^-1]_jj.
+square reference_feedback(square w, square const& h, integer_codes const* codes, std::vector<index_t> const& order, index_t n,
+                          index_t m, std::vector<std::vector<bool>>& kept) {
+  auto const d = static_cast<index_t>(order.size());
+  auto const rounded = [&](index_t i, index_t j, double x) {
+    if (!codes) return x;
+    double const step = static_cast<double>(codes->scale_at(i, j));
+    double const zero = codes->zero_at(i, j);
+    return step == 0.0 ? 0.0 : step * std::clamp(std::nearbyint(x / step), codes->lowest() - zero, codes->highest() - zero);
+  };
+  square inverse = h.inverse();
+  for (index_t at = 0; at < d; ++at) {
+    index_t const j = order[static_cast<std::size_t>(at)];
+    if (m > 0 && at % m == 0) { // pivots of the columns of the group after those before them are gone
+      index_t const width = std::min(m, d - at);
+      std::vector<double> pivots;
+      square copy = inverse;
+      for (index_t k = 0; k < width; ++k) {
+        index_t const c = order[static_cast<std::size_t>(at + k)];
+        pivots.push_back(copy(c, c));
+        copy -= copy.col(c) * copy.row(c) / copy(c, c);
+      }
+      for (index_t i = 0; i < w.rows(); ++i) {
+        std::vector<std::pair<double, index_t>> gain;
+        for (index_t k = 0; k < width; ++k) {
+          index_t const c = order[static_cast<std::size_t>(at + k)];
+          double const x = w(i, c), error = codes ? x - rounded(i, c, x) : 0.0;
+          gain.push_back({-(x * x - error * error) / pivots[static_cast<std::size_t>(k)], k});
+        }
+        std::sort(gain.begin(), gain.end());
+        for (index_t k = 0; k < width; ++k)
+          kept[static_cast<std::size_t>(i)]
+              [static_cast<std::size_t>(order[static_cast<std::size_t>(at + gain[static_cast<std::size_t>(k)].second)])] =
+                  k < (width * n + m - 1) / m;
+      }
+    }
+    for (index_t i = 0; i < w.rows(); ++i) {
+      double const x = w(i, j);
+      double const q = kept[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)] ? rounded(i, j, x) : 0.0;
+      double const error = (x - q) / inverse(j, j);
+      for (index_t later = at + 1; later < d; ++later) {
+        index_t const c = order[static_cast<std::size_t>(later)];
+        w(i, c) -= error * inverse(j, c);
+      }
+      w(i, j) = q;
+    }
+    inverse -= inverse.col(j) * inverse.row(j) / inverse(j, j);
+  }
+  return w;
+}
+
+double loss(square const& w, square const& q, square const& h) { return ((w - q) * h * (w - q).transpose()).trace(); }
+
+std::vector<index_t> identity(index_t n) {
+  std::vector<index_t> order(static_cast<std::size_t>(n));
+  std::iota(order.begin(), order.end(), index_t{0});
+  return order;
+}
+
+struct sweep_case {
+  index_t rows, cols;
+  scale_block block;
+  int bits;
+  bool symmetric;
+};
+
+integer_codes fitted(matrix<float> const& w, sweep_case const& c) {
+  integer_codes codes(c.rows, c.cols, c.bits, c.block, number_format::fp16);
+  if (!c.symmetric) codes.zeros = matrix<std::int8_t>(codes.scales.rows(), codes.scales.cols());
+  fit_steps(codes, w.view(), step_rule::least_error);
+  return codes;
+}
+
+} // namespace
+
+TEST_CASE("the feedback factor is upper triangular and U^T U is the inverse of H") {
+  index_t const n = GENERATE(0, 1, 2, 5, 127, 128, 129, 300);
+  matrix<float> const h = n == 0 ? matrix<float>(0, 0) : correlated_curvature(n, 7);
+  auto const found = factor_for_feedback(h.view());
+  CHECK(found.damping == 0.0);
+  square const u = to_eigen(found.upper.view());
+  for (index_t i = 0; i < n; ++i)
+    for (index_t j = 0; j < i; ++j) REQUIRE(u(i, j) == 0.0);
+  if (n > 0)
+    CHECK((u.transpose() * u * to_eigen(h.view()) - square::Identity(n, n)).norm() < 2e-4 * std::sqrt(static_cast<double>(n)));
+}
+
+TEST_CASE("a curvature that is not positive definite is damped until it is, and the factor says so; NaN throws") {
+  matrix<float> h(6, 6);
+  for (index_t i = 0; i < 6; ++i)
+    for (index_t j = 0; j < 6; ++j) h(i, j) = i == j ? 1.0f : 1.001f;
+  auto const found = factor_for_feedback(h.view());
+  CHECK(found.damping > 0.0);
+  CHECK(found.damping <= 0.1);
+  h(2, 2) = std::numeric_limits<float>::quiet_NaN();
+  CHECK_THROWS_AS(factor_for_feedback(h.view()), nonfinite_error);
+  CHECK_THROWS_AS(factor_for_feedback(matrix<float>(2, 3).view()), shape_error);
+}
+
+TEST_CASE("the down-dated curvature is the least error over all multiples of the directions") {
+  index_t const n = GENERATE(3, 40, 150), r = GENERATE(0, 1, 3);
+  matrix<float> const h = correlated_curvature(n, 11);
+  matrix<float> p = normal_matrix(n, r, 12);
+  if (r == 3) // dependent directions, very different lengths
+    for (index_t j = 0; j < n; ++j) {
+      p(j, 2) = 2 * p(j, 0) - p(j, 1);
+      p(j, 1) *= 1e4f;
+    }
+  square const hd = to_eigen(h.view());
+  square expected = hd;
+  if (r > 0) {
+    square const q = to_eigen(p.view()).leftCols(std::min<index_t>(r, 2));
+    expected -= hd * q * (q.transpose() * hd * q).inverse() * q.transpose() * hd;
+  }
+  square const found = to_eigen(without_directions(h.view(), p.view()).view());
+  CHECK((found - expected).norm() <= 2e-4 * hd.norm());
+}
+
+TEST_CASE("error feedback loses what the unblocked float64 version loses, and almost everywhere picks its codes") {
+  auto const c = GENERATE(sweep_case{37, 150, per_channel, 4, true}, sweep_case{17, 300, per_group(32), 3, false},
+                          sweep_case{100, 64, per_tensor, 4, true}, sweep_case{1, 9, per_channel, 2, true},
+                          sweep_case{20, 131, per_group(128), 4, false});
+  index_t const m = GENERATE(0, 4, 3, 8);
+  bool const act_order = GENERATE(false, true);
+  index_t const n = m / 2;
+  matrix<float> const h = correlated_curvature(c.cols, 21), w = normal_matrix(c.rows, c.cols, 22, 0.02f);
+  integer_codes codes = fitted(w, c);
+  auto const order = act_order ? slim::detail::activation_order(h.view(), std::max<index_t>(m, 1)) : identity(c.cols);
+  std::vector<std::vector<bool>> kept(static_cast<std::size_t>(c.rows),
+                                      std::vector<bool>(static_cast<std::size_t>(c.cols), true));
+  square const expected = reference_feedback(to_eigen(w.view()), to_eigen(h.view()), &codes, order, n, m, kept);
+
+  matrix<float> found = w;
+  mask chosen(c.rows, c.cols, {n, m});
+  auto const factor = factor_for_feedback(slim::detail::permuted(h.view(), order).view());
+  feedback_options options{.choose = {n, m}};
+  if (act_order) options.order = order;
+  feed_back(found.view(), factor.upper.view(), &codes, m > 0 ? &chosen : nullptr, options);
+
+  square const q = to_eigen(found.view()), hd = to_eigen(h.view()), original = to_eigen(w.view());
+  CHECK(loss(original, q, hd) == Approx(loss(original, expected, hd)).epsilon(m == 0 ? 3e-3 : 2e-2));
+  CHECK(((q - expected).array().abs() > 1e-6).count() <= std::max<index_t>(1, c.rows * c.cols / (m == 0 ? 200 : 40)));
+  for (index_t i = 0; i < c.rows; ++i)
+    for (index_t j = 0; j < c.cols; ++j) REQUIRE(codes.value(i, j) == found(i, j));
+}
+
+TEST_CASE("pruning alone with feedback is SparseGPT: the unblocked float64 loss to 1e-4") {
+  index_t const rows = 23, cols = 140;
+  matrix<float> const h = correlated_curvature(cols, 31), w = normal_matrix(rows, cols, 32);
+  std::vector<std::vector<bool>> kept(rows, std::vector<bool>(cols, true));
+  square const expected = reference_feedback(to_eigen(w.view()), to_eigen(h.view()), nullptr, identity(cols), 2, 4, kept);
+  matrix<float> found = w;
+  mask chosen(rows, cols, {2, 4});
+  feed_back(found.view(), factor_for_feedback(h.view()).upper.view(), nullptr, &chosen, {.choose = {2, 4}});
+  square const hd = to_eigen(h.view()), original = to_eigen(w.view());
+  CHECK(loss(original, to_eigen(found.view()), hd) == Approx(loss(original, expected, hd)).epsilon(1e-4));
+  index_t different = 0;
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t j = 0; j < cols; ++j)
+      different += chosen.kept(i, j) != kept[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)];
+  CHECK(different == 0);
+}
+
+TEST_CASE("a share pruned on the way leaves the least harmful of every block of every row") {
+  index_t const rows = 5, cols = 200;
+  matrix<float> const h = correlated_curvature(cols, 41), w = normal_matrix(rows, cols, 42);
+  matrix<float> found = w;
+  mask chosen(rows, cols);
+  auto const u = factor_for_feedback(h.view()).upper;
+  feed_back(found.view(), u.view(), nullptr, &chosen, {.prune_share = 0.25});
+  for (index_t i = 0; i < rows; ++i) {
+    index_t first = 0, second = 0;
+    for (index_t j = 0; j < cols; ++j) (j < 128 ? first : second) += chosen.kept(i, j);
+    CHECK(first == 96);
+    CHECK(second == 54);
+    float worst_kept = 1e30f, best_pruned = 0; // the first block is judged on W itself
+    for (index_t j = 0; j < 128; ++j) {
+      float const harm = std::abs(w(i, j) / u(j, j));
+      if (chosen.kept(i, j))
+        worst_kept = std::min(worst_kept, harm);
+      else
+        best_pruned = std::max(best_pruned, harm);
+    }
+    CHECK(best_pruned <= worst_kept);
+  }
+}
+
+TEST_CASE("every instruction set and executor gives the sweep the same result, lanes of ragged tiles included") {
+  index_t const rows = GENERATE(1, 15, 16, 17, 113);
+  sweep_case const c{rows, 70, per_group(32), 4, true};
+  matrix<float> const h = correlated_curvature(70, 51), w = normal_matrix(rows, 70, 52);
+  auto const u = factor_for_feedback(h.view()).upper;
+  auto const run = [&](context const& ctx) {
+    integer_codes codes = fitted(w, c);
+    mask kept(rows, 70, {2, 4});
+    matrix<float> values = w;
+    feed_back(values.view(), u.view(), &codes, &kept, {.choose = {2, 4}}, ctx);
+    return std::pair(values, kept);
+  };
+  auto const serial = run(on(serial_executor{}));
+  CHECK(same_bits(serial.first, run(on(thread_team_executor{})).first));
+  CHECK(same_bits(serial.first, run(on(backwards_executor{})).first));
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t j = 0; j < 68; j += 4) {
+      int count = 0;
+      for (index_t k = 0; k < 4; ++k) count += serial.second.kept(i, j + k);
+      REQUIRE(count == 2);
+    }
+  context scalar;
+  scalar.simd = simd_level::scalar; // sums in another order: the loss agrees, single codes need not
+  square const original = to_eigen(w.view()), hd = to_eigen(h.view());
+  CHECK(loss(original, to_eigen(run(scalar).first.view()), hd) ==
+        Approx(loss(original, to_eigen(serial.first.view()), hd)).epsilon(0.02));
+}
+
+TEST_CASE("descent on single groups of 2:4 finds what trying everything finds, when columns hardly interact") {
+  index_t const rows = 40;
+  matrix<float> h(4, 4);
+  for (index_t i = 0; i < 4; ++i)
+    for (index_t j = 0; j < 4; ++j) h(i, j) = i == j ? 1.0f + 0.5f * static_cast<float>(i) : 0.02f;
+  matrix<float> const v = normal_matrix(rows, 4, 61);
+  integer_codes codes(rows, 4, 3, per_channel, number_format::fp32);
+  mask kept(rows, 4, {2, 4});
+  for (index_t i = 0; i < rows; ++i) {
+    codes.scales(i, 0) = 0.4f;
+    kept.keep(i, 0);
+    kept.keep(i, 3);
+  }
+  matrix<float> gradient(rows, 4);
+  gemm_into(v.view(), h.view(), gradient.view());
+  descend_codes(gradient.view(), h.view(), codes, &kept);
+  auto const energy = [&](index_t i, double const* s) {
+    double sum = 0;
+    for (index_t a = 0; a < 4; ++a)
+      for (index_t b = 0; b < 4; ++b)
+        sum += (static_cast<double>(v(i, a)) - s[a]) * static_cast<double>(h(a, b)) * (static_cast<double>(v(i, b)) - s[b]);
+    return sum;
+  };
+  for (index_t i = 0; i < rows; ++i) {
+    double best = 1e30;
+    for (int a = 0; a < 4; ++a)
+      for (int b = a + 1; b < 4; ++b)
+        for (int ca = -4; ca < 4; ++ca)
+          for (int cb = -4; cb < 4; ++cb) {
+            double s[4] = {};
+            s[a] = static_cast<double>(0.4f) * ca;
+            s[b] = static_cast<double>(0.4f) * cb;
+            best = std::min(best, energy(i, s));
+          }
+    double const found[4] = {static_cast<double>(codes.value(i, 0)), static_cast<double>(codes.value(i, 1)),
+                             static_cast<double>(codes.value(i, 2)), static_cast<double>(codes.value(i, 3))};
+    CHECK(energy(i, found) <= best * (1 + 1e-5) + 1e-9);
+    CHECK(kept.kept(i, 0) + kept.kept(i, 1) + kept.kept(i, 2) + kept.kept(i, 3) == 2);
+  }
+}
+
+TEST_CASE("descent never raises the loss, and returns the gradient of where it ended") {
+  index_t const m = GENERATE(0, 4, 8); // 8: the mask stays
+  index_t const rows = 50, cols = 150;
+  matrix<float> const h = correlated_curvature(cols, 71), w = normal_matrix(rows, cols, 72);
+  integer_codes codes = fitted(w, {rows, cols, per_group(32), 4, false});
+  mask kept(rows, cols, {m / 2, m});
+  matrix<float> values = w;
+  feed_back(values.view(), factor_for_feedback(h.view()).upper.view(), &codes, m > 0 ? &kept : nullptr, {.choose = {m / 2, m}});
+  square const original = to_eigen(w.view()), hd = to_eigen(h.view());
+  double before = loss(original, to_eigen(values.view()), hd);
+  for (int sweep = 0; sweep < 3; ++sweep) {
+    matrix<float> rest = w, gradient(rows, cols);
+    for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] -= values.data()[k];
+    gemm_into(rest.view(), h.view(), gradient.view());
+    descend_codes(gradient.view(), h.view(), codes, m > 0 ? &kept : nullptr);
+    codes.dequantize_into(values.view());
+    double const now = loss(original, to_eigen(values.view()), hd);
+    CHECK(now <= before * (1 + 1e-6));
+    if (sweep == 0) CHECK(now < 0.99 * before);
+    before = now;
+    square const expected = (original - to_eigen(values.view())) * hd;
+    CHECK((to_eigen(gradient.view()) - expected).norm() <= 1e-4 * (original * hd).norm());
+  }
+}
+
+TEST_CASE("fitted steps are the best of their candidates, by trying all in double") {
+  bool const symmetric = GENERATE(true, false);
+  sweep_case const c{19, 70, per_group(32), 3, symmetric};
+  matrix<float> const w = normal_matrix(c.rows, c.cols, 81);
+  integer_codes const codes = fitted(w, c);
+  auto const fractions = step_fractions(step_rule::least_error, symmetric);
+  double const top = symmetric ? codes.highest() : codes.highest() - codes.lowest();
+  for (index_t i = 0; i < c.rows; ++i)
+    for (index_t g = 0; g < 3; ++g) {
+      index_t const first = 32 * g, last = std::min<index_t>(70, first + 32);
+      double low = 0, high = 0;
+      for (index_t j = first; j < last; ++j) {
+        low = std::min(low, static_cast<double>(w(i, j)));
+        high = std::max(high, static_cast<double>(w(i, j)));
+      }
+      auto const error = [&](double step, double zero) {
+        double sum = 0;
+        for (index_t j = first; j < last; ++j) {
+          double const x = static_cast<double>(w(i, j));
+          double const level = symmetric ? std::clamp(std::nearbyint(x / step), -top - 1, top)
+                                         : std::clamp(std::nearbyint(x / step), -zero, top - zero);
+          sum += (x - level * step) * (x - level * step);
+        }
+        return sum;
+      };
+      double best = 1e30;
+      for (float const f : fractions) {
+        double const step = (symmetric ? std::max(-low, high) : high - low) * static_cast<double>(f) / top;
+        best = std::min(best, error(step, std::clamp(std::nearbyint(-low * static_cast<double>(f) / step), 0.0, top)));
+      }
+      double const zero = symmetric ? 0.0 : codes.zeros(i, g) - codes.lowest();
+      CHECK(error(static_cast<double>(codes.scales(i, g)), zero) <= best * 1.01);
+    }
+}
+
+TEST_CASE("refitted steps are the closed-form optimum for one scale, and never raise the loss for many") {
+  scale_block const block = GENERATE(per_tensor, per_channel, per_group(32), per_group(128));
+  index_t const rows = 21, cols = 150;
+  matrix<float> const h = correlated_curvature(cols, 91), w = normal_matrix(rows, cols, 92);
+  integer_codes codes = fitted(w, {rows, cols, block, 4, true});
+  codes.scale_format = number_format::fp32;
+  codes.encode(w.view());
+  for (index_t k = 0; k < codes.scales.size(); ++k) codes.scales.data()[k] *= 1.1f; // away from the optimum
+  square const original = to_eigen(w.view()), hd = to_eigen(h.view());
+  auto const values = [&] {
+    matrix<float> out(rows, cols);
+    codes.dequantize_into(out.view());
+    return to_eigen(out.view());
+  };
+  double const before = loss(original, values(), hd);
+  square const start = values();
+  refit_steps(codes, w.view(), h.view());
+  double const after = loss(original, values(), hd);
+  CHECK(after < before);
+  if (block == per_tensor) {
+    double const factor = (start * hd * original.transpose()).trace() / (start * hd * start.transpose()).trace();
+    CHECK(after == Approx(loss(original, factor * start, hd)).epsilon(1e-5));
+  }
+}
