@@ -8,11 +8,13 @@
 namespace slim_llm {
 
 struct text_tokens {
-  std::vector<int> calibration; ///< first tokens of the calibration text
+  std::vector<int> calibration; ///< tokens of the calibration text, those held out behind those fitted to
+  std::ptrdiff_t held_out = 0;  ///< how many are held out: as asked, or what the text has left
   std::vector<int> evaluation;  ///< last whole windows of the evaluation text
 };
 
-/// @throws input_error if a text cannot be read or is too short, or if both come from one file and would overlap.
-[[nodiscard]] text_tokens load_text_tokens(tokenizer const& words, text_options const& options);
+/// The `draw`-th stretch (from 1) of calibration and held-out tokens, and the evaluation tokens. @throws input_error if a text
+/// cannot be read or is too short, or if both come from one file and would overlap.
+[[nodiscard]] text_tokens load_text_tokens(tokenizer const& words, text_options const& options, std::ptrdiff_t draw = 1);
 
 } // namespace slim_llm

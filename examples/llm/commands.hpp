@@ -16,14 +16,24 @@ struct text_options {
   std::filesystem::path calib; ///< empty: the default text's first part
   std::filesystem::path text;  ///< empty: the default text's last part
   std::ptrdiff_t calib_tokens = 16384;
-  std::ptrdiff_t context = 1024;    ///< tokens per window, of calibration and of evaluation
-  std::ptrdiff_t max_tokens = 8192; ///< evaluated
+  std::ptrdiff_t held_out_tokens = 2048; ///< behind those: errors are measured on them, nothing is fitted to them
+  std::ptrdiff_t context = 1024;         ///< tokens per window, of calibration and of evaluation
+  std::ptrdiff_t max_tokens = 8192;      ///< evaluated
+};
+
+/// Ranks other than the recipe's own.
+struct rank_options {
+  std::string rank;    ///< "0.075", "32"; empty: the recipe's
+  std::string by_role; ///< "q=0.05,down=0.12"
+  double budget = 0;   ///< bits per weight of all linears together: ranks by greatest gain per bit; 0: no budget
 };
 
 struct compress_command {
   std::filesystem::path model, out, json, layers_csv;
   text_options text;
-  std::string recipe_name = "slim";
+  rank_options ranks;
+  std::string recipe_name; ///< empty: what `aim` names
+  std::string aim = "size";
   bool with_evaluation = true;
   void run() const;
 };
@@ -37,8 +47,12 @@ struct evaluate_command {
 };
 
 struct ablate_command {
-  std::filesystem::path model, json, csv, layers_csv;
+  std::filesystem::path model, json, csv, layers_csv, svg, compare_with;
   text_options text;
+  rank_options ranks;
+  std::ptrdiff_t draws = 1;      ///< calibration texts, one behind the other
+  std::ptrdiff_t first_draw = 1; ///< number of the first
+  std::string protocol = "windows";
   std::string recipes =
       "dense,absmax,slim-quant,magnitude-24,wanda-24,absmax-wanda,slim-quant-wanda,naive,l2qer,slim,slim-q,slim-o,"
       "magnitude-24@50,wanda-24@50,absmax-wanda@50,slim-quant-wanda@50,naive@50,l2qer@50,slim@50,slim-q@50,slim-o@50,slim@fp8";

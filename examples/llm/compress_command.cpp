@@ -3,6 +3,7 @@
 #include "export_model.hpp"
 #include "file_output.hpp"
 #include "progress_line.hpp"
+#include "rank_plan.hpp"
 #include "table.hpp"
 
 #include <nlohmann/json.hpp>
@@ -20,8 +21,10 @@ evaluation evaluate_with_progress(model const& m, text_tokens const& text, text_
 
 compression compress_with_progress(workspace& work, text_tokens const& text, recipe const& how, text_options const& options) {
   progress_line line("compressing with " + how.name, "block");
-  return compress_model(work.weights, text.calibration, how, {.context = options.context, .calib_tokens = options.calib_tokens},
-                        work.source_bits, {}, [&](index_t done, index_t total) { line.show(done, total); });
+  return compress_model(
+      work.weights, text.calibration, how,
+      {.context = options.context, .calib_tokens = options.calib_tokens, .held_out_tokens = options.held_out_tokens},
+      work.source_bits, {}, [&](index_t done, index_t total) { line.show(done, total); });
 }
 
 /// What the layers' codes, positions, scales and adapters would take, plus everything else as it is in the source.
@@ -37,19 +40,27 @@ void print_notes(std::vector<std::string> const& notes) {
 
 void print_next_steps(compress_command const& command) {
   std::string const model = command.model.string();
-  std::printf("\nWorth trying next:\n"
-              "  slim-llm compress %s --recipe slim-q@g128 --out smaller.gguf   # 4-bit adapters, finer weight scales\n"
-              "  slim-llm ablate %s --recipes dense,slim-quant-wanda,naive,slim,slim@50   # what each part is worth\n"
-              "  slim-llm eval %s --text YOUR_TEXT --context 1024   # on a text of yours\n",
-              model.c_str(), model.c_str(), command.out.string().c_str());
+  std::printf(
+      "\nWorth trying next:\n"
+      "  slim-llm compress %s --for speed --out sparse.gguf   # 2:4 sparsity in place of dense 3-bit codes\n"
+      "  slim-llm ablate %s --recipes dense,slim-q,eora,joint-q,int3-lr --svg frontier.svg   # what each part is worth\n"
+      "  slim-llm eval %s --text YOUR_TEXT --context 1024   # on a text of yours\n",
+      model.c_str(), model.c_str(), command.out.string().c_str());
+}
+
+std::string default_recipe(std::string const& aim) {
+  if (aim == "size") return "int3-lr";
+  if (aim == "speed") return "joint-q";
+  throw input_error("--for " + aim + ": possible are size (dense codes of few bits) and speed (2:4 sparsity)");
 }
 
 } // namespace
 
 void compress_command::run() const {
-  recipe const how = required(find_recipe(recipe_name));
+  recipe how = required(find_recipe(recipe_name.empty() ? default_recipe(aim) : recipe_name));
   workspace work(model);
   text_tokens const tokens = load_text_tokens(work.words, text);
+  plan_ranks(how, ranks, work.weights, tokens.calibration, text.context);
   auto const linear_weights = static_cast<double>(linear_weight_count(work.weights));
   std::printf("%s: %s, %td blocks, %.1f M weights in linear layers at %.2f bits\n", model.string().c_str(),
               work.weights.config.name.c_str(), work.weights.config.layers, linear_weights / 1e6, work.source_bits);
@@ -75,6 +86,7 @@ void compress_command::run() const {
   summary.add({"bytes, packed", readable_bytes(work.file.tensor_bytes()), readable_bytes(compact)});
   summary.add({"bytes of the file written now", "", readable_bytes(written)});
   summary.add({"mean layer output error", "0", fixed(cost.layer_error, 4)});
+  if (cost.held_out_error > 0) summary.add({"the same on tokens held out", "0", fixed(cost.held_out_error, 4)});
   summary.add({"seconds to compress", "", fixed(cost.seconds, 1)});
   summary.add({"peak memory", "", readable_bytes(peak_memory())});
   std::printf("\n%s", summary.text().c_str());
@@ -96,6 +108,7 @@ void compress_command::run() const {
                            {"packed_bytes", compact},
                            {"written_bytes", written},
                            {"layer_error", cost.layer_error},
+                           {"held_out_error", cost.held_out_error},
                            {"seconds", cost.seconds},
                            {"peak_bytes", peak_memory()},
                            {"calib_tokens", cost.calib_tokens},

@@ -1,5 +1,7 @@
 #include "evaluate.hpp"
 
+#include "slim/core/random.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <tuple>
@@ -64,6 +66,12 @@ double window_mean(forward_pass const& pass, matrix_view<float const> hidden, st
 
 } // namespace
 
+slim::result<protocol> find_protocol(std::string const& name) {
+  if (name == "windows") return protocol::windows;
+  if (name == "llama.cpp") return protocol::llama_cpp;
+  return slim::failure{"protocol '" + name + "' is not known; there are windows and llama.cpp"};
+}
+
 evaluation evaluate(model const& m, std::span<int const> tokens, evaluation_config const& config, context const& ctx,
                     progress const& report) {
   window_plan const plan = plan_windows(config, static_cast<index_t>(tokens.size()));
@@ -91,13 +99,24 @@ evaluation evaluate(model const& m, std::span<int const> tokens, evaluation_conf
   return out;
 }
 
-paired_difference compare(evaluation const& a, evaluation const& b) {
-  if (a.window_nll.size() != b.window_nll.size() || a.window_nll.empty())
-    throw slim::shape_error(slim::message("compare: ", a.window_nll.size(), " and ", b.window_nll.size(), " windows"));
-  std::vector<double> difference(a.window_nll.size());
-  for (std::size_t i = 0; i < difference.size(); ++i) difference[i] = a.window_nll[i] - b.window_nll[i];
+paired_difference compare(evaluation const& a, evaluation const& b) { return compare(a.window_nll, b.window_nll); }
+
+paired_difference compare(std::vector<double> const& a, std::vector<double> const& b) {
+  if (a.size() != b.size() || a.empty())
+    throw slim::shape_error(slim::message("compare: ", a.size(), " and ", b.size(), " windows"));
+  std::vector<double> difference(a.size());
+  for (std::size_t i = 0; i < difference.size(); ++i) difference[i] = a[i] - b[i];
+  constexpr std::size_t resamples = 2000;
+  std::vector<double> means;
+  for (std::size_t k = 0; k < resamples; ++k) {
+    double sum = 0;
+    for (std::size_t i = 0; i < difference.size(); ++i)
+      sum += difference[slim::random_bits(95, k * difference.size() + i) % difference.size()];
+    means.push_back(sum / static_cast<double>(difference.size()));
+  }
+  std::sort(means.begin(), means.end());
   auto const [mean, standard_error] = mean_and_standard_error(difference);
-  return {mean, standard_error};
+  return {mean, standard_error, means[resamples / 40], means[resamples - 1 - resamples / 40]};
 }
 
 } // namespace slim_llm

@@ -4,7 +4,9 @@
 
 #include "forward.hpp"
 
-#include <optional>
+#include "slim/core/result.hpp"
+
+#include <string>
 
 namespace slim_llm {
 
@@ -14,6 +16,9 @@ enum class protocol {
   llama_cpp, ///< llama-perplexity: the same windows, only targets context / 2 + 1 .. context - 1; BOS replaces the first token
              ///< of a window if the file asks for it
 };
+
+/// "windows" or "llama.cpp".
+[[nodiscard]] slim::result<protocol> find_protocol(std::string const& name);
 
 struct evaluation_config {
   index_t context = 2048; ///< tokens per window
@@ -40,11 +45,15 @@ using progress = std::function<void(index_t done, index_t total)>;
 [[nodiscard]] evaluation evaluate(model const& m, std::span<int const> tokens, evaluation_config const& config,
                                   context const& ctx = {}, progress const& report = {});
 
-/// Mean of a.window_nll - b.window_nll and its standard error, windows paired. @throws slim::shape_error if counts differ.
+/// Mean of a.window_nll - b.window_nll over paired windows, its standard error, and the middle 95% of the means of 2000
+/// resamples of the windows (Efron's percentile bootstrap, seed fixed).
 struct paired_difference {
   double mean = 0;
   double standard_error = 0;
+  double low = 0, high = 0;
 };
+/// @throws slim::shape_error if counts differ or there are no windows.
 [[nodiscard]] paired_difference compare(evaluation const& a, evaluation const& b);
+[[nodiscard]] paired_difference compare(std::vector<double> const& a, std::vector<double> const& b);
 
 } // namespace slim_llm

@@ -33,16 +33,13 @@ void set_inputs(model& m, std::string const& inputs) {
 } // namespace
 
 void evaluate_command::run() const {
-  bool const like_llama = protocol == "llama.cpp";
-  if (!like_llama && protocol != "windows") throw input_error("--protocol " + protocol + ": possible are windows, llama.cpp");
+  auto const chosen = required(find_protocol(protocol));
   workspace work(model);
   set_inputs(work.weights, inputs);
-  auto tokens = tokens_of(work.words, text, like_llama);
+  auto tokens = tokens_of(work.words, text, chosen == slim_llm::protocol::llama_cpp);
   if (auto const wanted = static_cast<std::size_t>(max_tokens); last && max_tokens > 0 && tokens.size() > wanted)
     tokens.erase(tokens.begin(), tokens.end() - max_tokens);
-  evaluation_config const config{.context = context,
-                                 .max_tokens = max_tokens,
-                                 .protocol = like_llama ? slim_llm::protocol::llama_cpp : slim_llm::protocol::windows};
+  evaluation_config const config{.context = context, .max_tokens = max_tokens, .protocol = chosen};
   evaluation found;
   {
     progress_line line("evaluating", "window");

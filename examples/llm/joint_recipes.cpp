@@ -119,6 +119,7 @@ recipe make_joint_recipe(std::string const& name, std::string const& base, modif
   recipe made;
   made.name = name;
   made.rank = m.rank.value_or(slim::adapter_rank{.ratio = r.rank_ratio});
+  if (r.rank_ratio > 0.0) made.stored = slim::adapter_format{.bits = r.adapter_bits};
   made.towards_dense = aims_at_dense(r, m);
   made.round_input = m.round_input;
   made.chain = [r, m](slim::adapter_rank rank) { return chain_of(r, m, rank); };

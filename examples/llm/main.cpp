@@ -21,8 +21,17 @@ void add_text_options(CLI::App& command, text_options& text) {
                      "text to calibrate on, from its beginning (default: Debian's jargon file, first part)");
   command.add_option("--text", text.text, "text to evaluate on, its last tokens (default: the jargon file, last part)");
   command.add_option("--calib-tokens", text.calib_tokens, "tokens to calibrate on")->capture_default_str();
+  command.add_option("--held-out-tokens", text.held_out_tokens, "tokens behind those: measured on, not fitted to")
+      ->capture_default_str();
   command.add_option("--context", text.context, "tokens per window")->capture_default_str();
   command.add_option("--max-tokens", text.max_tokens, "tokens to evaluate on")->capture_default_str();
+}
+
+void add_rank_options(CLI::App& command, rank_options& ranks) {
+  command.add_option("--rank", ranks.rank, "rank of the adapters: a ratio below 1, or a number (default: the recipe's)");
+  command.add_option("--rank-by-role", ranks.by_role, "ranks by role, e.g. q=0.05,k=0.05,down=0.12");
+  command.add_option("--rank-budget", ranks.budget,
+                     "bits per weight of all linears: each layer gets the rank that its share of the bits is worth");
 }
 
 template <class Command>
@@ -50,8 +59,10 @@ int main(int argc, char** argv) {
   auto* sub = add_command(app, "compress", "compress a model and write it", compress);
   add_model(sub, compress);
   sub->add_option("--out", compress.out, "where to write the compressed model")->required();
-  sub->add_option("--recipe", compress.recipe_name, "what to do; `slim-llm recipes` lists what there is")
+  sub->add_option("--recipe", compress.recipe_name, "what to do; `slim-llm recipes` lists what there is (default: by --for)");
+  sub->add_option("--for", compress.aim, "what the model should be good at: size (dense 3 bit) or speed (2:4 sparsity)")
       ->capture_default_str();
+  add_rank_options(*sub, compress.ranks);
   sub->add_option("--layers-csv", compress.layers_csv, "also write what every step did to every layer");
   sub->add_flag("!--no-eval", compress.with_evaluation, "do not measure perplexity");
   add_text_options(*sub, compress.text);
@@ -76,6 +87,13 @@ int main(int argc, char** argv) {
   sub->add_option("--recipes", ablate.recipes, "names, separated by commas")->capture_default_str();
   sub->add_option("--against", ablate.against, "also compare every recipe with this one, windows paired");
   sub->add_option("--csv", ablate.csv, "also write the table as CSV");
+  sub->add_option("--draws", ablate.draws, "calibration draws, one behind the other in the text; means are shown")
+      ->capture_default_str();
+  sub->add_option("--first-draw", ablate.first_draw, "number of the first draw")->capture_default_str();
+  sub->add_option("--protocol", ablate.protocol, "windows (GPTQ, SLiM) or llama.cpp (llama-perplexity)")->capture_default_str();
+  sub->add_option("--svg", ablate.svg, "also draw excess NLL against bits, with the frontier");
+  sub->add_option("--compare-with", ablate.compare_with, "points from elsewhere for the picture: a CSV of label,bits,excess");
+  add_rank_options(*sub, ablate.ranks);
   sub->add_option("--layers-csv", ablate.layers_csv,
                   "also write a CSV per recipe with every layer and step; the recipe's name is appended");
   add_text_options(*sub, ablate.text);

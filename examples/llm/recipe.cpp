@@ -204,6 +204,8 @@ recipe assemble_recipe(std::string const& name, base_recipe const& base, modifie
   recipe made;
   made.name = name;
   made.rank = m.rank.value_or(slim::adapter_rank{});
+  if (base.adapter != adapter_kind::none)
+    made.stored = slim::adapter_format{.bits = base.adapter == adapter_kind::slim_4bit ? 4 : 0};
   made.round_input = m.round_input;
   auto const quantizer = quantizer_of(base, m);
   auto const pruner = pruner_of(base, m);

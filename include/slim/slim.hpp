@@ -5,6 +5,7 @@
 
 #include "slim/adapters/exact_lora.hpp"
 #include "slim/adapters/quantized_adapter.hpp"
+#include "slim/adapters/rank_budget.hpp"
 #include "slim/adapters/saliency_lora.hpp"
 #include "slim/adapters/sparse_adapter.hpp"
 #include "slim/calibration/calibration.hpp"

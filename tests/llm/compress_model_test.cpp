@@ -1,5 +1,6 @@
 #include "compress_model.hpp"
 #include "random_model.hpp"
+#include "rank_plan.hpp"
 
 #include "slim/slim.hpp"
 #include "slim/testing/executors.hpp"
@@ -34,7 +35,8 @@ TEST_CASE("a compressed model is the same bit for bit on 1, 2 and 4 threads, a u
     (void)compress_model(m, ids, named(name), windows_of_8, 32, ctx);
     return all_weights(m);
   };
-  for (char const* name : {"slim", "slim-q@g16", "slim-o@50", "l2qer@channel"}) {
+  for (char const* name :
+       {"slim", "slim-q@g16", "slim-o@50", "l2qer@channel", "slim-repo", "eora", "joint-q@g16", "int3-lr@g16@r2"}) {
     auto const expected = weights_on(slim::serial_executor{}, name);
     CHECK(weights_on(slim::testing::thread_team_executor{2}, name) == expected);
     CHECK(weights_on(slim::testing::thread_team_executor{4}, name) == expected);
@@ -58,7 +60,7 @@ TEST_CASE("every layer is calibrated on what the compressed layers before it mak
   auto const compress = [&](linear& l, matrix<float> const& x) {
     slim::calibration seen(l.d_in(), {.gram = true});
     for (index_t w = 0; w < 5; ++w) seen.observe(matrix_view<float const>(x.view()).middle_rows(8 * w, 8));
-    l.weight = slim::decompress(how.chain->compress(l.weight.view(), seen));
+    l.weight = slim::decompress(how.chain(how.rank).compress(l.weight.view(), seen));
   };
   for (block& b : other.blocks) {
     auto const x = pass.attention_input(b, hidden);
@@ -122,6 +124,62 @@ TEST_CASE("a recipe's name says what is wrong with it") {
   CHECK(find_recipe("absmax@50").why().find("prunes nothing") != std::string::npos);
   CHECK(find_recipe("wanda-24@channel").why().find("quantizes nothing") != std::string::npos);
   CHECK(find_recipes("slim,,dense").why().find("recipe ''") != std::string::npos);
+  CHECK(find_recipe("gptq-int4@r0.1").why().find("has no adapter") != std::string::npos);
+  CHECK(find_recipe("slim@no-target").why().find("aims at the weights anyway") != std::string::npos);
+  CHECK(find_recipe("slim@r1.5").why().find("modifier @r1.5 is not known") != std::string::npos);
   for (auto const& base : base_recipes()) CHECK(find_recipe(base.name).has_value());
   CHECK(find_recipes("slim-q@50@g128@fp8,dense").value().size() == 2);
+}
+
+TEST_CASE("layers aimed at the dense model's outputs repair what earlier layers broke") {
+  // The same errors before: a layer fitted to dense outputs must end nearer to them than one fitted to its own weight.
+  auto const ids = random_tokens(400, 61);
+  auto const drift = [&](char const* name) {
+    model const dense = random_llama();
+    model m = random_llama();
+    (void)compress_model(m, ids, named(name), {.context = 8, .calib_tokens = 400}, 32);
+    forward_pass const pass(dense, 8);
+    auto hidden = pass.embed(ids), moved = hidden;
+    for (std::size_t b = 0; b < m.blocks.size(); ++b) {
+      pass.run_block(dense.blocks[b], hidden.view());
+      pass.run_block(m.blocks[b], moved.view());
+    }
+    double sum = 0;
+    for (index_t k = 0; k < hidden.size(); ++k) sum += std::pow(static_cast<double>(hidden.data()[k] - moved.data()[k]), 2);
+    return sum;
+  };
+  double const aimed = drift("joint@r2"), plain = drift("joint@r2@no-target");
+  CHECK(aimed < 0.9 * plain);
+}
+
+TEST_CASE("tokens held out are measured and not fitted to") {
+  auto const ids = random_tokens(80, 61);
+  model m = random_llama(), other = random_llama();
+  auto const with = compress_model(m, ids, named("slim"), {.context = 8, .calib_tokens = 40, .held_out_tokens = 40}, 32);
+  auto const without = compress_model(other, ids, named("slim"), {.context = 8, .calib_tokens = 40}, 32);
+  CHECK(all_weights(m) == all_weights(other));
+  CHECK(with.held_out_error > 0.5 * with.layer_error);
+  CHECK(without.held_out_error == 0.0);
+}
+
+TEST_CASE("a budget of bits is kept, and spent") {
+  auto const ids = random_tokens(80, 61);
+  model m = random_llama();
+  for (std::size_t b = 0; b < m.blocks.size(); ++b) // as in a file: every tensor has a name of its own
+    for (auto const& group : linear_groups(m.blocks[b]))
+      for (linear* l : group.members) l->name = std::to_string(b) + role_of(m.blocks[b], *l);
+  auto how = named("joint-q@g16");
+  plan_ranks(how, {.rank = "", .by_role = "", .budget = 6.0}, m, ids, 8);
+  auto const cost = compress_model(m, ids, how, {.context = 8, .calib_tokens = 80}, 32);
+  CHECK(cost.bits_per_weight < 6.3); // scales of the last, ragged groups come on top
+  CHECK(cost.bits_per_weight > 5.0);
+  CHECK(how.ranks.size() == 14);
+  auto by_role = named("slim");
+  plan_ranks(by_role, {.rank = "3", .by_role = "q=0.5,down=2", .budget = 0}, m, ids, 8);
+  CHECK(by_role.rank_of("any", "v").number == 3);
+  CHECK(by_role.rank_of("any", "q").ratio == 0.5);
+  CHECK(by_role.rank_of("any", "down").number == 2);
+  CHECK_THROWS_WITH(plan_ranks(by_role, {.rank = "", .by_role = "x=1", .budget = 0}, m, ids, 8), Catch::Contains("x=1"));
+  CHECK_THROWS_WITH(plan_ranks(by_role, {.rank = "1.5", .by_role = "", .budget = 0}, m, ids, 8), Catch::Contains("1.5"));
+  CHECK_THROWS_WITH(plan_ranks(how, {.rank = "", .by_role = "", .budget = 0.5}, m, ids, 8), Catch::Contains("0.5"));
 }

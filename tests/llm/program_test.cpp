@@ -1,5 +1,6 @@
 #include "evaluate.hpp"
 #include "load.hpp"
+#include "recipe.hpp"
 #include "support/temporary_folder.hpp"
 #include "tiny_gguf.hpp"
 
@@ -61,10 +62,10 @@ TEST_CASE("ablate gives a row per recipe, excess over dense paired, and refuses 
   write_tiny_gguf(folder / "tiny.gguf", m);
   slim_test::write_file(folder / "a.txt", letters(400));
   auto const path = [&](char const* name) { return (folder / name).string(); };
-  std::string const common = "ablate " + path("tiny.gguf") + " --calib " + path("a.txt") + " --text " + path("a.txt") +
-                             " --context 32 --calib-tokens 128 ";
-  REQUIRE(run(common + "--max-tokens 128 --recipes dense,absmax@g16,slim --against slim --json " + path("r.json") + " --csv " +
-                  path("r.csv"),
+  std::string const common =
+      "ablate " + path("tiny.gguf") + " --calib " + path("a.txt") + " --text " + path("a.txt") + " --context 32 ";
+  REQUIRE(run(common + "--calib-tokens 128 --max-tokens 128 --recipes dense,absmax@g16,slim --against slim --json " +
+                  path("r.json") + " --csv " + path("r.csv"),
               folder / "log") == 0);
   auto const rows = nlohmann::json::parse(slim_test::read_file(folder / "r.json"))["rows"];
   REQUIRE(rows.size() == 3);
@@ -80,7 +81,28 @@ TEST_CASE("ablate gives a row per recipe, excess over dense paired, and refuses 
   CHECK(rows[1]["bits_per_weight"].get<double>() == Approx(4.0 + 16.0 * (152 * 2 + 24 * 3) / (152 * 24 + 24 * 40)));
   CHECK(slim_test::read_file(folder / "log").find("against slim") != std::string::npos);
 
-  CHECK(run(common + "--max-tokens 320", folder / "log") == 1);
+  slim_test::write_file(folder / "points.csv", "label,bits,excess\nelsewhere,4.5,0.5\n");
+  REQUIRE(
+      run(common + "--calib-tokens 64 --held-out-tokens 32 --max-tokens 128 --recipes slim,int4-lr@g16@r2 --draws 2 --json " +
+              path("d.json") + " --csv " + path("d.csv") + " --svg " + path("d.svg") + " --compare-with " + path("points.csv"),
+          folder / "log") == 0);
+  auto const two = nlohmann::json::parse(slim_test::read_file(folder / "d.json"))["rows"];
+  REQUIRE(two.size() == 2);
+  CHECK(two[1]["draws"].size() == 2);
+  CHECK(two[1]["draws"][0]["excess_nll"] != two[1]["draws"][1]["excess_nll"]);
+  CHECK(two[1]["excess_nll"].get<double>() ==
+        Approx((two[1]["draws"][0]["excess_nll"].get<double>() + two[1]["draws"][1]["excess_nll"].get<double>()) / 2)
+            .margin(1e-9));
+  CHECK(two[1]["excess_low"] <= two[1]["excess_nll"]);
+  CHECK(two[1]["excess_nll"] <= two[1]["excess_high"]);
+  CHECK(two[1]["held_out_error"] > 0.0);
+  auto const csv = slim_test::read_file(folder / "d.csv");
+  CHECK(std::count(csv.begin(), csv.end(), '\n') == 1 + 2 * 2);
+  auto const svg = slim_test::read_file(folder / "d.svg");
+  CHECK(svg.find("elsewhere") != std::string::npos);
+  CHECK(svg.find("</svg>") != std::string::npos);
+
+  CHECK(run(common + "--calib-tokens 128 --max-tokens 320", folder / "log") == 1);
   CHECK(slim_test::read_file(folder / "log").find("too few for") != std::string::npos);
 }
 
@@ -95,6 +117,8 @@ TEST_CASE("exit codes: 1 for what cannot be used, 2 for a command line that make
   CHECK(says("does not exist"));
   CHECK(run("compress x.gguf --out y --recipe nonsense", log) == 1);
   CHECK(says("recipe 'nonsense' is not known"));
+  CHECK(run("compress x.gguf --out y --for fame", log) == 1);
+  CHECK(says("--for fame"));
   CHECK(run("compress", log) == 2);
   CHECK(run("frobnicate", log) == 2);
   CHECK(run("", log) == 2);
@@ -117,5 +141,5 @@ TEST_CASE("inspect, tokenize and recipes give their result as data") {
   REQUIRE(run("tokenize " + path("tiny.gguf") + " --text " + path("a.txt") + " --json " + path("t.json"), folder / "log") == 0);
   CHECK(nlohmann::json::parse(slim_test::read_file(folder / "t.json"))["tokens"] == std::vector<int>{97, 98, 10});
   REQUIRE(run("recipes --json " + path("r.json"), folder / "log") == 0);
-  CHECK(nlohmann::json::parse(slim_test::read_file(folder / "r.json"))["recipes"].size() == 12);
+  CHECK(nlohmann::json::parse(slim_test::read_file(folder / "r.json"))["recipes"].size() == base_recipes().size());
 }

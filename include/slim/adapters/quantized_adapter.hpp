@@ -5,6 +5,7 @@
 
 #include "slim/adapters/adapter.hpp"
 #include "slim/quantization/integer_codes.hpp"
+#include "slim/saliency/saliency.hpp"
 
 namespace slim::inline SLIM_ABI {
 
@@ -18,6 +19,12 @@ public:
 
   [[nodiscard]] double energy(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const {
     return solver_.energy(e, seen, ctx);
+  }
+  /// The inner solver's, if its norm is diagonal.
+  [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const
+    requires linear_saliency<Solver>
+  {
+    return solver_.channel_weights(seen);
   }
 
   template <std::same_as<float> T>

@@ -5,6 +5,7 @@
 #include "slim/adapters/adapter.hpp"
 #include "slim/linalg/cholesky.hpp"
 #include "slim/pruning/pruner.hpp"
+#include "slim/saliency/saliency.hpp"
 
 namespace slim::inline SLIM_ABI {
 
@@ -22,6 +23,12 @@ public:
 
   [[nodiscard]] double energy(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const {
     return solver_.energy(e, seen, ctx);
+  }
+  /// The inner solver's, if its norm is diagonal.
+  [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const
+    requires linear_saliency<Solver>
+  {
+    return solver_.channel_weights(seen);
   }
 
   template <std::same_as<float> T>
