@@ -21,9 +21,9 @@ struct recipe {
   std::function<slim::any_recipe(slim::adapter_rank)> chain; ///< for adapters of that rank; empty: the weights stay as they are
   slim::adapter_rank rank = {};                              ///< of the adapters, where `ranks` says nothing else
   std::map<std::string, slim::adapter_rank> ranks;           ///< by tensor name, or by role (q, k, ... down)
-  double adapter_bits = 0;        ///< stored bits of one number of an adapter, scales included; 0: no adapter
-  bool towards_dense = false;     ///< needs the uncompressed model's outputs as targets
-  std::vector<std::string> steps; ///< what each step is, in order, for people
+  std::optional<slim::adapter_format> stored;                ///< how adapters are stored; none: there is no adapter
+  bool towards_dense = false;                                ///< needs the uncompressed model's outputs as targets
+  std::vector<std::string> steps;                            ///< what each step is, in order, for people
   std::function<void(slim::matrix_view<float>)> round_input; ///< empty: inputs stay float
 
   [[nodiscard]] slim::adapter_rank rank_of(std::string const& tensor, std::string const& role) const;
