@@ -13,9 +13,12 @@
 
 #include <Eigen/QR>
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace slim::inline SLIM_ABI {
@@ -26,7 +29,7 @@ struct low_rank_factors {
   matrix<T> basis;                ///< (m, r), orthonormal columns (zero for a zero matrix)
   matrix<T> coefficients;         ///< (r, n) = basis^T A
   std::vector<T> singular_values; ///< r numbers, descending: the norms of the rows of `coefficients`
-  index_t multiplies = 0;         ///< products of the subspace with the Gram matrix
+  index_t multiplies = 0;         ///< products of the subspace with A A^T or A^T A
   std::string fallbacks;          ///< what did not go the usual way, in words; empty if all did
 };
 
@@ -35,9 +38,14 @@ struct truncated_config {
   index_t oversampling = 32; ///< vectors beyond the rank
   double tolerance = 1e-2;   ///< stop once a product adds less than this share of the energy left to what the subspace captures
   index_t max_multiplies = 40;
+  /// Columns (m, any number) that nearly span the solution, such as the `basis` found for a similar matrix: fewer products.
+  matrix_view<float const> start = {};
 };
 
 namespace detail {
+
+/// Rows of `cols` elements that are worth a task of a cheap loop.
+[[nodiscard]] constexpr index_t rows_per_task(index_t cols) { return (index_t{1} << 16) / (cols + 1) + 1; }
 
 inline void note(std::string& notes, std::string const& text) {
   if (notes.find(text) != std::string::npos) return;
@@ -46,24 +54,47 @@ inline void note(std::string& notes, std::string const& text) {
 
 /// Largest magnitude in A. @throws nonfinite_error at the first NaN or infinity.
 template <class T>
-[[nodiscard]] T finite_absmax(matrix_view<T const> a) {
-  T largest = 0;
-  for (index_t i = 0; i < a.rows(); ++i) {
-    T row_largest = 0;
-    bool finite = true;
-    for (index_t j = 0; j < a.cols(); ++j) {
-      T const magnitude = std::abs(a(i, j));
-      finite = finite && magnitude <= std::numeric_limits<T>::max();
-      row_largest = magnitude > row_largest ? magnitude : row_largest;
-    }
-    if (!finite) {
+[[nodiscard]] T finite_absmax(matrix_view<T const> a, context const& ctx) {
+  using bits = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>; // magnitudes are in the order of their bits
+  constexpr bits sign = std::numeric_limits<bits>::min(), infinity = std::bit_cast<bits>(std::numeric_limits<T>::infinity());
+  std::vector<bits> row_largest(static_cast<std::size_t>(a.rows()));
+  ctx.parallel_for(a.rows(), rows_per_task(a.cols()), [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i) {
+      bits largest = 0;
+      for (index_t j = 0; j < a.cols(); ++j)
+        largest = std::max(largest, static_cast<bits>(std::bit_cast<bits>(a(i, j)) & ~sign));
+      row_largest[static_cast<std::size_t>(i)] = largest;
+      if (largest < infinity) continue;
       index_t j = 0;
       while (std::isfinite(a(i, j))) ++j;
       throw nonfinite_error(message("low-rank factors: the matrix is not finite at row ", i, ", column ", j));
     }
-    largest = std::max(largest, row_largest);
-  }
-  return largest;
+  });
+  bits const largest = row_largest.empty() ? 0 : *std::max_element(row_largest.begin(), row_largest.end());
+  return std::bit_cast<T>(largest);
+}
+
+/// Sum of squares in double, in eight interleaved partial sums.
+template <class T>
+[[nodiscard]] double energy_of_row(T const* x, index_t size) {
+  double lane[8] = {};
+  index_t j = 0;
+  for (; j + 8 <= size; j += 8)
+    for (index_t l = 0; l < 8; ++l) lane[l] += static_cast<double>(x[j + l]) * static_cast<double>(x[j + l]);
+  for (; j < size; ++j) lane[0] += static_cast<double>(x[j]) * static_cast<double>(x[j]);
+  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+
+/// ||A||_F^2, row by row: the same for any executor.
+template <class T>
+[[nodiscard]] double energy_of(matrix_view<T const> a, context const& ctx) {
+  std::vector<double> row_energy(static_cast<std::size_t>(a.rows()));
+  ctx.parallel_for(a.rows(), rows_per_task(a.cols()), [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i) row_energy[static_cast<std::size_t>(i)] = energy_of_row(a.row(i), a.cols());
+  });
+  double total = 0;
+  for (double const energy : row_energy) total += energy;
+  return total;
 }
 
 /// Rank 0, an empty matrix, a matrix of zeros: nothing to compute.
@@ -76,11 +107,8 @@ template <class T>
 template <class T>
 [[nodiscard]] std::vector<T> row_norms(matrix<T> const& a) {
   std::vector<T> out(static_cast<std::size_t>(a.rows()));
-  for (index_t i = 0; i < a.rows(); ++i) {
-    double sum = 0;
-    for (index_t j = 0; j < a.cols(); ++j) sum += static_cast<double>(a(i, j)) * static_cast<double>(a(i, j));
-    out[static_cast<std::size_t>(i)] = static_cast<T>(std::sqrt(sum));
-  }
+  for (index_t i = 0; i < a.rows(); ++i)
+    out[static_cast<std::size_t>(i)] = static_cast<T>(std::sqrt(energy_of_row(a.row(i), a.cols())));
   return out;
 }
 
@@ -122,7 +150,7 @@ template <class T = float>
                                                  context const& ctx = {}) {
   if (rank < 0) throw config_error(message("exact_low_rank: rank ", rank, " is negative"));
   rank = std::min({rank, a.rows(), a.cols()});
-  double const scale = static_cast<double>(detail::finite_absmax<T>(a));
+  double const scale = static_cast<double>(detail::finite_absmax<T>(a, ctx));
   auto out = detail::zero_factors<T>(a.rows(), a.cols(), rank);
   if (rank == 0 || scale == 0.0) return out;
   matrix<double> scaled(a);
@@ -163,7 +191,7 @@ private:
   double one_pass(matrix<T>& q) {
     index_t const count = q.rows();
     matrix<double> gram(count, count);
-    add_gram_of(transposed(matrix_view<T const>(q)), gram, ctx_);
+    add_gram_of<double>(transposed(matrix_view<T const>(q)), gram, ctx_);
     bool dependent = false;
     for (index_t i = 0; i < count; ++i)
       if (!(gram(i, i) > 1e-60)) {
@@ -196,15 +224,17 @@ private:
     for (index_t j = 0; j < q.cols(); ++j) q(i, j) = static_cast<T>(random_normal(ctx_.seed + 1, fresh_++));
   }
 
-  static void normalize_rows(matrix<T>& q, matrix<double>& gram) {
+  void normalize_rows(matrix<T>& q, matrix<double>& gram) const {
     index_t const count = q.rows();
     std::vector<double> inverse(static_cast<std::size_t>(count));
     for (index_t i = 0; i < count; ++i) inverse[static_cast<std::size_t>(i)] = 1.0 / std::sqrt(gram(i, i));
-    for (index_t i = 0; i < count; ++i) {
-      double const scale = inverse[static_cast<std::size_t>(i)];
-      for (index_t j = 0; j < count; ++j) gram(i, j) *= scale * inverse[static_cast<std::size_t>(j)];
-      for (index_t j = 0; j < q.cols(); ++j) q(i, j) = static_cast<T>(static_cast<double>(q(i, j)) * scale);
-    }
+    ctx_.parallel_for(count, rows_per_task(q.cols()), [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i) {
+        double const scale = inverse[static_cast<std::size_t>(i)];
+        for (index_t j = 0; j < count; ++j) gram(i, j) *= scale * inverse[static_cast<std::size_t>(j)];
+        for (index_t j = 0; j < q.cols(); ++j) q(i, j) = static_cast<T>(static_cast<double>(q(i, j)) * scale);
+      }
+    });
   }
 
   context const& ctx_;
@@ -212,26 +242,101 @@ private:
   std::uint64_t fresh_ = 0;
 };
 
-/// Gram matrix of the shorter side, as float: A A^T for a wide A.
-template <class T>
-[[nodiscard]] matrix<T> shorter_gram(matrix_view<T const> a, context const& ctx) {
-  index_t const side = std::min(a.rows(), a.cols());
-  matrix<double> gram(side, side);
-  add_gram_of(a.rows() <= a.cols() ? transposed(a) : matrix_view<float const, strided>(a), gram, ctx);
-  return matrix<T>(gram.view());
-}
-
-/// Sum over all elements of x .* y in double, one partial sum per row: the same for any executor.
-template <class T>
-[[nodiscard]] double inner_product(matrix<T> const& x, matrix<T> const& y) {
-  double total = 0;
-  for (index_t i = 0; i < x.rows(); ++i) {
-    double sum = 0;
-    for (index_t j = 0; j < x.cols(); ++j) sum += static_cast<double>(x(i, j)) * static_cast<double>(y(i, j));
-    total += sum;
+/// Sparse signs [Tropp, Yurtsever, Udell, Cevher 2019]: S (count, n), eight entries +-1 per column in random rows. S X is as
+/// good a start as the product with a Gaussian matrix and costs little more than reading X.
+class sparse_signs {
+public:
+  sparse_signs(index_t count, index_t n, std::uint64_t seed)
+      : count_(count), entries_(static_cast<std::size_t>(n * per_column)) {
+    for (std::size_t k = 0; k < entries_.size(); ++k) {
+      std::uint64_t const bits = random_bits(seed, k);
+      entries_[k] = {static_cast<index_t>((bits >> 1) % static_cast<std::uint64_t>(count)), (bits & 1) != 0 ? 1.0f : -1.0f};
+    }
   }
-  return total;
-}
+
+  /// S X. Tasks are blocks of columns.
+  [[nodiscard]] matrix<float> times(matrix_view<float const, strided> x, context const& ctx) const {
+    constexpr index_t width = 256;
+    matrix<float> out(count_, x.cols());
+    ctx.parallel_for(x.cols(), width, [&](index_t begin, index_t end) {
+      float row[width];
+      for (index_t i = 0; i < x.rows(); ++i) {
+        for (index_t j = begin; j < end; ++j) row[j - begin] = x(i, j);
+        for (index_t k = i * per_column; k < (i + 1) * per_column; ++k) {
+          auto const [where, sign] = entries_[static_cast<std::size_t>(k)];
+          float* const sum = out.row(where) + begin;
+          for (index_t j = 0; j < end - begin; ++j) sum[j] += sign * row[j];
+        }
+      }
+    });
+    return out;
+  }
+
+private:
+  static constexpr index_t per_column = 8;
+  struct entry {
+    index_t row;
+    float sign;
+  };
+  index_t count_;
+  std::vector<entry> entries_;
+};
+
+/// G = B B^T, where B is A or, if A is tall, A^T. Rows are multiplied by G itself or by B and B^T, whichever costs less for as
+/// many products as are expected; should they become more, G is formed then.
+template <class T>
+class gram_operator {
+public:
+  /// `count` rows will be multiplied at a time.
+  gram_operator(matrix_view<T const> a, index_t count, index_t expected, context const& ctx)
+      : wide_(a.rows() <= a.cols() ? matrix_view<T const, strided>(a) : transposed(a)), count_(count), expected_(expected),
+        energy_(energy_of(a, ctx)), ctx_(ctx) {}
+
+  [[nodiscard]] index_t side() const { return wide_.rows(); }
+  /// The trace of G.
+  [[nodiscard]] double energy() const { return energy_; }
+  [[nodiscard]] index_t multiplies() const { return multiplies_; }
+
+  /// out = rows G.
+  void multiply(matrix<T> const& rows, matrix<T>& out) {
+    if (gram_.empty() && worth_forming(multiplies_ < expected_ ? expected_ - multiplies_ : 4)) form();
+    ++multiplies_;
+    if (!gram_.empty()) return gemm_into(rows.view(), gram_.view(), out, ctx_);
+    matrix<T> images(rows.rows(), wide_.cols());
+    gemm_into(rows.view(), wide_, images, ctx_);
+    gemm_into(images.view(), transposed(wide_), out, ctx_);
+  }
+
+  /// `rows` random combinations of the rows of G: a start that is one product ahead.
+  [[nodiscard]] matrix<T> sketch(index_t rows) {
+    sparse_signs const signs(rows, side(), ctx_.seed);
+    if (gram_.empty() && worth_forming(expected_)) form();
+    if (!gram_.empty()) return signs.times(gram_.view(), ctx_);
+    auto const images = signs.times(wide_, ctx_);
+    matrix<T> out(rows, side());
+    gemm_into(images.view(), transposed(wide_), out, ctx_);
+    return out;
+  }
+
+private:
+  /// Operations of G against those that `products` save by it.
+  [[nodiscard]] bool worth_forming(index_t products) const {
+    double const length = static_cast<double>(wide_.cols()), n = static_cast<double>(side());
+    return n * length < static_cast<double>(products * count_) * (4 * length - 2 * n);
+  }
+
+  void form() {
+    gram_ = matrix<T>(side(), side());
+    add_gram_of<T>(transposed(wide_), gram_, ctx_);
+  }
+
+  matrix_view<T const, strided> wide_;
+  index_t count_, expected_;
+  double energy_;
+  context const& ctx_;
+  matrix<T> gram_;
+  index_t multiplies_ = 0;
+};
 
 /// out = alpha * x + beta * y + gamma * z, elementwise.
 template <class T>
@@ -289,97 +394,140 @@ template <class Real>
 template <class T>
 class subspace_iteration {
 public:
-  subspace_iteration(matrix<T> const& gram, index_t count, context const& ctx)
-      : gram_(gram), ctx_(ctx), basis_(count, gram.rows()), image_(count, gram.rows()), next_(count, gram.rows()) {}
-
-  /// Iterates until the captured energy stands still. `total` is the trace of the Gram matrix.
-  matrix<T> run(double total, truncated_config const& config) {
-    start();
-    double captured = 0;
-    for (;;) {
-      index_t const before = multiplies_;
-      multiply(basis_, image_);
-      double const now = inner_product(basis_, image_);
-      double const left = std::max(total - now, 1e-6 * total); // below that, float products are noise
-      bool const settled = now - captured < config.tolerance * left * static_cast<double>(last_cost_);
-      double const edge = lower_edge();
-      if (settled || multiplies_ >= config.max_multiplies) {
-        if (!settled) note(notes_, "subspace iteration stopped at max_multiplies");
-        filter_once(edge);
-        orthonormalize_(next_, true);
-        return std::move(next_);
-      }
-      captured = now;
-      filter_twice(edge);
-      orthonormalize_(next_, false);
-      std::swap(basis_, next_);
-      last_cost_ = multiplies_ - before;
+  /// The best `rank` directions inside `count` are wanted. `start`: (k, side) rows to begin with; random ones fill up.
+  subspace_iteration(gram_operator<T>& gram, index_t rank, index_t count, matrix<T> const& start, context const& ctx)
+      : gram_(gram), ctx_(ctx), rank_(rank), started_(start.rows() > 0), basis_(count, gram.side()), image_(count, gram.side()),
+        next_(count, gram.side()) {
+    index_t const given = std::min(start.rows(), count);
+    std::copy_n(start.data(), given * gram.side(), basis_.data());
+    if (given < count) {
+      auto const sketch = gram_.sketch(count - given);
+      std::copy_n(sketch.data(), sketch.size(), basis_.row(given));
     }
-  }
-
-  [[nodiscard]] index_t multiplies() const { return multiplies_; }
-  [[nodiscard]] std::string const& notes() const { return notes_; }
-
-private:
-  void multiply(matrix<T> const& rows, matrix<T>& out) {
-    gemm_into(rows.view(), gram_.view(), out, ctx_);
-    ++multiplies_;
-  }
-
-  /// A random subspace, multiplied once.
-  void start() {
-    index_t const cols = next_.cols();
-    ctx_.parallel_for(next_.rows(), 8, [&](index_t begin, index_t end) {
-      for (index_t k = begin * cols; k < end * cols; ++k)
-        next_.data()[k] = static_cast<T>(random_normal(ctx_.seed, static_cast<std::uint64_t>(k)));
-    });
-    multiply(next_, basis_);
     orthonormalize_(basis_, false);
   }
 
-  /// Eigenvalues of the Gram matrix below this one belong to directions to be damped: the smallest Ritz value. Where the
-  /// spectrum is steep, the basis turns to the Ritz vectors first: every row is then dominated by its own direction, and
-  /// float rounding of the large ones does not bury the small ones.
-  [[nodiscard]] double lower_edge() {
+  /// Iterates until another product would add little, or until a few directions dwarf the others.
+  matrix<T> run(truncated_config const& config) {
+    for (;;) {
+      gram_.multiply(basis_, image_);
+      state const now = look();
+      index_t const room = config.max_multiplies - gram_.multiplies();
+      if (now.dominant > 0 && room > 0) return take_dominant(now.dominant);
+      index_t const closing = closing_degree(now, config.tolerance);
+      if (room < 1 && closing == 0) note(notes_, "subspace iteration stopped at max_multiplies");
+      bool const settled = room < 1 || (closing > 0 && closing <= room + 1);
+      filter(settled ? std::min(std::max<index_t>(closing, 1), room + 1) : std::min<index_t>(2, room), now);
+      orthonormalize_(next_, settled);
+      if (settled) return std::move(next_);
+      std::swap(basis_, next_);
+    }
+  }
+
+  /// So many leading rows of what `run` returned dwarf the others, which float rounding buries: they have to be taken out of
+  /// the matrix first.
+  [[nodiscard]] index_t dominant() const { return dominant_; }
+  [[nodiscard]] std::string const& notes() const { return notes_; }
+
+private:
+  /// Rows are turned to Ritz vectors above this ratio of Ritz values: each is then dominated by its own direction, and float
+  /// rounding of the large ones does not bury the small ones under the filter of degree two (for three, much earlier).
+  static constexpr double steep = 250, steep_for_three = 16;
+  /// Above this one it does all the same.
+  static constexpr double too_steep = 2e4;
+
+  /// What a product tells of the subspace.
+  struct state {
+    double edge;      ///< smallest Ritz value
+    double ratio;     ///< largest Ritz value in units of the smallest
+    double gain;      ///< what one more product adds, as a share of the energy left: ||R||^2 / edge, R = G Q - Q (Q^T G Q)
+    index_t dominant; ///< so many rows, the leading ones, have to be taken out of the matrix
+  };
+
+  [[nodiscard]] state look() {
     matrix<T> projected(basis_.rows(), basis_.rows());
     gemm_into(image_.view(), transposed(basis_.view()), projected, ctx_);
+    double captured = 0;
+    for (index_t i = 0; i < projected.rows(); ++i) captured += static_cast<double>(projected(i, i));
+    double const left = std::max(gram_.energy() - captured, 1e-6 * gram_.energy());
     matrix<double> const h(projected.view());
     auto const range = range_of_eigenvalues(h);
-    if (range.largest < 30 * range.smallest) return range.smallest;
+    bool const first_of_start = std::exchange(started_, false);
+    if (first_of_start || !(range.largest < steep * range.smallest)) return look_at_ritz_vectors(h, left);
+    next_ = image_;
+    gemm_into(projected.view(), basis_.view(), next_, ctx_, destination::subtract);
+    double const residual = energy_of(matrix_view<T const>(next_), ctx_);
+    return {range.smallest, range.largest / range.smallest, residual / (range.smallest * left), 0};
+  }
+
+  /// The same after the rows have become Ritz vectors, in order of decreasing Ritz value: then the residuals of those that are
+  /// wanted count alone, and it shows which dwarf the others.
+  [[nodiscard]] state look_at_ritz_vectors(matrix<double> const& h, double left) {
+    index_t const count = h.rows();
     auto const eigen = symmetric_eigen(h.view());
-    if (!eigen.converged) return range.smallest;
-    matrix<T> const rotation(eigen.vectors.view());
-    gemm_into(transposed(rotation.view()), basis_.view(), next_, ctx_);
-    std::swap(basis_, next_);
-    gemm_into(transposed(rotation.view()), image_.view(), next_, ctx_);
-    std::swap(image_, next_);
-    return std::max(eigen.values.front(), 0.0);
+    if (!eigen.converged) throw error("truncated_low_rank: the eigenvalue iteration did not converge");
+    matrix<T> rotation(count, count);
+    for (index_t k = 0; k < count; ++k)
+      for (index_t i = 0; i < count; ++i) rotation(k, i) = static_cast<T>(eigen.vectors(i, count - 1 - k));
+    for (auto* const rows : {&basis_, &image_}) {
+      gemm_into(rotation.view(), rows->view(), next_, ctx_);
+      std::swap(*rows, next_);
+    }
+    for (index_t k = 0; k < rank_; ++k) {
+      auto const value = static_cast<T>(eigen.values[static_cast<std::size_t>(count - 1 - k)]);
+      for (index_t j = 0; j < next_.cols(); ++j) next_(k, j) = image_(k, j) - value * basis_(k, j);
+    }
+    double const residual = energy_of(matrix_view<T const>(next_.view().middle_rows(0, rank_)), ctx_);
+    double const largest = eigen.values.back(), edge = std::max(eigen.values.front(), 0.0);
+    state now{edge, largest / edge, residual / (edge * left), 0};
+    // Rounding of G moves the captured energy by about count * epsilon * largest.
+    double const buried = std::min(too_steep * edge, 2e-3 * left / (6e-8 * static_cast<double>(count)));
+    if (!(largest > std::max(buried, 16 * edge))) return now;
+    double const cut = std::max({buried / 4, 16 * edge, 1e-5 * largest}); // well converged, those above
+    now.dominant = eigen.values.end() - std::upper_bound(eigen.values.begin(), eigen.values.end(), cut);
+    return now;
   }
 
-  /// Chebyshev polynomial of degree one on [0, edge]: next = (2 G / edge - 1) basis, from the image at hand; a plain power step
-  /// without an edge.
-  void filter_once(double edge) {
-    if (edge > 0)
-      combine_into(next_, static_cast<T>(2 / edge), image_, T(-1), basis_, T(0), basis_, ctx_);
-    else
+  /// The leading rows once more multiplied, the others as they are.
+  matrix<T> take_dominant(index_t count) {
+    dominant_ = count;
+    std::copy_n(image_.data(), count * image_.cols(), basis_.data());
+    return std::move(basis_);
+  }
+
+  /// Degree of the filter after which the subspace is good enough; 0 if none is. A filter leaves about 1/2, 1/4 or 1/8 of what
+  /// was missing, which is up to four times `gain`.
+  [[nodiscard]] static index_t closing_degree(state const& now, double tolerance) {
+    if (now.gain < 0.1 * tolerance) return 1;
+    if (now.gain < 0.55 * tolerance) return 2;
+    return now.gain < tolerance && now.ratio < steep_for_three ? 3 : 0;
+  }
+
+  /// next = T_degree(2 G / edge - 1) basis, Chebyshev polynomials on [0, edge], from the image at hand: inside they stay in
+  /// [-1, 1], beyond they grow as steeply as a polynomial can. The edge is moved a little beyond the smallest Ritz value, which
+  /// is too small as long as the subspace has much to gain. A plain power step if the edge is 0.
+  void filter(index_t degree, state const& now) {
+    double const edge = now.edge * (1 + std::min(0.25, 20 * now.gain) / (degree == 3 ? 2 : 1));
+    if (!(edge > 0)) {
       next_ = image_;
+      return;
+    }
+    combine_into(next_, static_cast<T>(2 / edge), image_, T(-1), basis_, T(0), basis_, ctx_);
+    for (index_t k = 1; k < degree; ++k) {
+      gram_.multiply(next_, image_);
+      combine_into(basis_, static_cast<T>(4 / edge), image_, T(-2), next_, T(-1), basis_, ctx_);
+      std::swap(basis_, next_);
+    }
   }
 
-  /// Degree two: T_2(x) = 2 x T_1(x) - 1 grows four times as steeply beyond the edge as x^2 and stays in [-1, 1] inside.
-  void filter_twice(double edge) {
-    filter_once(edge);
-    if (!(edge > 0)) return;
-    multiply(next_, image_);
-    combine_into(next_, static_cast<T>(4 / edge), image_, T(-2), next_, T(-1), basis_, ctx_);
-  }
-
-  matrix<T> const& gram_;
+  gram_operator<T>& gram_;
   context const& ctx_;
+  index_t rank_;
+  bool started_;                   // from given rows, and they have not been looked at yet
   matrix<T> basis_, image_, next_; // (count, side) each
   std::string notes_;
   row_orthonormalizer<T> orthonormalize_{ctx_, notes_};
-  index_t multiplies_ = 0;
-  index_t last_cost_ = 1;
+  index_t dominant_ = 0;
 };
 
 /// Factors of rank r from orthonormal rows that span more: the best r directions inside [Rayleigh, Ritz].
@@ -389,7 +537,7 @@ template <class T>
   matrix<T> projected(count, a.cols());
   gemm_into(rows.view(), a, projected, ctx);
   matrix<double> gram(count, count);
-  add_gram_of(transposed(matrix_view<T const>(projected)), gram, ctx);
+  add_gram_of<double>(transposed(matrix_view<T const>(projected)), gram, ctx);
   auto const eigen = symmetric_eigen<double>(matrix_view<double const>(gram));
   if (!eigen.converged) throw error("truncated_low_rank: the eigenvalue iteration did not converge");
   matrix<T> rotation(count, rank);
@@ -402,38 +550,123 @@ template <class T>
   return out;
 }
 
+/// The start as rows of the space that is iterated in, at most `count`: its columns, or, if A is tall, their products with A.
+template <class T>
+[[nodiscard]] matrix<T> start_rows(matrix_view<T const> a, matrix_view<T const> start, index_t count, context const& ctx) {
+  (void)finite_absmax(start, ctx);
+  matrix<T> rows(std::min(count, start.cols()), start.rows());
+  for (index_t k = 0; k < rows.rows(); ++k) {
+    double sum = 0;
+    for (index_t i = 0; i < start.rows(); ++i) sum += static_cast<double>(start(i, k)) * static_cast<double>(start(i, k));
+    double const scale = sum > 0 ? 1 / std::sqrt(sum) : 0.0;
+    for (index_t i = 0; i < start.rows(); ++i) rows(k, i) = static_cast<T>(static_cast<double>(start(i, k)) * scale);
+  }
+  if (a.rows() <= a.cols() || rows.rows() == 0) return rows;
+  matrix<T> images(rows.rows(), a.cols());
+  gemm_into(rows.view(), a, images, ctx);
+  return images;
+}
+
+/// A without its components along orthonormal rows of its shorter side.
+template <class T>
+[[nodiscard]] matrix<T> without(matrix_view<T const> a, matrix<T> const& rows, context const& ctx) {
+  matrix<T> rest(a);
+  bool const wide = a.rows() <= a.cols();
+  matrix<T> images(wide ? rows.rows() : a.rows(), wide ? a.cols() : rows.rows());
+  if (wide) {
+    gemm_into(rows.view(), a, images, ctx);
+    gemm_into(transposed(rows.view()), images.view(), rest, ctx, destination::subtract);
+  } else {
+    gemm_into(a, transposed(rows.view()), images, ctx);
+    gemm_into(images.view(), rows.view(), rest, ctx, destination::subtract);
+  }
+  return rest;
+}
+
+/// The rows of y and, below them, those of x.
+template <class T>
+[[nodiscard]] matrix<T> stacked(matrix<T> const& y, matrix_view<std::type_identity_t<T> const> x) {
+  matrix<T> out(y.rows() + x.rows(), x.cols());
+  std::copy_n(y.data(), y.size(), out.data());
+  std::copy_n(x.data(), x.size(), out.data() + y.size());
+  return out;
+}
+
+/// What the search for a subspace found.
+template <class T>
+struct subspace {
+  matrix<T> rows; ///< (count, side), orthonormal
+  index_t multiplies = 0;
+  std::string notes;
+};
+
+/// Orthonormal rows that nearly span the leading singular vectors of the shorter side. Directions that dwarf the others are
+/// found first and taken out of A: the Gram matrix of the rest has no rounding as large as what is looked for.
+template <class T>
+[[nodiscard]] subspace<T> leading_subspace(matrix_view<T const> a, index_t rank, index_t count, truncated_config config,
+                                           context const& ctx) {
+  subspace<T> out{matrix<T>(0, std::min(a.rows(), a.cols())), 0, {}};
+  row_orthonormalizer<T> orthonormalize(ctx, out.notes);
+  auto rows = start_rows(a, config.start, count, ctx);
+  matrix<T> rest;
+  matrix_view<T const> now = a;
+  double energy = 0;
+  for (;;) {
+    index_t const wanted = count - out.rows.rows();
+    gram_operator<T> gram(now, wanted, 2 * rows.rows() < wanted ? 4 : 2, ctx);
+    energy = std::max(energy, gram.energy());
+    bool const rounding = gram.energy() <= 1e-12 * energy; // nothing is left but that of A
+    if (rounding || out.rows.rows() >= rank) break;
+    subspace_iteration<T> iteration(gram, rank - out.rows.rows(), wanted, rows, ctx);
+    rows = iteration.run(config);
+    note(out.notes, iteration.notes());
+    out.multiplies += gram.multiplies();
+    config.max_multiplies -= gram.multiplies();
+    index_t const taken = iteration.dominant();
+    if (taken == 0) break;
+    out.rows = stacked(out.rows, rows.view().middle_rows(0, taken));
+    orthonormalize(out.rows, true);
+    rows = matrix<T>(rows.view().middle_rows(taken, wanted - taken));
+    rest = without(a, out.rows, ctx);
+    now = rest;
+  }
+  if (out.rows.empty()) {
+    out.rows = std::move(rows);
+  } else {
+    out.rows = stacked(out.rows, rows);
+    orthonormalize(out.rows, true);
+  }
+  return out;
+}
+
 /// truncated_low_rank for a matrix whose squares neither overflow nor vanish.
 template <class T>
 [[nodiscard]] low_rank_factors<T> truncated_scaled(matrix_view<T const> a, index_t rank, index_t count,
                                                    truncated_config const& config, context const& ctx) {
-  auto const gram = shorter_gram<T>(a, ctx);
-  double total = 0;
-  for (index_t i = 0; i < gram.rows(); ++i) total += static_cast<double>(gram(i, i));
-  subspace_iteration<T> iteration(gram, count, ctx);
-  auto rows = iteration.run(total, config);
-  auto notes = iteration.notes();
-  if (a.rows() > a.cols()) { // found right singular directions: their images span the left ones
+  auto found = leading_subspace(a, rank, count, config, ctx);
+  if (a.rows() > a.cols()) { // right singular directions: their images span the left ones
     matrix<T> images(count, a.rows());
-    gemm_into(rows.view(), transposed(a), images, ctx);
-    row_orthonormalizer<T>(ctx, notes)(images, true);
-    rows = std::move(images);
+    gemm_into(found.rows.view(), transposed(a), images, ctx);
+    row_orthonormalizer<T>(ctx, found.notes)(images, true);
+    found.rows = std::move(images);
   }
-  auto out = best_inside(a, rows, rank, ctx);
-  out.multiplies = iteration.multiplies();
-  out.fallbacks = std::move(notes);
+  auto out = best_inside(a, found.rows, rank, ctx);
+  out.multiplies = found.multiplies;
+  out.fallbacks = std::move(found.notes);
   return out;
 }
 
 } // namespace detail
 
-/// Nearly the best approximation of rank min(rank, m, n): the Gram matrix of the shorter side, Chebyshev-filtered subspace
-/// iteration with rank + oversampling vectors from a start that depends on `ctx.seed` only, and the best `rank` directions
-/// inside. With the default tolerance the residual stays within 1.003 of the optimal one, also on flat spectra (tests/linalg).
-/// Below 0.5% of ||A||_F the float Gram matrix limits it (1.004 measured at 0.35%): there, ask for exact_low_rank.
-/// If the subspace would be most of the space, exact_low_rank does it (reported in `fallbacks`). 2 max(m, n) min(m, n)^2 +
-/// 2 multiplies (rank + oversampling) min(m, n)^2 operations; bits do not depend on the number of threads.
+/// Nearly the best approximation of rank min(rank, m, n): Chebyshev-filtered subspace iteration on the shorter side with
+/// rank + oversampling vectors, from a start that depends on `ctx.seed` (and `config.start`) only, and the best `rank`
+/// directions inside. With the default tolerance the residual stays within 1.003 of the optimal one on flat, decaying and steep
+/// spectra (tests/linalg), as long as it is above float rounding, 1e-5 of ||A||_F.
+/// If the subspace would be most of the space, exact_low_rank does it (reported in `fallbacks`). Operations: a product of the
+/// subspace costs 2 (rank + oversampling) min(m, n)^2 after max(m, n) min(m, n)^2 for the Gram matrix, or 4 (rank +
+/// oversampling) m n without it, whichever is less for the products expected. Bits do not depend on the number of threads.
 /// Rank 0 or an empty matrix gives empty factors, a zero matrix zero ones. @throws config_error if rank < 0 or the
-/// configuration makes no sense; nonfinite_error on NaN or infinity.
+/// configuration makes no sense; shape_error if `config.start` has not m rows; nonfinite_error on NaN or infinity.
 template <class T = float>
 [[nodiscard]] low_rank_factors<T> truncated_low_rank(matrix_view<std::type_identity_t<T> const> a, index_t rank,
                                                      truncated_config config = {}, context const& ctx = {}) {
@@ -442,9 +675,11 @@ template <class T = float>
   if (config.oversampling < 0 || !(config.tolerance >= 0) || config.max_multiplies < 1)
     throw config_error(message("truncated_low_rank: oversampling ", config.oversampling, ", tolerance ", config.tolerance,
                                ", max_multiplies ", config.max_multiplies, "; needed are >= 0, >= 0 and >= 1"));
+  if (config.start.cols() > 0 && config.start.rows() != a.rows())
+    throw shape_error(message("truncated_low_rank: the start has ", config.start.rows(), " rows, the matrix ", a.rows()));
   index_t const side = std::min(a.rows(), a.cols());
   rank = std::min(rank, side);
-  float const largest = detail::finite_absmax<float>(a);
+  float const largest = detail::finite_absmax<float>(a, ctx);
   if (rank == 0 || largest == 0.0f) return detail::zero_factors<float>(a.rows(), a.cols(), rank);
   index_t const count = rank + config.oversampling;
   if (5 * count > 4 * side) {
