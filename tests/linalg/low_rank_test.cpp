@@ -149,6 +149,7 @@ std::vector<named_matrix> spectra() {
           {"exact rank 8 and very little noise, tall", low_rank_plus_noise(220, 200, 8, 0.0003f, 1.0f), 12},
           {"exact rank 12 and noise below a hundred thousandth", low_rank_plus_noise(200, 220, 12, 0.00005f, 1.0f), 12},
           {"geometric down to little noise", low_rank_plus_noise(200, 220, 60, 0.003f, 0.8f), 30},
+          {"geometric, more of it wanted", low_rank_plus_noise(230, 240, 120, 0.003f, 0.9f), 40},
           {"geometric", low_rank_plus_noise(210, 200, 90, 0.0f, 0.9f), 40},
           {"diagonal", diagonal(240), 24},
           {"rank 1", gaussian(180, 160, 4), 1}};

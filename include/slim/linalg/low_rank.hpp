@@ -473,19 +473,25 @@ private:
       gemm_into(rotation.view(), rows->view(), next_, ctx_);
       std::swap(*rows, next_);
     }
-    for (index_t k = 0; k < rank_; ++k) {
-      auto const value = static_cast<T>(eigen.values[static_cast<std::size_t>(count - 1 - k)]);
-      for (index_t j = 0; j < next_.cols(); ++j) next_(k, j) = image_(k, j) - value * basis_(k, j);
-    }
-    double const residual = energy_of(matrix_view<T const>(next_.view().middle_rows(0, rank_)), ctx_);
     double const largest = eigen.values.back(), edge = std::max(eigen.values.front(), 0.0);
-    state now{edge, largest / edge, residual / (edge * left), 0};
-    // Rounding of G moves the captured energy by about count * epsilon * largest.
-    double const buried = std::min(too_steep * edge, 2e-3 * left / (6e-8 * static_cast<double>(count)));
-    if (!(largest > std::max(buried, 16 * edge))) return now;
-    double const cut = std::max({buried / 4, 16 * edge, 1e-5 * largest}); // well converged, those above
-    now.dominant = eigen.values.end() - std::upper_bound(eigen.values.begin(), eigen.values.end(), cut);
-    return now;
+    // Rounding of G moves the captured energy by about count * epsilon * largest. Steps of a filter need a factor of 16.
+    double const buried = std::max(std::min(too_steep * edge, 2e-3 * left / (6e-8 * static_cast<double>(count))), 16 * edge);
+    double const cut = largest > buried ? std::max({buried / 4, 16 * edge, 1e-5 * largest}) : largest;
+    double wanted_residual = 0, missing = 0; // of the rows above the cut: energy outside of the subspace
+    index_t above = 0;
+    for (index_t k = 0; k < count; ++k) {
+      double const value = eigen.values[static_cast<std::size_t>(count - 1 - k)];
+      double residual = 0;
+      for (index_t j = 0; j < basis_.cols(); ++j) {
+        double const r = static_cast<double>(image_(k, j)) - value * static_cast<double>(basis_(k, j));
+        residual += r * r;
+      }
+      if (k < rank_) wanted_residual += residual;
+      if (value <= cut) continue;
+      ++above;
+      missing += std::max(0.0, residual - 1e-12 * largest * largest) / value; // below, it is the rounding of the image
+    }
+    return {edge, largest / edge, wanted_residual / (edge * left), missing < 1e-3 * left ? above : 0};
   }
 
   /// The leading rows once more multiplied, the others as they are.

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <vector>
 
 namespace slim::inline SLIM_ABI {
@@ -105,30 +106,47 @@ public:
 
 private:
   /// Sum of S1(t) - t S0(t) over the positive thresholds. Where values and steps are equally many, a threshold passes one
-  /// value or none: the first step is taken without a branch, because no processor predicts it.
+  /// value or none, which no processor predicts: the first value is passed without a branch, in a loop of its own because
+  /// compilers would join it with the next one.
   double cut_above(double step) {
-    double sum = 0, half = 0.5;
-    for (auto& at : above_) {
-      double const threshold = half * step;
-      at += at->value < threshold ? 1 : 0;
-      while (at->value < threshold) ++at;
+    double sum = 0;
+    std::span<prefix_moments::point const*> const first_above(above_); // a local copy stays in registers
+    for (std::size_t k = 0; k < first_above.size(); ++k) {
+      auto const*& at = first_above[k];
+      at += static_cast<index_t>(at->value < half(k) * step);
+    }
+    for (std::size_t k = 0; k < first_above.size(); ++k) {
+      auto const* at = first_above[k];
+      double const threshold = half(k) * step;
+      if (at->value < threshold) {
+        while (at->value < threshold) ++at;
+        first_above[k] = at;
+      }
       sum += at->before.first - threshold * at->before.weight;
-      half += 1;
     }
     return sum;
   }
 
   double cut_below(double step) {
-    double sum = 0, half = -0.5;
-    for (auto& at : below_) {
-      double const threshold = half * step;
-      at -= at[-1].value >= threshold ? 1 : 0;
-      while (at[-1].value >= threshold) --at;
+    double sum = 0;
+    std::span<prefix_moments::point const*> const first_not_below(below_);
+    for (std::size_t k = 0; k < first_not_below.size(); ++k) {
+      auto const*& at = first_not_below[k];
+      at -= static_cast<index_t>(at[-1].value >= -half(k) * step);
+    }
+    for (std::size_t k = 0; k < first_not_below.size(); ++k) {
+      auto const* at = first_not_below[k];
+      double const threshold = -half(k) * step;
+      if (at[-1].value >= threshold) {
+        while (at[-1].value >= threshold) --at;
+        first_not_below[k] = at;
+      }
       sum += at->before.first - threshold * at->before.weight;
-      half -= 1;
     }
     return sum;
   }
+
+  static double half(std::size_t k) { return static_cast<double>(static_cast<int>(k)) + 0.5; }
 
   prefix_moments::sums all_;
   double highest_;
