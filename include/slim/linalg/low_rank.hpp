@@ -477,21 +477,21 @@ private:
     // Rounding of G moves the captured energy by about count * epsilon * largest. Steps of a filter need a factor of 16.
     double const buried = std::max(std::min(too_steep * edge, 2e-3 * left / (6e-8 * static_cast<double>(count))), 16 * edge);
     double const cut = largest > buried ? std::max({buried / 4, 16 * edge, 1e-5 * largest}) : largest;
-    double wanted_residual = 0, missing = 0; // of the rows above the cut: energy outside of the subspace
+    double total_residual = 0, missing = 0; // missing: energy that the rows above the cut have outside of the subspace
     index_t above = 0;
-    for (index_t k = 0; k < count; ++k) {
+    for (index_t k = 0; k < rank_; ++k) {
       double const value = eigen.values[static_cast<std::size_t>(count - 1 - k)];
       double residual = 0;
       for (index_t j = 0; j < basis_.cols(); ++j) {
         double const r = static_cast<double>(image_(k, j)) - value * static_cast<double>(basis_(k, j));
         residual += r * r;
       }
-      if (k < rank_) wanted_residual += residual;
+      total_residual += residual;
       if (value <= cut) continue;
       ++above;
       missing += std::max(0.0, residual - 1e-12 * largest * largest) / value; // below, it is the rounding of the image
     }
-    return {edge, largest / edge, wanted_residual / (edge * left), missing < 1e-3 * left ? above : 0};
+    return {edge, largest / edge, total_residual / (edge * left), missing < 1e-3 * left ? above : 0};
   }
 
   /// The leading rows once more multiplied, the others as they are.
