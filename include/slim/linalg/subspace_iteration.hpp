@@ -26,7 +26,7 @@ inline void note(std::string& notes, std::string const& text) {
 
 /// Sum of squares in double, in eight interleaved partial sums.
 template <class T>
-[[nodiscard]] double energy_of_row(T const* x, index_t size) {
+[[nodiscard]] double squared_norm_of(T const* x, index_t size) {
   double lane[8] = {};
   index_t j = 0;
   for (; j + 8 <= size; j += 8)
@@ -37,10 +37,10 @@ template <class T>
 
 /// ||A||_F^2, row by row: the same for any executor.
 template <class T>
-[[nodiscard]] double energy_of(matrix_view<T const> a, context const& ctx) {
+[[nodiscard]] double squared_norm(matrix_view<T const> a, context const& ctx) {
   std::vector<double> row_energy(static_cast<std::size_t>(a.rows()));
   ctx.parallel_for(a.rows(), rows_per_task(a.cols()), [&](index_t begin, index_t end) {
-    for (index_t i = begin; i < end; ++i) row_energy[static_cast<std::size_t>(i)] = energy_of_row(a.row(i), a.cols());
+    for (index_t i = begin; i < end; ++i) row_energy[static_cast<std::size_t>(i)] = squared_norm_of(a.row(i), a.cols());
   });
   double total = 0;
   for (double const energy : row_energy) total += energy;
@@ -167,7 +167,7 @@ public:
   /// `count` rows will be multiplied at a time.
   gram_operator(matrix_view<T const> a, index_t count, index_t expected, context const& ctx)
       : wide_(a.rows() <= a.cols() ? matrix_view<T const, strided>(a) : transposed(a)), count_(count), expected_(expected),
-        energy_(energy_of(a, ctx)), ctx_(ctx) {}
+        energy_(squared_norm(a, ctx)), ctx_(ctx) {}
 
   [[nodiscard]] index_t side() const { return wide_.rows(); }
   /// The trace of G.
@@ -334,7 +334,7 @@ private:
     if (first_of_start || !(range.largest < steep * range.smallest)) return look_at_ritz_vectors(h, left);
     next_ = image_;
     gemm_into(projected.view(), basis_.view(), next_, ctx_, destination::subtract);
-    double const residual = energy_of(matrix_view<T const>(next_), ctx_);
+    double const residual = squared_norm(matrix_view<T const>(next_), ctx_);
     return {range.smallest, range.largest / range.smallest, residual / (range.smallest * left), 0};
   }
 
