@@ -1,6 +1,8 @@
 // Our sgemm against OpenBLAS and Eigen, in one run: paired rounds, medians. Arguments: [threads = 2] [rounds = 7]
 #include "slim/linalg/gemm.hpp"
 
+#include "timing.hpp"
+
 #include "slim/core/matrix.hpp"
 #include "slim/core/random.hpp"
 
@@ -8,7 +10,6 @@
 #include <cblas.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
@@ -17,19 +18,10 @@ extern "C" void openblas_set_num_threads(int);
 
 namespace {
 
+using bench::median;
+using bench::seconds_of;
+
 using rows_t = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-
-template <class F>
-double seconds_of(F const& f) {
-  auto const start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 slim::matrix<float> random_matrix(slim::index_t rows, slim::index_t cols, std::uint64_t seed) {
   slim::matrix<float> out(rows, cols);

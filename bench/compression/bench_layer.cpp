@@ -2,8 +2,9 @@
 // Usage: bench_layer [--quick] [threads = 2] [rounds = 3]. --quick takes 1024 x 1024 instead of 4096 x 4096.
 #include "slim/slim.hpp"
 
+#include "timing.hpp"
+
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -19,6 +20,8 @@ void sgesdd_(char const* job, int const* m, int const* n, float* a, int const* l
 
 namespace {
 
+using bench::median;
+using bench::seconds_of;
 using slim::index_t;
 
 /// One line of the table: the same task done by a named peer and by us.
@@ -27,18 +30,6 @@ struct row {
   std::vector<double> peer_seconds, our_seconds;
   std::string remark;
 };
-
-template <class F>
-double seconds_of(F const& f) {
-  auto const start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 void print(std::vector<row> const& table) {
   std::printf("| %-34s | %-24s | %-26s | %9s | %9s | %6s | %s\n", "what", "peer", "ours", "peer s", "ours s", "ratio",
@@ -141,6 +132,7 @@ row search_row(slim::matrix<float> const& w, int rounds, slim::context const& ct
     out.peer_seconds.push_back(seconds_of([&] { alpha = slim::reference_search_alpha(density, centers, 4); }));
     out.our_seconds.push_back(seconds_of([&] {
       slim::prefix_moments moments; // building the prefix sums is part of the method
+      moments.reserve(binned.size());
       for (index_t b = 0; b < binned.size(); ++b) {
         auto const bin = binned.between(b, b + 1);
         moments.push_back(bin.weight, bin.first, bin.second);

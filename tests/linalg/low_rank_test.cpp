@@ -31,6 +31,13 @@ slim::matrix<float> low_rank_plus_noise(index_t rows, index_t cols, index_t rank
   return out;
 }
 
+/// Sparse as can be: random combinations of its rows must still find every direction.
+slim::matrix<float> diagonal(index_t n) {
+  slim::matrix<float> out(n, n);
+  for (index_t i = 0; i < n; ++i) out(i, (i * 7) % n) = 1 / std::sqrt(static_cast<float>(i + 1));
+  return out;
+}
+
 slim::matrix<float> with_column_scales(slim::matrix<float> a) {
   for (index_t j = 0; j < a.cols(); ++j) {
     auto const scale = static_cast<float>(std::exp(0.5 * slim::random_normal(14, static_cast<std::uint64_t>(j))));
@@ -138,7 +145,13 @@ std::vector<named_matrix> spectra() {
           {"gaussian, tall", gaussian(330, 200, 3), 20},
           {"decaying rank 64, column scales", with_column_scales(low_rank_plus_noise(256, 300, 64, 1.0f, 0.95f)), 26},
           {"exact rank 16 and noise", low_rank_plus_noise(220, 200, 16, 0.3f, 1.0f), 30},
-          {"exact rank 8 and little noise", low_rank_plus_noise(200, 220, 8, 0.03f, 1.0f), 12},
+          {"exact rank 8 and little noise", low_rank_plus_noise(200, 220, 8, 0.01f, 1.0f), 12},
+          {"exact rank 8 and very little noise, tall", low_rank_plus_noise(220, 200, 8, 0.0003f, 1.0f), 12},
+          {"exact rank 12 and noise below a hundred thousandth", low_rank_plus_noise(200, 220, 12, 0.00005f, 1.0f), 12},
+          {"geometric down to little noise", low_rank_plus_noise(200, 220, 60, 0.003f, 0.8f), 30},
+          {"geometric, more of it wanted", low_rank_plus_noise(230, 240, 120, 0.003f, 0.9f), 40},
+          {"geometric", low_rank_plus_noise(210, 200, 90, 0.0f, 0.9f), 40},
+          {"diagonal", diagonal(240), 24},
           {"rank 1", gaussian(180, 160, 4), 1}};
 }
 
@@ -167,6 +180,61 @@ TEST_CASE("the truncated factors stay within 1.003 of the optimal residual on fl
     CHECK(ratio <= 1.003);
     CHECK(ratio >= 0.9999); // nothing beats the optimum
   }
+}
+
+TEST_CASE("few vectors are multiplied by the matrix itself, and find as much") {
+  for (auto const& a : {gaussian(230, 260, 20), gaussian(260, 230, 21), low_rank_plus_noise(240, 250, 30, 1.0f, 0.95f)}) {
+    auto const f = slim::truncated_low_rank(a, 8, {.oversampling = 12}); // 20 of 230: a Gram matrix would not pay
+    require_laws(a, f, 8);
+    CHECK(residual(a, f) <= 1.003 * optimal_residual(jacobi_singular_values(a), 8));
+  }
+}
+
+TEST_CASE("from the solution one product is enough, from that of a similar matrix two") {
+  for (auto const& [name, a, rank] : spectra()) {
+    CAPTURE(name);
+    double const optimal = optimal_residual(jacobi_singular_values(a), rank);
+    auto const exact = slim::exact_low_rank(a, rank);
+    auto const again = slim::truncated_low_rank(a, rank, {.start = exact.basis});
+    CAPTURE(again.multiplies, again.fallbacks);
+    require_laws(a, again, rank);
+    CHECK(residual(a, again) <= 1.0005 * optimal);
+    CHECK(again.multiplies <= slim::truncated_low_rank(a, rank).multiplies);
+  }
+  auto const a = gaussian(300, 320, 22);
+  auto const exact = slim::exact_low_rank(a, 30);
+  CHECK(slim::truncated_low_rank(a, 30, {.start = exact.basis}).multiplies == 1);
+  auto changed = a;
+  for (index_t k = 0; k < a.size(); ++k) changed.data()[k] += 0.05f * gaussian(1, 1, static_cast<std::uint64_t>(k)).data()[0];
+  auto const f = slim::truncated_low_rank(changed, 30, {.start = exact.basis});
+  CHECK(f.multiplies <= 2);
+  CHECK(residual(changed, f) <= 1.003 * optimal_residual(jacobi_singular_values(changed), 30));
+}
+
+TEST_CASE("from garbage the factors are no worse than from nothing") {
+  auto const wide = gaussian(200, 230, 23), tall = gaussian(230, 200, 24),
+             steep = low_rank_plus_noise(200, 220, 8, 0.01f, 1.0f);
+  for (auto const* a : {&wide, &tall, &steep}) {
+    index_t const m = a->rows();
+    double const optimal = optimal_residual(jacobi_singular_values(*a), 20);
+    slim::matrix<float> same(m, 20), smallest(m, 20);
+    for (index_t k = 0; k < same.size(); ++k) same.data()[k] = 1.0f;
+    auto const all = slim::exact_low_rank(*a, 200); // invariant, and as wrong as can be
+    for (index_t i = 0; i < m; ++i)
+      for (index_t k = 0; k < 20; ++k) smallest(i, k) = all.basis(i, 199 - k);
+    for (auto const& start :
+         {gaussian(m, 20, 25), gaussian(m, 3, 26), gaussian(m, 150, 27), slim::matrix<float>(m, 20), same, smallest}) {
+      CAPTURE(a->rows(), start.cols());
+      auto const f = slim::truncated_low_rank(*a, 20, {.start = start});
+      CAPTURE(f.multiplies, f.fallbacks);
+      require_laws(*a, f, 20);
+      CHECK(residual(*a, f) <= 1.003 * optimal);
+    }
+  }
+  auto bad = gaussian(200, 5, 28);
+  CHECK_THROWS_AS(slim::truncated_low_rank(tall, 5, {.start = bad}), slim::shape_error);
+  bad(3, 4) = std::numeric_limits<float>::quiet_NaN();
+  CHECK_THROWS_AS(slim::truncated_low_rank(wide, 5, {.start = bad}), slim::nonfinite_error);
 }
 
 TEST_CASE("a looser tolerance costs fewer products, and the limit of products is kept and reported") {
@@ -247,17 +315,20 @@ TEST_CASE("NaN and infinity are refused with their place") {
 }
 
 TEST_CASE("the bits of low-rank factors are the same for 1, 2 and 4 threads and for a user's pool") {
-  for (auto const& a : {gaussian(300, 240, 15), low_rank_plus_noise(200, 260, 8, 0.001f, 1.0f)}) {
+  for (auto const& a : {gaussian(300, 240, 15), low_rank_plus_noise(200, 260, 8, 0.001f, 1.0f), gaussian(600, 500, 17)}) {
     slim::serial_executor const serial;
     test::thread_pool const pool;
     slim::context ctx;
     ctx.where = serial;
     auto const expected = slim::truncated_low_rank(a, 20, {}, ctx);
+    auto const start = gaussian(a.rows(), 20, 18);
+    auto const warm = slim::truncated_low_rank(a, 20, {.start = start}, ctx);
     auto const exact = slim::exact_low_rank(a, 20, ctx);
     auto const require_same = [&](slim::context const& other) {
       auto const again = slim::truncated_low_rank(a, 20, {}, other);
       CHECK(again.basis == expected.basis);
       CHECK(again.coefficients == expected.coefficients);
+      CHECK(slim::truncated_low_rank(a, 20, {.start = start}, other).coefficients == warm.coefficients);
       CHECK(slim::exact_low_rank(a, 20, other).coefficients == exact.coefficients);
     };
     ctx.where = pool;

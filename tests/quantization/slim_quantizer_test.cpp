@@ -95,6 +95,39 @@ TEST_CASE("the search reports the error of the step it found") {
   CHECK(found.error == Approx(brute_error(w, found.scale, 4)).epsilon(1e-10));
 }
 
+TEST_CASE("the search tries every candidate: none has a smaller error, whatever the values and the codes") {
+  auto const signs = GENERATE(0, 1, -1); // both, all positive, all negative
+  for (auto const& [values, candidates] :
+       std::vector<std::pair<index_t, index_t>>{{1, 7}, {2, 1000}, {50, 999}, {3000, 3}, {3000, 40}})
+    for (auto const& [lowest, highest] :
+         std::vector<std::pair<int, int>>{{-8, 7}, {-7, 7}, {-1, 1}, {-2, 1}, {-1, 6}, {-128, 127}}) {
+      INFO(values << " values, " << candidates << " candidates, codes " << lowest << " to " << highest << ", signs " << signs);
+      matrix<float> const w = mapped(normal_matrix(1, values, 11), [&](float x) {
+        float const y = x * x * x;
+        return signs == 0 ? y : static_cast<float>(signs) * std::abs(y);
+      });
+      prefix_moments const data = sorted_moments(w);
+      double const largest_step = 1.3 * largest_of(w) / highest;
+      double best = std::numeric_limits<double>::infinity(), energy = data.between(0, data.size()).second;
+      for (index_t c = 1; c <= candidates; ++c)
+        best = std::min(
+            best, error_of_scale(data, largest_step * static_cast<double>(c) / static_cast<double>(candidates), lowest, highest)
+                      .error);
+      scale_choice const found = search_scale(data, largest_step, lowest, highest, candidates);
+      CHECK(found.error <= best + 1e-12 * energy);
+      CHECK(found.error == Approx(error_of_scale(data, found.scale, lowest, highest).error).margin(1e-12 * energy));
+    }
+}
+
+TEST_CASE("a search without data, candidates or a usable step finds nothing") {
+  prefix_moments const some = sorted_moments(normal_matrix(3, 3, 1));
+  CHECK(search_scale(prefix_moments{}, 1.0, -8, 7, 10).scale == 0.0);
+  CHECK(search_scale(some, 0.0, -8, 7, 10).scale == 0.0);
+  CHECK(search_scale(some, std::numeric_limits<double>::infinity(), -8, 7, 10).scale == 0.0);
+  CHECK(search_scale(some, std::numeric_limits<double>::quiet_NaN(), -8, 7, 10).scale == 0.0);
+  CHECK(search_scale(some, 1.0, -8, 7, 0).scale == 0.0);
+}
+
 TEST_CASE("no step of two thousand is better than the one found, nor is absmax's") {
   int const bits = GENERATE(2, 3, 4, 6);
   int const top = (1 << (bits - 1)) - 1;

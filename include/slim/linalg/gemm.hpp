@@ -38,7 +38,7 @@ inline void gemm_into(matrix_view<float const, strided> a, matrix_view<float con
 inline void add_gram(matrix_view<float const> x, matrix_view<double> gram, context const& ctx = {}) {
   if (gram.rows() != x.cols() || gram.cols() != x.cols())
     throw shape_error(message("add_gram: X has ", x.cols(), " columns, the Gram matrix is ", gram.rows(), " x ", gram.cols()));
-  detail::add_gram_of(x, gram, ctx);
+  detail::add_gram_of<double>(x, gram, ctx);
 }
 
 /// C += X^T Y, X (tokens, d), Y (tokens, n), C (d, n). **Numerics** as add_gram: float products inside blocks of 256 tokens,

@@ -6,14 +6,13 @@
 /// [Halko, Martinsson, Tropp 2011] stop 2 to 4% above the optimal residual; Chebyshev filters of the Gram matrix
 /// [Zhou, Saad, Tiago, Chelikowsky 2006] reach 0.3% with fewer products.
 
-#include "slim/linalg/cholesky.hpp"
-#include "slim/linalg/eigh.hpp"
-
-#include "slim/core/random.hpp"
+#include "slim/linalg/subspace_iteration.hpp"
 
 #include <Eigen/QR>
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -26,7 +25,7 @@ struct low_rank_factors {
   matrix<T> basis;                ///< (m, r), orthonormal columns (zero for a zero matrix)
   matrix<T> coefficients;         ///< (r, n) = basis^T A
   std::vector<T> singular_values; ///< r numbers, descending: the norms of the rows of `coefficients`
-  index_t multiplies = 0;         ///< products of the subspace with the Gram matrix
+  index_t multiplies = 0;         ///< products of the subspace with A A^T or A^T A
   std::string fallbacks;          ///< what did not go the usual way, in words; empty if all did
 };
 
@@ -35,35 +34,32 @@ struct truncated_config {
   index_t oversampling = 32; ///< vectors beyond the rank
   double tolerance = 1e-2;   ///< stop once a product adds less than this share of the energy left to what the subspace captures
   index_t max_multiplies = 40;
+  /// Columns (m, any number) that nearly span the solution, such as the `basis` found for a similar matrix: fewer products.
+  matrix_view<float const> start = {};
 };
 
 namespace detail {
 
-inline void note(std::string& notes, std::string const& text) {
-  if (notes.find(text) != std::string::npos) return;
-  notes += (notes.empty() ? "" : "; ") + text;
-}
-
 /// Largest magnitude in A. @throws nonfinite_error at the first NaN or infinity.
 template <class T>
-[[nodiscard]] T finite_absmax(matrix_view<T const> a) {
-  T largest = 0;
-  for (index_t i = 0; i < a.rows(); ++i) {
-    T row_largest = 0;
-    bool finite = true;
-    for (index_t j = 0; j < a.cols(); ++j) {
-      T const magnitude = std::abs(a(i, j));
-      finite = finite && magnitude <= std::numeric_limits<T>::max();
-      row_largest = magnitude > row_largest ? magnitude : row_largest;
-    }
-    if (!finite) {
+[[nodiscard]] T finite_absmax(matrix_view<T const> a, context const& ctx) {
+  using bits = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>; // magnitudes are in the order of their bits
+  constexpr bits sign = std::numeric_limits<bits>::min(), infinity = std::bit_cast<bits>(std::numeric_limits<T>::infinity());
+  auto const magnitude = [&](index_t i, index_t j) { return static_cast<bits>(std::bit_cast<bits>(a(i, j)) & ~sign); };
+  std::vector<bits> row_largest(static_cast<std::size_t>(a.rows()));
+  ctx.parallel_for(a.rows(), rows_per_task(a.cols()), [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i) {
+      bits largest = 0;
+      for (index_t j = 0; j < a.cols(); ++j) largest = std::max(largest, magnitude(i, j));
+      row_largest[static_cast<std::size_t>(i)] = largest;
+      if (largest < infinity) continue;
       index_t j = 0;
-      while (std::isfinite(a(i, j))) ++j;
+      while (magnitude(i, j) < infinity) ++j;
       throw nonfinite_error(message("low-rank factors: the matrix is not finite at row ", i, ", column ", j));
     }
-    largest = std::max(largest, row_largest);
-  }
-  return largest;
+  });
+  bits const largest = row_largest.empty() ? 0 : *std::max_element(row_largest.begin(), row_largest.end());
+  return std::bit_cast<T>(largest);
 }
 
 /// Rank 0, an empty matrix, a matrix of zeros: nothing to compute.
@@ -76,11 +72,8 @@ template <class T>
 template <class T>
 [[nodiscard]] std::vector<T> row_norms(matrix<T> const& a) {
   std::vector<T> out(static_cast<std::size_t>(a.rows()));
-  for (index_t i = 0; i < a.rows(); ++i) {
-    double sum = 0;
-    for (index_t j = 0; j < a.cols(); ++j) sum += static_cast<double>(a(i, j)) * static_cast<double>(a(i, j));
-    out[static_cast<std::size_t>(i)] = static_cast<T>(std::sqrt(sum));
-  }
+  for (index_t i = 0; i < a.rows(); ++i)
+    out[static_cast<std::size_t>(i)] = static_cast<T>(std::sqrt(squared_norm_of(a.row(i), a.cols())));
   return out;
 }
 
@@ -122,7 +115,7 @@ template <class T = float>
                                                  context const& ctx = {}) {
   if (rank < 0) throw config_error(message("exact_low_rank: rank ", rank, " is negative"));
   rank = std::min({rank, a.rows(), a.cols()});
-  double const scale = static_cast<double>(detail::finite_absmax<T>(a));
+  double const scale = static_cast<double>(detail::finite_absmax<T>(a, ctx));
   auto out = detail::zero_factors<T>(a.rows(), a.cols(), rank);
   if (rank == 0 || scale == 0.0) return out;
   matrix<double> scaled(a);
@@ -142,246 +135,6 @@ template <class T = float>
 
 namespace detail {
 
-/// The rows of Q made orthonormal, by Cholesky factors of Q Q^T in double, applied in float, until one is close to the
-/// identity [Yamamoto et al. 2015]; a shift where the rows are dependent to rounding [Fukaya et al. 2020].
-template <class T>
-class row_orthonormalizer {
-public:
-  row_orthonormalizer(context const& ctx, std::string& notes) : ctx_(ctx), notes_(notes) {}
-
-  /// `accurate` asks for orthonormality to float rounding; without it one pass is enough if the rows are well conditioned.
-  void operator()(matrix<T>& q, bool accurate) {
-    for (int pass = 0; pass < 10; ++pass) {
-      double const smallest_pivot = one_pass(q);
-      if (smallest_pivot > (accurate ? 0.5 : 0.02)) return;
-    }
-    note(notes_, "orthonormalisation stopped after 10 passes");
-  }
-
-private:
-  /// Smallest pivot relative to the length of its row: 1 if the rows were orthogonal, 0 if another pass is needed anyway.
-  double one_pass(matrix<T>& q) {
-    index_t const count = q.rows();
-    matrix<double> gram(count, count);
-    add_gram_of(transposed(matrix_view<T const>(q)), gram, ctx_);
-    bool dependent = false;
-    for (index_t i = 0; i < count; ++i)
-      if (!(gram(i, i) > 1e-60)) {
-        replace_row(q, i);
-        dependent = true;
-      }
-    if (dependent) return 0.0;
-    normalize_rows(q, gram);
-    matrix<double> factor = gram;
-    double shift = 0;
-    while (!cholesky_inplace(factor.view())) {
-      note(notes_, "shifted Cholesky");
-      shift = std::max(10 * shift, 1e-6); // the rounding of a float Gram matrix, with room
-      factor = gram;
-      for (index_t i = 0; i < count; ++i) factor(i, i) += shift;
-    }
-    matrix<T> const lower(factor.view());
-    solve_lower_inplace<T>(lower, q.view(), ctx_);
-    double smallest = 1.0;
-    for (index_t i = 0; i < count; ++i) {
-      smallest = std::min(smallest, factor(i, i));
-      if (factor(i, i) * factor(i, i) < 4 * shift) replace_row(q, i);
-    }
-    return shift > 0 ? 0.0 : smallest;
-  }
-
-  /// A row that depends on those before it holds no direction of its own: a fresh random one takes its place.
-  void replace_row(matrix<T>& q, index_t i) {
-    note(notes_, "dependent directions replaced");
-    for (index_t j = 0; j < q.cols(); ++j) q(i, j) = static_cast<T>(random_normal(ctx_.seed + 1, fresh_++));
-  }
-
-  static void normalize_rows(matrix<T>& q, matrix<double>& gram) {
-    index_t const count = q.rows();
-    std::vector<double> inverse(static_cast<std::size_t>(count));
-    for (index_t i = 0; i < count; ++i) inverse[static_cast<std::size_t>(i)] = 1.0 / std::sqrt(gram(i, i));
-    for (index_t i = 0; i < count; ++i) {
-      double const scale = inverse[static_cast<std::size_t>(i)];
-      for (index_t j = 0; j < count; ++j) gram(i, j) *= scale * inverse[static_cast<std::size_t>(j)];
-      for (index_t j = 0; j < q.cols(); ++j) q(i, j) = static_cast<T>(static_cast<double>(q(i, j)) * scale);
-    }
-  }
-
-  context const& ctx_;
-  std::string& notes_;
-  std::uint64_t fresh_ = 0;
-};
-
-/// Gram matrix of the shorter side, as float: A A^T for a wide A.
-template <class T>
-[[nodiscard]] matrix<T> shorter_gram(matrix_view<T const> a, context const& ctx) {
-  index_t const side = std::min(a.rows(), a.cols());
-  matrix<double> gram(side, side);
-  add_gram_of(a.rows() <= a.cols() ? transposed(a) : matrix_view<float const, strided>(a), gram, ctx);
-  return matrix<T>(gram.view());
-}
-
-/// Sum over all elements of x .* y in double, one partial sum per row: the same for any executor.
-template <class T>
-[[nodiscard]] double inner_product(matrix<T> const& x, matrix<T> const& y) {
-  double total = 0;
-  for (index_t i = 0; i < x.rows(); ++i) {
-    double sum = 0;
-    for (index_t j = 0; j < x.cols(); ++j) sum += static_cast<double>(x(i, j)) * static_cast<double>(y(i, j));
-    total += sum;
-  }
-  return total;
-}
-
-/// out = alpha * x + beta * y + gamma * z, elementwise.
-template <class T>
-void combine_into(matrix<T>& out, T alpha, matrix<T> const& x, T beta, matrix<T> const& y, T gamma, matrix<T> const& z,
-                  context const& ctx) {
-  ctx.parallel_for(out.size(), 1 << 16, [&](index_t begin, index_t end) {
-    for (index_t k = begin; k < end; ++k) out.data()[k] = alpha * x.data()[k] + beta * y.data()[k] + gamma * z.data()[k];
-  });
-}
-
-/// Estimates of the extreme eigenvalues of a symmetric positive semidefinite matrix.
-struct eigenvalue_range {
-  double smallest; ///< from above; 0 if the matrix is singular to rounding
-  double largest;  ///< from below
-};
-
-[[nodiscard]] inline double normalize(matrix<double>& x) {
-  double sum = 0;
-  for (index_t i = 0; i < x.size(); ++i) sum += x.data()[i] * x.data()[i];
-  double const length = std::sqrt(sum);
-  for (index_t i = 0; i < x.size(); ++i) x.data()[i] /= length;
-  return length;
-}
-
-/// Power and inverse iteration, a dozen steps each from a fixed start: enough to tell where a spectrum ends.
-template <class Real>
-[[nodiscard]] eigenvalue_range range_of_eigenvalues(matrix<Real> h) {
-  constexpr int steps = 12;
-  index_t const n = h.rows();
-  matrix<Real> x(n, 1), y(n, 1);
-  for (index_t i = 0; i < n; ++i) y(i, 0) = random_normal(2, static_cast<std::uint64_t>(i));
-  eigenvalue_range out{0, normalize(y)};
-  for (int step = 0; step < steps && out.largest > 0; ++step) {
-    std::swap(x, y);
-    for (index_t i = 0; i < n; ++i) {
-      y(i, 0) = 0;
-      for (index_t j = 0; j < n; ++j) y(i, 0) += h(i, j) * x(j, 0);
-    }
-    out.largest = normalize(y);
-  }
-  if (!(out.largest > 0) || !cholesky_inplace(h.view())) return out;
-  for (index_t i = 0; i < n; ++i) x(i, 0) = random_normal(3, static_cast<std::uint64_t>(i));
-  (void)normalize(x);
-  for (int step = 0; step < steps; ++step) {
-    solve_lower_inplace<Real>(h, x.view());
-    double const length = normalize(x); // squared: the Rayleigh quotient x^T H^-1 x
-    out.smallest = 1 / (length * length);
-    solve_lower_transposed_inplace<Real>(h, x.view());
-    (void)normalize(x);
-  }
-  return out;
-}
-
-/// Orthonormal rows that span nearly the leading eigenvectors of a Gram matrix.
-template <class T>
-class subspace_iteration {
-public:
-  subspace_iteration(matrix<T> const& gram, index_t count, context const& ctx)
-      : gram_(gram), ctx_(ctx), basis_(count, gram.rows()), image_(count, gram.rows()), next_(count, gram.rows()) {}
-
-  /// Iterates until the captured energy stands still. `total` is the trace of the Gram matrix.
-  matrix<T> run(double total, truncated_config const& config) {
-    start();
-    double captured = 0;
-    for (;;) {
-      index_t const before = multiplies_;
-      multiply(basis_, image_);
-      double const now = inner_product(basis_, image_);
-      double const left = std::max(total - now, 1e-6 * total); // below that, float products are noise
-      bool const settled = now - captured < config.tolerance * left * static_cast<double>(last_cost_);
-      double const edge = lower_edge();
-      if (settled || multiplies_ >= config.max_multiplies) {
-        if (!settled) note(notes_, "subspace iteration stopped at max_multiplies");
-        filter_once(edge);
-        orthonormalize_(next_, true);
-        return std::move(next_);
-      }
-      captured = now;
-      filter_twice(edge);
-      orthonormalize_(next_, false);
-      std::swap(basis_, next_);
-      last_cost_ = multiplies_ - before;
-    }
-  }
-
-  [[nodiscard]] index_t multiplies() const { return multiplies_; }
-  [[nodiscard]] std::string const& notes() const { return notes_; }
-
-private:
-  void multiply(matrix<T> const& rows, matrix<T>& out) {
-    gemm_into(rows.view(), gram_.view(), out, ctx_);
-    ++multiplies_;
-  }
-
-  /// A random subspace, multiplied once.
-  void start() {
-    index_t const cols = next_.cols();
-    ctx_.parallel_for(next_.rows(), 8, [&](index_t begin, index_t end) {
-      for (index_t k = begin * cols; k < end * cols; ++k)
-        next_.data()[k] = static_cast<T>(random_normal(ctx_.seed, static_cast<std::uint64_t>(k)));
-    });
-    multiply(next_, basis_);
-    orthonormalize_(basis_, false);
-  }
-
-  /// Eigenvalues of the Gram matrix below this one belong to directions to be damped: the smallest Ritz value. Where the
-  /// spectrum is steep, the basis turns to the Ritz vectors first: every row is then dominated by its own direction, and
-  /// float rounding of the large ones does not bury the small ones.
-  [[nodiscard]] double lower_edge() {
-    matrix<T> projected(basis_.rows(), basis_.rows());
-    gemm_into(image_.view(), transposed(basis_.view()), projected, ctx_);
-    matrix<double> const h(projected.view());
-    auto const range = range_of_eigenvalues(h);
-    if (range.largest < 30 * range.smallest) return range.smallest;
-    auto const eigen = symmetric_eigen(h.view());
-    if (!eigen.converged) return range.smallest;
-    matrix<T> const rotation(eigen.vectors.view());
-    gemm_into(transposed(rotation.view()), basis_.view(), next_, ctx_);
-    std::swap(basis_, next_);
-    gemm_into(transposed(rotation.view()), image_.view(), next_, ctx_);
-    std::swap(image_, next_);
-    return std::max(eigen.values.front(), 0.0);
-  }
-
-  /// Chebyshev polynomial of degree one on [0, edge]: next = (2 G / edge - 1) basis, from the image at hand; a plain power step
-  /// without an edge.
-  void filter_once(double edge) {
-    if (edge > 0)
-      combine_into(next_, static_cast<T>(2 / edge), image_, T(-1), basis_, T(0), basis_, ctx_);
-    else
-      next_ = image_;
-  }
-
-  /// Degree two: T_2(x) = 2 x T_1(x) - 1 grows four times as steeply beyond the edge as x^2 and stays in [-1, 1] inside.
-  void filter_twice(double edge) {
-    filter_once(edge);
-    if (!(edge > 0)) return;
-    multiply(next_, image_);
-    combine_into(next_, static_cast<T>(4 / edge), image_, T(-2), next_, T(-1), basis_, ctx_);
-  }
-
-  matrix<T> const& gram_;
-  context const& ctx_;
-  matrix<T> basis_, image_, next_; // (count, side) each
-  std::string notes_;
-  row_orthonormalizer<T> orthonormalize_{ctx_, notes_};
-  index_t multiplies_ = 0;
-  index_t last_cost_ = 1;
-};
-
 /// Factors of rank r from orthonormal rows that span more: the best r directions inside [Rayleigh, Ritz].
 template <class T>
 [[nodiscard]] low_rank_factors<T> best_inside(matrix_view<T const> a, matrix<T> const& rows, index_t rank, context const& ctx) {
@@ -389,7 +142,7 @@ template <class T>
   matrix<T> projected(count, a.cols());
   gemm_into(rows.view(), a, projected, ctx);
   matrix<double> gram(count, count);
-  add_gram_of(transposed(matrix_view<T const>(projected)), gram, ctx);
+  add_gram_of<double>(transposed(matrix_view<T const>(projected)), gram, ctx);
   auto const eigen = symmetric_eigen<double>(matrix_view<double const>(gram));
   if (!eigen.converged) throw error("truncated_low_rank: the eigenvalue iteration did not converge");
   matrix<T> rotation(count, rank);
@@ -402,38 +155,123 @@ template <class T>
   return out;
 }
 
+/// The start as rows of the space that is iterated in, at most `count`: its columns, or, if A is tall, their products with A.
+template <class T>
+[[nodiscard]] matrix<T> start_rows(matrix_view<T const> a, matrix_view<T const> start, index_t count, context const& ctx) {
+  (void)finite_absmax(start, ctx);
+  matrix<T> rows(std::min(count, start.cols()), start.rows());
+  for (index_t k = 0; k < rows.rows(); ++k) {
+    double sum = 0;
+    for (index_t i = 0; i < start.rows(); ++i) sum += static_cast<double>(start(i, k)) * static_cast<double>(start(i, k));
+    double const scale = sum > 0 ? 1 / std::sqrt(sum) : 0.0;
+    for (index_t i = 0; i < start.rows(); ++i) rows(k, i) = static_cast<T>(static_cast<double>(start(i, k)) * scale);
+  }
+  if (a.rows() <= a.cols() || rows.rows() == 0) return rows;
+  matrix<T> images(rows.rows(), a.cols());
+  gemm_into(rows.view(), a, images, ctx);
+  return images;
+}
+
+/// A without its components along orthonormal rows of its shorter side.
+template <class T>
+[[nodiscard]] matrix<T> without(matrix_view<T const> a, matrix<T> const& rows, context const& ctx) {
+  matrix<T> rest(a);
+  bool const wide = a.rows() <= a.cols();
+  matrix<T> images(wide ? rows.rows() : a.rows(), wide ? a.cols() : rows.rows());
+  if (wide) {
+    gemm_into(rows.view(), a, images, ctx);
+    gemm_into(transposed(rows.view()), images.view(), rest, ctx, destination::subtract);
+  } else {
+    gemm_into(a, transposed(rows.view()), images, ctx);
+    gemm_into(images.view(), rows.view(), rest, ctx, destination::subtract);
+  }
+  return rest;
+}
+
+/// The rows of y and, below them, those of x.
+template <class T>
+[[nodiscard]] matrix<T> stacked(matrix<T> const& y, matrix_view<std::type_identity_t<T> const> x) {
+  matrix<T> out(y.rows() + x.rows(), x.cols());
+  std::copy_n(y.data(), y.size(), out.data());
+  std::copy_n(x.data(), x.size(), out.data() + y.size());
+  return out;
+}
+
+/// What the search for a subspace found.
+template <class T>
+struct subspace {
+  matrix<T> rows; ///< (count, side), orthonormal
+  index_t multiplies = 0;
+  std::string notes;
+};
+
+/// Orthonormal rows that nearly span the leading singular vectors of the shorter side. Directions that dwarf the others are
+/// found first and taken out of A: the Gram matrix of the rest has no rounding as large as what is looked for.
+template <class T>
+[[nodiscard]] subspace<T> leading_subspace(matrix_view<T const> a, index_t rank, index_t count, truncated_config config,
+                                           context const& ctx) {
+  subspace<T> out{matrix<T>(0, std::min(a.rows(), a.cols())), 0, {}};
+  row_orthonormalizer<T> orthonormalize(ctx, out.notes);
+  auto rows = start_rows(a, config.start, count, ctx);
+  matrix<T> rest;
+  matrix_view<T const> now = a;
+  double energy = 0;
+  for (;;) {
+    index_t const wanted = count - out.rows.rows();
+    gram_operator<T> gram(now, wanted, 2 * rows.rows() < wanted ? 4 : 2, ctx);
+    energy = std::max(energy, gram.energy());
+    bool const rounding = gram.energy() <= 1e-12 * energy; // nothing is left but that of A
+    if (rounding || out.rows.rows() >= rank) break;
+    subspace_iteration<T> iteration(gram, rank - out.rows.rows(), wanted, rows, ctx);
+    rows = iteration.run(config.tolerance, config.max_multiplies);
+    note(out.notes, iteration.notes());
+    out.multiplies += gram.multiplies();
+    config.max_multiplies -= gram.multiplies();
+    index_t const taken = iteration.dominant();
+    if (taken == 0) break;
+    out.rows = stacked(out.rows, rows.view().middle_rows(0, taken));
+    orthonormalize(out.rows, true);
+    rows = matrix<T>(rows.view().middle_rows(taken, wanted - taken));
+    rest = without(a, out.rows, ctx);
+    now = rest;
+  }
+  if (out.rows.empty()) {
+    out.rows = std::move(rows);
+  } else {
+    out.rows = stacked(out.rows, rows);
+    orthonormalize(out.rows, true);
+  }
+  return out;
+}
+
 /// truncated_low_rank for a matrix whose squares neither overflow nor vanish.
 template <class T>
 [[nodiscard]] low_rank_factors<T> truncated_scaled(matrix_view<T const> a, index_t rank, index_t count,
                                                    truncated_config const& config, context const& ctx) {
-  auto const gram = shorter_gram<T>(a, ctx);
-  double total = 0;
-  for (index_t i = 0; i < gram.rows(); ++i) total += static_cast<double>(gram(i, i));
-  subspace_iteration<T> iteration(gram, count, ctx);
-  auto rows = iteration.run(total, config);
-  auto notes = iteration.notes();
-  if (a.rows() > a.cols()) { // found right singular directions: their images span the left ones
+  auto found = leading_subspace(a, rank, count, config, ctx);
+  if (a.rows() > a.cols()) { // right singular directions: their images span the left ones
     matrix<T> images(count, a.rows());
-    gemm_into(rows.view(), transposed(a), images, ctx);
-    row_orthonormalizer<T>(ctx, notes)(images, true);
-    rows = std::move(images);
+    gemm_into(found.rows.view(), transposed(a), images, ctx);
+    row_orthonormalizer<T>(ctx, found.notes)(images, true);
+    found.rows = std::move(images);
   }
-  auto out = best_inside(a, rows, rank, ctx);
-  out.multiplies = iteration.multiplies();
-  out.fallbacks = std::move(notes);
+  auto out = best_inside(a, found.rows, rank, ctx);
+  out.multiplies = found.multiplies;
+  out.fallbacks = std::move(found.notes);
   return out;
 }
 
 } // namespace detail
 
-/// Nearly the best approximation of rank min(rank, m, n): the Gram matrix of the shorter side, Chebyshev-filtered subspace
-/// iteration with rank + oversampling vectors from a start that depends on `ctx.seed` only, and the best `rank` directions
-/// inside. With the default tolerance the residual stays within 1.003 of the optimal one, also on flat spectra (tests/linalg).
-/// Below 0.5% of ||A||_F the float Gram matrix limits it (1.004 measured at 0.35%): there, ask for exact_low_rank.
-/// If the subspace would be most of the space, exact_low_rank does it (reported in `fallbacks`). 2 max(m, n) min(m, n)^2 +
-/// 2 multiplies (rank + oversampling) min(m, n)^2 operations; bits do not depend on the number of threads.
+/// Nearly the best approximation of rank min(rank, m, n): Chebyshev-filtered subspace iteration on the shorter side with
+/// rank + oversampling vectors, from a start that depends on `ctx.seed` (and `config.start`) only, and the best `rank`
+/// directions inside. With the default tolerance the residual stays within 1.003 of the optimal one on flat, decaying and steep
+/// spectra (tests/linalg), as long as it is above float rounding, 1e-5 of ||A||_F.
+/// If the subspace would be most of the space, exact_low_rank does it (reported in `fallbacks`). Operations: a product of the
+/// subspace costs 2 (rank + oversampling) min(m, n)^2 after max(m, n) min(m, n)^2 for the Gram matrix, or 4 (rank +
+/// oversampling) m n without it, whichever is less for the products expected. Bits do not depend on the number of threads.
 /// Rank 0 or an empty matrix gives empty factors, a zero matrix zero ones. @throws config_error if rank < 0 or the
-/// configuration makes no sense; nonfinite_error on NaN or infinity.
+/// configuration makes no sense; shape_error if `config.start` has not m rows; nonfinite_error on NaN or infinity.
 template <class T = float>
 [[nodiscard]] low_rank_factors<T> truncated_low_rank(matrix_view<std::type_identity_t<T> const> a, index_t rank,
                                                      truncated_config config = {}, context const& ctx = {}) {
@@ -442,9 +280,11 @@ template <class T = float>
   if (config.oversampling < 0 || !(config.tolerance >= 0) || config.max_multiplies < 1)
     throw config_error(message("truncated_low_rank: oversampling ", config.oversampling, ", tolerance ", config.tolerance,
                                ", max_multiplies ", config.max_multiplies, "; needed are >= 0, >= 0 and >= 1"));
+  if (config.start.cols() > 0 && config.start.rows() != a.rows())
+    throw shape_error(message("truncated_low_rank: the start has ", config.start.rows(), " rows, the matrix ", a.rows()));
   index_t const side = std::min(a.rows(), a.cols());
   rank = std::min(rank, side);
-  float const largest = detail::finite_absmax<float>(a);
+  float const largest = detail::finite_absmax<float>(a, ctx);
   if (rank == 0 || largest == 0.0f) return detail::zero_factors<float>(a.rows(), a.cols(), rank);
   index_t const count = rank + config.oversampling;
   if (5 * count > 4 * side) {

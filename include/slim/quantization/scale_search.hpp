@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <vector>
 
 namespace slim::inline SLIM_ABI {
@@ -20,33 +21,50 @@ namespace slim::inline SLIM_ABI {
 /// Sorted values with weights, as prefix sums. Value number i stands for one weight, or for all weights in a histogram bin.
 class prefix_moments {
 public:
+  void reserve(index_t size) { points_.reserve(static_cast<std::size_t>(size) + 2); }
+
   /// Adds values in increasing order: total weight, weight * value, weight * value^2 of one point or bin.
   void push_back(double weight, double first, double second) {
     if (weight <= 0.0) return;
-    values_.push_back(first / weight);
-    sums_.push_back({sums_.back().weight + weight, sums_.back().first + first, sums_.back().second + second});
+    points_.back().value = first / weight;
+    sums const before = points_.back().before;
+    points_.push_back({beyond, {before.weight + weight, before.first + first, before.second + second}});
   }
 
   struct sums {
     double weight = 0, first = 0, second = 0;
   };
 
-  [[nodiscard]] index_t size() const noexcept { return static_cast<index_t>(values_.size()); }
-  [[nodiscard]] double value(index_t i) const noexcept { return values_[static_cast<std::size_t>(i)]; }
-  /// Sums over values begin .. end - 1.
-  [[nodiscard]] sums between(index_t begin, index_t end) const noexcept {
-    sums const& low = sums_[static_cast<std::size_t>(begin)];
-    sums const& high = sums_[static_cast<std::size_t>(end)];
+  /// A value and the sums over all values before it.
+  struct point {
+    double value;
+    sums before;
+  };
+
+  [[nodiscard]] index_t size() const noexcept { return static_cast<index_t>(points_.size()) - 2; }
+  [[nodiscard]] double value(index_t i) const noexcept { return begin()[i].value; }
+  /// Sums over values from .. to - 1.
+  [[nodiscard]] sums between(index_t from, index_t to) const noexcept {
+    sums const &low = begin()[from].before, &high = begin()[to].before;
     return {high.weight - low.weight, high.first - low.first, high.second - low.second};
   }
   /// First value not below x.
-  [[nodiscard]] index_t lower_bound(double x) const noexcept {
-    return std::lower_bound(values_.begin(), values_.end(), x) - values_.begin();
+  [[nodiscard]] index_t lower_bound(double x) const noexcept { return point_at(x) - begin(); }
+
+  /// The points in order. `begin() - 1` and `end()` may be read: their values lie below and above all thresholds; `end()`
+  /// holds the sums over everything.
+  [[nodiscard]] point const* begin() const noexcept { return points_.data() + 1; }
+  [[nodiscard]] point const* end() const noexcept { return begin() + size(); }
+  /// First point whose value is not below x.
+  [[nodiscard]] point const* point_at(double x) const noexcept {
+    return std::lower_bound(begin(), end(), x, [](point const& p, double threshold) { return p.value < threshold; });
   }
 
+  /// Finite, so that comparisons mean the same under -ffast-math.
+  static constexpr double beyond = std::numeric_limits<double>::max();
+
 private:
-  std::vector<double> values_;
-  std::vector<sums> sums_{sums{}};
+  std::vector<point> points_{{-beyond, {}}, {beyond, {}}};
 };
 
 /// What a search found.
@@ -69,42 +87,88 @@ struct scale_choice {
   return found;
 }
 
+namespace detail {
+
+/// Errors of growing steps, one after the other. The thresholds t = (k + 0.5) s between the codes k and k + 1 move away from
+/// zero, each in one direction. Summed by parts, J(s) needs the sums S0, S1 *before* each threshold only:
+/// J(s) = S2 - 2 h s S1 + (h s)^2 S0 + 2 s sum_k [S1(t_k) - t_k S0(t_k)],  h the highest code, without argument: of everything.
+class growing_steps {
+public:
+  growing_steps(prefix_moments const& data, int lowest, int highest)
+      : all_(data.end()->before), highest_(highest), below_(static_cast<std::size_t>(-lowest), data.point_at(0.0)),
+        above_(static_cast<std::size_t>(highest), data.point_at(0.0)) {}
+
+  /// Error of a step that is not smaller than the one before.
+  [[nodiscard]] double error(double step) {
+    double const top = highest_ * step;
+    return all_.second - 2 * top * all_.first + top * top * all_.weight + 2 * step * (cut_below(step) + cut_above(step));
+  }
+
+private:
+  /// Sum of S1(t) - t S0(t) over the positive thresholds. Where values and steps are equally many, a threshold passes one
+  /// value or none, which no processor predicts: the first value is passed without a branch, in a loop of its own because
+  /// compilers would join it with the next one.
+  double cut_above(double step) {
+    double sum = 0;
+    std::span<prefix_moments::point const*> const first_above(above_); // a local copy stays in registers
+    for (std::size_t k = 0; k < first_above.size(); ++k) {
+      auto const*& at = first_above[k];
+      at += static_cast<index_t>(at->value < half(k) * step);
+    }
+    for (std::size_t k = 0; k < first_above.size(); ++k) {
+      auto const* at = first_above[k];
+      double const threshold = half(k) * step;
+      if (at->value < threshold) {
+        while (at->value < threshold) ++at;
+        first_above[k] = at;
+      }
+      sum += at->before.first - threshold * at->before.weight;
+    }
+    return sum;
+  }
+
+  double cut_below(double step) {
+    double sum = 0;
+    std::span<prefix_moments::point const*> const first_not_below(below_);
+    for (std::size_t k = 0; k < first_not_below.size(); ++k) {
+      auto const*& at = first_not_below[k];
+      at -= static_cast<index_t>(at[-1].value >= -half(k) * step);
+    }
+    for (std::size_t k = 0; k < first_not_below.size(); ++k) {
+      auto const* at = first_not_below[k];
+      double const threshold = -half(k) * step;
+      if (at[-1].value >= threshold) {
+        while (at[-1].value >= threshold) --at;
+        first_not_below[k] = at;
+      }
+      sum += at->before.first - threshold * at->before.weight;
+    }
+    return sum;
+  }
+
+  static double half(std::size_t k) { return static_cast<double>(static_cast<int>(k)) + 0.5; }
+
+  prefix_moments::sums all_;
+  double highest_;
+  std::vector<prefix_moments::point const*> below_, above_; // first point not below -0.5, -1.5 ...; 0.5, 1.5 ... steps
+};
+
+} // namespace detail
+
 /// Best of the steps c * largest_step / candidates, c = 1..candidates, followed by Lloyd steps while they help. All
 /// candidates are tried: the error has several local minima, so nothing is assumed about its shape. The cell boundaries of
 /// growing steps move one way only, so the whole search is O(codes * (n + candidates)).
 [[nodiscard]] inline scale_choice search_scale(prefix_moments const& data, double largest_step, int lowest, int highest,
                                                index_t candidates) {
-  if (data.size() == 0 || !(largest_step > 0.0)) return {};
-  auto const codes = static_cast<std::size_t>(highest - lowest + 1);
-  // boundary[c]: first value of code lowest + c + 1. For tiny steps all positive values lie above every threshold, negative
-  // ones below.
-  std::vector<index_t> boundary(codes - 1);
-  index_t const first_positive = data.lower_bound(0.0);
-  std::fill(boundary.begin(), boundary.end(), first_positive);
+  bool const usable = largest_step > 0.0 && largest_step < prefix_moments::beyond / std::max(-lowest, highest);
+  if (data.size() == 0 || candidates < 1 || !usable) return {};
   scale_choice best{0.0, std::numeric_limits<double>::infinity()};
+  detail::growing_steps steps(data, lowest, highest);
   for (index_t c = 1; c <= candidates; ++c) {
     double const scale = largest_step * static_cast<double>(c) / static_cast<double>(candidates);
-    double error = 0;
-    index_t begin = 0;
-    for (std::size_t k = 0; k < codes; ++k) {
-      int const code = lowest + static_cast<int>(k);
-      index_t end = data.size();
-      if (k + 1 < codes) {
-        index_t& at = boundary[k];
-        double const threshold = (code + 0.5) * scale;
-        if (threshold > 0)
-          while (at < data.size() && data.value(at) < threshold) ++at;
-        else
-          while (at > 0 && data.value(at - 1) >= threshold) --at;
-        end = at;
-      }
-      auto const cell = data.between(begin, end);
-      double const level = code * scale;
-      error += cell.second - 2 * level * cell.first + level * level * cell.weight;
-      begin = end;
-    }
-    if (error < best.error) best = {scale, error};
+    if (double const error = steps.error(scale); error < best.error) best = {scale, error};
   }
+  best = error_of_scale(data, best.scale, lowest, highest); // to the rounding of every other error that is reported
   constexpr int lloyd_steps = 8;
   for (int step = 0; step < lloyd_steps; ++step) {
     double numerator = 0, denominator = 0;

@@ -16,6 +16,7 @@ namespace slim::inline SLIM_ABI {
 [[nodiscard]] inline prefix_moments moments_of(std::vector<std::pair<float, double>>& values) {
   std::sort(values.begin(), values.end());
   prefix_moments moments;
+  moments.reserve(static_cast<index_t>(values.size()));
   for (auto const& [value, weight] : values) {
     double const x = static_cast<double>(value);
     moments.push_back(weight, weight * x, weight * x * x);
@@ -116,6 +117,7 @@ constexpr index_t ordered_bf16(std::uint32_t upper_half) noexcept {
     }
   });
   prefix_moments moments;
+  moments.reserve(total);
   for (index_t b = 0; b < total; ++b) moments.push_back(table[b].weight, table[b].first, table[b].second);
   return moments;
 }
