@@ -21,17 +21,18 @@ struct exact_lora_config {
 
 /// Factors of rank r that minimise tr(D H D^T), D = E - (L R)^T, for any C with H = C C^T: with E C ~ U S, U (d_out x r)
 /// orthonormal, R = U^T and L = E^T U. No system is solved, so nothing is divided by small eigenvalues.
+/// `start` (d_out x any, or nothing) spans an earlier solution: a truncated decomposition then needs fewer products.
 /// `fallbacks` of the decomposition go to the notes. 2 d_out d_in^2 + the decomposition.
 template <std::same_as<float> T>
 [[nodiscard]] adapter output_optimal_adapter(matrix_view<T const> e, matrix_view<T const> root, index_t rank, svd_method method,
-                                             context const& ctx = {}) {
+                                             context const& ctx = {}, matrix_view<T const> start = {}) {
   adapter found = empty_adapter(e.cols(), e.rows());
   if (rank == 0 || e.empty()) return found;
   matrix<T> weighted(e.rows(), e.cols());
   gemm_into(e, root, weighted.view(), ctx);
   auto const target = matrix_view<T const>(weighted.view());
-  auto const factors =
-      method == svd_method::exact ? exact_low_rank<T>(target, rank, ctx) : truncated_low_rank<T>(target, rank, {}, ctx);
+  auto const factors = method == svd_method::exact ? exact_low_rank<T>(target, rank, ctx)
+                                                   : truncated_low_rank<T>(target, rank, {.start = start}, ctx);
   found.right = matrix<T>(transposed(factors.basis.view()));
   found.left = matrix<T>(e.cols(), factors.basis.cols());
   gemm_into(transposed(e), factors.basis.view(), found.left.view(), ctx);

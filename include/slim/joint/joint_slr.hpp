@@ -132,10 +132,12 @@ private:
     return rest;
   }
 
+  /// The exact (L, R) for what S leaves, found from the one before.
   template <class T>
-  [[nodiscard]] adapter fit(layer const& one, point const& p) const {
+  [[nodiscard]] adapter fit(layer const& one, point const& p, adapter const& before) const {
+    matrix<T> const start(transposed(before.right.view()));
     return output_optimal_adapter<T>(matrix_view<T const>(without(one.w, p, one.ctx).view()), one.root.view(), one.rank,
-                                     config_.method, one.ctx);
+                                     config_.method, one.ctx, start.view());
   }
 
   [[nodiscard]] double error_of(layer const& one, point const& p, adapter const& low) const {
@@ -179,7 +181,7 @@ private:
     double least = std::numeric_limits<double>::infinity();
     for (int k = 0; k < config_.iterations; ++k) {
       sweep(one, p, low, one.rank > 0, notes);
-      low = fit<T>(one, p);
+      low = fit<T>(one, p, low);
       double const energy = error_of(one, p, low);
       record(energy);
       if (energy < least) {
@@ -193,7 +195,7 @@ private:
     low = std::move(best_low);
     for (int k = 0; k < config_.descents; ++k) {
       descend(one, p, low);
-      low = fit<T>(one, p);
+      low = fit<T>(one, p, low);
     }
     if (config_.stored.bits > 0)
       quantize_around(one, p, low, notes);
