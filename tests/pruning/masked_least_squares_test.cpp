@@ -139,7 +139,23 @@ TEST_CASE("masked least squares has the same bits on every executor and reads no
   CHECK(same_bits(found, masked_least_squares(matrix<float>(w).view(), kept, seen).weights));
 }
 
+TEST_CASE("a row with a NaN stays as it is under its mask, and the other rows are solved as without it") {
+  matrix<float> w = normal_matrix(4, 12, 15);
+  calibration const seen = observed(correlated_activations(60, 12, 16), {.gram = true});
+  mask const kept = nm_pruner<2, 4>(wanda()).select(w.view(), seen);
+  matrix<float> const sound = masked_least_squares(w.view(), kept, seen).weights;
+  w(2, 5) = std::numeric_limits<float>::quiet_NaN();
+  masked_weights const found = masked_least_squares(w.view(), kept, seen);
+  matrix<float> const left = masked(w, kept);
+  for (index_t i = 0; i < 4; ++i)
+    for (index_t j = 0; j < 12; ++j) CHECK(same_bits(found.weights(i, j), i == 2 ? left(i, j) : sound(i, j)));
+  CHECK(found.rows_unchanged == 1);
+}
+
 TEST_CASE("masked least squares refuses what does not fit") {
+  matrix<double> broken(4, 4);
+  broken(2, 2) = std::numeric_limits<double>::infinity();
+  CHECK_THROWS_AS(masked_least_squares(matrix<float>(1, 4).view(), mask(1, 4), broken.view()), nonfinite_error);
   matrix<float> const w = normal_matrix(2, 4, 13);
   calibration const seen = observed(normal_matrix(9, 4, 14), {.gram = true});
   CHECK_THROWS_AS(masked_least_squares(w.view(), mask(2, 5), seen), shape_error);
