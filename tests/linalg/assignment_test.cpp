@@ -101,4 +101,7 @@ TEST_CASE("an assignment of nothing, of a view with wide rows, of equal gains") 
   matrix<double> const part(wide.view().block(3, 2, 5, 5));
   CHECK(linear_sum_assignment(wide.view().block(3, 2, 5, 5)) == linear_sum_assignment(part.view()));
   CHECK_THROWS_AS(linear_sum_assignment(matrix<double>(2, 3).view()), shape_error);
+  matrix<double> broken(3, 3);
+  broken(1, 2) = std::numeric_limits<double>::infinity();
+  CHECK_THROWS_WITH(linear_sum_assignment(broken.view()), Catch::Contains("row 1, column 2"));
 }

@@ -126,6 +126,13 @@ TEST_CASE("NaN, infinite and negative scores count as nothing") {
   CHECK(std::isfinite(retained_score(scores.view(), {2, 4})));
 }
 
+TEST_CASE("a common power of two of the scores does not matter, up to the ends of the floats") {
+  matrix<float> const scores = magnitudes(80, 24, 9);
+  auto const order = permutation_for_nm(scores.view()).permutation;
+  for (float const factor : {0x1p125f, 0x1p-120f})
+    CHECK(permutation_for_nm(mapped(scores, [&](float x) { return x * factor; }).view()).permutation == order);
+}
+
 TEST_CASE("by saliency is by its scores") {
   matrix<float> const w = normal_matrix(10, 24, 6), x = normal_matrix(40, 24, 7);
   calibration const seen = observed(x);

@@ -10,6 +10,7 @@
 #include "slim/transforms/channel_permutation.hpp"
 
 #include <array>
+#include <cmath>
 #include <functional>
 
 namespace slim::inline SLIM_ABI {
@@ -36,6 +37,14 @@ namespace detail {
 
 /// A score as the search takes it: NaN, infinity and negative numbers count as 0.
 [[nodiscard]] inline float clean_score(float s) noexcept { return s > 0.0f && std::isfinite(s) ? s : 0.0f; }
+
+/// The power of two that brings the largest score below 1, so that sums of scores stay finite.
+[[nodiscard]] inline int power_below_one(matrix_view<float const> scores) noexcept {
+  float largest = 0.0f;
+  for (index_t i = 0; i < scores.rows(); ++i)
+    for (index_t j = 0; j < scores.cols(); ++j) largest = std::max(largest, clean_score(scores(i, j)));
+  return largest > 0.0f ? -std::ilogb(largest) - 1 : 0;
+}
 
 /// Sum of the `n` largest of `count` numbers, in order of their size; they are sorted on the way.
 [[nodiscard]] inline double top_sum(float* values, index_t count, index_t n) {
@@ -228,13 +237,14 @@ inline void check(nm_permutation_config const& config, index_t channels) {
   std::vector<index_t> order = channel_permutation::identity(scores.cols()).order();
   double const before = detail::retained_in_order(scores, order, config.pattern, ctx);
   index_t const block = config.block == 0 ? std::max<index_t>(scores.cols(), 1) : config.block;
+  int const power = detail::power_below_one(scores);
   int rounds = 0;
   for (index_t first = 0; first < scores.cols(); first += block * config.tied) {
     // Tied blocks: their rows below each other, so that one order of the columns serves them all.
     matrix<float> part(scores.rows() * config.tied, block);
     for (index_t i = 0; i < part.rows(); ++i)
       for (index_t j = 0; j < block; ++j)
-        part(i, j) = detail::clean_score(scores(i / config.tied, first + i % config.tied * block + j));
+        part(i, j) = std::ldexp(detail::clean_score(scores(i / config.tied, first + i % config.tied * block + j)), power);
     detail::permutation_search search(std::move(part), config, ctx);
     rounds = std::max(rounds, search.run());
     for (index_t t = 0; t < config.tied; ++t)
