@@ -17,10 +17,10 @@ namespace slim::inline SLIM_ABI {
 
 struct nm_permutation_config {
   sparsity_pattern pattern{2, 4};
-  index_t block = 0;                    ///< channels stay inside blocks of this many (a head, for o_proj); 0: they go anywhere
-  index_t tied = 1;                     ///< this many neighbouring blocks share one order (the query heads of a key-value head)
-  int rounds = 8;                       ///< at most; a round deals every place of a group once. 0: sort and deal only
-  index_t groups_per_assignment = 1024; ///< exchanges stay inside this many groups: bounds the O(groups^3) of an assignment
+  index_t block = 0;                   ///< channels stay inside blocks of this many (a head, for o_proj); 0: they go anywhere
+  index_t tied = 1;                    ///< this many neighbouring blocks share one order (the query heads of a key-value head)
+  int rounds = 8;                      ///< at most; a round deals every place of a group once. 0: sort and deal only
+  index_t groups_per_assignment = 512; ///< exchanges stay inside this many groups: bounds the O(groups^3) of an assignment
 
   friend bool operator==(nm_permutation_config const&, nm_permutation_config const&) = default;
 };
