@@ -31,6 +31,7 @@ LAYERS = {
 # models in the list is named by the aliases that pair a solver with its paper's saliency (slim_lora = saliency_lora<...>).
 SIBLINGS = {
     "pruning": {"slim/saliency/saliency.hpp"},
+    "transforms": {"slim/saliency/saliency.hpp", "slim/pruning/mask.hpp"},
     "adapters": {"slim/saliency/saliency.hpp", "slim/saliency/channel_weights.hpp", "slim/quantization/quantizer.hpp",
                  "slim/quantization/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/pruning/pruner.hpp"},
 }

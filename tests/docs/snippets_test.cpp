@@ -50,6 +50,23 @@ struct only_if_needed {
   std::string describe() const { return slim::message(std::string(inner.describe()), ", where needed"); }
 };
 
+/// The order of channels turned around.
+struct reversed {
+  slim::matrix<float> apply(slim::matrix_view<float const> w) const {
+    slim::matrix<float> out(w.rows(), w.cols());
+    for (slim::index_t i = 0; i < w.rows(); ++i)
+      for (slim::index_t j = 0; j < w.cols(); ++j) out(i, j) = w(i, w.cols() - 1 - j);
+    return out;
+  }
+  slim::matrix<float> invert(slim::matrix_view<float const> w) const { return apply(w); }
+  slim::calibration apply_to(slim::calibration const& seen) const {
+    std::vector<slim::index_t> from;
+    for (slim::index_t j = seen.channels() - 1; j >= 0; --j) from.push_back(j);
+    return seen.remapped(from);
+  }
+  std::string describe() const { return "reversed channels"; }
+};
+
 /// Drops activations that hardly matter.
 struct thresholded_input {
   float share = 1e-3f; // of the largest
@@ -110,6 +127,19 @@ TEST_CASE("the low-rank solver of the documentation keeps the laws, and leaves s
 
 TEST_CASE("the input quantizer of the documentation keeps the laws") {
   CHECK(describe(check_input_quantizer(thresholded_input{}, 1e-3)) == "");
+}
+
+TEST_CASE("the transform of the documentation keeps the laws, and the permutation it shows keeps more and computes the same") {
+  CHECK(describe(check_transform([](slim::index_t) { return reversed{}; })) == "");
+  auto const W = normal_matrix(24, 32, 1), W_up = normal_matrix(32, 8, 3);
+  auto const calibration = observed(normal_matrix(64, 32, 2), {.gram = true});
+  auto const found = slim::permutation_for_nm(W, calibration, slim::ria(), {.pattern = {2, 4}});
+  auto const permuted = found.permutation.apply(W);
+  auto const seen = found.permutation.apply_to(calibration);
+  auto const up = found.permutation.apply_to_producer(W_up);
+  CHECK(found.score_after > found.score_before);
+  CHECK(slim::output_energy(permuted, seen) == Approx(slim::output_energy(W, calibration)));
+  CHECK(up(0, 0) == W_up(found.permutation.order()[0], 0));
 }
 
 TEST_CASE("the step of the documentation brings the sum of every row back") {

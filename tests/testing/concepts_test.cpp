@@ -139,6 +139,32 @@ struct solver_of_pairs {
 static_assert(!low_rank_solver<solver_without_energy> && !low_rank_solver<solver_without_describe> &&
               !low_rank_solver<solver_of_pairs>);
 
+// transform
+struct transform_without_inverse {
+  matrix<float> apply(view) const;
+  calibration apply_to(calibration const&) const;
+  std::string describe() const;
+};
+struct transform_in_place {
+  void apply(matrix_view<float>) const;
+  void invert(matrix_view<float>) const;
+  calibration apply_to(calibration const&) const;
+  std::string describe() const;
+};
+struct transform_of_weights_only {
+  matrix<float> apply(view) const;
+  matrix<float> invert(view) const;
+  std::string describe() const;
+};
+struct transform_not_const {
+  matrix<float> apply(view);
+  matrix<float> invert(view);
+  calibration apply_to(calibration const&);
+  std::string describe() const;
+};
+static_assert(!transform<transform_without_inverse> && !transform<transform_in_place> &&
+              !transform<transform_of_weights_only> && !transform<transform_not_const> && !transform<pruner_archetype>);
+
 // input quantizer, executor
 struct input_quantizer_without_describe {
   void round_inplace(matrix_view<float>) const;

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <memory>
 #include <numeric>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -146,7 +147,42 @@ public:
     held_out_ = std::make_shared<calibration const>(std::move(other));
   }
 
+  /// What a calibration of Y has seen where this one saw X, if y_j = factors[j] * x_{from[j]}: channels in another order, and
+  /// scaled (no factors: 1 each, and every number is copied exactly). @throws shape_error if a channel does not exist or the
+  /// factors are not one per channel; config_error if a factor is not finite.
+  [[nodiscard]] calibration remapped(std::span<index_t const> from, std::span<double const> factors = {}) const {
+    check_map(from, factors);
+    calibration out(static_cast<index_t>(from.size()), config_);
+    auto const factor = [&](std::size_t j) { return factors.empty() ? 1.0 : factors[j]; };
+    for (std::size_t j = 0; j < from.size(); ++j) {
+      auto const x = static_cast<std::size_t>(from[j]);
+      double const f = factor(j);
+      out.sum_[j] = f * sum_[x];
+      out.sum_abs_[j] = std::abs(f) * sum_abs_[x];
+      out.sum_square_[j] = f * f * sum_square_[x];
+      out.max_abs_[j] = static_cast<float>(std::abs(f) * static_cast<double>(max_abs_[x]));
+      out.peak_mean_abs_[j] = std::abs(f) * peak_mean_abs_[x];
+      for (index_t k = 0; k < config_.outputs; ++k) out.cross_(static_cast<index_t>(j), k) = f * cross_(from[j], k);
+      for (std::size_t k = 0; config_.gram && k < from.size(); ++k)
+        out.gram_(static_cast<index_t>(j), static_cast<index_t>(k)) = f * factor(k) * gram_(from[j], from[k]);
+    }
+    out.tokens_ = tokens_;
+    out.zeroed_ = zeroed_;
+    if (held_out_) out.hold_out(held_out_->remapped(from, factors));
+    return out;
+  }
+
 private:
+  void check_map(std::span<index_t const> from, std::span<double const> factors) const {
+    if (!factors.empty() && factors.size() != from.size())
+      throw shape_error(message("calibration::remapped: ", factors.size(), " factors for ", from.size(), " channels"));
+    for (index_t const x : from)
+      if (x < 0 || x >= channels_)
+        throw shape_error(message("calibration::remapped: channel ", x, " of ", channels_, " channels"));
+    for (double const f : factors)
+      if (!std::isfinite(f)) throw config_error(message("calibration::remapped: factor ", f));
+  }
+
   static index_t checked(index_t channels) {
     if (channels < 0) throw shape_error(message("calibration: ", channels, " channels"));
     return channels;

@@ -35,7 +35,8 @@ struct slim_quant_config {
 ///
 /// **Numerics** Error sums in double. A block of zeros gets scale 0. Blocks of at most 65536 weights are sorted: errors of
 /// steps are exact, and 2 n (at least 256) steps are tried: the best is within 0.2% of the error of the best of all steps that
-/// use the highest code, 0.001% on average for normal weights (tests/quantization). Larger blocks go through a histogram: exact
+/// use the highest code, 0.001% on average for normal weights (tests/quantization); output-weighted, 2 to 16 times as many (by
+/// bits), for the same 0.2%. Larger blocks go through a histogram: exact
 /// for bf16 weights. Never above the squared error of absmax (fp32 scales). O(n log n) or O(n).
 class slim_quantizer {
 public:
@@ -153,7 +154,9 @@ private:
       for (index_t j = 0; j < w.cols(); ++j)
         if (w(i, j) == w(i, j))
           values.emplace_back(w(i, j), weights.empty() ? 1.0 : static_cast<double>(weights[static_cast<std::size_t>(j)]));
-    index_t const steps = std::min(std::max(2 * w.size(), fewest_candidates), config_.candidates);
+    // Few heavy weights make the error a comb whose teeth are narrow for large codes: look closer.
+    index_t const finer = weights.empty() ? 1 : index_t{1} << std::max(1, config_.bits - 4);
+    index_t const steps = std::min(std::max(2 * w.size(), fewest_candidates) * finer, config_.candidates);
     return best_scale(moments_of(values), codes, steps, unclipped);
   }
 

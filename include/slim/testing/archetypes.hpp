@@ -9,6 +9,7 @@
 #include "slim/quantization/input_quantizer.hpp"
 #include "slim/quantization/quantizer.hpp"
 #include "slim/saliency/saliency.hpp"
+#include "slim/transforms/transform.hpp"
 
 namespace slim::inline SLIM_ABI {
 namespace testing {
@@ -130,6 +131,22 @@ struct low_rank_solver_archetype : archetype_base {
   text_archetype describe() const { return text_archetype(0); }
 };
 
+/// Changes nothing.
+struct transform_archetype : archetype_base {
+  using archetype_base::archetype_base;
+
+  template <std::same_as<float> T>
+  matrix<T> apply(matrix_view<T const> w) const {
+    return matrix<T>(w);
+  }
+  template <std::same_as<float> T>
+  matrix<T> invert(matrix_view<T const> w) const {
+    return matrix<T>(w);
+  }
+  calibration apply_to(calibration const& seen) const { return seen; }
+  text_archetype describe() const { return text_archetype(0); }
+};
+
 /// Runs tasks in order.
 struct executor_archetype : archetype_base {
   using archetype_base::archetype_base;
@@ -141,7 +158,7 @@ struct executor_archetype : archetype_base {
 static_assert(saliency<saliency_archetype> && linear_saliency<linear_saliency_archetype> && pruner<pruner_archetype>);
 static_assert(quantized_matrix<codes_archetype> && quantizer<quantizer_archetype> &&
               input_quantizer<input_quantizer_archetype>);
-static_assert(low_rank_solver<low_rank_solver_archetype> && executor<executor_archetype>);
+static_assert(low_rank_solver<low_rank_solver_archetype> && executor<executor_archetype> && transform<transform_archetype>);
 
 } // namespace testing
 } // namespace slim::inline SLIM_ABI

@@ -8,3 +8,4 @@
 #include "slim/testing/pruner_laws.hpp"
 #include "slim/testing/quantizer_laws.hpp"
 #include "slim/testing/saliency_laws.hpp"
+#include "slim/testing/transform_laws.hpp"

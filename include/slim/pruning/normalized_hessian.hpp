@@ -1,0 +1,77 @@
+#pragma once
+/// @file
+/// The quadratic form by which solvers of pruning measure a change of the weights, scaled so that its diagonal is 1.
+
+#include "slim/calibration/calibration.hpp"
+
+#include <cmath>
+#include <vector>
+
+namespace slim::inline SLIM_ABI {
+
+/// C = G + damping * mean(diag G) * I for a Gram matrix G = X^T X, held as C = diag(s) H diag(s) with a unit diagonal of H:
+/// float products with H lose nothing to outlier channels, and conjugate gradients on it are preconditioned by the diagonal of
+/// C. tr(E C E^T) = unit * ||E~ F||_F^2 with E~ = E diag(scale) and F F^T = H. Channels with C_jj = 0 have scale, inverse and
+/// H_jj 0.
+struct normalized_hessian {
+  matrix<float> h;             ///< (d_in, d_in)
+  std::vector<double> scale;   ///< sqrt(C_jj) relative to the largest, in [0, 1]
+  std::vector<double> inverse; ///< 1 / scale, 0 where scale is 0
+  double unit = 0;             ///< largest C_jj
+
+  /// @throws shape_error if G is not square; config_error if damping is negative or not finite; nonfinite_error if the diagonal
+  /// of G is not finite.
+  normalized_hessian(matrix_view<double const> gram, double damping, context const& ctx = {})
+      : h(gram.rows(), gram.cols()), scale(static_cast<std::size_t>(gram.rows())), inverse(scale.size()) {
+    if (gram.rows() != gram.cols())
+      throw shape_error(message("normalized_hessian: the Gram matrix is ", gram.rows(), " x ", gram.cols()));
+    if (!(damping >= 0.0) || !std::isfinite(damping)) throw config_error(message("normalized_hessian: damping ", damping));
+    set_scale(gram, damping);
+    ctx.parallel_for(h.rows(), 32, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i) {
+        double const left = inverse[static_cast<std::size_t>(i)] / (unit > 0.0 ? unit : 1.0);
+        for (index_t j = 0; j < h.cols(); ++j)
+          h(i, j) = static_cast<float>(gram(i, j) * left * inverse[static_cast<std::size_t>(j)]);
+        if (left > 0.0) h(i, i) = 1.0f;
+      }
+    });
+  }
+
+  [[nodiscard]] index_t channels() const noexcept { return h.rows(); }
+
+  /// tr(E C E^T), row by row, for E~ = E diag(scale) as rows: double sums of a float product.
+  [[nodiscard]] std::vector<double> row_errors(matrix<float> const& scaled_change, context const& ctx) const {
+    matrix<float> product(scaled_change.rows(), scaled_change.cols());
+    gemm_into(scaled_change.view(), h.view(), product.view(), ctx);
+    std::vector<double> errors(static_cast<std::size_t>(product.rows()));
+    ctx.parallel_for(product.rows(), 16, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i) {
+        double sum = 0;
+        for (index_t j = 0; j < product.cols(); ++j)
+          sum += static_cast<double>(product(i, j)) * static_cast<double>(scaled_change(i, j));
+        errors[static_cast<std::size_t>(i)] = std::max(sum, 0.0) * unit;
+      }
+    });
+    return errors;
+  }
+
+private:
+  void set_scale(matrix_view<double const> gram, double damping) {
+    double mean = 0;
+    for (index_t j = 0; j < gram.rows(); ++j) {
+      if (!std::isfinite(gram(j, j)))
+        throw nonfinite_error(message("normalized_hessian: G is ", gram(j, j), " at (", j, ", ", j, ")"));
+      mean += gram(j, j) / static_cast<double>(gram.rows());
+    }
+    for (index_t j = 0; j < gram.rows(); ++j) {
+      scale[static_cast<std::size_t>(j)] = gram(j, j) + damping * mean;
+      unit = std::max(unit, scale[static_cast<std::size_t>(j)]);
+    }
+    for (std::size_t j = 0; j < scale.size(); ++j) {
+      scale[j] = unit > 0.0 ? std::sqrt(scale[j] / unit) : 0.0;
+      inverse[j] = scale[j] > 0.0 ? 1.0 / scale[j] : 0.0;
+    }
+  }
+};
+
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,123 @@
+#pragma once
+/// @file
+/// The pruning metric of JSQ (Guo et al., "Compressing Large Language Models by Joint Sparsification and Quantization", ICML
+/// 2024), a baseline of SLiM's paper: Wanda's score, plus rho times the range that the output would have without the weight. A
+/// weight that holds the range of its output down makes it easier to quantize, and stays.
+
+#include "slim/core/matrix_traits.hpp"
+#include "slim/saliency/saliency.hpp"
+
+namespace slim::inline SLIM_ABI {
+
+struct jsq_config {
+  double rho = 2.1;   ///< weight of the range; the published code's default
+  double clip = 0.01; ///< share of the sample's activations, the largest by magnitude, that is cut to the largest of the rest
+
+  friend bool operator==(jsq_config const&, jsq_config const&) = default;
+};
+
+/// score(i, j) = |w_ij| * ||x_j||_2 + rho * (max_t - min_t)(y_ti - x_tj w_ij) over the tokens t of a sample X, Y = X W^T.
+/// Ranges need tokens, which a calibration does not keep: the component holds a sample, and both terms are taken on it. (The
+/// published code averages the activations of its sequences position by position, 2048 tokens; the ratio of the two terms
+/// depends on the number of tokens.)
+///
+/// **Numerics** Sample and weights are scaled by powers of two to magnitudes of at most 1; outputs in float, scores rounded to
+/// float: a factor common to all scores changes no comparison. O(tokens d_out d_in) to prepare.
+class jsq {
+public:
+  /// @param sample tokens x d_in; copied. @throws config_error if it has no tokens, on a negative rho or a clip outside [0, 1);
+  /// nonfinite_error on NaN or infinity.
+  template <class Matrix>
+    requires matrix_like<Matrix const>
+  explicit jsq(Matrix const& sample, jsq_config config = {}) : config_(config), sample_(to_float(sample)) {
+    if (!(config.rho >= 0.0) || !std::isfinite(config.rho) || !(config.clip >= 0.0 && config.clip < 1.0))
+      throw config_error(message("jsq: rho ", config.rho, ", clip ", config.clip));
+    if (sample_.rows() == 0) throw config_error("jsq: the sample has no tokens");
+    for (index_t k = 0; k < sample_.size(); ++k)
+      if (!std::isfinite(sample_.data()[k]))
+        throw nonfinite_error(message("jsq: the sample is ", sample_.data()[k], " at token ", k / sample_.cols(), ", channel ",
+                                      k % sample_.cols()));
+    clip_sample();
+    scale_down(sample_);
+  }
+
+  [[nodiscard]] jsq_config const& config() const noexcept { return config_; }
+
+  class scorer {
+  public:
+    explicit scorer(matrix<float> scores) : scores_(std::move(scores)) {}
+    float operator()(index_t i, index_t j) const noexcept { return scores_(i, j); }
+
+  private:
+    matrix<float> scores_;
+  };
+
+  /// @throws shape_error if W and the sample disagree on d_in.
+  [[nodiscard]] scorer prepare(matrix_view<float const> w, calibration const&) const {
+    if (w.cols() != sample_.cols())
+      throw shape_error(message("jsq: W has ", w.cols(), " columns, the sample ", sample_.cols(), " channels"));
+    matrix<float> scaled(w);
+    scale_down(scaled);
+    matrix<float> outputs(w.rows(), sample_.rows()), scores(w.rows(), w.cols());
+    gemm_into(scaled.view(), transposed(sample_.view()), outputs.view());
+    std::vector<double> const norm = norms();
+    matrix<float> const by_channel(transposed(sample_.view()));
+    context{}.parallel_for(w.rows(), 4, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i)
+        for (index_t j = 0; j < w.cols(); ++j)
+          scores(i, j) = static_cast<float>(std::abs(static_cast<double>(scaled(i, j))) * norm[static_cast<std::size_t>(j)] +
+                                            config_.rho * range_without(outputs.row(i), by_channel.row(j), scaled(i, j)));
+    });
+    return scorer(std::move(scores));
+  }
+
+  [[nodiscard]] std::string describe() const { return message("jsq, rho ", config_.rho); }
+
+private:
+  /// The published code's activation editor, for statistics only.
+  void clip_sample() {
+    auto const cut = static_cast<index_t>(config_.clip * static_cast<double>(sample_.size()));
+    if (cut == 0) return;
+    std::vector<float> magnitudes;
+    for (index_t k = 0; k < sample_.size(); ++k) magnitudes.push_back(std::abs(sample_.data()[k]));
+    auto const limit = magnitudes.begin() + cut;
+    std::nth_element(magnitudes.begin(), limit, magnitudes.end(), [](float a, float b) { return a > b; });
+    for (index_t k = 0; k < sample_.size(); ++k) sample_.data()[k] = std::clamp(sample_.data()[k], -*limit, *limit);
+  }
+
+  static void scale_down(matrix<float>& m) {
+    float largest = 0.0f;
+    for (index_t k = 0; k < m.size(); ++k) largest = std::max(largest, std::abs(m.data()[k]));
+    if (!(largest > 0.0f) || !std::isfinite(largest)) return;
+    int const power = -std::ilogb(largest) - 1;
+    for (index_t k = 0; k < m.size(); ++k) m.data()[k] = std::ldexp(m.data()[k], power);
+  }
+
+  [[nodiscard]] std::vector<double> norms() const {
+    std::vector<double> norm(static_cast<std::size_t>(sample_.cols()));
+    for (index_t t = 0; t < sample_.rows(); ++t)
+      for (index_t j = 0; j < sample_.cols(); ++j) {
+        double const x = static_cast<double>(sample_(t, j));
+        norm[static_cast<std::size_t>(j)] += x * x;
+      }
+    for (double& n : norm) n = std::sqrt(n);
+    return norm;
+  }
+
+  [[nodiscard]] double range_without(float const* outputs, float const* channel, float w) const {
+    float lowest = std::numeric_limits<float>::infinity(), highest = -lowest;
+    for (index_t t = 0; t < sample_.rows(); ++t) {
+      float const y = outputs[t] - channel[t] * w;
+      lowest = y < lowest ? y : lowest;
+      highest = y > highest ? y : highest;
+    }
+    return static_cast<double>(highest) - static_cast<double>(lowest);
+  }
+
+  jsq_config config_;
+  matrix<float> sample_; ///< clipped, and scaled to at most 1
+};
+
+static_assert(saliency<jsq>);
+
+} // namespace slim::inline SLIM_ABI

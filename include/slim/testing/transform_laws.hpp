@@ -1,0 +1,82 @@
+#pragma once
+/// @file
+/// Laws of a transform.
+
+#include "slim/testing/hard_matrices.hpp"
+#include "slim/testing/same_bits.hpp"
+#include "slim/testing/violation.hpp"
+#include "slim/transforms/transform.hpp"
+
+#include <type_traits>
+
+namespace slim::inline SLIM_ABI {
+namespace testing {
+
+namespace detail {
+
+/// Energy of the outputs of one row of weights, in double and plainly, and the energy if nothing cancelled: what rounding of
+/// the weights is relative to. Weights round no finer than the smallest normal float does.
+struct row_energy {
+  double energy = 0, uncancelled = 0;
+};
+
+[[nodiscard]] inline row_energy plain_row_energy(matrix<float> const& e, index_t i, calibration const& seen) {
+  row_energy out;
+  std::vector<double> const square = seen.mean_square();
+  double norms = 0;
+  for (index_t j = 0; j < e.cols(); ++j) {
+    double const x = static_cast<double>(e(i, j)), size = std::max(std::abs(x), 0x1p-126);
+    double const weight = seen.has_gram() ? seen.gram()(j, j) : square[static_cast<std::size_t>(j)];
+    norms += size * std::sqrt(weight);
+    if (!seen.has_gram()) out.energy += x * x * weight;
+    for (index_t k = 0; seen.has_gram() && k < e.cols(); ++k)
+      out.energy += x * seen.gram()(j, k) * static_cast<double>(e(i, k));
+  }
+  out.uncancelled = norms * norms;
+  return out;
+}
+
+} // namespace detail
+
+/// `make(channels)` returns the transform to judge for that many channels. Shapes stay; invert(apply(W)) = W to 2 ulp (where
+/// nothing underflows); outputs stay: every row of weights has the same energy before and after, with a Gram matrix and
+/// without; the same twice; arguments are not changed.
+template <class Make>
+  requires transform<std::invoke_result_t<Make const&, index_t>>
+[[nodiscard]] violations check_transform(Make const& make, std::vector<named_matrix> const& matrices = hard_matrices()) {
+  violations broken;
+  for (named_matrix const& w : matrices) {
+    auto const t = make(w.values.cols());
+    matrix<float> const before = w.values;
+    matrix<float> const applied = t.apply(w.values.view());
+    detail::collector judge(broken, w.name);
+    judge.expect(same_bits(w.values, before), "W is not changed");
+    if (!judge.expect(applied.rows() == before.rows() && applied.cols() == before.cols(), "the result has the shape of W"))
+      continue;
+    judge.expect(same_bits(applied, t.apply(before.view())), "the same twice");
+    matrix<float> const back = t.invert(applied.view());
+    if (!judge.expect(back.rows() == before.rows() && back.cols() == before.cols(), "the inverse has the shape of W")) continue;
+    for (index_t k = 0; k < before.size(); ++k)
+      if (float const x = before.data()[k], y = back.data()[k]; !judge.expect(
+              std::abs(y - x) <= 0x1p-22f * std::abs(x) + 0x1p-140f, "invert undoes apply", message(x, " became ", y)))
+        break;
+    for (named_calibration const& c : hard_calibrations(before.cols())) {
+      detail::collector there(broken, message(w.name, "; ", c.name));
+      calibration const seen = t.apply_to(c.seen);
+      if (!there.expect(seen.channels() == before.cols() && seen.tokens() == c.seen.tokens() &&
+                            seen.config() == c.seen.config(),
+                        "the calibration keeps its channels, tokens and statistics"))
+        continue;
+      for (index_t i = 0; i < before.rows(); ++i) {
+        auto const old = detail::plain_row_energy(before, i, c.seen), now = detail::plain_row_energy(applied, i, seen);
+        if (!there.expect(std::abs(now.energy - old.energy) <= 1e-6 * old.uncancelled, "outputs stay",
+                          message("row ", i, ": energy ", old.energy, " became ", now.energy)))
+          break;
+      }
+    }
+  }
+  return broken;
+}
+
+} // namespace testing
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,70 @@
+#include "slim/testing/hard_matrices.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace slim;
+using namespace slim::testing;
+
+namespace {
+
+/// Y with y_j = factors[j] * x_{from[j]}, by hand.
+matrix<float> moved(matrix<float> const& x, std::vector<index_t> const& from, std::vector<double> const& factors) {
+  matrix<float> y(x.rows(), static_cast<index_t>(from.size()));
+  for (index_t t = 0; t < y.rows(); ++t)
+    for (index_t j = 0; j < y.cols(); ++j)
+      y(t, j) = static_cast<float>(factors[static_cast<std::size_t>(j)] *
+                                   static_cast<double>(x(t, from[static_cast<std::size_t>(j)])));
+  return y;
+}
+
+} // namespace
+
+TEST_CASE("a remapped calibration is the calibration of the remapped activations") {
+  matrix<float> const x = normal_matrix(30, 6, 1);
+  std::vector<index_t> const from{4, 0, 5, 2, 2, 1};
+  std::vector<double> const factors{1.0, -2.0, 0.25, 8.0, 1.0, 0.0}; // powers of two: products are exact
+  matrix<float> const y = moved(x, from, factors);
+  calibration seen(6, {.gram = true}), expected(6, {.gram = true});
+  for (index_t t = 0; t < 30; t += 10) {
+    seen.observe(x.view().middle_rows(t, 10));
+    expected.observe(y.view().middle_rows(t, 10));
+  }
+  calibration const found = seen.remapped(from, factors);
+  CHECK(found.tokens() == 30);
+  CHECK(found.mean() == expected.mean());
+  CHECK(found.mean_abs() == expected.mean_abs());
+  CHECK(found.mean_square() == expected.mean_square());
+  CHECK(found.max_abs() == expected.max_abs());
+  CHECK(found.sample_peak_mean_abs() == expected.sample_peak_mean_abs());
+  for (index_t j = 0; j < 6; ++j)
+    for (index_t k = 0; k < 6; ++k) CHECK(found.gram()(j, k) == Approx(expected.gram()(j, k)).margin(1e-5));
+}
+
+TEST_CASE("without factors every number of a remapped calibration is copied exactly") {
+  matrix<float> const x = normal_matrix(30, 3, 2);
+  calibration const seen = observed(x, {.gram = true});
+  calibration const found = seen.remapped(std::vector<index_t>{2, 0, 1});
+  for (index_t j = 0; j < 3; ++j)
+    for (index_t k = 0; k < 3; ++k) CHECK(found.gram()(j, k) == seen.gram()((j + 2) % 3, (k + 2) % 3));
+  CHECK(found.mean()[0] == seen.mean()[2]);
+  CHECK_FALSE(observed(x).remapped(std::vector<index_t>{0}).has_gram());
+  CHECK(observed(x).remapped(std::vector<index_t>{}).channels() == 0);
+}
+
+TEST_CASE("remapping keeps what else a calibration knows") {
+  matrix<float> x = normal_matrix(4, 2, 3);
+  x(1, 1) = std::numeric_limits<float>::quiet_NaN();
+  calibration seen(2);
+  seen.observe(x, {.on_nonfinite = nonfinite::zero});
+  CHECK(seen.remapped(std::vector<index_t>{1, 0}).zeroed_activations() == 1);
+  CHECK(seen.remapped(std::vector<index_t>{1, 0}).tokens() == 4);
+}
+
+TEST_CASE("bad maps of channels are refused") {
+  calibration const seen(3);
+  std::vector<index_t> const same{0, 1, 2};
+  CHECK_THROWS_AS(seen.remapped(std::vector<index_t>{0, 3}), shape_error);
+  CHECK_THROWS_AS(seen.remapped(std::vector<index_t>{-1}), shape_error);
+  CHECK_THROWS_AS(seen.remapped(same, std::vector<double>{1.0}), shape_error);
+  CHECK_THROWS_AS(seen.remapped(same, std::vector<double>{1.0, 2.0, std::numeric_limits<double>::infinity()}), config_error);
+}
