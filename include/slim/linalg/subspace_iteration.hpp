@@ -187,7 +187,7 @@ public:
   /// `rows` random combinations of the rows of G: a start that is one product ahead.
   [[nodiscard]] matrix<T> sketch(index_t rows) {
     sparse_signs const signs(rows, side(), ctx_.seed);
-    if (gram_.empty() && worth_forming(expected_)) form();
+    if (gram_.empty() && worth_forming(expected_, rows)) form();
     if (!gram_.empty()) return signs.times(gram_.view(), ctx_);
     auto const images = signs.times(wide_, ctx_);
     matrix<T> out(rows, side());
@@ -196,10 +196,12 @@ public:
   }
 
 private:
-  /// Operations of G against those that `products` save by it.
-  [[nodiscard]] bool worth_forming(index_t products) const {
+  /// Operations of G against those that it saves: in `products`, and in the sketch of some rows.
+  [[nodiscard]] bool worth_forming(index_t products, index_t sketched = 0) const {
     double const length = static_cast<double>(wide_.cols()), n = static_cast<double>(side());
-    return n * length < static_cast<double>(products * count_) * (4 * length - 2 * n);
+    double const saved =
+        static_cast<double>(products * count_) * (4 * length - 2 * n) + static_cast<double>(sketched) * 2 * length;
+    return n * length < saved;
   }
 
   void form() {
@@ -310,7 +312,7 @@ public:
 private:
   /// Rows are turned to Ritz vectors above this ratio of Ritz values: each is then dominated by its own direction, and float
   /// rounding of the large ones does not bury the small ones under the filter of degree two (for three, much earlier).
-  static constexpr double steep = 250, steep_for_three = 16;
+  static constexpr double steep = 450, steep_for_three = 16;
   /// Above this one it does all the same.
   static constexpr double too_steep = 2e4;
 
