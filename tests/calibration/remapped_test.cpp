@@ -60,6 +60,22 @@ TEST_CASE("remapping keeps what else a calibration knows") {
   CHECK(seen.remapped(std::vector<index_t>{1, 0}).tokens() == 4);
 }
 
+TEST_CASE("remapping takes the cross moment with the outputs and the held-out tokens along") {
+  matrix<float> const x = normal_matrix(12, 3, 4), y = normal_matrix(12, 2, 5), later = normal_matrix(5, 3, 6);
+  calibration seen(3, {.gram = true, .outputs = 2});
+  seen.observe(x.view(), y.view());
+  seen.hold_out(observed(later));
+  calibration const found = seen.remapped(std::vector<index_t>{2, 0, 1}, std::vector<double>{1.0, 4.0, -1.0});
+  for (index_t k = 0; k < 2; ++k) {
+    CHECK(found.cross()(0, k) == seen.cross()(2, k));
+    CHECK(found.cross()(1, k) == 4 * seen.cross()(0, k));
+    CHECK(found.cross()(2, k) == -seen.cross()(1, k));
+  }
+  REQUIRE(found.held_out());
+  CHECK(found.held_out()->tokens() == 5);
+  CHECK(found.held_out()->mean_square()[1] == 16 * observed(later).mean_square()[0]);
+}
+
 TEST_CASE("bad maps of channels are refused") {
   calibration const seen(3);
   std::vector<index_t> const same{0, 1, 2};
