@@ -339,3 +339,13 @@ TEST_CASE("in SLiM's norm, the error of the SLiM adapter is at most that of the 
     CHECK(ours < none);
   }
 }
+
+TEST_CASE("a channel that carries nearly all of the inputs' energy is named in the report") {
+  matrix<float> x = normal_matrix(30, 12, 1);
+  matrix<float> const w = normal_matrix(5, 12, 2);
+  CHECK(compress(w, observed(x), chain(slim_quantizer({.bits = 4}))).report.notes.empty());
+  for (index_t t = 0; t < 30; ++t) x(t, 7) *= 100.0f;
+  auto const notes = compress(w, observed(x), chain(slim_quantizer({.bits = 4}))).report.notes;
+  REQUIRE(notes.size() == 1);
+  CHECK(notes[0] == "massive activations: input channel 7 carries 99% of the inputs' energy");
+}

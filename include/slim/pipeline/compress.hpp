@@ -36,6 +36,18 @@ inline void check_weights(matrix<float>& w, layer_report& report, context const&
   if (zeroed > 0) report.notes.push_back(message(zeroed, " weights were not finite and are taken as 0"));
 }
 
+/// Massive activations, said once per layer: a step or an adapter that does not care for such a channel ruins the output, and
+/// relative errors of the layer are those of this channel.
+inline void note_massive_channel(calibration const& seen, layer_report& report) {
+  std::vector<double> const squares = seen.mean_square();
+  if (squares.size() < 2) return;
+  auto const largest = std::max_element(squares.begin(), squares.end());
+  double const share = *largest / std::accumulate(squares.begin(), squares.end(), 0.0);
+  if (share > 0.9)
+    report.notes.push_back(message("massive activations: input channel ", largest - squares.begin(), " carries ",
+                                   static_cast<int>(100 * share), "% of the inputs' energy"));
+}
+
 /// Energies of the original weight, against which errors are relative.
 struct reference_energy {
   double weight = 0;
@@ -145,6 +157,7 @@ template <class M, class... Steps>
   state.report.exact_output_error = seen.has_gram();
   if (index_t const dead = seen.dead_channels(); dead > 0)
     state.report.notes.push_back(message(dead, " input channels were 0 in every token"));
+  detail::note_massive_channel(seen, state.report);
   if (seen.zeroed_activations() > 0)
     state.report.notes.push_back(message(seen.zeroed_activations(), " activations were not finite and are taken as 0"));
   auto const reference = detail::energy_of(state.original.view(), seen, ctx);
