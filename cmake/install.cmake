@@ -15,4 +15,4 @@ install(EXPORT slim-targets NAMESPACE slim:: DESTINATION ${slim_package_dir} COM
 install(FILES ${PROJECT_BINARY_DIR}/slim-config.cmake ${PROJECT_BINARY_DIR}/slim-config-version.cmake
         DESTINATION ${slim_package_dir} COMPONENT slim)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/slim DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT slim
-        FILES_MATCHING PATTERN "*.hpp" PATTERN "*.cuh")
+        FILES_MATCHING PATTERN "*.hpp" PATTERN "*.inc" PATTERN "*.cuh")

@@ -4,6 +4,7 @@
 /// dense 3-bit groups with a zero point, half the weights in 4 bits, ...), and how to move inside it. What solvers in joint/
 /// alternate with a low-rank part.
 
+#include "slim/core/none.hpp"
 #include "slim/joint/row_sweep.hpp"
 #include "slim/joint/step_fit.hpp"
 #include "slim/pruning/nm_pruner.hpp"

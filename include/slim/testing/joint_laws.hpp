@@ -4,6 +4,7 @@
 
 #include "slim/calibration/curvature.hpp"
 #include "slim/joint/feedback_factor.hpp"
+#include "slim/joint/joint_compressor.hpp"
 #include "slim/joint/quantized_set.hpp"
 #include "slim/testing/low_rank_solver_laws.hpp"
 #include "slim/testing/pruner_laws.hpp"
