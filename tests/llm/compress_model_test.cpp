@@ -4,6 +4,7 @@
 
 #include "slim/slim.hpp"
 #include "slim/testing/executors.hpp"
+#include "slim/testing/same_bits.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -115,6 +116,22 @@ TEST_CASE("input rounding is switched on in every linear and changes the outputs
     CHECK(b.down.round_input);
   }
   CHECK(!(all_logits(m, ids, 8) == before));
+}
+
+TEST_CASE("every base recipe runs, says what its layers cost, and leaves finite weights") {
+  auto const ids = random_tokens(80, 61);
+  for (auto const& base : base_recipes()) {
+    INFO(base.name);
+    model m = random_llama();
+    auto const cost =
+        compress_model(m, ids, named(base.name.c_str()), {.context = 8, .calib_tokens = 40, .held_out_tokens = 40}, 32);
+    for (auto const& weights : all_weights(m)) CHECK(slim::testing::all_finite(weights));
+    if (base.name == "dense") continue;
+    CHECK(cost.layers.size() == 14);
+    CHECK(cost.bits_per_weight > 2.0);
+    CHECK(cost.layer_error < 1.0);
+    CHECK(cost.held_out_error > 0.0);
+  }
 }
 
 TEST_CASE("a recipe's name says what is wrong with it") {
