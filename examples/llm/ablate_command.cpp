@@ -38,12 +38,10 @@ measurement measure(workspace const& work, recipe how, text_tokens const& text, 
   reset_peak_memory();
   measurement found;
   model copy = work.weights;
-  if (command.ranks.budget > 0 && how.stored) {
+  {
     progress_line line("planning ranks of " + how.name, "block");
-    plan_ranks(how, command.ranks, copy, text.calibration, command.text.context, {},
+    plan_ranks(how, command.ranks, copy, text.fitted(), command.text.context, {},
                [&](index_t done, index_t total) { line.show(done, total); });
-  } else {
-    plan_ranks(how, command.ranks, copy, text.calibration, command.text.context);
   }
   {
     progress_line line("compressing with " + how.name, "block");
@@ -143,8 +141,7 @@ nlohmann::json json_of(ablation_row const& row, ablation_row const& dense) {
           {"notes", notes}};
 }
 
-/// What each recipe loses less (or more) than one of them, on the same windows. The interval of a share resamples windows, both
-/// sides and the dense model together.
+/// What each recipe loses less (or more) than one of them, on the same windows.
 void print_against(std::vector<ablation_row> const& rows, ablation_row const& other) {
   table compared({"against " + other.recipe, "nll difference", "+-", "95% interval", "excess nll less by"});
   for (auto const& row : rows) {
@@ -212,8 +209,7 @@ void ablate_command::run() const {
   workspace const work(model);
   text_tokens tokens = load_text_tokens(work.words, text, first_draw);
   std::printf("%s: %zu tokens to calibrate, %td held out, %zu to evaluate, windows of %td, %td draws\n", model.string().c_str(),
-              tokens.calibration.size() - static_cast<std::size_t>(tokens.held_out), tokens.held_out, tokens.evaluation.size(),
-              text.context, draws);
+              tokens.fitted().size(), tokens.held_out, tokens.evaluation.size(), text.context, draws);
   std::fflush(stdout);
 
   ablation_row dense{.recipe = "dense", .draws = {}, .window_nll = {}, .excess = {}};

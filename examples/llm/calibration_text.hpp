@@ -5,12 +5,19 @@
 #include "commands.hpp"
 #include "workspace.hpp"
 
+#include <span>
+
 namespace slim_llm {
 
 struct text_tokens {
   std::vector<int> calibration; ///< tokens of the calibration text, those held out behind those fitted to
   std::ptrdiff_t held_out = 0;  ///< how many are held out: as asked, or what the text has left
   std::vector<int> evaluation;  ///< last whole windows of the evaluation text
+
+  /// The calibration tokens that may be fitted to.
+  [[nodiscard]] std::span<int const> fitted() const {
+    return std::span(calibration).first(calibration.size() - static_cast<std::size_t>(held_out));
+  }
 };
 
 /// The `draw`-th stretch (from 1) of calibration and held-out tokens, and the evaluation tokens. @throws input_error if a text

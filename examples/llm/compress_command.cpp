@@ -60,7 +60,11 @@ void compress_command::run() const {
   recipe how = required(find_recipe(recipe_name.empty() ? default_recipe(aim) : recipe_name));
   workspace work(model);
   text_tokens const tokens = load_text_tokens(work.words, text);
-  plan_ranks(how, ranks, work.weights, tokens.calibration, text.context);
+  {
+    progress_line line("planning ranks of " + how.name, "block");
+    plan_ranks(how, ranks, work.weights, tokens.fitted(), text.context, {},
+               [&](index_t done, index_t total) { line.show(done, total); });
+  }
   auto const linear_weights = static_cast<double>(linear_weight_count(work.weights));
   std::printf("%s: %s, %td blocks, %.1f M weights in linear layers at %.2f bits\n", model.string().c_str(),
               work.weights.config.name.c_str(), work.weights.config.layers, linear_weights / 1e6, work.source_bits);

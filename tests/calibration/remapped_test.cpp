@@ -84,3 +84,20 @@ TEST_CASE("bad maps of channels are refused") {
   CHECK_THROWS_AS(seen.remapped(same, std::vector<double>{1.0}), shape_error);
   CHECK_THROWS_AS(seen.remapped(same, std::vector<double>{1.0, 2.0, std::numeric_limits<double>::infinity()}), config_error);
 }
+
+TEST_CASE("what calibrations hold out is merged like what they show") {
+  matrix<float> const x = normal_matrix(30, 6, 1);
+  auto const rows = [&](index_t first, index_t count) { return observed(matrix<float>(x.view().middle_rows(first, count))); };
+  calibration a = rows(0, 5), b = rows(5, 5), none = rows(10, 5);
+  a.hold_out(rows(15, 7));
+  b.hold_out(rows(22, 8));
+  a.merge(b);
+  a.merge(none);
+  REQUIRE(a.held_out());
+  CHECK(a.held_out()->tokens() == 15);
+  CHECK(a.held_out()->mean() == rows(15, 15).mean());
+  none.merge(a);
+  REQUIRE(none.held_out());
+  CHECK(none.held_out()->tokens() == 15);
+  CHECK(none.tokens() == 20);
+}

@@ -128,9 +128,9 @@ TEST_CASE("4-bit adapters solved inside cost far less than 4-bit adapters rounde
   CHECK(output_error(w, eight, seen) < 1.05 * e_fp);
 }
 
-TEST_CASE("never above SLiM's error on the calibration: the guard replaces a joint solution that is") {
-  // One token: any damping but a huge one over-fits the held-out tokens, so some fallback must happen for some seeds, and the
-  // law must hold for all.
+TEST_CASE("never above SLiM's error, on the calibration nor on tokens held out: a joint solution that is gets replaced") {
+  // A few tokens: without damping the solver over-fits them, so some fallback must happen for some seeds; the law holds for
+  // all.
   int replaced = 0;
   for (std::uint64_t seed = 0; seed < 6; ++seed) {
     index_t const n = 64;
@@ -141,9 +141,10 @@ TEST_CASE("never above SLiM's error on the calibration: the guard replaces a joi
     quantized_set const set(grid_config{.scale_format = number_format::fp32}, nm_pattern<2, 4>{});
     auto const joint = compress(w, seen, chain(joint_slr(set, config)));
     auto const slim = compress(w, seen,
-                               chain(slim_quantizer({.bits = 4}), nm_pruner<2, 4>(wanda{}),
+                               chain(nm_pruner<2, 4>(wanda{}), slim_quantizer({.bits = 4}),
                                      slim_lora({.rank = config.rank, .format = number_format::bf16})));
-    CHECK(output_error(w, joint, *seen.held_out()) <= 1.3 * output_error(w, slim, *seen.held_out()));
+    CHECK(output_error(w, joint, *seen.held_out()) <= output_error(w, slim, *seen.held_out()) * (1 + 1e-6));
+    CHECK(output_error(w, joint, seen) <= output_error(w, slim, seen) * (1 + 1e-6));
     for (auto const& note : joint.report.notes) replaced += note.find("worse than SLiM's") != std::string::npos;
   }
   CHECK(replaced > 0);
@@ -232,6 +233,7 @@ TEST_CASE("configurations that make no sense are refused with their values") {
   CHECK_THROWS_AS(joint_slr(set, {.iterations = 0}), config_error);
   CHECK_THROWS_AS(joint_slr(set, {.damping = 0.0}), config_error);
   CHECK_THROWS_AS(obs_compressor(set, {.damping = -1.0}), config_error);
+  CHECK_THROWS_AS(obs_compressor(set, {.act_order = true, .refit_groups = true}), config_error);
   CHECK_THROWS_AS(quantized_set(grid_config{.bits = 9}, dense_pattern{}), config_error);
   CHECK_THROWS_AS(joint_slr(set).compress(view(matrix<float>(3, 5)), observed(normal_matrix(2, 4, 1))), shape_error);
   CHECK_THROWS_AS(joint_slr(set).compress(view(matrix<float>(3, 5)), calibration(5)), config_error);

@@ -39,10 +39,17 @@ matrix<float> correlated_curvature(index_t n, std::uint64_t seed, double damping
   return curvature(observed(y, {.gram = true}), damping);
 }
 
+struct reference_result {
+  square weights;
+  /// How close each choice was: the distance to the next rounding tie in steps, or the gap between the gains of the last weight
+  /// kept and the first one pruned over the largest gain of the group, the smaller of the two.
+  square margin;
+};
+
 /// GPTQ and SparseGPT column by column with an explicit inverse, as in their papers (no factor, no blocks), in double.
-/// Returns the quantized matrix. `kept` is read, or with n of m chosen by (w^2 - (w - q)^2) / [H^-1]_jj.
-square reference_feedback(square w, square const& h, integer_codes const* codes, std::vector<index_t> const& order, index_t n,
-                          index_t m, std::vector<std::vector<bool>>& kept) {
+/// `kept` is read, or with n of m chosen by (w^2 - (w - q)^2) / [H^-1]_jj.
+reference_result reference_feedback(square w, square const& h, integer_codes const* codes, std::vector<index_t> const& order,
+                                    index_t n, index_t m, std::vector<std::vector<bool>>& kept) {
   auto const d = static_cast<index_t>(order.size());
   auto const rounded = [&](index_t i, index_t j, double x) {
     if (!codes) return x;
@@ -50,7 +57,7 @@ square reference_feedback(square w, square const& h, integer_codes const* codes,
     double const zero = codes->zero_at(i, j);
     return step == 0.0 ? 0.0 : step * std::clamp(std::nearbyint(x / step), codes->lowest() - zero, codes->highest() - zero);
   };
-  square inverse = h.inverse();
+  square inverse = h.inverse(), margin = square::Ones(w.rows(), w.cols());
   for (index_t at = 0; at < d; ++at) {
     index_t const j = order[static_cast<std::size_t>(at)];
     if (m > 0 && at % m == 0) { // pivots of the columns of the group after those before them are gone
@@ -74,11 +81,19 @@ square reference_feedback(square w, square const& h, integer_codes const* codes,
           kept[static_cast<std::size_t>(i)]
               [static_cast<std::size_t>(order[static_cast<std::size_t>(at + gain[static_cast<std::size_t>(k)].second)])] =
                   k < (width * n + m - 1) / m;
+        auto const last_kept = static_cast<std::size_t>((width * n + m - 1) / m);
+        double const gap = last_kept < gain.size() ? gain[last_kept].first - gain[last_kept - 1].first : 1.0;
+        for (index_t k = 0; k < width; ++k)
+          margin(i, order[static_cast<std::size_t>(at + k)]) = gap / std::max(-gain[0].first, 1e-300);
       }
     }
     for (index_t i = 0; i < w.rows(); ++i) {
       double const x = w(i, j);
       double const q = kept[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)] ? rounded(i, j, x) : 0.0;
+      if (codes && codes->scale_at(i, j) > 0.0f) {
+        double const level = x / static_cast<double>(codes->scale_at(i, j));
+        margin(i, j) = std::min(margin(i, j), std::abs(level - std::floor(level) - 0.5));
+      }
       double const error = (x - q) / inverse(j, j);
       for (index_t later = at + 1; later < d; ++later) {
         index_t const c = order[static_cast<std::size_t>(later)];
@@ -88,7 +103,7 @@ square reference_feedback(square w, square const& h, integer_codes const* codes,
     }
     inverse -= inverse.col(j) * inverse.row(j) / inverse(j, j);
   }
-  return w;
+  return {std::move(w), std::move(margin)};
 }
 
 double loss(square const& w, square const& q, square const& h) { return ((w - q) * h * (w - q).transpose()).trace(); }
@@ -158,7 +173,7 @@ TEST_CASE("the down-dated curvature is the least error over all multiples of the
   CHECK((found - expected).norm() <= 2e-4 * hd.norm());
 }
 
-TEST_CASE("error feedback loses what the unblocked float64 version loses, and almost everywhere picks its codes") {
+TEST_CASE("error feedback picks the codes of the unblocked float64 version and loses the same, but for ties") {
   auto const c = GENERATE(sweep_case{37, 150, per_channel, 4, true}, sweep_case{17, 300, per_group(32), 3, false},
                           sweep_case{100, 64, per_tensor, 4, true}, sweep_case{1, 9, per_channel, 2, true},
                           sweep_case{20, 131, per_group(128), 4, false});
@@ -170,7 +185,7 @@ TEST_CASE("error feedback loses what the unblocked float64 version loses, and al
   auto const order = act_order ? slim::detail::activation_order(h.view(), std::max<index_t>(m, 1)) : identity(c.cols);
   std::vector<std::vector<bool>> kept(static_cast<std::size_t>(c.rows),
                                       std::vector<bool>(static_cast<std::size_t>(c.cols), true));
-  square const expected = reference_feedback(to_eigen(w.view()), to_eigen(h.view()), &codes, order, n, m, kept);
+  auto const [expected, margin] = reference_feedback(to_eigen(w.view()), to_eigen(h.view()), &codes, order, n, m, kept);
 
   matrix<float> found = w;
   mask chosen(c.rows, c.cols, {n, m});
@@ -180,8 +195,19 @@ TEST_CASE("error feedback loses what the unblocked float64 version loses, and al
   feed_back(found.view(), factor.upper.view(), &codes, m > 0 ? &chosen : nullptr, options);
 
   square const q = to_eigen(found.view()), hd = to_eigen(h.view()), original = to_eigen(w.view());
-  CHECK(loss(original, q, hd) == Approx(loss(original, expected, hd)).epsilon(m == 0 ? 3e-3 : 2e-2));
-  CHECK(((q - expected).array().abs() > 1e-6).count() <= std::max<index_t>(1, c.rows * c.cols / (m == 0 ? 200 : 40)));
+  // A float and a double may break a tie differently, and the rest of that row then follows another path.
+  index_t parted = 0;
+  for (index_t i = 0; i < c.rows; ++i) {
+    auto const differs = [&](index_t j) { return std::abs(q(i, j) - expected(i, j)) > 1e-6; };
+    auto const first = std::find_if(order.begin(), order.end(), differs);
+    if (first == order.end()) {
+      REQUIRE(loss(original.row(i), q.row(i), hd) == Approx(loss(original.row(i), expected.row(i), hd)).epsilon(1e-4));
+    } else {
+      REQUIRE(margin(i, *first) < 2e-3);
+      ++parted;
+    }
+  }
+  CHECK(5 * parted <= c.rows);
   for (index_t i = 0; i < c.rows; ++i)
     for (index_t j = 0; j < c.cols; ++j) REQUIRE(codes.value(i, j) == found(i, j));
 }
@@ -190,7 +216,8 @@ TEST_CASE("pruning alone with feedback is SparseGPT: the unblocked float64 loss 
   index_t const rows = 23, cols = 140;
   matrix<float> const h = correlated_curvature(cols, 31), w = normal_matrix(rows, cols, 32);
   std::vector<std::vector<bool>> kept(rows, std::vector<bool>(cols, true));
-  square const expected = reference_feedback(to_eigen(w.view()), to_eigen(h.view()), nullptr, identity(cols), 2, 4, kept);
+  square const expected =
+      reference_feedback(to_eigen(w.view()), to_eigen(h.view()), nullptr, identity(cols), 2, 4, kept).weights;
   matrix<float> found = w;
   mask chosen(rows, cols, {2, 4});
   feed_back(found.view(), factor_for_feedback(h.view()).upper.view(), nullptr, &chosen, {.choose = {2, 4}});
@@ -378,5 +405,56 @@ TEST_CASE("refitted steps are the closed-form optimum for one scale, and never r
   if (block == per_tensor) {
     double const factor = (start * hd * original.transpose()).trace() / (start * hd * start.transpose()).trace();
     CHECK(after == Approx(loss(original, factor * start, hd)).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("a sweep refuses shapes that disagree and options that cannot be met") {
+  index_t const rows = 3, cols = 600;
+  matrix<float> w = normal_matrix(rows, cols, 1);
+  matrix<float> unit(cols, cols);
+  for (index_t j = 0; j < cols; ++j) unit(j, j) = 1.0f;
+  integer_codes codes(rows, cols, 4, per_group(300), number_format::fp32);
+  mask kept(rows, cols), narrow(rows, 8);
+  std::vector<float> const fractions = {1.0f};
+  std::vector<index_t> const order = {0, 1};
+  auto const run = [&](integer_codes* c, mask* k, feedback_options const& options) {
+    feed_back(w.view(), unit.view(), c, k, options);
+  };
+  CHECK_THROWS_AS(run(nullptr, &narrow, {}), shape_error);
+  CHECK_THROWS_AS(run(&codes, nullptr, {.order = order}), shape_error);
+  CHECK_THROWS_AS(run(nullptr, nullptr, {.choose = {2, 4}}), config_error);
+  CHECK_THROWS_AS(run(nullptr, &kept, {.choose = {64, 128}}), config_error);
+  CHECK_THROWS_AS(run(nullptr, &kept, {.prune_share = 1.5}), config_error);
+  CHECK_THROWS_AS(run(&codes, nullptr, {.refit_groups = true}), config_error);                         // no fractions
+  CHECK_THROWS_AS(run(&codes, nullptr, {.refit_groups = true, .fractions = fractions}), config_error); // groups too wide
+}
+
+TEST_CASE("steps refitted on the way are those of the weights as they are when the sweep arrives") {
+  index_t const rows = 20, cols = 96;
+  matrix<float> const h = correlated_curvature(cols, 101), w = normal_matrix(rows, cols, 102);
+  auto const u = factor_for_feedback(h.view()).upper;
+  auto const fractions = step_fractions(step_rule::absmax, true);
+  integer_codes codes = fitted(w, {rows, cols, per_group(32), 4, true});
+  matrix<float> found = w;
+  feed_back(found.view(), u.view(), &codes, nullptr, {.refit_groups = true, .fractions = fractions});
+  // Column by column in double; a group's step is its largest weight / 7, taken when its first column is reached.
+  for (index_t i = 0; i < rows; ++i) {
+    std::vector<double> x(cols);
+    for (index_t j = 0; j < cols; ++j) x[static_cast<std::size_t>(j)] = static_cast<double>(w(i, j));
+    double step = 0;
+    for (index_t j = 0; j < cols; ++j) {
+      if (j % 32 == 0) {
+        double largest = 0;
+        for (index_t k = j; k < j + 32; ++k) largest = std::max(largest, std::abs(x[static_cast<std::size_t>(k)]));
+        step = largest / 7;
+        REQUIRE(static_cast<double>(codes.scales(i, j / 32)) == Approx(step).epsilon(2e-3)); // fp16
+        step = static_cast<double>(codes.scales(i, j / 32));
+      }
+      double const error = (x[static_cast<std::size_t>(j)] - static_cast<double>(found(i, j))) / static_cast<double>(u(j, j));
+      double const level = x[static_cast<std::size_t>(j)] / step;
+      if (std::abs(level - std::floor(level) - 0.5) > 1e-3) // no tie to float rounding
+        REQUIRE(static_cast<double>(found(i, j)) == Approx(step * std::clamp(std::nearbyint(level), -8.0, 7.0)).margin(1e-5));
+      for (index_t k = j + 1; k < cols; ++k) x[static_cast<std::size_t>(k)] -= error * static_cast<double>(u(j, k));
+    }
   }
 }

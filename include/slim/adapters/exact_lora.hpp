@@ -68,14 +68,15 @@ public:
   [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& seen, context const& ctx = {}) const {
     require_channels(seen, e.cols(), "exact_lora");
     index_t const rank = config_.rank.of(e.rows(), e.cols());
-    matrix<T> root = curvature(seen, config_.damping);
+    matrix<T> const h = curvature(seen, config_.damping);
+    matrix<T> root = h;
     if (!cholesky_inplace(root.view(), ctx))
       throw nonfinite_error("exact_lora: the damped Gram matrix is not positive definite; raise the damping");
     adapter found = output_optimal_adapter<T>(e, root.view(), rank, config_.method, ctx);
     round_factors(found, config_.format);
     if (!seen.has_gram()) found.notes.push_back("no Gram matrix: channels taken as uncorrelated");
     return unless_worse_than_none(std::move(found), e, ctx,
-                                  [&](matrix_view<float const> rest) { return energy(rest, seen, ctx); });
+                                  [&](matrix_view<float const> rest) { return energy_under(rest, h.view(), ctx); });
   }
 
   [[nodiscard]] std::string describe() const {

@@ -80,7 +80,8 @@ public:
     zeroed_ += bad;
   }
 
-  /// Adds what another calibration of the same layer has seen. @throws shape_error, config_error on a mismatch.
+  /// Adds what another calibration of the same layer has seen, and what it holds out. @throws shape_error, config_error on a
+  /// mismatch.
   void merge(calibration const& other) {
     if (other.channels_ != channels_)
       throw shape_error(message("calibration::merge: ", other.channels_, " channels into ", channels_));
@@ -97,6 +98,10 @@ public:
     for (index_t k = 0; k < cross_.size(); ++k) cross_.data()[k] += other.cross_.data()[k];
     tokens_ += other.tokens_;
     zeroed_ += other.zeroed_;
+    if (!other.held_out_) return;
+    calibration joined = held_out_ ? *held_out_ : calibration(channels_, other.held_out_->config_);
+    joined.merge(*other.held_out_);
+    hold_out(std::move(joined));
   }
 
   [[nodiscard]] index_t channels() const noexcept { return channels_; }

@@ -95,10 +95,6 @@ struct projected_curvature {
   return true;
 }
 
-} // namespace detail
-
-namespace detail {
-
 /// A power of two that brings the entries of A near 1 if their products could overflow or vanish; else 1.
 [[nodiscard]] inline float safe_scale(matrix_view<float const> a) {
   float const largest = largest_magnitude(a);
@@ -138,8 +134,9 @@ namespace detail {
   for (index_t k = 0; k < right.rows(); ++k) mean += static_cast<double>(p.normal(k, k)) / static_cast<double>(right.rows());
   for (index_t k = 0; k < right.rows(); ++k) p.normal(k, k) += static_cast<float>(mean > 0.0 ? 0.01 * mean : 1.0);
   matrix<float> right_rows(transposed(right.view()));
-  integer_codes const right_codes =
-      detail::feed_back_rows(right_rows, factor_for_feedback(p.normal.view(), ctx).upper.view(), how, ctx);
+  auto const factor = factor_for_feedback(p.normal.view(), ctx);
+  if (factor.damping > 0.0) a.notes.push_back(message("adapter: damping of L^T H L raised by ", factor.damping));
+  integer_codes const right_codes = detail::feed_back_rows(right_rows, factor.upper.view(), how, ctx);
   a.left = matrix<float>(transposed(left_rows.view()));
   a.right = matrix<float>(transposed(right_rows.view()));
   a.left_codes = detail::transposed_codes(left);

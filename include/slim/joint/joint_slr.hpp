@@ -9,9 +9,11 @@
 ///  2. alternate: S by error feedback on W - (L R)^T, under H without the directions that L will absorb; (L, R) exact;
 ///  3. descend on codes (six patterns of a 2:4 group) and refit steps;
 ///  4. quantized adapters: rounded with error feedback, then S once more around them, so that S ends last;
-///  5. never worse than SLiM's own solution in the same set: measured, retried with more damping, replaced, and noted.
+///  5. never worse than SLiM's own solution in the same set, on the calibration and on tokens held out: measured, retried with
+///     more damping, replaced, and noted.
 
 #include "slim/adapters/exact_lora.hpp"
+#include "slim/adapters/quantized_adapter.hpp"
 #include "slim/calibration/output_error.hpp"
 #include "slim/joint/feedback_adapter.hpp"
 #include "slim/joint/obs_compressor.hpp"
@@ -77,11 +79,11 @@ public:
     require_channels(seen, w.cols(), "joint_slr");
     if (!config_.guard) return solve(w, seen, config_.damping, ctx);
     result plain = slim_solution(w, seen, ctx);
-    double const bar = judged(w, plain, seen, ctx);
+    judgement const bar = judged(w, plain, seen, ctx);
     std::vector<std::string> notes;
     for (double const damping : {config_.damping, 10 * config_.damping}) {
       result found = solve(w, seen, damping, ctx);
-      if (judged(w, found, seen, ctx) <= bar) {
+      if (judged(w, found, seen, ctx).no_worse_than(bar)) {
         found.notes.insert(found.notes.begin(), notes.begin(), notes.end());
         return found;
       }
@@ -146,10 +148,10 @@ private:
     return energy_under(rest.view(), one.h.view(), one.ctx);
   }
 
-  /// S around (L, R) by error feedback, under the curvature that (L, R) leaves if it will be fitted again.
-  void sweep(layer const& one, point& p, adapter const& low, bool refitted, std::vector<std::string>& notes) const {
+  /// S around (L, R) by error feedback, under the curvature that (L, R) leaves when it is fitted again.
+  void sweep(layer const& one, point& p, adapter const& low, std::vector<std::string>& notes) const {
     matrix<float> h = one.h;
-    if (refitted && config_.down_date) {
+    if (one.rank > 0 && config_.down_date) {
       h = without_directions(one.h.view(), low.left.view(), one.ctx);
       for (index_t j = 0; j < h.rows(); ++j) h(j, j) += static_cast<float>(config_.down_date_damping * one.mean_diagonal);
     }
@@ -180,7 +182,7 @@ private:
     adapter best_low = low;
     double least = std::numeric_limits<double>::infinity();
     for (int k = 0; k < config_.iterations; ++k) {
-      sweep(one, p, low, one.rank > 0, notes);
+      sweep(one, p, low, notes);
       low = fit<T>(one, p, low);
       double const energy = error_of(one, p, low);
       record(energy);
@@ -213,13 +215,12 @@ private:
 
   /// The same for codes, which may move (L, R) so far that S is better found again.
   void quantize_around(layer const& one, point& p, adapter& low, std::vector<std::string>& notes) const {
-    if (one.rank > 0) {
-      matrix<float> const e = without(one.w, p, one.ctx);
-      auto const factor = factor_for_feedback(one.h.view(), one.ctx);
-      low = round_with_feedback(std::move(low), e.view(), one.h.view(), factor.upper.view(), config_.stored, one.ctx);
-    }
+    auto const factor = factor_for_feedback(one.h.view(), one.ctx);
+    detail::note_damping(notes, factor);
+    matrix<float> const e = without(one.w, p, one.ctx);
+    low = round_with_feedback(std::move(low), e.view(), one.h.view(), factor.upper.view(), config_.stored, one.ctx);
     point swept = p;
-    sweep(one, swept, low, false, notes);
+    set_.sweep(without(one.w, low, one.ctx).view(), factor.upper.view(), swept, one.ctx);
     for (int k = 0; k < config_.descents; ++k) {
       descend(one, swept, low);
       descend(one, p, low);
@@ -227,39 +228,36 @@ private:
     if (error_of(one, swept, low) < error_of(one, p, low)) p = std::move(swept); // 4 bits; at 8 bits S is better left alone
   }
 
-  /// SLiM in the same set: Wanda's mask, codes to nearest, (L, R) by mean |x|, its codes by least error without feedback.
+  /// SLiM in the same set: Wanda's mask, codes to nearest, (L, R) by mean |x|, its codes by absmax.
   template <class T>
   [[nodiscard]] result slim_solution(matrix_view<T const> w, calibration const& seen, context const& ctx) const {
     point p = set_.start(w, seen, ctx);
     matrix<T> const e = without(w, p, ctx);
-    adapter low = slim_lora({.rank = config_.rank, .method = config_.method}).solve(matrix_view<T const>(e.view()), seen, ctx);
-    if (config_.stored.bits == 0)
-      round_factors(low, config_.stored.format);
-    else if (low.rank() > 0)
-      round_plainly(low, ctx);
+    adapter_format const& stored = config_.stored;
+    auto const solver = slim_lora(
+        {.rank = config_.rank, .method = config_.method, .format = stored.bits == 0 ? stored.format : number_format::fp32});
+    adapter low = stored.bits == 0 ? solver.solve(matrix_view<T const>(e.view()), seen, ctx)
+                                   : quantized_adapter(solver, absmax_quantizer({.bits = stored.bits,
+                                                                                 .block = per_column_group(stored.group),
+                                                                                 .scale_format = stored.scale_format}))
+                                         .solve(matrix_view<T const>(e.view()), seen, ctx);
     return {p.values(ctx), std::move(p.kept), std::move(p.codes), std::move(low), {}, {}};
   }
 
-  void round_plainly(adapter& low, context const& ctx) const {
-    absmax_quantizer const rounding({.bits = config_.stored.bits,
-                                     .block = per_column_group(config_.stored.group),
-                                     .scale_format = config_.stored.scale_format});
-    auto const round = [&](matrix<float>& factor) {
-      auto codes = rounding.quantize(factor.view(), calibration(factor.cols()), ctx);
-      codes.dequantize_into(factor.view(), ctx);
-      return codes;
-    };
-    low.left_codes = round(low.left);
-    low.right_codes = round(low.right);
-  }
+  /// Output errors that decide between solutions.
+  struct judgement {
+    double calibration = 0, held_out = 0;
+    [[nodiscard]] bool no_worse_than(judgement const& other) const {
+      return calibration <= other.calibration && held_out <= other.held_out;
+    }
+  };
 
-  /// What decides between solutions: the output error on tokens held out, if there are any, else on the calibration.
   template <class T>
-  [[nodiscard]] static double judged(matrix_view<T const> w, result const& r, calibration const& seen, context const& ctx) {
+  [[nodiscard]] static judgement judged(matrix_view<T const> w, result const& r, calibration const& seen, context const& ctx) {
     matrix<float> rest(w);
     for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] -= r.weights.data()[k];
     r.low_rank.subtract_from(rest.view(), ctx);
-    return output_energy(rest.view(), seen.held_out() ? *seen.held_out() : seen, ctx);
+    return {output_energy(rest.view(), seen, ctx), seen.held_out() ? output_energy(rest.view(), *seen.held_out(), ctx) : 0.0};
   }
 
   Set set_;

@@ -65,9 +65,11 @@ class obs_compressor {
 public:
   using set_type = quantized_set<Pattern>;
 
-  /// @throws config_error if the damping is not positive.
+  /// @throws config_error if the damping is not positive, or steps are to be refitted out of order.
   explicit obs_compressor(set_type set, obs_config config = {}) : set_(std::move(set)), config_(config) {
     if (!(config.damping > 0.0)) throw config_error(message("obs_compressor: damping ", config.damping, ", needed is > 0"));
+    if (config.act_order && config.refit_groups)
+      throw config_error("obs_compressor: act_order visits groups in pieces, so refit_groups cannot be asked for with it");
   }
 
   /// @throws shape_error if W and the calibration disagree on d_in; config_error before the first token.
@@ -77,19 +79,16 @@ public:
     require_channels(seen, w.cols(), "obs_compressor");
     matrix<T> const h = curvature(seen, config_.damping);
     auto p = set_.start(w, seen, ctx);
-    joint_result<typename set_type::mask_type, integer_codes> out{{}, p.kept, p.codes, {}, {}, {}};
+    std::vector<std::string> notes;
     auto const order = config_.act_order ? detail::activation_order(h.view(), set_.group()) : std::vector<index_t>();
     auto const factor = factor_for_feedback(order.empty() ? h.view() : detail::permuted(h.view(), order).view(), ctx);
-    detail::note_damping(out.notes, factor);
+    detail::note_damping(notes, factor);
     set_.sweep(w, factor.upper.view(), p, ctx, {.order = order, .refit_groups = config_.refit_groups});
     for (int k = 0; k < config_.descents; ++k) {
       set_.refine(w, h.view(), p, ctx);
       set_.refit(w, h.view(), p, ctx);
     }
-    out.weights = p.values(ctx);
-    out.kept = std::move(p.kept);
-    out.codes = std::move(p.codes);
-    return out;
+    return {p.values(ctx), std::move(p.kept), std::move(p.codes), {}, {}, std::move(notes)};
   }
 
   [[nodiscard]] std::string describe() const {

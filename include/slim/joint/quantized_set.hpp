@@ -42,8 +42,8 @@ struct unstructured_pattern {
 struct grid_config {
   int bits = 4;
   scale_block block = per_tensor;
-  bool symmetric = true; ///< false: a zero point per scale
-  step_rule steps = step_rule::least_error;
+  bool symmetric = true;                    ///< false: a zero point per scale
+  step_rule steps = step_rule::least_error; ///< absmax whatever it says for zero points shared by several rows
   number_format scale_format = number_format::fp16;
 
   friend bool operator==(grid_config const&, grid_config const&) = default;
@@ -51,7 +51,7 @@ struct grid_config {
 
 [[nodiscard]] inline std::string describe(grid_config const& grid) {
   return message(grid.bits, " bit ", describe(grid.block), grid.symmetric ? "" : " with zero points",
-                 grid.steps == step_rule::absmax ? ", absmax steps" : "",
+                 grid.steps == step_rule::absmax || (!grid.symmetric && grid.block.rows != 1) ? ", absmax steps" : "",
                  grid.scale_format == number_format::fp32 ? "" : message(", ", name_of(grid.scale_format), " scales"));
 }
 

@@ -31,7 +31,7 @@ struct feedback_options {
   double prune_share = 0.0;
   /// Refits the steps of a group (one row of it) when the sweep reaches it, to the weights as they are by then.
   bool refit_groups = false;
-  /// Fractions of the largest weight that a refitted step may reach; see step_search.hpp.
+  /// Fractions of the largest weight that a refitted step may reach; see step_fractions().
   std::span<float const> fractions = {};
 };
 
@@ -46,6 +46,26 @@ inline constexpr index_t sweep_block = 128;
   if (group > 0 && group <= 2 * sweep_block && group < cols)
     while (width % group != 0 && width < 8 * sweep_block) width += m > 0 ? m : 1;
   return width;
+}
+
+/// @throws shape_error, config_error
+inline void check_feedback(matrix_view<float const> w, integer_codes const* codes, mask const* kept,
+                           feedback_options const& options) {
+  if ((codes && (codes->rows() != w.rows() || codes->cols() != w.cols())) ||
+      (kept && (kept->rows() != w.rows() || kept->cols() != w.cols())) ||
+      (!options.order.empty() && static_cast<index_t>(options.order.size()) != w.cols()))
+    throw shape_error(message("feed_back: W is ", w.rows(), " x ", w.cols(), "; codes, mask or order are of another shape"));
+  auto const [n, m] = options.choose;
+  if (m < 0 || m > 64 || n < 0 || n > m) throw config_error(message("feed_back: pattern ", n, ":", m, ", possible is M <= 64"));
+  if (!(options.prune_share >= 0.0) || options.prune_share > 1.0)
+    throw config_error(message("feed_back: prune_share ", options.prune_share, ", possible are 0 to 1"));
+  if ((m > 0 || options.prune_share > 0.0) && !kept) throw config_error("feed_back: a pattern is chosen, but no mask is given");
+  if (!options.refit_groups) return;
+  if (!codes || !options.order.empty() || options.fractions.empty() || codes->block.rows_of(w.rows()) != 1)
+    throw config_error("feed_back: steps are refitted for codes with scales per row, visited in order, from given fractions");
+  index_t const group = codes->block.cols_of(w.cols());
+  if (group < w.cols() && block_width(m, group, w.cols()) % group != 0)
+    throw config_error(message("feed_back: groups of ", group, " cannot be refitted on the way, at most 256 can"));
 }
 
 /// Storage behind a sweep_tile.
@@ -189,9 +209,7 @@ private:
   }
 
   [[nodiscard]] bool refits_inside() const {
-    if (!options_.refit_groups || !codes_ || !options_.order.empty()) return false;
-    index_t const group = codes_->block.cols_of(w_.cols());
-    return codes_->block.rows_of(codes_->rows()) == 1 && block_width(options_.choose.m, group, w_.cols()) % group == 0;
+    return options_.refit_groups && codes_->scales.cols() > 1; // a row's only group was fitted before
   }
 
   void refit(sweep_tile const& t, index_t row, index_t count, index_t j, index_t width, index_t group) const {
@@ -297,12 +315,14 @@ private:
 } // namespace detail
 
 /// Rounds (`codes` not null) and prunes (`kept` not null) W (d_out x d_in) in place, column by column, spreading errors with
-/// `u`, upper triangular with H^-1 = U^T U in the order of the columns (joint/curvature.hpp). The grids are those of `codes`;
-/// codes and mask are written. d_out d_in^2 / 2 multiply-adds. @throws shape_error
+/// `u`, upper triangular with H^-1 = U^T U in the order of the columns (joint/feedback_factor.hpp). The grids are those of
+/// `codes`; codes and mask are written. d_out d_in^2 / 2 multiply-adds. @throws shape_error if extents disagree; config_error
+/// if the options ask for what cannot be done.
 inline void feed_back(matrix_view<float> w, matrix_view<float const> u, integer_codes* codes, mask* kept,
                       feedback_options const& options = {}, context const& ctx = {}) {
   if (u.rows() != w.cols() || u.cols() != w.cols())
     throw shape_error(message("feed_back: W has ", w.cols(), " columns, the factor is ", u.rows(), " x ", u.cols()));
+  detail::check_feedback(w, codes, kept, options);
   if (w.empty()) return;
   detail::feedback_task const task(w, u, codes, kept, options, ctx);
   ctx.parallel_for(w.rows(), detail::sweep_rows, [&](index_t begin, index_t end) { task.run(begin, end); });
@@ -310,7 +330,7 @@ inline void feed_back(matrix_view<float> w, matrix_view<float const> u, integer_
 
 /// One sweep of coordinate descent on ||V - S||_H, S = mask .* codes: over codes, or over whole groups where the mask promises
 /// 2:4 (its six patterns). Codes whose weight is pruned stay pruned otherwise. `gradient` is (V - S) H on entry and on return,
-/// to float rounding. d_out d_in^2 multiply-adds. @throws shape_error
+/// to float rounding. The diagonal of H must be positive. d_out d_in^2 multiply-adds. @throws shape_error
 inline void descend_codes(matrix_view<float> gradient, matrix_view<float const> h, integer_codes& codes, mask* kept,
                           context const& ctx = {}) {
   if (h.rows() != codes.cols() || h.cols() != codes.cols() || gradient.rows() != codes.rows() ||

@@ -80,7 +80,6 @@ private:
     matrix<double> factor = gram;
     double shift = 0;
     while (!cholesky_inplace(factor.view())) {
-      note(notes_, "shifted Cholesky");
       shift = std::max(10 * shift, 1e-6); // the rounding of a float Gram matrix, with room
       factor = gram;
       for (index_t i = 0; i < count; ++i) factor(i, i) += shift;
@@ -97,7 +96,6 @@ private:
 
   /// A row that depends on those before it holds no direction of its own: a fresh random one takes its place.
   void replace_row(matrix<T>& q, index_t i) {
-    note(notes_, "dependent directions replaced");
     for (index_t j = 0; j < q.cols(); ++j) q(i, j) = static_cast<T>(random_normal(ctx_.seed + 1, fresh_++));
   }
 
