@@ -49,13 +49,17 @@ struct reference_result {
 /// GPTQ and SparseGPT column by column with an explicit inverse, as in their papers (no factor, no blocks), in double.
 /// `kept` is read, or with n of m chosen by (w^2 - (w - q)^2) / [H^-1]_jj.
 reference_result reference_feedback(square w, square const& h, integer_codes const* codes, std::vector<index_t> const& order,
-                                    index_t n, index_t m, std::vector<std::vector<bool>>& kept) {
+                                    index_t n, index_t m, std::vector<std::vector<bool>>& kept,
+                                    std::span<std::uint8_t const> group_bits = {}, mask const* unrounded = nullptr) {
   auto const d = static_cast<index_t>(order.size());
   auto const rounded = [&](index_t i, index_t j, double x) {
     if (!codes) return x;
     double const step = static_cast<double>(codes->scale_at(i, j));
+    if (unrounded && unrounded->kept(i, j)) return x;
     double const zero = codes->zero_at(i, j);
-    return step == 0.0 ? 0.0 : step * std::clamp(std::nearbyint(x / step), codes->lowest() - zero, codes->highest() - zero);
+    int const bits = group_bits.empty() ? codes->bits : group_bits[static_cast<std::size_t>(j / codes->block.cols)];
+    double const low = -std::exp2(bits - 1) - zero, high = std::exp2(bits - 1) - 1 - zero;
+    return step == 0.0 ? 0.0 : step * std::clamp(std::nearbyint(x / step), low, high);
   };
   square inverse = h.inverse(), margin = square::Ones(w.rows(), w.cols());
   for (index_t at = 0; at < d; ++at) {
@@ -457,4 +461,77 @@ TEST_CASE("steps refitted on the way are those of the weights as they are when t
       for (index_t k = j + 1; k < cols; ++k) x[static_cast<std::size_t>(k)] -= error * static_cast<double>(u(j, k));
     }
   }
+}
+
+TEST_CASE("groups may have bits of their own, and outliers may stay unrounded: as the unblocked float64 version has it") {
+  index_t const rows = 31, cols = 200;
+  matrix<float> const h = correlated_curvature(cols, 111);
+  matrix<float> w = normal_matrix(rows, cols, 112);
+  integer_codes codes = fitted(w, {rows, cols, per_group(40), 4, true});
+  std::vector<std::uint8_t> const bits = {4, 2, 3, 4, 1};
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t g = 0; g < 5; ++g)
+      codes.scales(i, g) *= std::exp2f(0.5f * static_cast<float>(4 - bits[static_cast<std::size_t>(g)]));
+  mask outliers(rows, cols);
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t j = 0; j < cols; ++j) outliers.keep(i, j, std::abs(w(i, j)) > 2.0f);
+  std::vector<std::vector<bool>> kept(rows, std::vector<bool>(cols, true));
+  auto const [expected, margin] =
+      reference_feedback(to_eigen(w.view()), to_eigen(h.view()), &codes, identity(cols), 0, 0, kept, bits, &outliers);
+  matrix<float> found = w;
+  feed_back(found.view(), factor_for_feedback(h.view()).upper.view(), &codes, nullptr,
+            {.group_bits = bits, .unrounded = &outliers});
+  index_t parted = 0;
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t j = 0; j < cols; ++j) {
+      if (std::abs(static_cast<double>(found(i, j)) - expected(i, j)) > 1e-4) {
+        REQUIRE(margin(i, j) < 2e-3);
+        ++parted;
+        break;
+      }
+      int const spread = 1 << (bits[static_cast<std::size_t>(j / 40)] - 1);
+      REQUIRE(codes.codes(i, j) >= -spread);
+      REQUIRE(codes.codes(i, j) < spread);
+    }
+  CHECK(5 * parted <= rows);
+
+  std::vector<std::uint8_t> const few = {4}, wide = {4, 4, 5, 4, 4};
+  auto const u = factor_for_feedback(h.view()).upper;
+  auto const run = [&](feedback_options const& options, mask* chosen = nullptr) {
+    feed_back(w.view(), u.view(), &codes, chosen, options);
+  };
+  CHECK_THROWS_AS(run({.group_bits = few}), shape_error);
+  CHECK_THROWS_AS(run({.group_bits = wide}), config_error);
+  mask chosen(rows, cols), narrow(rows, 3);
+  CHECK_THROWS_AS(run({.choose = {2, 4}, .unrounded = &outliers}, &chosen), config_error);
+  CHECK_THROWS_AS(run({.unrounded = &narrow}), shape_error);
+}
+
+TEST_CASE("steps refitted on the way to groups of fewer bits reach the largest weight with the codes they have") {
+  index_t const rows = 7, cols = 64;
+  matrix<float> unit(cols, cols);
+  for (index_t j = 0; j < cols; ++j) unit(j, j) = 1.0f; // nothing spreads
+  matrix<float> const w = normal_matrix(rows, cols, 121);
+  std::vector<std::uint8_t> const bits = {4, 2};
+  bool const symmetric = GENERATE(true, false);
+  auto const fractions = step_fractions(step_rule::absmax, symmetric);
+  integer_codes codes = fitted(w, {rows, cols, per_group(32), 4, symmetric});
+  matrix<float> found = w;
+  feed_back(found.view(), unit.view(), &codes, nullptr, {.refit_groups = true, .fractions = fractions, .group_bits = bits});
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t g = 0; g < 2; ++g) {
+      auto const part = w.view().block(i, 32 * g, 1, 32);
+      float low = 0, high = 0;
+      for (index_t j = 0; j < 32; ++j) {
+        low = std::min(low, part(0, j));
+        high = std::max(high, part(0, j));
+      }
+      int const levels = 1 << bits[static_cast<std::size_t>(g)];
+      float const expected =
+          symmetric ? std::max(-low, high) / static_cast<float>(levels / 2 - 1) : (high - low) / static_cast<float>(levels - 1);
+      REQUIRE(codes.scales(i, g) == Approx(expected).epsilon(2e-3));
+      for (index_t j = 32 * g; j < 32 * (g + 1); ++j)
+        REQUIRE(std::abs(found(i, j) - w(i, j)) <=
+                0.5f * codes.scales(i, g) * 1.01f + (symmetric ? 0.0f : 0.5f * codes.scales(i, g)));
+    }
 }

@@ -33,6 +33,12 @@ struct feedback_options {
   bool refit_groups = false;
   /// Fractions of the largest weight that a refitted step may reach; see step_fractions().
   std::span<float const> fractions = {};
+  /// Bits of the codes of each group of columns, one number per column of the scales, none above those of the codes; empty:
+  /// all as the codes. Steps and zero points must fit them: given so, or refitted on the way.
+  std::span<std::uint8_t const> group_bits = {};
+  /// Weights that are not rounded, such as outliers that are stored apart (SpQR, arXiv 2306.03078): what reaches them from
+  /// other columns stays in W, their codes are the nearest. Not together with a choice of pattern or share. Null: none.
+  mask const* unrounded = nullptr;
 };
 
 namespace detail {
@@ -48,6 +54,24 @@ inline constexpr index_t sweep_block = 128;
   return width;
 }
 
+/// Bits of groups and weights left out. @throws shape_error, config_error
+inline void check_exceptions(matrix_view<float const> w, integer_codes const* codes, feedback_options const& options) {
+  if (!options.group_bits.empty()) {
+    if (!codes || static_cast<index_t>(options.group_bits.size()) != codes->scales.cols())
+      throw shape_error(message("feed_back: bits for ", options.group_bits.size(), " groups of columns, there are ",
+                                codes ? codes->scales.cols() : 0));
+    for (int const bits : options.group_bits)
+      if (bits < 1 || bits > codes->bits)
+        throw config_error(message("feed_back: a group of ", bits, " bits, possible are 1 to ", codes->bits));
+  }
+  if (!options.unrounded) return;
+  if (options.unrounded->rows() != w.rows() || options.unrounded->cols() != w.cols())
+    throw shape_error(message("feed_back: W is ", w.rows(), " x ", w.cols(), ", the mask of unrounded weights ",
+                              options.unrounded->rows(), " x ", options.unrounded->cols()));
+  if (options.choose.m > 0 || options.prune_share > 0.0)
+    throw config_error("feed_back: weights cannot be left unrounded where a pattern is chosen");
+}
+
 /// @throws shape_error, config_error
 inline void check_feedback(matrix_view<float const> w, integer_codes const* codes, mask const* kept,
                            feedback_options const& options) {
@@ -60,6 +84,7 @@ inline void check_feedback(matrix_view<float const> w, integer_codes const* code
   if (!(options.prune_share >= 0.0) || options.prune_share > 1.0)
     throw config_error(message("feed_back: prune_share ", options.prune_share, ", possible are 0 to 1"));
   if ((m > 0 || options.prune_share > 0.0) && !kept) throw config_error("feed_back: a pattern is chosen, but no mask is given");
+  check_exceptions(w, codes, options);
   if (!options.refit_groups) return;
   if (!codes || !options.order.empty() || options.fractions.empty() || codes->block.rows_of(w.rows()) != 1)
     throw config_error("feed_back: steps are refitted for codes with scales per row, visited in order, from given fractions");
@@ -82,11 +107,17 @@ private:
   matrix<int> kept_;
 };
 
+/// Bits of the codes of group g of the columns.
+[[nodiscard]] inline int bits_of(integer_codes const& codes, std::span<std::uint8_t const> group_bits, index_t g) {
+  return group_bits.empty() ? codes.bits : group_bits[static_cast<std::size_t>(g)];
+}
+
 /// Steps and bounds of sixteen rows of integer_codes.
 class grid_storage {
 public:
-  grid_storage(integer_codes const* codes, index_t cols)
-      : codes_(codes), group_of_(static_cast<std::size_t>(cols)), grid_(4, codes ? codes->scales.cols() * sweep_lanes : 0) {}
+  grid_storage(integer_codes const* codes, index_t cols, std::span<std::uint8_t const> group_bits = {})
+      : codes_(codes), group_bits_(group_bits), group_of_(static_cast<std::size_t>(cols)),
+        grid_(4, codes ? codes->scales.cols() * sweep_lanes : 0) {}
 
   void load(index_t first_row, index_t count) {
     if (!codes_) return;
@@ -95,6 +126,7 @@ public:
 
   void load_group(index_t first_row, index_t count, index_t g) {
     index_t const tall = codes_->block.rows_of(codes_->rows());
+    int const spread = 1 << (bits_of(*codes_, group_bits_, g) - 1);
     for (index_t lane = 0; lane < sweep_lanes; ++lane) {
       index_t const at = g * sweep_lanes + lane;
       index_t const b = (first_row + std::min(lane, count - 1)) / tall;
@@ -102,8 +134,8 @@ public:
       int const zero = codes_->zeros.empty() ? 0 : codes_->zeros(b, g);
       grid_(0, at) = step;
       grid_(1, at) = step > 0.0f ? 1.0f / step : 0.0f;
-      grid_(2, at) = static_cast<float>(codes_->lowest() - zero);
-      grid_(3, at) = static_cast<float>(codes_->highest() - zero);
+      grid_(2, at) = static_cast<float>(-spread - zero);
+      grid_(3, at) = static_cast<float>(spread - 1 - zero);
     }
   }
 
@@ -118,6 +150,7 @@ public:
 
 private:
   integer_codes const* codes_;
+  std::span<std::uint8_t const> group_bits_;
   std::vector<index_t> group_of_;
   matrix<float> grid_;
 };
@@ -162,7 +195,7 @@ public:
     for (index_t i = 0; i < rows; ++i)
       for (index_t j = 0; j < n; ++j) now(i, j) = w_(begin + i, column(j));
     tile_storage storage(std::min(wide, n));
-    grid_storage grids(codes_, std::min(wide, n));
+    grid_storage grids(codes_, std::min(wide, n), options_.group_bits);
     for (index_t first = 0; first < n; first += wide) {
       index_t const width = std::min(wide, n - first), rest = n - first - width;
       for (index_t i = 0; i < rows; i += sweep_lanes)
@@ -183,8 +216,7 @@ private:
       for (index_t lane = 0; lane < sweep_lanes; ++lane) {
         index_t const at = j * sweep_lanes + lane;
         t.weight[at] = lane < count ? now(i + lane, first + j) : 0.0f;
-        bool const pruned = kept_ && lane < count && !kept_->kept(begin + i + lane, column(first + j));
-        t.kept[at] = pruned ? 0 : -1;
+        t.kept[at] = lane < count ? state_of(begin + i + lane, column(first + j)) : -1;
       }
     grids.load(begin + i, count);
     lane_grid const grid = grids.columns(options_.order, first, width);
@@ -208,6 +240,12 @@ private:
       }
   }
 
+  /// As sweep_tile has it.
+  [[nodiscard]] int state_of(index_t row, index_t col) const {
+    if (kept_ && !kept_->kept(row, col)) return 0;
+    return options_.unrounded && options_.unrounded->kept(row, col) ? 1 : -1;
+  }
+
   [[nodiscard]] bool refits_inside() const {
     return options_.refit_groups && codes_->scales.cols() > 1; // a row's only group was fitted before
   }
@@ -215,13 +253,13 @@ private:
   void refit(sweep_tile const& t, index_t row, index_t count, index_t j, index_t width, index_t group) const {
     float step[sweep_lanes], zero[sweep_lanes];
     bool const symmetric = codes_->zeros.empty();
-    auto const top = static_cast<float>(symmetric ? codes_->highest() : codes_->highest() - codes_->lowest());
+    int const spread = 1 << (bits_of(*codes_, options_.group_bits, group) - 1);
+    auto const top = static_cast<float>(symmetric ? spread - 1 : 2 * spread - 1);
     kernels_.search_steps(t.weight + j * sweep_lanes, width, nullptr, options_.fractions.data(),
                           static_cast<index_t>(options_.fractions.size()), symmetric, top, {step, zero});
     for (index_t lane = 0; lane < count; ++lane) {
       codes_->scales(row + lane, group) = stored_scale(codes_->scale_format, step[lane]);
-      if (!symmetric)
-        codes_->zeros(row + lane, group) = static_cast<std::int8_t>(codes_->lowest() + static_cast<int>(zero[lane]));
+      if (!symmetric) codes_->zeros(row + lane, group) = static_cast<std::int8_t>(static_cast<int>(zero[lane]) - spread);
     }
   }
 
