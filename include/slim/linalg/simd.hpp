@@ -17,14 +17,19 @@
 #if SLIM_SIMD_X86
 #include <immintrin.h>
 #if defined(__clang__)
-#define SLIM_SIMD_BEGIN_AVX2 _Pragma("clang attribute push(__attribute__((target(\"avx2,fma\"))), apply_to = function)")
+#define SLIM_SIMD_BEGIN_AVX2 _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c\"))), apply_to = function)")
 #define SLIM_SIMD_BEGIN_AVX512                                                                                                 \
   _Pragma("clang attribute push(__attribute__((target(\"avx512f,avx512vl,avx512bw,avx512dq,avx2,fma\"))), apply_to = function)")
+#define SLIM_SIMD_BEGIN_AVX512_VNNI                                                                                            \
+  _Pragma(                                                                                                                     \
+      "clang attribute push(__attribute__((target(\"avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c\"))), apply_to = function)")
 #define SLIM_SIMD_END _Pragma("clang attribute pop")
 #else
-#define SLIM_SIMD_BEGIN_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma\")")
+#define SLIM_SIMD_BEGIN_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c\")")
 #define SLIM_SIMD_BEGIN_AVX512                                                                                                 \
   _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx512vl,avx512bw,avx512dq,avx2,fma\")")
+#define SLIM_SIMD_BEGIN_AVX512_VNNI                                                                                            \
+  _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c\")")
 #define SLIM_SIMD_END _Pragma("GCC pop_options")
 #endif
 #endif

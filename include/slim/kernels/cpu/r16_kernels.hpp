@@ -1,0 +1,117 @@
+#pragma once
+/// @file
+/// Inner loops of products with R16 matrices, one set per instruction set, chosen at run time: a row block of 16 rows times a
+/// tile of vectors of 8-bit inputs.
+
+#include "slim/kernels/r16.hpp"
+#include "slim/linalg/simd.hpp"
+
+namespace slim::inline SLIM_ABI {
+namespace detail {
+
+/// A row block, and how to walk it.
+struct r16_row_block {
+  std::uint8_t const* bytes;
+  index_t col_blocks, block_bytes, header_bytes, set_bytes, sets;
+  bool zero_points;
+};
+
+/// `out[t][r]` = sum over the columns of scale (code - zero) x for the vectors t of a tile; values, scales and sums as in
+/// input_tile. Where a row has one scale (sets = 0) it is left out, and so is the zero point of dense codes: the sum is over
+/// code * x.
+using r16_kernel = void (*)(r16_row_block const&, std::int8_t const* values, float const* scales, float const* sums,
+                            float* out);
+
+/// Kernels of one instruction set.
+struct r16_kernels {
+  index_t most_vectors; ///< of a tile
+  /// [kind][log2 of the vectors of a tile]
+  r16_kernel of[5][4];
+};
+
+/// A product in any C++: the meaning of the others, stage by stage.
+namespace scalar {
+
+template <r16_kind Kind, int T>
+void r16_product(r16_row_block const& a, std::int8_t const* values, float const* scales, float const* sums, float* out) {
+  for (int k = 0; k < T * r16_rows; ++k) out[k] = 0.0f;
+  index_t const sets = a.sets > 0 ? a.sets : 1, stages = r16_block_stages / sets;
+  for (index_t b = 0; b < a.col_blocks; ++b)
+    for (index_t set = 0; set < sets; ++set) {
+      std::uint8_t const* const block = a.bytes + b * a.block_bytes;
+      std::uint8_t const* const header = block + set * a.set_bytes;
+      for (index_t r = 0; r < r16_rows; ++r) {
+        float const scale =
+            a.sets > 0 ? static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(header[2 * r] | header[2 * r + 1] << 8)))
+                       : 1.0f;
+        float const zero = Kind == r16_kind::sparse24 || a.sets == 0 ? 0.0f
+                           : a.zero_points                           ? static_cast<float>(header[2 * r16_rows + r])
+                                                                     : static_cast<float>(1 << (code_bits(Kind) - 1));
+        for (int t = 0; t < T; ++t) {
+          float sum = 0, inputs = 0;
+          for (index_t s = set * stages; s < (set + 1) * stages; ++s) {
+            std::uint8_t const* const stage = block + a.header_bytes + s * stage_bytes(Kind);
+            index_t const at = (b * r16_block_stages + s) * T + t;
+            std::int8_t const* const x = values + at * r16_stage_cols;
+            int dot = 0;
+            if constexpr (Kind == r16_kind::sparse24) {
+              for (index_t group = 0; group < r16_stage_cols / 4; ++group) {
+                sparse_pair const pair = sparse_codes(stage, r, group);
+                for (int slot = 0; slot < 2; ++slot)
+                  dot += (pair.code[slot] - 8) * static_cast<std::int8_t>(x[4 * group + pair.column[slot]] ^ -128);
+              }
+            } else {
+              for (index_t c = 0; c < r16_stage_cols; ++c) dot += dense_code(Kind, stage, r, c) * x[c];
+            }
+            sum += scales[at] * static_cast<float>(dot);
+            inputs += sums[at];
+          }
+          out[t * r16_rows + r] += scale * (sum - zero * inputs);
+        }
+      }
+    }
+}
+
+} // namespace scalar
+
+#define SLIM_R16_OF_KIND(space, kind)                                                                                          \
+  {space::r16_product<kind, 1>, space::r16_product<kind, 2>, space::r16_product<kind, 4>, space::r16_product<kind, 8>}
+#define SLIM_R16_TABLE(space, most)                                                                                            \
+  {                                                                                                                            \
+    most, {                                                                                                                    \
+      SLIM_R16_OF_KIND(space, r16_kind::sparse24), SLIM_R16_OF_KIND(space, r16_kind::dense2),                                  \
+          SLIM_R16_OF_KIND(space, r16_kind::dense3), SLIM_R16_OF_KIND(space, r16_kind::dense4),                                \
+          SLIM_R16_OF_KIND(space, r16_kind::dense8)                                                                            \
+    }                                                                                                                          \
+  }
+
+} // namespace detail
+} // namespace slim::inline SLIM_ABI
+
+#if SLIM_SIMD_X86
+#include "slim/kernels/cpu/r16_avx2.hpp"
+#include "slim/kernels/cpu/r16_avx512.hpp"
+#endif
+
+namespace slim::inline SLIM_ABI {
+namespace detail {
+
+/// The kernels of a level; AVX-512 without VNNI runs those of AVX2. @throws config_error if the machine lacks the level.
+[[nodiscard]] inline r16_kernels const& r16_kernels_of(simd_level wanted) {
+#if SLIM_SIMD_X86
+  static constexpr r16_kernels vnni = SLIM_R16_TABLE(avx512vnni, 8), avx2_table = SLIM_R16_TABLE(avx2, 4);
+  simd_level const level = resolve(wanted);
+  if (level == simd_level::avx512 && __builtin_cpu_supports("avx512vnni")) return vnni;
+  if (level >= simd_level::avx2) return avx2_table;
+#else
+  (void)resolve(wanted);
+#endif
+  static constexpr r16_kernels plain = SLIM_R16_TABLE(scalar, 8);
+  return plain;
+}
+
+#undef SLIM_R16_OF_KIND
+#undef SLIM_R16_TABLE
+
+} // namespace detail
+} // namespace slim::inline SLIM_ABI

@@ -1,0 +1,358 @@
+#pragma once
+/// @file
+/// "R16", the byte layout that the CPU kernels run on: 16 rows stand side by side, so that a vector register holds one step of
+/// 16 rows and no sum ever crosses lanes. One layout for every instruction set; what is saved is packing/.
+///
+///     block  = 16 rows x 128 columns: [scales and zero points] stage stage stage stage      blocks of a row block are
+///     contiguous stage  = 16 rows x 32 columns, some vectors of 64 bytes; byte 4 r + k belongs to row r
+///
+///     sparse24  step s = columns 8 s .. 8 s + 7, k = 2 group + slot: the slot-th kept weight of a group of four
+///               V0 (nibble 0: step 0, nibble 1: step 1)  V1 (steps 2, 3)  M (bits 2 s, 2 s + 1: column in its group)   192
+///               bytes
+///     dense4    step s = columns 4 s .. 4 s + 3, column 4 s + k:  V0 .. V3, a nibble per step                          256
+///     bytes dense2    the same with two bits per step:  P0 (steps 0 .. 3)  P1 (steps 4 .. 7) 128 bytes dense3    P0  P1 as
+///     dense2 hold the two low bits,  B (bit s: step s) the third                                   192 bytes dense8    V0 ..
+///     V7, a byte per step                                                                              512 bytes
+///
+/// Codes are stored without sign: code + 2^(bits - 1). Rows are padded to 16 with scale 0, columns to 128.
+
+#include "slim/core/result.hpp"
+#include "slim/pruning/mask.hpp"
+#include "slim/quantization/integer_codes.hpp"
+
+namespace slim::inline SLIM_ABI {
+
+enum class r16_kind : std::uint8_t { sparse24, dense2, dense3, dense4, dense8 };
+
+[[nodiscard]] constexpr char const* name_of(r16_kind kind) {
+  constexpr char const* names[] = {"2:4 int4", "dense int2", "dense int3", "dense int4", "dense int8"};
+  return names[static_cast<int>(kind)];
+}
+
+inline constexpr index_t r16_rows = 16;        ///< of a block
+inline constexpr index_t r16_block_cols = 128; ///< of a block
+inline constexpr index_t r16_stage_cols = 32;  ///< columns that share a scale of the activations
+inline constexpr index_t r16_block_stages = r16_block_cols / r16_stage_cols;
+
+[[nodiscard]] constexpr index_t stage_bytes(r16_kind kind) {
+  constexpr index_t bytes[] = {192, 128, 192, 256, 512};
+  return bytes[static_cast<int>(kind)];
+}
+
+/// Bits that a stored code has room for.
+[[nodiscard]] constexpr int code_bits(r16_kind kind) {
+  constexpr int bits[] = {4, 2, 3, 4, 8};
+  return bits[static_cast<int>(kind)];
+}
+
+static_assert(stage_bytes(r16_kind::sparse24) * 8 == 3 * r16_rows * r16_stage_cols, "2:4 int4 is 3 bits per weight");
+static_assert(stage_bytes(r16_kind::dense3) == stage_bytes(r16_kind::sparse24), "dense int3 has the bytes of 2:4 int4");
+
+/// Where things are in the bytes of a matrix.
+struct r16_layout {
+  r16_kind kind = r16_kind::dense4;
+  index_t rows = 0, cols = 0; ///< without padding
+  /// Sets of scales in a block: 4, 2, 1 for groups of 32, 64, 128 columns or more; 0 if a row has one scale, kept apart.
+  index_t scale_sets = 0;
+  bool zero_points = false; ///< a byte per row behind each set of scales
+
+  [[nodiscard]] constexpr index_t row_blocks() const noexcept { return (rows + r16_rows - 1) / r16_rows; }
+  [[nodiscard]] constexpr index_t col_blocks() const noexcept { return (cols + r16_block_cols - 1) / r16_block_cols; }
+  [[nodiscard]] constexpr index_t set_bytes() const noexcept { return zero_points ? 3 * r16_rows : 2 * r16_rows; }
+  /// Whole vectors, so that stages stay aligned.
+  [[nodiscard]] constexpr index_t header_bytes() const noexcept { return (scale_sets * set_bytes() + 31) / 32 * 32; }
+  [[nodiscard]] constexpr index_t block_bytes() const noexcept { return header_bytes() + r16_block_stages * stage_bytes(kind); }
+  [[nodiscard]] constexpr index_t byte_size() const noexcept { return row_blocks() * col_blocks() * block_bytes(); }
+
+  friend constexpr bool operator==(r16_layout const&, r16_layout const&) = default;
+};
+
+static_assert(r16_layout{r16_kind::sparse24, 16, 128, 1, false}.block_bytes() == 800,
+              "3.125 bits per weight with groups of 128");
+
+/// A matrix of codes in the R16 layout. Made by `pack_r16`.
+class r16_matrix {
+public:
+  r16_matrix() = default;
+
+  [[nodiscard]] r16_layout const& layout() const noexcept { return layout_; }
+  [[nodiscard]] index_t rows() const noexcept { return layout_.rows; }
+  [[nodiscard]] index_t cols() const noexcept { return layout_.cols; }
+  [[nodiscard]] std::uint8_t const* data() const noexcept { return lines_.empty() ? nullptr : lines_.front().bytes; }
+  /// Scale and zero point of every row (padded to 16) where a row has only one; else empty.
+  [[nodiscard]] std::vector<float> const& row_scales() const noexcept { return row_scales_; }
+  [[nodiscard]] std::vector<float> const& row_zeros() const noexcept { return row_zeros_; }
+  /// 1 / factor of every input channel, or empty: what inputs are multiplied by.
+  [[nodiscard]] std::vector<float> const& input_factors() const noexcept { return input_factors_; }
+  /// All bytes that a product reads.
+  [[nodiscard]] index_t byte_size() const noexcept {
+    auto const floats = row_scales_.size() + row_zeros_.size() + input_factors_.size();
+    return layout_.byte_size() + static_cast<index_t>(floats * sizeof(float));
+  }
+
+  /// Scale of weight (i, j).
+  [[nodiscard]] float scale(index_t i, index_t j) const noexcept {
+    if (layout_.scale_sets == 0) return row_scales_[static_cast<std::size_t>(i)];
+    std::uint8_t const* const at = scales_at(i, j) + 2 * (i % r16_rows);
+    return static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(at[0] | at[1] << 8)));
+  }
+
+  /// Stored code that stands for 0 in the group of weight (i, j).
+  [[nodiscard]] int zero(index_t i, index_t j) const noexcept {
+    if (!row_zeros_.empty()) return static_cast<int>(row_zeros_[static_cast<std::size_t>(i)]);
+    if (!layout_.zero_points) return 1 << (code_bits(layout_.kind) - 1);
+    return scales_at(i, j)[2 * r16_rows + i % r16_rows];
+  }
+
+  /// Values of a block, [column][row], pruned and padding weights 0; the bytes are read as the file comment says, one by one.
+  void decode_block(index_t row_block, index_t col_block, float values[r16_block_cols][r16_rows]) const noexcept;
+
+private:
+  friend class r16_packer;
+  struct alignas(64) cache_line {
+    std::uint8_t bytes[64];
+  };
+
+  [[nodiscard]] std::uint8_t const* block(index_t row_block, index_t col_block) const noexcept {
+    return data() + (row_block * layout_.col_blocks() + col_block) * layout_.block_bytes();
+  }
+  [[nodiscard]] std::uint8_t const* scales_at(index_t i, index_t j) const noexcept {
+    index_t const set = j % r16_block_cols * layout_.scale_sets / r16_block_cols;
+    return block(i / r16_rows, j / r16_block_cols) + set * layout_.set_bytes();
+  }
+
+  r16_layout layout_;
+  std::vector<cache_line> lines_;
+  std::vector<float> row_scales_, row_zeros_, input_factors_;
+};
+
+namespace detail {
+
+/// Stored code of column `col` (0 .. 31) of row `row` of a dense stage.
+[[nodiscard]] constexpr int dense_code(r16_kind kind, std::uint8_t const* stage, index_t row, index_t col) noexcept {
+  index_t const step = col / 4, byte = 4 * row + col % 4;
+  switch (kind) {
+  case r16_kind::dense2: return stage[step / 4 * 64 + byte] >> (2 * (step % 4)) & 3;
+  case r16_kind::dense3: return (stage[step / 4 * 64 + byte] >> (2 * (step % 4)) & 3) | (stage[128 + byte] >> step & 1) << 2;
+  case r16_kind::dense4: return stage[step / 2 * 64 + byte] >> (4 * (step % 2)) & 15;
+  default: return stage[step * 64 + byte];
+  }
+}
+
+/// Writes what dense_code reads; the bits must be 0 before.
+constexpr void put_dense_code(r16_kind kind, std::uint8_t* stage, index_t row, index_t col, int code) noexcept {
+  index_t const step = col / 4, byte = 4 * row + col % 4;
+  auto const put = [&](index_t at, index_t shift, int bits) {
+    stage[at + byte] = static_cast<std::uint8_t>(stage[at + byte] | bits << shift);
+  };
+  switch (kind) {
+  case r16_kind::dense2: return put(step / 4 * 64, 2 * (step % 4), code);
+  case r16_kind::dense3: put(step / 4 * 64, 2 * (step % 4), code & 3); return put(128, step, code >> 2);
+  case r16_kind::dense4: return put(step / 2 * 64, 4 * (step % 2), code);
+  default: return put(step * 64, 0, code);
+  }
+}
+
+/// The two kept weights of group `group` (0 .. 7) of row `row` of a 2:4 stage.
+struct sparse_pair {
+  int code[2], column[2];
+};
+
+[[nodiscard]] constexpr sparse_pair sparse_codes(std::uint8_t const* stage, index_t row, index_t group) noexcept {
+  index_t const step = group / 2;
+  sparse_pair pair{};
+  for (index_t slot = 0; slot < 2; ++slot) {
+    index_t const byte = 4 * row + 2 * (group % 2) + slot;
+    pair.code[slot] = stage[step / 2 * 64 + byte] >> (4 * (step % 2)) & 15;
+    pair.column[slot] = stage[128 + byte] >> (2 * step) & 3;
+  }
+  return pair;
+}
+
+constexpr void put_sparse_codes(std::uint8_t* stage, index_t row, index_t group, sparse_pair const& pair) noexcept {
+  index_t const step = group / 2;
+  for (index_t slot = 0; slot < 2; ++slot) {
+    index_t const byte = 4 * row + 2 * (group % 2) + slot, value = step / 2 * 64 + byte;
+    stage[value] = static_cast<std::uint8_t>(stage[value] | pair.code[slot] << (4 * (step % 2)));
+    stage[128 + byte] = static_cast<std::uint8_t>(stage[128 + byte] | pair.column[slot] << (2 * step));
+  }
+}
+
+} // namespace detail
+
+inline void r16_matrix::decode_block(index_t row_block, index_t col_block,
+                                     float values[r16_block_cols][r16_rows]) const noexcept {
+  std::uint8_t const* const stages = block(row_block, col_block) + layout_.header_bytes();
+  index_t const rows = std::min(r16_rows, layout_.rows - row_block * r16_rows);
+  index_t const cols = std::min(r16_block_cols, layout_.cols - col_block * r16_block_cols);
+  for (index_t j = 0; j < r16_block_cols; ++j) std::fill_n(values[j], r16_rows, 0.0f);
+  auto const value = [&](index_t r, index_t c, int code) {
+    index_t const i = row_block * r16_rows + r, j = col_block * r16_block_cols + c;
+    float const factor = input_factors_.empty() ? 1.0f : input_factors_[static_cast<std::size_t>(j)];
+    return scale(i, j) * static_cast<float>(code - zero(i, j)) * factor;
+  };
+  for (index_t r = 0; r < rows; ++r)
+    for (index_t stage = 0; stage < r16_block_stages; ++stage) {
+      std::uint8_t const* const at = stages + stage * stage_bytes(layout_.kind);
+      index_t const first = stage * r16_stage_cols;
+      if (layout_.kind == r16_kind::sparse24) {
+        for (index_t group = 0; group < r16_stage_cols / 4; ++group) {
+          auto const pair = detail::sparse_codes(at, r, group);
+          for (int slot = 0; slot < 2; ++slot)
+            if (index_t const c = first + 4 * group + pair.column[slot]; c < cols) values[c][r] = value(r, c, pair.code[slot]);
+        }
+      } else {
+        for (index_t c = first; c < std::min(cols, first + r16_stage_cols); ++c)
+          values[c][r] = value(r, c, detail::dense_code(layout_.kind, at, r, c - first));
+      }
+    }
+}
+
+/// Builds an r16_matrix; use `pack_r16`.
+class r16_packer {
+public:
+  r16_packer(integer_codes const& codes, mask const* kept) : codes_(codes), kept_(kept) {
+    packed_.layout_ = layout_of(codes, kept);
+    packed_.lines_.resize(static_cast<std::size_t>((packed_.layout_.byte_size() + 63) / 64));
+    copy_row_scales();
+    if (codes.channel_factors.empty()) return;
+    for (float const factor : codes.channel_factors) packed_.input_factors_.push_back(1 / factor);
+  }
+
+  [[nodiscard]] r16_matrix pack(context const& ctx) {
+    ctx.parallel_for(packed_.layout_.row_blocks(), 4, [&](index_t begin, index_t end) {
+      for (index_t row_block = begin; row_block < end; ++row_block) pack_rows(row_block);
+    });
+    return std::move(packed_);
+  }
+
+private:
+  static r16_layout layout_of(integer_codes const& codes, mask const* kept) {
+    r16_layout layout{.rows = codes.rows(), .cols = codes.cols()};
+    if (kept && (kept->rows() != codes.rows() || kept->cols() != codes.cols()))
+      throw shape_error(
+          message("pack_r16: codes are ", codes.rows(), " x ", codes.cols(), ", the mask ", kept->rows(), " x ", kept->cols()));
+    if (kept && kept->pattern() != sparsity_pattern{2, 4})
+      throw config_error(
+          message("pack_r16: a mask of pattern ", kept->pattern().n, ":", kept->pattern().m, ", possible is 2:4"));
+    if (kept && (codes.bits > 4 || !codes.zeros.empty()))
+      throw config_error(message("pack_r16: 2:4 with ", codes.bits, " bits", codes.zeros.empty() ? "" : " and zero points",
+                                 ", possible are at most 4 bits without zero points"));
+    layout.kind = kept              ? r16_kind::sparse24
+                  : codes.bits == 2 ? r16_kind::dense2
+                  : codes.bits == 3 ? r16_kind::dense3
+                  : codes.bits == 4 ? r16_kind::dense4
+                                    : r16_kind::dense8;
+    layout.zero_points = !codes.zeros.empty();
+    index_t const group = codes.block.cols_of(codes.cols());
+    if (codes.scales.cols() <= 1) {
+      layout.zero_points = false;
+    } else if (group % r16_block_cols == 0) {
+      layout.scale_sets = 1;
+    } else if (group == 32 || group == 64) {
+      layout.scale_sets = r16_block_cols / group;
+    } else {
+      throw config_error(message("pack_r16: groups of ", group, " columns, possible are 32, 64 and multiples of 128"));
+    }
+    return layout;
+  }
+
+  void copy_row_scales() {
+    r16_layout const& layout = packed_.layout_;
+    if (layout.scale_sets > 0) return check_scales();
+    auto const padded = static_cast<std::size_t>(layout.row_blocks() * r16_rows);
+    packed_.row_scales_.assign(padded, 0.0f);
+    if (!codes_.zeros.empty()) packed_.row_zeros_.assign(padded, 0.0f);
+    if (layout.cols == 0) return;
+    for (index_t i = 0; i < layout.rows; ++i) {
+      packed_.row_scales_[static_cast<std::size_t>(i)] = codes_.scale_at(i, 0);
+      if (!codes_.zeros.empty())
+        packed_.row_zeros_[static_cast<std::size_t>(i)] = static_cast<float>(stored(codes_.zero_at(i, 0)));
+    }
+  }
+
+  void check_scales() const {
+    for (index_t b = 0; b < codes_.scales.rows(); ++b)
+      for (index_t g = 0; g < codes_.scales.cols(); ++g)
+        if (float const s = codes_.scales(b, g); !(static_cast<float>(fp16(s)) == s))
+          throw config_error(message("pack_r16: the scale ", s, " of rows from ", b * codes_.block.rows_of(codes_.rows()),
+                                     ", group ", g, " is no fp16 number; quantize with scale_format fp16"));
+  }
+
+  [[nodiscard]] int stored(int code) const noexcept { return code + (1 << (code_bits(packed_.layout_.kind) - 1)); }
+
+  void pack_rows(index_t row_block) {
+    r16_layout const& layout = packed_.layout_;
+    index_t const first_row = row_block * r16_rows, rows = std::min(r16_rows, layout.rows - first_row);
+    std::uint8_t* block = packed_.lines_.front().bytes + row_block * layout.col_blocks() * layout.block_bytes();
+    for (index_t first = 0; first < layout.cols; first += r16_block_cols, block += layout.block_bytes()) {
+      for (index_t r = 0; r < rows; ++r) {
+        put_scales(block, first_row + r, r, first);
+        for (index_t stage = 0; stage < r16_block_stages; ++stage)
+          put_stage(block + layout.header_bytes() + stage * stage_bytes(layout.kind), first_row + r, r,
+                    first + stage * r16_stage_cols);
+      }
+    }
+  }
+
+  void put_scales(std::uint8_t* header, index_t i, index_t r, index_t first) const {
+    r16_layout const& layout = packed_.layout_;
+    for (index_t set = 0; set < layout.scale_sets; ++set, header += layout.set_bytes()) {
+      index_t const j = first + set * (r16_block_cols / layout.scale_sets);
+      if (j >= layout.cols) return;
+      std::uint16_t const bits = fp16(codes_.scale_at(i, j)).bits;
+      header[2 * r] = static_cast<std::uint8_t>(bits & 255);
+      header[2 * r + 1] = static_cast<std::uint8_t>(bits >> 8);
+      if (layout.zero_points) header[2 * r16_rows + r] = static_cast<std::uint8_t>(stored(codes_.zero_at(i, j)));
+    }
+  }
+
+  void put_stage(std::uint8_t* stage, index_t i, index_t r, index_t first) const {
+    index_t const cols = std::min(r16_stage_cols, packed_.layout_.cols - first);
+    if (!kept_) {
+      for (index_t c = 0; c < cols; ++c)
+        detail::put_dense_code(packed_.layout_.kind, stage, r, c, stored(codes_.codes(i, first + c)));
+      return;
+    }
+    for (index_t group = 0; group < r16_stage_cols / 4; ++group)
+      detail::put_sparse_codes(stage, r, group, pair_of(i, first + 4 * group));
+  }
+
+  /// Kept weights of a group; where fewer than two are kept, code 0 at the lowest columns that are free.
+  [[nodiscard]] detail::sparse_pair pair_of(index_t i, index_t first) const {
+    int columns[2] = {}, count = 0;
+    for (int c = 0; c < 4; ++c)
+      if (first + c < codes_.cols() && kept_->kept(i, first + c)) {
+        if (count == 2)
+          throw config_error(message("pack_r16: row ", i, " keeps more than two of columns ", first, " to ", first + 3));
+        columns[count++] = c;
+      }
+    detail::sparse_pair pair{{stored(0), stored(0)}, {0, 1}};
+    if (count == 2) return {{code_of(i, first + columns[0]), code_of(i, first + columns[1])}, {columns[0], columns[1]}};
+    if (count == 0) return pair;
+    int const slot = columns[0] == 0 ? 0 : 1; // the filler stands before it, or behind column 0
+    pair.code[slot] = code_of(i, first + columns[0]);
+    pair.column[slot] = columns[0];
+    return pair;
+  }
+
+  [[nodiscard]] int code_of(index_t i, index_t j) const { return stored(codes_.codes(i, j)); }
+
+  integer_codes const& codes_;
+  mask const* kept_;
+  r16_matrix packed_;
+};
+
+/// Codes of a dense matrix (d_out x d_in; 2 to 8 bits, 5 to 7 take the room of 8). @throws config_error on groups of scales
+/// that are not 32, 64 or a multiple of 128 columns, or group scales that fp16 cannot hold.
+[[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, context const& ctx = {}) {
+  return r16_packer(codes, nullptr).pack(ctx);
+}
+
+/// Codes of a 2:4 sparse matrix, at most 4 bits, without zero points. A kept weight may have code 0. @throws as above;
+/// shape_error; config_error if a group keeps more than two.
+[[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, mask const& kept, context const& ctx = {}) {
+  return r16_packer(codes, &kept).pack(ctx);
+}
+
+} // namespace slim::inline SLIM_ABI

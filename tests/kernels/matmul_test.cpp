@@ -1,0 +1,239 @@
+// Products with packed matrices against sums in double over the codes themselves.
+#include "slim/kernels/matmul.hpp"
+
+#include "slim/kernels/reference/matmul.hpp"
+#include "slim/pruning/nm_pruner.hpp"
+#include "slim/quantization/absmax.hpp"
+#include "slim/saliency/magnitude.hpp"
+#include "slim/testing/executors.hpp"
+#include "slim/testing/hard_matrices.hpp"
+#include "slim/testing/same_bits.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace slim;
+using namespace slim::testing;
+
+namespace {
+
+struct packed_case {
+  matrix<float> w; ///< what the codes stand for
+  r16_matrix packed;
+};
+
+packed_case dense_case(index_t rows, index_t cols, int bits, scale_block block, bool symmetric, std::uint64_t seed) {
+  matrix<float> w = normal_matrix(rows, cols, seed);
+  absmax_quantizer const rounding({.bits = bits, .block = block, .symmetric = symmetric, .scale_format = number_format::fp16});
+  integer_codes const codes = rounding.quantize(w.view(), calibration(cols));
+  codes.dequantize_into(w.view());
+  return {std::move(w), pack_r16(codes)};
+}
+
+packed_case sparse_case(index_t rows, index_t cols, scale_block block, std::uint64_t seed) {
+  matrix<float> w = normal_matrix(rows, cols, seed);
+  mask const kept = nm_pruner<2, 4>(magnitude{}).select(matrix_view<float const>(w.view()), calibration(cols));
+  absmax_quantizer const rounding({.bits = 4, .block = block, .scale_format = number_format::fp16});
+  integer_codes const codes = rounding.quantize(w.view(), calibration(cols));
+  codes.dequantize_into(w.view());
+  kept.apply_to(w.view());
+  return {std::move(w), pack_r16(codes, kept)};
+}
+
+/// X W^T in double.
+matrix<double> product(matrix<float> const& w, matrix<float> const& x) {
+  matrix<double> y(x.rows(), w.rows());
+  for (index_t t = 0; t < x.rows(); ++t)
+    for (index_t i = 0; i < w.rows(); ++i)
+      for (index_t j = 0; j < w.cols(); ++j) y(t, i) += static_cast<double>(x(t, j)) * static_cast<double>(w(i, j));
+  return y;
+}
+
+/// The inputs as the kernels round them.
+matrix<float> rounded_inputs(matrix<float> x, int planes) {
+  matrix<float> out(x.rows(), x.cols());
+  for (index_t t = 0; t < x.rows(); ++t)
+    for (index_t first = 0; first < x.cols(); first += 32) {
+      for (int plane = 0; plane < planes; ++plane) {
+        float largest = 0;
+        for (index_t j = first; j < std::min(x.cols(), first + 32); ++j) largest = std::max(largest, std::abs(x(t, j)));
+        if (largest == 0) continue;
+        for (index_t j = first; j < std::min(x.cols(), first + 32); ++j) {
+          float const part = largest / 127 * std::nearbyint(x(t, j) * (1 / (largest / 127)));
+          out(t, j) += part;
+          x(t, j) -= part;
+        }
+      }
+    }
+  return out;
+}
+
+double size_of(matrix<double> const& y) {
+  double largest = 0;
+  for (index_t k = 0; k < y.size(); ++k) largest = std::max(largest, std::abs(y.data()[k]));
+  return largest;
+}
+
+double distance(matrix<float> const& a, matrix<double> const& b) {
+  double largest = 0;
+  for (index_t k = 0; k < b.size(); ++k) largest = std::max(largest, std::abs(static_cast<double>(a.data()[k]) - b.data()[k]));
+  return largest;
+}
+
+std::vector<simd_level> levels() {
+  std::vector<simd_level> all = {simd_level::scalar};
+  for (simd_level const level : {simd_level::avx2, simd_level::avx512})
+    if (best_simd_level() >= level) all.push_back(level);
+  return all;
+}
+
+void check_product(packed_case const& c, index_t tokens) {
+  matrix<float> const x = normal_matrix(tokens, c.w.cols(), 77);
+  matrix<double> reference(tokens, c.w.rows());
+  reference_matmul_into(c.packed, x.view(), reference.view());
+  matrix<double> const exact = product(c.w, x);
+  double const size = 1e-6 + size_of(exact);
+  for (index_t k = 0; k < exact.size(); ++k) REQUIRE(reference.data()[k] == Approx(exact.data()[k]).margin(1e-12 * size));
+  for (simd_level const level : levels()) {
+    context ctx;
+    ctx.simd = level;
+    matrix<float> y(tokens, c.w.rows());
+    matmul_into(c.packed, x.view(), y.view(), {.inputs = input_precision::exact}, ctx);
+    REQUIRE(distance(y, exact) <= 3e-6 * size);
+    matmul_into(c.packed, x.view(), y.view(), {.inputs = input_precision::int8}, ctx);
+    REQUIRE(distance(y, product(c.w, rounded_inputs(x, 1))) <= 1e-5 * size);
+    matmul_into(c.packed, x.view(), y.view(), {.inputs = input_precision::int16}, ctx);
+    REQUIRE(distance(y, exact) <= 2e-4 * size);
+    REQUIRE(distance(y, product(c.w, rounded_inputs(x, 2))) <= 1e-5 * size);
+  }
+}
+
+} // namespace
+
+TEST_CASE("products of dense codes are those of the values, at every level, for any shape, group and batch") {
+  auto const [rows, cols] = GENERATE(table<index_t, index_t>(
+      {{16, 128}, {1, 1}, {3, 5}, {17, 129}, {40, 300}, {15, 127}, {33, 32}, {16, 64}, {5, 257}, {64, 256}}));
+  int const bits = GENERATE(2, 3, 4, 5, 8);
+  scale_block const blocks[] = {per_tensor, per_channel, per_group(32), per_group(64), per_group(128), per_group(256)};
+  scale_block const block = blocks[GENERATE(range(0, 6))];
+  bool const symmetric = GENERATE(true, false);
+  index_t const tokens = GENERATE(1, 2, 11);
+  check_product(dense_case(rows, cols, bits, block, symmetric, 5), tokens);
+}
+
+TEST_CASE("products of 2:4 codes are those of the values, at every level, for any shape, group and batch") {
+  auto const [rows, cols] = GENERATE(table<index_t, index_t>(
+      {{16, 128}, {1, 1}, {3, 5}, {17, 129}, {40, 300}, {15, 127}, {33, 34}, {16, 64}, {5, 257}, {64, 256}}));
+  scale_block const blocks[] = {per_tensor, per_channel, per_group(32), per_group(64), per_group(128), per_group(256)};
+  scale_block const block = blocks[GENERATE(range(0, 6))];
+  index_t const tokens = GENERATE(1, 3, 4, 8, 70);
+  check_product(sparse_case(rows, cols, block, 6), tokens);
+}
+
+TEST_CASE("empty products are empty or zero") {
+  for (index_t const rows : {0, 3})
+    for (index_t const cols : {0, 130})
+      for (index_t const tokens : {0, 2}) {
+        packed_case const c = dense_case(rows, cols, 4, per_group(128), true, 1);
+        for (auto const inputs : {input_precision::int8, input_precision::int16, input_precision::exact}) {
+          matrix<float> const x = normal_matrix(tokens, cols, 2);
+          matrix<float> y = normal_matrix(tokens, rows, 3);
+          matmul_into(c.packed, x.view(), y.view(), {.inputs = inputs});
+          CHECK(distance(y, product(c.w, x)) <= 0.05 * (1 + size_of(product(c.w, x))));
+        }
+      }
+}
+
+TEST_CASE("a kept weight may have code 0, and groups may keep fewer than two") {
+  integer_codes codes(1, 12, 4, per_tensor, number_format::fp32);
+  codes.scales(0, 0) = 1.0f;
+  mask kept(1, 12, {2, 4});
+  for (index_t const j : {0, 3, 6}) kept.keep(0, j);
+  codes.codes(0, 0) = 0; // kept
+  codes.codes(0, 1) = 5; // pruned: must not show
+  codes.codes(0, 3) = -8;
+  codes.codes(0, 6) = 7; // alone in its group; columns 8 .. 11 keep nothing
+  r16_matrix const packed = pack_r16(codes, kept);
+  matrix<float> x(1, 12), y(1, 1);
+  for (index_t j = 0; j < 12; ++j) x(0, j) = static_cast<float>(j + 1);
+  matmul_into(packed, x.view(), y.view(), {.inputs = input_precision::exact});
+  CHECK(y(0, 0) == -8.0f * 4 + 7.0f * 7);
+  kept.keep(0, 1);
+  CHECK_THROWS_AS(pack_r16(codes, kept), config_error); // three of four
+}
+
+TEST_CASE("Y += adds, factors of input channels divide, and a wider Y keeps its other columns") {
+  packed_case const c = sparse_case(20, 140, per_group(128), 3);
+  matrix<float> const x = normal_matrix(5, 140, 4);
+  matrix<float> once(5, 20), wide(5, 30);
+  for (index_t k = 0; k < wide.size(); ++k) wide.data()[k] = 2.0f;
+  matmul_into(c.packed, x.view(), once.view());
+  matmul_into(c.packed, x.view(), wide.view().block(0, 5, 5, 20), {.add = true});
+  for (index_t t = 0; t < 5; ++t)
+    for (index_t j = 0; j < 30; ++j) REQUIRE(wide(t, j) == (j < 5 || j >= 25 ? 2.0f : 2.0f + once(t, j - 5)));
+
+  integer_codes codes(4, 8, 4, per_tensor, number_format::fp32);
+  codes.scales(0, 0) = 0.5f;
+  codes.channel_factors = {1, 2, 1, 4, 1, 1, 1, 1};
+  for (index_t k = 0; k < 32; ++k) codes.codes.data()[k] = static_cast<std::int8_t>(k % 15 - 7);
+  matrix<float> values(4, 8), y(5, 4);
+  codes.dequantize_into(values.view());
+  matrix<float> const x8 = normal_matrix(5, 8, 9);
+  matmul_into(pack_r16(codes), x8.view(), y.view(), {.inputs = input_precision::exact});
+  CHECK(distance(y, product(values, x8)) <= 1e-5);
+  matmul_into(pack_r16(codes), x8.view(), y.view(), {.inputs = input_precision::int16});
+  CHECK(distance(y, product(values, x8)) <= 1e-3);
+}
+
+TEST_CASE("a token's result does not depend on the batch, the executor or the other tokens") {
+  packed_case const c = dense_case(70, 300, 3, per_group(128), false, 8);
+  matrix<float> const x = normal_matrix(67, 300, 10);
+  for (auto const inputs : {input_precision::int8, input_precision::int16, input_precision::exact}) {
+    matrix<float> all(67, 70), some(67, 70), one(1, 70);
+    matmul_into(c.packed, x.view(), all.view(), {.inputs = inputs});
+    for (context const& ctx : {on(thread_team_executor{3}), on(serial_executor{})}) {
+      matmul_into(c.packed, x.view(), some.view(), {.inputs = inputs}, ctx);
+      REQUIRE(same_bits(all, some));
+    }
+    for (index_t const t : {0, 13, 66}) {
+      matmul_into(c.packed, x.view().middle_rows(t, 1), one.view(), {.inputs = inputs});
+      for (index_t i = 0; i < 70; ++i) REQUIRE(one(0, i) == all(t, i));
+    }
+  }
+}
+
+TEST_CASE("NaN and infinity of a token reach its outputs and no others") {
+  packed_case const c = sparse_case(18, 64, per_channel, 11);
+  matrix<float> x = normal_matrix(3, 64, 12);
+  x(1, 7) = std::numeric_limits<float>::quiet_NaN();
+  x(2, 9) = std::numeric_limits<float>::infinity();
+  for (auto const inputs : {input_precision::int8, input_precision::int16}) {
+    matrix<float> y(3, 18);
+    matmul_into(c.packed, x.view(), y.view(), {.inputs = inputs});
+    for (index_t i = 0; i < 18; ++i) {
+      CHECK(std::isfinite(y(0, i)));
+      CHECK_FALSE(std::isfinite(y(1, i)));
+      CHECK_FALSE(std::isfinite(y(2, i)));
+    }
+  }
+}
+
+TEST_CASE("what the layout cannot hold is refused with its values") {
+  CHECK_THROWS_AS(pack_r16(integer_codes(4, 100, 4, per_group(48), number_format::fp16)), config_error);
+  integer_codes fine(4, 256, 4, per_group(128), number_format::fp32);
+  fine.scales(2, 1) = 0.1f; // no fp16 number
+  CHECK_THROWS_AS(pack_r16(fine), config_error);
+  integer_codes wide(4, 8, 5, per_channel, number_format::fp32), zeros(4, 8, 4, per_channel, number_format::fp32);
+  zeros.zeros = matrix<std::int8_t>(4, 1);
+  CHECK_THROWS_AS(pack_r16(wide, mask(4, 8, {2, 4})), config_error);
+  CHECK_THROWS_AS(pack_r16(zeros, mask(4, 8, {2, 4})), config_error);
+  CHECK_THROWS_AS(pack_r16(zeros, mask(4, 8, {1, 4})), config_error);
+  CHECK_THROWS_AS(pack_r16(fine, mask(4, 8, {2, 4})), shape_error);
+  matrix<float> x(2, 8), y(2, 3);
+  CHECK_THROWS_AS(matmul_into(pack_r16(wide), x.view(), y.view()), shape_error);
+}
+
+TEST_CASE("2:4 int4 and dense int3 take 3.125 bits per weight with groups of 128, dense int4 4.125") {
+  CHECK(sparse_case(64, 512, per_group(128), 1).packed.byte_size() * 8 == 64 * 512 * 25 / 8);
+  CHECK(dense_case(64, 512, 3, per_group(128), true, 1).packed.byte_size() * 8 == 64 * 512 * 25 / 8);
+  CHECK(dense_case(64, 512, 4, per_group(128), true, 1).packed.byte_size() * 8 == 64 * 512 * 33 / 8);
+}
