@@ -1,7 +1,7 @@
 // Our sgemm against OpenBLAS and Eigen, in one run: paired rounds, medians. Arguments: [threads = 2] [rounds = 7]
 #include "slim/linalg/gemm.hpp"
 
-#include "timing.hpp"
+#include "../timing.hpp"
 
 #include "slim/core/matrix.hpp"
 #include "slim/core/random.hpp"

@@ -2,7 +2,7 @@
 // Usage: bench_layer [--quick] [threads = 2] [rounds = 3]. --quick takes 1024 x 1024 instead of 4096 x 4096.
 #include "slim/slim.hpp"
 
-#include "timing.hpp"
+#include "../timing.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -3,7 +3,7 @@
 /// Inputs of a product as small integers, the way the R16 kernels read them: 8 bits with one scale per token and 32 channels,
 /// as ggml's Q8_0 has it; for 16 bits, two such vectors per token, the second for what the first leaves.
 
-#include "slim/kernels/r16.hpp"
+#include "slim/kernels/cpu/r16_kernels.hpp"
 
 namespace slim::inline SLIM_ABI {
 
@@ -26,51 +26,23 @@ struct input_tile {
         scales(static_cast<std::size_t>(vectors * stages)), sums(scales) {}
 };
 
-namespace detail {
-
-/// Rounds 32 numbers to int8 with one scale, writes them and what is left. NaN and infinity make the scale so: the product
-/// is not finite either.
-struct rounded_stage {
-  float scale = 0, sum = 0;
-};
-
-inline rounded_stage round_stage(float* x, std::int8_t* out) {
-  float largest = 0;
-  for (index_t k = 0; k < r16_stage_cols; ++k) {
-    float const size = std::fabs(x[k]);
-    largest = size > largest || size != size ? size : largest;
-  }
-  float const scale = largest / 127, inverse = largest > 0 && scale > 0 ? 1 / scale : 0.0f;
-  int sum = 0;
-  for (index_t k = 0; k < r16_stage_cols; ++k) {
-    float const level = std::min(std::max(x[k] * inverse, -127.0f), 127.0f);
-    int const code = level == level ? round_to_int(level) : 0;
-    out[k] = static_cast<std::int8_t>(code);
-    sum += code;
-    x[k] -= scale * static_cast<float>(code);
-  }
-  return {scale, scale * static_cast<float>(sum)};
-}
-
-} // namespace detail
-
 /// Tokens [first, first + count) of X as a tile of `width` vectors, `planes` (1 or 2) per token, each token's beside each
 /// other. `factors`: what channels are multiplied by, or empty. `offset`: values are stored with their top bit flipped, + 128.
-[[nodiscard]] inline input_tile quantize_inputs(matrix_view<float const> x, index_t first, index_t count, index_t width,
-                                                index_t planes, std::vector<float> const& factors, bool offset) {
+[[nodiscard]] inline input_tile quantize_inputs(detail::r16_kernels const& kernels, matrix_view<float const> x, index_t first,
+                                                index_t count, index_t width, index_t planes, std::vector<float> const& factors,
+                                                bool offset) {
   index_t const stages = (x.cols() + r16_block_cols - 1) / r16_block_cols * r16_block_stages;
   input_tile tile(width, stages);
   for (index_t stage = 0; stage < stages; ++stage)
     for (index_t t = 0; t < count; ++t) {
       float now[r16_stage_cols] = {};
       index_t const from = stage * r16_stage_cols, cols = std::clamp<index_t>(x.cols() - from, 0, r16_stage_cols);
-      for (index_t k = 0; k < cols; ++k)
-        now[k] = x(first + t, from + k) * (factors.empty() ? 1.0f : factors[static_cast<std::size_t>(from + k)]);
+      std::copy_n(x.row(first + t) + from, cols, now);
+      if (!factors.empty())
+        for (index_t k = 0; k < cols; ++k) now[k] *= factors[static_cast<std::size_t>(from + k)];
       for (index_t plane = 0; plane < planes; ++plane) {
         index_t const at = stage * width + t * planes + plane;
-        auto const [scale, sum] = detail::round_stage(now, tile.values.data() + at * r16_stage_cols);
-        tile.scales[static_cast<std::size_t>(at)] = scale;
-        tile.sums[static_cast<std::size_t>(at)] = sum;
+        kernels.round_inputs(now, tile.values.data() + at * r16_stage_cols, tile.scales.data() + at, tile.sums.data() + at);
       }
     }
   if (offset)

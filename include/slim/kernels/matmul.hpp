@@ -43,7 +43,8 @@ private:
     bool const offset = w_.layout().kind == r16_kind::sparse24;
     for (index_t t = 0; t < count; t += most) {
       index_t const tokens = std::min(most, count - t);
-      inputs.push_back(quantize_inputs(x, first + t, tokens, width_of(tokens * planes_), planes_, w_.input_factors(), offset));
+      inputs.push_back(
+          quantize_inputs(kernels_, x, first + t, tokens, width_of(tokens * planes_), planes_, w_.input_factors(), offset));
     }
     ctx_.parallel_for(w_.layout().row_blocks(), row_blocks_per_task, [&](index_t begin, index_t end) {
       for (index_t rb = begin; rb < end; ++rb)
@@ -64,13 +65,9 @@ private:
     float sums[8 * r16_rows];
     int log_width = 0;
     while ((index_t{1} << log_width) < inputs.width) ++log_width;
-    r16_row_block const block{w_.data() + rb * layout.col_blocks() * layout.block_bytes(),
-                              layout.col_blocks(),
-                              layout.block_bytes(),
-                              layout.header_bytes(),
-                              layout.set_bytes(),
-                              layout.scale_sets,
-                              layout.zero_points};
+    std::uint8_t const* const header = w_.data() + rb * layout.row_block_bytes();
+    r16_row_block const block{
+        header, header + layout.header_bytes(), layout.col_blocks(), layout.set_bytes(), layout.scale_sets, layout.zero_points};
     kernels_.of[static_cast<int>(layout.kind)][log_width](block, inputs.values.data(), inputs.scales.data(), inputs.sums.data(),
                                                           sums);
     if (layout.scale_sets == 0) scale_rows(rb, inputs, sums);

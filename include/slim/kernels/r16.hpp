@@ -3,20 +3,20 @@
 /// "R16", the byte layout that the CPU kernels run on: 16 rows stand side by side, so that a vector register holds one step of
 /// 16 rows and no sum ever crosses lanes. One layout for every instruction set; what is saved is packing/.
 ///
-///     block  = 16 rows x 128 columns: [scales and zero points] stage stage stage stage      blocks of a row block are
-///     contiguous stage  = 16 rows x 32 columns, some vectors of 64 bytes; byte 4 r + k belongs to row r
+///     row block  [sets of scales and zero points in the order of the columns, up to a whole cache line] stage stage ...
+///     set        16 fp16 scales [16 zero points of a byte]
+///     stage      16 rows x 32 columns, some vectors of 64 bytes; byte 4 r + k belongs to row r
 ///
-///     sparse24  step s = columns 8 s .. 8 s + 7, k = 2 group + slot: the slot-th kept weight of a group of four
-///               V0 (nibble 0: step 0, nibble 1: step 1)  V1 (steps 2, 3)  M (bits 2 s, 2 s + 1: column in its group)   192
-///               bytes
-///     dense4    step s = columns 4 s .. 4 s + 3, column 4 s + k:  V0 .. V3, a nibble per step                          256
-///     bytes dense2    the same with two bits per step:  P0 (steps 0 .. 3)  P1 (steps 4 .. 7) 128 bytes dense3    P0  P1 as
-///     dense2 hold the two low bits,  B (bit s: step s) the third                                   192 bytes dense8    V0 ..
-///     V7, a byte per step                                                                              512 bytes
+///     sparse24   step s = columns 8 s .. 8 s + 7, k = 2 group + slot: the slot-th kept weight of a group of four
+///                V0 (nibble 0: step 0, nibble 1: step 1)  V1 (steps 2, 3)  M (bits 2 s, 2 s + 1: column)     192 bytes
+///     dense4     step s = columns 4 s .. 4 s + 3, column 4 s + k:  V0 .. V3, a nibble per step               256 bytes
+///     dense2     the same with two bits per step:  P0 (steps 0 .. 3)  P1 (steps 4 .. 7)                      128 bytes
+///     dense3     P0  P1 as dense2 hold the two low bits,  B (bit s: step s) the third                        192 bytes
+///     dense8     V0 .. V7, a byte per step                                                                   512 bytes
 ///
 /// Codes are stored without sign: code + 2^(bits - 1). Rows are padded to 16 with scale 0, columns to 128.
 
-#include "slim/core/result.hpp"
+#include "slim/kernels/aligned_bytes.hpp"
 #include "slim/pruning/mask.hpp"
 #include "slim/quantization/integer_codes.hpp"
 
@@ -52,22 +52,26 @@ static_assert(stage_bytes(r16_kind::dense3) == stage_bytes(r16_kind::sparse24), 
 struct r16_layout {
   r16_kind kind = r16_kind::dense4;
   index_t rows = 0, cols = 0; ///< without padding
-  /// Sets of scales in a block: 4, 2, 1 for groups of 32, 64, 128 columns or more; 0 if a row has one scale, kept apart.
+  /// Sets of scales per 128 columns: 4, 2, 1 for groups of 32, 64, 128 columns or more; 0 if a row has one scale, kept apart.
   index_t scale_sets = 0;
   bool zero_points = false; ///< a byte per row behind each set of scales
 
   [[nodiscard]] constexpr index_t row_blocks() const noexcept { return (rows + r16_rows - 1) / r16_rows; }
   [[nodiscard]] constexpr index_t col_blocks() const noexcept { return (cols + r16_block_cols - 1) / r16_block_cols; }
   [[nodiscard]] constexpr index_t set_bytes() const noexcept { return zero_points ? 3 * r16_rows : 2 * r16_rows; }
-  /// Whole vectors, so that stages stay aligned.
-  [[nodiscard]] constexpr index_t header_bytes() const noexcept { return (scale_sets * set_bytes() + 31) / 32 * 32; }
-  [[nodiscard]] constexpr index_t block_bytes() const noexcept { return header_bytes() + r16_block_stages * stage_bytes(kind); }
-  [[nodiscard]] constexpr index_t byte_size() const noexcept { return row_blocks() * col_blocks() * block_bytes(); }
+  /// In front of the stages of a row block.
+  [[nodiscard]] constexpr index_t header_bytes() const noexcept {
+    return (col_blocks() * scale_sets * set_bytes() + 63) / 64 * 64;
+  }
+  [[nodiscard]] constexpr index_t row_block_bytes() const noexcept {
+    return header_bytes() + col_blocks() * r16_block_stages * stage_bytes(kind);
+  }
+  [[nodiscard]] constexpr index_t byte_size() const noexcept { return row_blocks() * row_block_bytes(); }
 
   friend constexpr bool operator==(r16_layout const&, r16_layout const&) = default;
 };
 
-static_assert(r16_layout{r16_kind::sparse24, 16, 128, 1, false}.block_bytes() == 800,
+static_assert(r16_layout{r16_kind::sparse24, 16, 256, 1, false}.byte_size() * 8 == 16 * 256 * 25 / 8,
               "3.125 bits per weight with groups of 128");
 
 /// A matrix of codes in the R16 layout. Made by `pack_r16`.
@@ -78,7 +82,7 @@ public:
   [[nodiscard]] r16_layout const& layout() const noexcept { return layout_; }
   [[nodiscard]] index_t rows() const noexcept { return layout_.rows; }
   [[nodiscard]] index_t cols() const noexcept { return layout_.cols; }
-  [[nodiscard]] std::uint8_t const* data() const noexcept { return lines_.empty() ? nullptr : lines_.front().bytes; }
+  [[nodiscard]] std::uint8_t const* data() const noexcept { return bytes_.data(); }
   /// Scale and zero point of every row (padded to 16) where a row has only one; else empty.
   [[nodiscard]] std::vector<float> const& row_scales() const noexcept { return row_scales_; }
   [[nodiscard]] std::vector<float> const& row_zeros() const noexcept { return row_zeros_; }
@@ -109,20 +113,14 @@ public:
 
 private:
   friend class r16_packer;
-  struct alignas(64) cache_line {
-    std::uint8_t bytes[64];
-  };
 
-  [[nodiscard]] std::uint8_t const* block(index_t row_block, index_t col_block) const noexcept {
-    return data() + (row_block * layout_.col_blocks() + col_block) * layout_.block_bytes();
-  }
   [[nodiscard]] std::uint8_t const* scales_at(index_t i, index_t j) const noexcept {
-    index_t const set = j % r16_block_cols * layout_.scale_sets / r16_block_cols;
-    return block(i / r16_rows, j / r16_block_cols) + set * layout_.set_bytes();
+    index_t const set = j * layout_.scale_sets / r16_block_cols;
+    return data() + i / r16_rows * layout_.row_block_bytes() + set * layout_.set_bytes();
   }
 
   r16_layout layout_;
-  std::vector<cache_line> lines_;
+  aligned_bytes bytes_;
   std::vector<float> row_scales_, row_zeros_, input_factors_;
 };
 
@@ -182,7 +180,8 @@ constexpr void put_sparse_codes(std::uint8_t* stage, index_t row, index_t group,
 
 inline void r16_matrix::decode_block(index_t row_block, index_t col_block,
                                      float values[r16_block_cols][r16_rows]) const noexcept {
-  std::uint8_t const* const stages = block(row_block, col_block) + layout_.header_bytes();
+  std::uint8_t const* const stages = data() + row_block * layout_.row_block_bytes() + layout_.header_bytes() +
+                                     col_block * r16_block_stages * stage_bytes(layout_.kind);
   index_t const rows = std::min(r16_rows, layout_.rows - row_block * r16_rows);
   index_t const cols = std::min(r16_block_cols, layout_.cols - col_block * r16_block_cols);
   for (index_t j = 0; j < r16_block_cols; ++j) std::fill_n(values[j], r16_rows, 0.0f);
@@ -213,7 +212,7 @@ class r16_packer {
 public:
   r16_packer(integer_codes const& codes, mask const* kept) : codes_(codes), kept_(kept) {
     packed_.layout_ = layout_of(codes, kept);
-    packed_.lines_.resize(static_cast<std::size_t>((packed_.layout_.byte_size() + 63) / 64));
+    packed_.bytes_ = aligned_bytes(packed_.layout_.byte_size());
     copy_row_scales();
     if (codes.channel_factors.empty()) return;
     for (float const factor : codes.channel_factors) packed_.input_factors_.push_back(1 / factor);
@@ -284,26 +283,23 @@ private:
   void pack_rows(index_t row_block) {
     r16_layout const& layout = packed_.layout_;
     index_t const first_row = row_block * r16_rows, rows = std::min(r16_rows, layout.rows - first_row);
-    std::uint8_t* block = packed_.lines_.front().bytes + row_block * layout.col_blocks() * layout.block_bytes();
-    for (index_t first = 0; first < layout.cols; first += r16_block_cols, block += layout.block_bytes()) {
-      for (index_t r = 0; r < rows; ++r) {
-        put_scales(block, first_row + r, r, first);
-        for (index_t stage = 0; stage < r16_block_stages; ++stage)
-          put_stage(block + layout.header_bytes() + stage * stage_bytes(layout.kind), first_row + r, r,
-                    first + stage * r16_stage_cols);
-      }
+    std::uint8_t* const header = packed_.bytes_.data() + row_block * layout.row_block_bytes();
+    for (index_t r = 0; r < rows; ++r) {
+      put_scales(header, first_row + r, r);
+      std::uint8_t* stage = header + layout.header_bytes();
+      for (index_t first = 0; first < layout.cols; first += r16_stage_cols, stage += stage_bytes(layout.kind))
+        put_stage(stage, first_row + r, r, first);
     }
   }
 
-  void put_scales(std::uint8_t* header, index_t i, index_t r, index_t first) const {
+  void put_scales(std::uint8_t* set, index_t i, index_t r) const {
     r16_layout const& layout = packed_.layout_;
-    for (index_t set = 0; set < layout.scale_sets; ++set, header += layout.set_bytes()) {
-      index_t const j = first + set * (r16_block_cols / layout.scale_sets);
-      if (j >= layout.cols) return;
+    if (layout.scale_sets == 0) return;
+    for (index_t j = 0; j < layout.cols; j += r16_block_cols / layout.scale_sets, set += layout.set_bytes()) {
       std::uint16_t const bits = fp16(codes_.scale_at(i, j)).bits;
-      header[2 * r] = static_cast<std::uint8_t>(bits & 255);
-      header[2 * r + 1] = static_cast<std::uint8_t>(bits >> 8);
-      if (layout.zero_points) header[2 * r16_rows + r] = static_cast<std::uint8_t>(stored(codes_.zero_at(i, j)));
+      set[2 * r] = static_cast<std::uint8_t>(bits & 255);
+      set[2 * r + 1] = static_cast<std::uint8_t>(bits >> 8);
+      if (layout.zero_points) set[2 * r16_rows + r] = static_cast<std::uint8_t>(stored(codes_.zero_at(i, j)));
     }
   }
 

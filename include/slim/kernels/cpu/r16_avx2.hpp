@@ -124,12 +124,44 @@ SLIM_INLINE __m256 header_zeros(r16_row_block const& a, std::uint8_t const* head
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(zeros));
 }
 
-inline constexpr index_t prefetch_distance = 2048;
+inline constexpr index_t prefetch_distance = 12288; // see r16_avx512.hpp
 
 template <r16_kind Kind>
 SLIM_INLINE void prefetch_stage(std::uint8_t const* stage) {
   for (index_t line = 0; line < stage_bytes(Kind); line += 64)
-    _mm_prefetch(reinterpret_cast<char const*>(stage) + prefetch_distance + line, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<char const*>(stage) + prefetch_distance + line, _MM_HINT_T1);
+}
+
+/// 32 inputs as int8; see kernels/cpu/r16_kernels.hpp.
+inline void round_inputs(float* x, std::int8_t* out, float* scale, float* sum) {
+  __m256 const sizes = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)), none = _mm256_setzero_ps();
+  __m256 size = none, finite = none; // NaN where an input is not finite
+  for (int k = 0; k < 32; k += 8) {
+    __m256 const v = _mm256_loadu_ps(x + k);
+    size = _mm256_max_ps(size, _mm256_and_ps(v, sizes));
+    finite = _mm256_fmadd_ps(v, none, finite);
+  }
+  __m128 half = _mm_max_ps(_mm256_castps256_ps128(size), _mm256_extractf128_ps(size, 1));
+  half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+  float largest = _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
+  if (_mm256_movemask_ps(_mm256_cmp_ps(finite, finite, _CMP_UNORD_Q))) largest = __builtin_nanf("");
+  *scale = largest / 127;
+  __m256 const steps = _mm256_set1_ps(*scale > 0 ? 1 / *scale : 0.0f), step = _mm256_set1_ps(*scale);
+  __m256i codes[4], total = _mm256_setzero_si256();
+  for (int k = 0; k < 4; ++k) {
+    __m256 const v = _mm256_loadu_ps(x + 8 * k);
+    __m256 const bounded = _mm256_max_ps(_mm256_mul_ps(v, steps), _mm256_set1_ps(-127.0f));
+    codes[k] = _mm256_cvtps_epi32(_mm256_min_ps(bounded, _mm256_set1_ps(127.0f)));
+    total = _mm256_add_epi32(total, codes[k]);
+    _mm256_storeu_ps(x + 8 * k, _mm256_fnmadd_ps(step, _mm256_cvtepi32_ps(codes[k]), v));
+  }
+  __m256i const bytes = _mm256_packs_epi16(_mm256_packs_epi32(codes[0], codes[1]), _mm256_packs_epi32(codes[2], codes[3]));
+  __m256i const order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permutevar8x32_epi32(bytes, order));
+  __m128i quarter = _mm_add_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
+  quarter = _mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0x4e));
+  quarter = _mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0xb1));
+  *sum = *scale * static_cast<float>(_mm_cvtsi128_si32(quarter));
 }
 
 /// One set of scales of one half of the rows: `out` collects.
@@ -173,11 +205,10 @@ inline void r16_product(r16_row_block const& a, std::int8_t const* x, float cons
   index_t const sets = a.sets > 0 ? a.sets : 1, stages = r16_block_stages / sets;
   for (index_t b = 0; b < a.col_blocks; ++b)
     for (index_t set = 0; set < sets; ++set) {
-      std::uint8_t const* const block = a.bytes + b * a.block_bytes;
       index_t const first = b * r16_block_stages + set * stages;
       for (index_t half = 0; half < 2; ++half)
-        half_of_set<Kind, T>(a, block + a.header_bytes + set * stages * stage_bytes(Kind), block + set * a.set_bytes, half,
-                             stages, x + first * T * r16_stage_cols, scales + first * T, sums + first * T, out);
+        half_of_set<Kind, T>(a, a.stages + first * stage_bytes(Kind), a.header + (b * sets + set) * a.set_bytes, half, stages,
+                             x + first * T * r16_stage_cols, scales + first * T, sums + first * T, out);
     }
 }
 

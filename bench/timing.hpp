@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// Timing, for the programs in this folder.
+/// Timing, for the programs in these folders.
 
 #include <algorithm>
 #include <chrono>

@@ -1,0 +1,233 @@
+// Products with packed matrices, side by side with a plain read loop, Eigen's float product and, where it was built beside the
+// project, ggml's quantized products (repacked layouts included). All contestants take turns in one run; weights rotate
+// through more than five times the last-level cache. Medians, and ratios to the peers of the same run.
+// Usage: bench_matmul [threads = 1] [d_out = 4096] [d_in = 4096] [tokens = 1] [rounds = 25] [megabytes of weights = 192]
+#include "../timing.hpp"
+
+#include "slim/core/random.hpp"
+#include "slim/kernels/matmul.hpp"
+#include "slim/pruning/nm_pruner.hpp"
+#include "slim/quantization/absmax.hpp"
+#include "slim/saliency/magnitude.hpp"
+
+#ifdef SLIM_BENCH_GGML
+#include "ggml_peer.hpp"
+#endif
+
+#include <Eigen/Core>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <string>
+
+namespace {
+
+using slim::index_t;
+using slim::matrix;
+
+SLIM_SIMD_BEGIN_AVX2
+namespace probe {
+/// The xor of a stretch of memory, eight independent loads at a time.
+inline long long read(std::uint8_t const* p, index_t bytes) {
+  __m256i a[8];
+  for (auto& v : a) v = _mm256_setzero_si256();
+  for (index_t k = 0; k + 256 <= bytes; k += 256)
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i)
+      a[i] = _mm256_xor_si256(a[i], _mm256_loadu_si256(reinterpret_cast<__m256i const*>(p + k + 32 * i)));
+  for (int i = 1; i < 8; ++i) a[0] = _mm256_xor_si256(a[0], a[i]);
+  return _mm256_extract_epi64(a[0], 0) ^ _mm256_extract_epi64(a[0], 3);
+}
+} // namespace probe
+SLIM_SIMD_END
+
+struct contestant {
+  std::string name;
+  double bytes; ///< that one product reads
+  int copies;
+  std::function<void(int)> run;
+  std::vector<double> seconds{};
+};
+
+struct setting {
+  index_t rows, cols, tokens;
+  int threads, rounds;
+  double bytes;
+
+  [[nodiscard]] int copies(double of) const { return std::max(2, static_cast<int>(bytes / of) + 1); }
+};
+
+matrix<float> normal(index_t rows, index_t cols, std::uint64_t seed) {
+  matrix<float> m(rows, cols);
+  for (index_t k = 0; k < m.size(); ++k)
+    m.data()[k] = static_cast<float>(slim::random_normal(seed, static_cast<std::uint64_t>(k)));
+  return m;
+}
+
+class tournament {
+public:
+  explicit tournament(setting const& s)
+      : s_(s), w_(normal(s.rows, s.cols, 1)), x_(normal(s.tokens, s.cols, 2)), y_(s.tokens, s.rows) {}
+
+  void add_read_loop(double bytes) {
+    auto const memory = std::make_shared<std::vector<slim::aligned_bytes>>();
+    int const copies = s_.copies(bytes);
+    for (int c = 0; c < copies; ++c) memory->emplace_back(static_cast<index_t>(bytes));
+    contestants_.push_back({"read loop", bytes, copies, [memory, this](int copy) {
+                              auto const& part = (*memory)[static_cast<std::size_t>(copy)];
+                              index_t const size = part.size();
+                              constexpr index_t stretch = 1 << 18;
+                              std::vector<long long> found(static_cast<std::size_t>(size / stretch + 1));
+                              ctx_.parallel_for(size / stretch, 1, [&](index_t begin, index_t end) {
+                                found[static_cast<std::size_t>(begin)] =
+                                    probe::read(part.data() + begin * stretch, (end - begin) * stretch);
+                              });
+                              for (long long const v : found) sink_ ^= v;
+                            }});
+  }
+
+  void add_packed(std::string const& name, slim::r16_matrix const& packed, slim::matmul_options const& options = {},
+                  slim::simd_level level = slim::simd_level::automatic) {
+    auto const bytes = static_cast<double>(packed.byte_size());
+    auto const all = std::make_shared<std::vector<slim::r16_matrix>>(static_cast<std::size_t>(s_.copies(bytes)), packed);
+    slim::context ctx = ctx_;
+    ctx.simd = level;
+    contestants_.push_back({name, bytes, static_cast<int>(all->size()), [all, options, ctx, this](int copy) {
+                              slim::matmul_into((*all)[static_cast<std::size_t>(copy)], x_.view(), y_.view(), options, ctx);
+                            }});
+  }
+
+  void add_ours() {
+    slim::absmax_quantizer const four({.bits = 4, .scale_format = slim::number_format::fp16}),
+        three({.bits = 3, .symmetric = false, .scale_format = slim::number_format::fp16});
+    slim::calibration const none(s_.cols);
+    auto const codes = four.quantize(w_.view(), none);
+    auto const kept = slim::nm_pruner<2, 4>(slim::magnitude{}).select(slim::matrix_view<float const>(w_.view()), none);
+    auto const sparse = slim::pack_r16(codes, kept);
+    add_read_loop(static_cast<double>(sparse.byte_size()));
+    add_packed("slim 2:4 int4 g128", sparse);
+    add_packed("slim dense int3 g128", slim::pack_r16(three.quantize(w_.view(), none)));
+    add_packed("slim dense int4 g128", slim::pack_r16(codes));
+    add_packed("slim 2:4 int4 g128, 16-bit inputs", sparse, {.inputs = slim::input_precision::int16});
+    add_packed("slim 2:4 int4 g128, AVX2", sparse, {}, slim::simd_level::avx2);
+    if (s_.tokens >= 8) add_packed("slim 2:4 int4 g128, exact", sparse, {.inputs = slim::input_precision::exact});
+  }
+
+  void add_eigen() {
+    using dense = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+    auto const bytes = static_cast<double>(w_.size()) * sizeof(float);
+    dense const one = Eigen::Map<dense const>(w_.data(), s_.rows, s_.cols);
+    auto const all = std::make_shared<std::vector<dense>>(static_cast<std::size_t>(s_.copies(bytes)), one);
+    Eigen::setNbThreads(s_.threads);
+    contestants_.push_back({"Eigen float", bytes, static_cast<int>(all->size()), [all, this](int copy) {
+                              dense const& w = (*all)[static_cast<std::size_t>(copy)];
+                              Eigen::Map<dense> y(y_.data(), s_.tokens, s_.rows);
+                              Eigen::Map<dense const> const x(x_.data(), s_.tokens, s_.cols);
+                              if (s_.tokens == 1)
+                                y.row(0).transpose().noalias() = w * x.row(0).transpose();
+                              else
+                                y.noalias() = x * w.transpose();
+                            }});
+  }
+
+#ifdef SLIM_BENCH_GGML
+  void add_ggml() {
+    machine_ = std::make_unique<bench::ggml_machine>(s_.threads);
+    struct entry {
+      char const* name;
+      ggml_type type;
+      bool repack;
+    };
+    for (entry const& e : {entry{"ggml Q4_0", GGML_TYPE_Q4_0, false}, entry{"ggml Q4_0 repacked", GGML_TYPE_Q4_0, true},
+                           entry{"ggml Q4_K", GGML_TYPE_Q4_K, false}, entry{"ggml Q4_K repacked", GGML_TYPE_Q4_K, true}}) {
+      double const bytes = static_cast<double>(s_.rows) * static_cast<double>(ggml_row_size(e.type, s_.cols));
+      auto const m = std::make_shared<bench::ggml_matrix>(*machine_, e.type, w_.data(), s_.rows, s_.cols, s_.tokens,
+                                                          s_.copies(bytes), e.repack);
+      if (!m->exists()) continue;
+      m->set_inputs(x_.data());
+      check(e.name, *m);
+      contestants_.push_back({e.name, bytes, s_.copies(bytes), [m](int copy) { m->multiply(copy); }});
+    }
+  }
+
+  /// A peer that computes something else is no peer.
+  void check(char const* name, bench::ggml_matrix const& m) const {
+    m.multiply(0);
+    auto const y = m.outputs(0);
+    double wrong = 0, size = 0;
+    for (index_t i = 0; i < std::min<index_t>(s_.rows, 64); ++i) {
+      double exact = 0;
+      for (index_t j = 0; j < s_.cols; ++j) exact += static_cast<double>(w_(i, j)) * static_cast<double>(x_(0, j));
+      wrong += (exact - static_cast<double>(y[static_cast<std::size_t>(i)])) *
+               (exact - static_cast<double>(y[static_cast<std::size_t>(i)]));
+      size += exact * exact;
+    }
+    if (!(wrong < 0.05 * size))
+      std::printf("%s: relative error %.3f, its numbers mean nothing\n", name, std::sqrt(wrong / size));
+  }
+#endif
+
+  void run() {
+    for (int round = -2; round < s_.rounds; ++round) // two to warm up
+      for (contestant& c : contestants_) {
+        double const seconds = bench::seconds_of([&] { c.run((round + 2) % c.copies); });
+        if (round >= 0) c.seconds.push_back(seconds);
+      }
+  }
+
+  void print() const {
+    double const sparse = bench::median(contestants_[1].seconds);
+    double const read = contestants_[0].bytes / bench::median(contestants_[0].seconds);
+    std::printf("%td x %td, %td tokens, %d threads, %d rounds; checksum %llx\n", s_.rows, s_.cols, s_.tokens, s_.threads,
+                s_.rounds, static_cast<unsigned long long>(sink_));
+    std::printf("| %-36s | %8s | %8s | %7s | %6s | %10s |\n", "what", "ms", "quartile", "GB/s", "read", "to 2:4 int4");
+    for (contestant const& c : contestants_) {
+      auto sorted = c.seconds;
+      std::sort(sorted.begin(), sorted.end());
+      double const middle = sorted[sorted.size() / 2], upper = sorted[sorted.size() * 3 / 4];
+      std::printf("| %-36s | %8.3f | %8.3f | %7.1f | %5.0f%% | %10.2fx |\n", c.name.c_str(), 1e3 * middle, 1e3 * upper,
+                  1e-9 * c.bytes / middle, 100 * c.bytes / middle / read, middle / sparse);
+    }
+  }
+
+private:
+  setting s_;
+  slim::context ctx_;
+  matrix<float> w_, x_, y_;
+  std::vector<contestant> contestants_;
+  long long sink_ = 0;
+#ifdef SLIM_BENCH_GGML
+  std::unique_ptr<bench::ggml_machine> machine_;
+#endif
+};
+
+} // namespace
+
+int main(int argc, char** argv) {
+  auto const argument = [&](int k, long fallback) { return argc > k ? std::atol(argv[k]) : fallback; };
+  setting const s{argument(2, 4096),
+                  argument(3, 4096),
+                  argument(4, 1),
+                  static_cast<int>(argument(1, 1)),
+                  static_cast<int>(argument(5, 25)),
+                  static_cast<double>(argument(6, 192)) * 1e6};
+#ifdef _OPENMP
+  omp_set_num_threads(s.threads);
+#endif
+  tournament t(s);
+  t.add_ours();
+  t.add_eigen();
+#ifdef SLIM_BENCH_GGML
+  t.add_ggml();
+#else
+  std::puts("ggml was not built beside the project: configure with -DSLIM_LLAMA_CPP=... for its rows");
+#endif
+  t.run();
+  t.print();
+}
