@@ -19,8 +19,8 @@ namespace detail {
 
 /// Tokens that one walk over the row blocks serves: their outputs and inputs should stay in the caches.
 inline constexpr index_t tokens_per_walk = 64;
-/// Row blocks per task.
-inline constexpr index_t row_blocks_per_task = 4;
+/// Row blocks per task: long streams, and enough tasks for uneven threads. Depends on the matrix only.
+[[nodiscard]] constexpr index_t row_blocks_per_task(index_t row_blocks) { return std::max<index_t>(row_blocks / 16, 1); }
 
 /// Integer inputs.
 class integer_product {
@@ -46,7 +46,8 @@ private:
       inputs.push_back(
           quantize_inputs(kernels_, x, first + t, tokens, width_of(tokens * planes_), planes_, w_.input_factors(), offset));
     }
-    ctx_.parallel_for(w_.layout().row_blocks(), row_blocks_per_task, [&](index_t begin, index_t end) {
+    index_t const row_blocks = w_.layout().row_blocks();
+    ctx_.parallel_for(row_blocks, row_blocks_per_task(row_blocks), [&](index_t begin, index_t end) {
       for (index_t rb = begin; rb < end; ++rb)
         for (index_t tile = 0; tile < tiles; ++tile)
           multiply(rb, inputs[static_cast<std::size_t>(tile)], first + tile * most, std::min(most, count - tile * most));
@@ -110,7 +111,7 @@ private:
 inline void exact_product(r16_matrix const& w, matrix_view<float const> x, matrix_view<float> y, bool add, context const& ctx) {
   exact_kernel const kernel = exact_kernel_of(ctx.simd);
   index_t const row_blocks = w.layout().row_blocks(), col_blocks = w.layout().col_blocks();
-  ctx.parallel_for(row_blocks, row_blocks_per_task, [&](index_t begin, index_t end) {
+  ctx.parallel_for(row_blocks, row_blocks_per_task(row_blocks), [&](index_t begin, index_t end) {
     alignas(64) float values[r16_block_cols][r16_rows];
     matrix<float> sums(x.rows(), r16_rows);
     std::vector<float const*> inputs(static_cast<std::size_t>(x.rows()));
