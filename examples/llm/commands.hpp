@@ -35,6 +35,7 @@ struct compress_command {
   std::string recipe_name; ///< empty: what `aim` names
   std::string aim = "size";
   bool with_evaluation = true;
+  bool packed = false; ///< also measure the packed kernels
   void run() const;
 };
 

@@ -19,17 +19,48 @@ evaluation evaluate_with_progress(model const& m, text_tokens const& text, text_
                   [&](index_t done, index_t total) { line.show(done, total); });
 }
 
-compression compress_with_progress(workspace& work, text_tokens const& text, recipe const& how, text_options const& options) {
+compression compress_with_progress(workspace& work, text_tokens const& text, recipe const& how, text_options const& options,
+                                   bool keep_packed) {
   progress_line line("compressing with " + how.name, "block");
-  return compress_model(
-      work.weights, text.calibration, how,
-      {.context = options.context, .calib_tokens = options.calib_tokens, .held_out_tokens = options.held_out_tokens},
-      work.source_bits, {}, [&](index_t done, index_t total) { line.show(done, total); });
+  return compress_model(work.weights, text.calibration, how,
+                        {.context = options.context,
+                         .calib_tokens = options.calib_tokens,
+                         .held_out_tokens = options.held_out_tokens,
+                         .keep_packed = keep_packed},
+                        work.source_bits, {}, [&](index_t done, index_t total) { line.show(done, total); });
 }
 
 /// What the layers' codes, positions, scales and adapters would take, plus everything else as it is in the source.
 double compact_bytes(workspace const& work, double source_linear_bits, double bits_per_weight, double linear_weights) {
   return work.file.tensor_bytes() + (bits_per_weight - source_linear_bits) * linear_weights / 8.0;
+}
+
+template <class F>
+void for_each_packed(model& m, F const& f) {
+  for (block& b : m.blocks)
+    for (auto const& group : linear_groups(b))
+      for (linear* member : group.members)
+        if (member->packed) f(*member);
+}
+
+double packed_bytes(model& m) {
+  double bytes = 0;
+  for_each_packed(m, [&](linear const& l) { bytes += static_cast<double>(l.packed->byte_size()); });
+  return bytes;
+}
+
+/// The model on its packed codes, inputs rounded to int8 and not rounded; then on its dense weights again.
+struct packed_evaluation {
+  evaluation int8, exact;
+};
+
+packed_evaluation evaluate_packed(model& m, text_tokens const& text, text_options const& options) {
+  packed_evaluation found;
+  found.int8 = evaluate_with_progress(m, text, options, "the packed model");
+  for_each_packed(m, [](linear& l) { l.packed_inputs = slim::input_precision::exact; });
+  found.exact = evaluate_with_progress(m, text, options, "the packed model, inputs not rounded");
+  for_each_packed(m, [](linear& l) { l.packed = nullptr; });
+  return found;
 }
 
 void print_notes(std::vector<std::string> const& notes) {
@@ -73,7 +104,10 @@ void compress_command::run() const {
 
   evaluation dense;
   if (with_evaluation) dense = evaluate_with_progress(work.weights, tokens, text, "the dense model");
-  compression const cost = compress_with_progress(work, tokens, how, text);
+  compression const cost = compress_with_progress(work, tokens, how, text, packed);
+  packed_evaluation on_codes;
+  double const code_bytes = packed_bytes(work.weights);
+  if (packed) on_codes = evaluate_packed(work.weights, tokens, text);
   if (!layers_csv.empty()) write_layer_csv(cost.layers, layers_csv);
   evaluation compressed;
   if (with_evaluation) compressed = evaluate_with_progress(work.weights, tokens, text, "the compressed model");
@@ -85,6 +119,11 @@ void compress_command::run() const {
     summary.add({"perplexity", fixed(dense.perplexity, 3), fixed(compressed.perplexity, 3)});
     summary.add({"nll per token", fixed(dense.nll, 4) + " +- " + fixed(dense.nll_stderr, 4),
                  fixed(compressed.nll, 4) + " +- " + fixed(compressed.nll_stderr, 4)});
+  }
+  if (packed) {
+    summary.add({"perplexity on packed codes, int8 inputs", "", fixed(on_codes.int8.perplexity, 3)});
+    summary.add({"perplexity on packed codes, float inputs", "", fixed(on_codes.exact.perplexity, 3)});
+    summary.add({"bytes of the linears in memory, packed", "", readable_bytes(code_bytes)});
   }
   summary.add({"bits per weight of the linears", fixed(work.source_bits, 3), fixed(cost.bits_per_weight, 3)});
   summary.add({"bytes, packed", readable_bytes(work.file.tensor_bytes()), readable_bytes(compact)});
@@ -117,6 +156,10 @@ void compress_command::run() const {
                            {"peak_bytes", peak_memory()},
                            {"calib_tokens", cost.calib_tokens},
                            {"notes", cost.notes}};
+  if (packed)
+    result.update({{"packed_int8_perplexity", on_codes.int8.perplexity},
+                   {"packed_exact_perplexity", on_codes.exact.perplexity},
+                   {"packed_linear_bytes", code_bytes}});
   if (with_evaluation)
     result.update({{"dense_perplexity", dense.perplexity},
                    {"dense_nll", dense.nll},

@@ -14,6 +14,7 @@ struct compress_config {
   index_t context = 1024;       ///< tokens per calibration window
   index_t calib_tokens = 16384; ///< at most; rounded down to whole windows
   index_t held_out_tokens = 0;  ///< behind those, at most: nothing is fitted to them; errors are measured, solutions judged
+  bool keep_packed = false;     ///< linears also get their packed codes, and run on them afterwards
 };
 
 /// One compressed linear layer.

@@ -52,6 +52,11 @@ void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> 
     l.round_input(rounded.view());
     x = rounded;
   }
+  if (l.packed) {
+    bool const add = mode == slim::destination::add;
+    slim::matmul_into(*l.packed, x, y, {.inputs = l.packed_inputs, .add = add}, ctx);
+    return add_bias(l.bias, y, ctx);
+  }
   slim::gemm_into(x, slim::transposed(l.weight.view()), y, ctx, mode);
   if (!l.L.empty()) {
     matrix<float> inner(x.rows(), l.L.cols());

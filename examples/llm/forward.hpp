@@ -26,8 +26,9 @@ namespace slim_llm {
 
 using slim::context;
 
-/// Y = X W^T + bias + (X L) R, or Y += that. The only place where a linear is applied. With `round_input`, X is copied and
-/// rounded first, for W and for the adapters alike. X (tokens, d_in), Y (tokens, d_out). @throws slim::shape_error.
+/// Y = X W^T + bias + (X L) R, or Y += that, from packed codes if there are some. The only place where a linear is applied.
+/// With `round_input`, X is copied and rounded first, for W and for the adapters alike. X (tokens, d_in), Y (tokens, d_out).
+/// @throws slim::shape_error.
 void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> y, context const& ctx = {},
                 slim::destination mode = slim::destination::overwrite);
 

@@ -65,6 +65,7 @@ int main(int argc, char** argv) {
   add_rank_options(*sub, compress.ranks);
   sub->add_option("--layers-csv", compress.layers_csv, "also write what every step did to every layer");
   sub->add_flag("!--no-eval", compress.with_evaluation, "do not measure perplexity");
+  sub->add_flag("--packed", compress.packed, "also measure perplexity on the packed codes, as they run on this CPU");
   add_text_options(*sub, compress.text);
   sub->callback([&] { compress.run(); });
 

@@ -5,8 +5,10 @@
 /// learned positions, ReLU MLP). Weights stay as the file has them: what is read is what is written back.
 
 #include "slim/core/matrix.hpp"
+#include "slim/kernels/packed_linear.hpp"
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -56,6 +58,8 @@ struct linear {
   std::vector<float> bias;                             ///< (d_out)
   matrix<float> L, R;                                  ///< adapters (d_in, r), (r, d_out): Y += (X L) R
   std::function<void(matrix_view<float>)> round_input; ///< rounds a copy of X in place (FP8, int8) before any product
+  std::shared_ptr<slim::packed_linear const> packed;   ///< if set, runs in place of weight, L and R
+  slim::input_precision packed_inputs = slim::input_precision::int8;
 
   [[nodiscard]] index_t d_in() const { return weight.cols(); }
   [[nodiscard]] index_t d_out() const { return weight.rows(); }

@@ -28,14 +28,6 @@ struct adapter_format {
 
 namespace detail {
 
-/// The codes of the transpose. Blocks of one row become blocks of one column.
-[[nodiscard]] inline integer_codes transposed_codes(integer_codes const& a) {
-  integer_codes out(a.cols(), a.rows(), a.bits, {a.block.cols_of(a.cols()), a.block.rows_of(a.rows())}, a.scale_format);
-  out.codes = matrix<std::int8_t>(transposed(a.codes.view()));
-  out.scales = matrix<float>(transposed(a.scales.view()));
-  return out;
-}
-
 /// Rows of A (any x n) in codes, with error feedback under the factor.
 [[nodiscard]] inline integer_codes feed_back_rows(matrix<float>& a, matrix_view<float const> upper, adapter_format const& how,
                                                   context const& ctx) {
@@ -139,8 +131,8 @@ struct projected_curvature {
   integer_codes const right_codes = detail::feed_back_rows(right_rows, factor.upper.view(), how, ctx);
   a.left = matrix<float>(transposed(left_rows.view()));
   a.right = matrix<float>(transposed(right_rows.view()));
-  a.left_codes = detail::transposed_codes(left);
-  a.right_codes = detail::transposed_codes(right_codes);
+  a.left_codes = transposed(left);
+  a.right_codes = transposed(right_codes);
   return a;
 }
 

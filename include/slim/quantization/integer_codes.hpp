@@ -176,6 +176,16 @@ private:
 
 static_assert(quantized_matrix<integer_codes>);
 
+/// The codes of the transpose. @throws config_error if input channels have factors.
+[[nodiscard]] inline integer_codes transposed(integer_codes const& a) {
+  if (!a.channel_factors.empty()) throw config_error("transposed: codes with factors of input channels have no transpose");
+  integer_codes out(a.cols(), a.rows(), a.bits, {a.block.cols_of(a.cols()), a.block.rows_of(a.rows())}, a.scale_format);
+  out.codes = matrix<std::int8_t>(transposed(a.codes.view()));
+  out.scales = matrix<float>(transposed(a.scales.view()));
+  out.zeros = matrix<std::int8_t>(transposed(a.zeros.view()));
+  return out;
+}
+
 /// A quantizer whose codes are integer_codes: what stores them (adapters, packed formats) must know their layout.
 template <class Q>
 concept integer_quantizer =
