@@ -111,10 +111,11 @@ void check_product(packed_case const& c, index_t tokens) {
 
 TEST_CASE("products of dense codes are those of the values, at every level, for any shape, group and batch") {
   auto const [rows, cols] = GENERATE(table<index_t, index_t>(
-      {{16, 128}, {1, 1}, {3, 5}, {17, 129}, {40, 300}, {15, 127}, {33, 32}, {16, 64}, {5, 257}, {64, 256}}));
+      {{16, 128}, {1, 1}, {3, 5}, {17, 129}, {40, 300}, {15, 127}, {33, 32}, {16, 64}, {5, 257}, {64, 256}, {18, 576}}));
   int const bits = GENERATE(2, 3, 4, 5, 8);
-  scale_block const blocks[] = {per_tensor, per_channel, per_group(32), per_group(64), per_group(128), per_group(256)};
-  scale_block const block = blocks[GENERATE(range(0, 6))];
+  scale_block const blocks[] = {per_tensor,    per_channel,    per_group(32), per_group(64),
+                                per_group(96), per_group(128), per_group(256)};
+  scale_block const block = blocks[GENERATE(range(0, 7))];
   bool const symmetric = GENERATE(true, false);
   index_t const tokens = GENERATE(1, 2, 11);
   check_product(dense_case(rows, cols, bits, block, symmetric, 5), tokens);
@@ -122,9 +123,10 @@ TEST_CASE("products of dense codes are those of the values, at every level, for 
 
 TEST_CASE("products of 2:4 codes are those of the values, at every level, for any shape, group and batch") {
   auto const [rows, cols] = GENERATE(table<index_t, index_t>(
-      {{16, 128}, {1, 1}, {3, 5}, {17, 129}, {40, 300}, {15, 127}, {33, 34}, {16, 64}, {5, 257}, {64, 256}}));
-  scale_block const blocks[] = {per_tensor, per_channel, per_group(32), per_group(64), per_group(128), per_group(256)};
-  scale_block const block = blocks[GENERATE(range(0, 6))];
+      {{16, 128}, {1, 1}, {3, 5}, {17, 129}, {40, 300}, {15, 127}, {33, 34}, {16, 64}, {5, 257}, {64, 256}, {18, 576}}));
+  scale_block const blocks[] = {per_tensor,    per_channel,    per_group(32), per_group(64),
+                                per_group(96), per_group(128), per_group(256)};
+  scale_block const block = blocks[GENERATE(range(0, 7))];
   index_t const tokens = GENERATE(1, 3, 4, 8, 70);
   check_product(sparse_case(rows, cols, block, 6), tokens);
 }

@@ -31,12 +31,12 @@ struct input_tile {
 [[nodiscard]] inline input_tile quantize_inputs(detail::r16_kernels const& kernels, matrix_view<float const> x, index_t first,
                                                 index_t count, index_t width, index_t planes, std::vector<float> const& factors,
                                                 bool offset) {
-  index_t const stages = (x.cols() + r16_block_cols - 1) / r16_block_cols * r16_block_stages;
+  index_t const stages = (x.cols() + r16_stage_cols - 1) / r16_stage_cols;
   input_tile tile(width, stages);
   for (index_t stage = 0; stage < stages; ++stage)
     for (index_t t = 0; t < count; ++t) {
       float now[r16_stage_cols] = {};
-      index_t const from = stage * r16_stage_cols, cols = std::clamp<index_t>(x.cols() - from, 0, r16_stage_cols);
+      index_t const from = stage * r16_stage_cols, cols = std::min(r16_stage_cols, x.cols() - from);
       std::copy_n(x.row(first + t) + from, cols, now);
       if (!factors.empty())
         for (index_t k = 0; k < cols; ++k) now[k] *= factors[static_cast<std::size_t>(from + k)];

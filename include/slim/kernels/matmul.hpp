@@ -67,11 +67,15 @@ private:
     int log_width = 0;
     while ((index_t{1} << log_width) < inputs.width) ++log_width;
     std::uint8_t const* const header = w_.data() + rb * layout.row_block_bytes();
-    r16_row_block const block{
-        header, header + layout.header_bytes(), layout.col_blocks(), layout.set_bytes(), layout.scale_sets, layout.zero_points};
+    r16_row_block const block{header,
+                              header + layout.header_bytes(),
+                              layout.stages(),
+                              layout.scale_cols / r16_stage_cols,
+                              layout.set_bytes(),
+                              layout.zero_points};
     kernels_.of[static_cast<int>(layout.kind)][log_width](block, inputs.values.data(), inputs.scales.data(), inputs.sums.data(),
                                                           sums);
-    if (layout.scale_sets == 0) scale_rows(rb, inputs, sums);
+    if (layout.scale_cols == 0) scale_rows(rb, inputs, sums);
     index_t const rows = std::min(r16_rows, layout.rows - rb * r16_rows);
     for (index_t t = 0; t < count; ++t) {
       float* const y = y_.row(first + t) + rb * r16_rows;
@@ -110,7 +114,7 @@ private:
 /// Float inputs: a block is decoded and serves all tokens of a walk.
 inline void exact_product(r16_matrix const& w, matrix_view<float const> x, matrix_view<float> y, bool add, context const& ctx) {
   exact_kernel const kernel = exact_kernel_of(ctx.simd);
-  index_t const row_blocks = w.layout().row_blocks(), col_blocks = w.layout().col_blocks();
+  index_t const row_blocks = w.layout().row_blocks();
   ctx.parallel_for(row_blocks, row_blocks_per_task(row_blocks), [&](index_t begin, index_t end) {
     alignas(64) float values[r16_block_cols][r16_rows];
     matrix<float> sums(x.rows(), r16_rows);
@@ -118,7 +122,7 @@ inline void exact_product(r16_matrix const& w, matrix_view<float const> x, matri
     std::vector<float*> outputs(inputs.size());
     for (index_t rb = begin; rb < end; ++rb) {
       std::fill_n(sums.data(), sums.size(), 0.0f);
-      for (index_t cb = 0; cb < col_blocks; ++cb) {
+      for (index_t cb = 0; cb * r16_block_cols < w.cols(); ++cb) {
         w.decode_block(rb, cb, values);
         index_t const from = cb * r16_block_cols;
         for (index_t t = 0; t < x.rows(); ++t) {

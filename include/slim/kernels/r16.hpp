@@ -14,7 +14,7 @@
 ///     dense3     P0  P1 as dense2 hold the two low bits,  B (bit s: step s) the third                        192 bytes
 ///     dense8     V0 .. V7, a byte per step                                                                   512 bytes
 ///
-/// Codes are stored without sign: code + 2^(bits - 1). Rows are padded to 16 with scale 0, columns to 128.
+/// Codes are stored without sign: code + 2^(bits - 1). Rows are padded to 16 with scale 0, columns to 32.
 
 #include "slim/kernels/aligned_bytes.hpp"
 #include "slim/pruning/mask.hpp"
@@ -29,10 +29,9 @@ enum class r16_kind : std::uint8_t { sparse24, dense2, dense3, dense4, dense8 };
   return names[static_cast<int>(kind)];
 }
 
-inline constexpr index_t r16_rows = 16;        ///< of a block
-inline constexpr index_t r16_block_cols = 128; ///< of a block
-inline constexpr index_t r16_stage_cols = 32;  ///< columns that share a scale of the activations
-inline constexpr index_t r16_block_stages = r16_block_cols / r16_stage_cols;
+inline constexpr index_t r16_rows = 16;        ///< of a row block
+inline constexpr index_t r16_stage_cols = 32;  ///< columns that share a scale of the inputs
+inline constexpr index_t r16_block_cols = 128; ///< columns that are decoded at a time
 
 [[nodiscard]] constexpr index_t stage_bytes(r16_kind kind) {
   constexpr index_t bytes[] = {192, 128, 192, 256, 512};
@@ -52,26 +51,22 @@ static_assert(stage_bytes(r16_kind::dense3) == stage_bytes(r16_kind::sparse24), 
 struct r16_layout {
   r16_kind kind = r16_kind::dense4;
   index_t rows = 0, cols = 0; ///< without padding
-  /// Sets of scales per 128 columns: 4, 2, 1 for groups of 32, 64, 128 columns or more; 0 if a row has one scale, kept apart.
-  index_t scale_sets = 0;
-  bool zero_points = false; ///< a byte per row behind each set of scales
+  index_t scale_cols = 0;     ///< columns that share a scale, a multiple of 32; 0 if a row has one scale, kept apart
+  bool zero_points = false;   ///< a byte per row behind each set of scales
 
   [[nodiscard]] constexpr index_t row_blocks() const noexcept { return (rows + r16_rows - 1) / r16_rows; }
-  [[nodiscard]] constexpr index_t col_blocks() const noexcept { return (cols + r16_block_cols - 1) / r16_block_cols; }
+  [[nodiscard]] constexpr index_t stages() const noexcept { return (cols + r16_stage_cols - 1) / r16_stage_cols; }
+  [[nodiscard]] constexpr index_t sets() const noexcept { return scale_cols == 0 ? 0 : (cols + scale_cols - 1) / scale_cols; }
   [[nodiscard]] constexpr index_t set_bytes() const noexcept { return zero_points ? 3 * r16_rows : 2 * r16_rows; }
   /// In front of the stages of a row block.
-  [[nodiscard]] constexpr index_t header_bytes() const noexcept {
-    return (col_blocks() * scale_sets * set_bytes() + 63) / 64 * 64;
-  }
-  [[nodiscard]] constexpr index_t row_block_bytes() const noexcept {
-    return header_bytes() + col_blocks() * r16_block_stages * stage_bytes(kind);
-  }
+  [[nodiscard]] constexpr index_t header_bytes() const noexcept { return (sets() * set_bytes() + 63) / 64 * 64; }
+  [[nodiscard]] constexpr index_t row_block_bytes() const noexcept { return header_bytes() + stages() * stage_bytes(kind); }
   [[nodiscard]] constexpr index_t byte_size() const noexcept { return row_blocks() * row_block_bytes(); }
 
   friend constexpr bool operator==(r16_layout const&, r16_layout const&) = default;
 };
 
-static_assert(r16_layout{r16_kind::sparse24, 16, 256, 1, false}.byte_size() * 8 == 16 * 256 * 25 / 8,
+static_assert(r16_layout{r16_kind::sparse24, 16, 256, 128, false}.byte_size() * 8 == 16 * 256 * 25 / 8,
               "3.125 bits per weight with groups of 128");
 
 /// A matrix of codes in the R16 layout. Made by `pack_r16`.
@@ -96,7 +91,7 @@ public:
 
   /// Scale of weight (i, j).
   [[nodiscard]] float scale(index_t i, index_t j) const noexcept {
-    if (layout_.scale_sets == 0) return row_scales_[static_cast<std::size_t>(i)];
+    if (layout_.scale_cols == 0) return row_scales_[static_cast<std::size_t>(i)];
     std::uint8_t const* const at = scales_at(i, j) + 2 * (i % r16_rows);
     return static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(at[0] | at[1] << 8)));
   }
@@ -108,15 +103,15 @@ public:
     return scales_at(i, j)[2 * r16_rows + i % r16_rows];
   }
 
-  /// Values of a block, [column][row], pruned and padding weights 0; the bytes are read as the file comment says, one by one.
+  /// Values of columns 128 col_block and on of a row block, [column][row], pruned and padding weights 0; the bytes are read as
+  /// the file comment says, one by one.
   void decode_block(index_t row_block, index_t col_block, float values[r16_block_cols][r16_rows]) const noexcept;
 
 private:
   friend class r16_packer;
 
   [[nodiscard]] std::uint8_t const* scales_at(index_t i, index_t j) const noexcept {
-    index_t const set = j * layout_.scale_sets / r16_block_cols;
-    return data() + i / r16_rows * layout_.row_block_bytes() + set * layout_.set_bytes();
+    return data() + i / r16_rows * layout_.row_block_bytes() + j / layout_.scale_cols * layout_.set_bytes();
   }
 
   r16_layout layout_;
@@ -181,7 +176,7 @@ constexpr void put_sparse_codes(std::uint8_t* stage, index_t row, index_t group,
 inline void r16_matrix::decode_block(index_t row_block, index_t col_block,
                                      float values[r16_block_cols][r16_rows]) const noexcept {
   std::uint8_t const* const stages = data() + row_block * layout_.row_block_bytes() + layout_.header_bytes() +
-                                     col_block * r16_block_stages * stage_bytes(layout_.kind);
+                                     col_block * (r16_block_cols / r16_stage_cols) * stage_bytes(layout_.kind);
   index_t const rows = std::min(r16_rows, layout_.rows - row_block * r16_rows);
   index_t const cols = std::min(r16_block_cols, layout_.cols - col_block * r16_block_cols);
   for (index_t j = 0; j < r16_block_cols; ++j) std::fill_n(values[j], r16_rows, 0.0f);
@@ -191,9 +186,8 @@ inline void r16_matrix::decode_block(index_t row_block, index_t col_block,
     return scale(i, j) * static_cast<float>(code - zero(i, j)) * factor;
   };
   for (index_t r = 0; r < rows; ++r)
-    for (index_t stage = 0; stage < r16_block_stages; ++stage) {
-      std::uint8_t const* const at = stages + stage * stage_bytes(layout_.kind);
-      index_t const first = stage * r16_stage_cols;
+    for (index_t first = 0; first < cols; first += r16_stage_cols) {
+      std::uint8_t const* const at = stages + first / r16_stage_cols * stage_bytes(layout_.kind);
       if (layout_.kind == r16_kind::sparse24) {
         for (index_t group = 0; group < r16_stage_cols / 4; ++group) {
           auto const pair = detail::sparse_codes(at, r, group);
@@ -246,19 +240,17 @@ private:
     index_t const group = codes.block.cols_of(codes.cols());
     if (codes.scales.cols() <= 1) {
       layout.zero_points = false;
-    } else if (group % r16_block_cols == 0) {
-      layout.scale_sets = 1;
-    } else if (group == 32 || group == 64) {
-      layout.scale_sets = r16_block_cols / group;
+    } else if (group % r16_stage_cols == 0) {
+      layout.scale_cols = group;
     } else {
-      throw config_error(message("pack_r16: groups of ", group, " columns, possible are 32, 64 and multiples of 128"));
+      throw config_error(message("pack_r16: groups of ", group, " columns, possible are multiples of ", r16_stage_cols));
     }
     return layout;
   }
 
   void copy_row_scales() {
     r16_layout const& layout = packed_.layout_;
-    if (layout.scale_sets > 0) return check_scales();
+    if (layout.scale_cols > 0) return check_scales();
     auto const padded = static_cast<std::size_t>(layout.row_blocks() * r16_rows);
     packed_.row_scales_.assign(padded, 0.0f);
     if (!codes_.zeros.empty()) packed_.row_zeros_.assign(padded, 0.0f);
@@ -294,8 +286,8 @@ private:
 
   void put_scales(std::uint8_t* set, index_t i, index_t r) const {
     r16_layout const& layout = packed_.layout_;
-    if (layout.scale_sets == 0) return;
-    for (index_t j = 0; j < layout.cols; j += r16_block_cols / layout.scale_sets, set += layout.set_bytes()) {
+    if (layout.scale_cols == 0) return;
+    for (index_t j = 0; j < layout.cols; j += layout.scale_cols, set += layout.set_bytes()) {
       std::uint16_t const bits = fp16(codes_.scale_at(i, j)).bits;
       set[2 * r] = static_cast<std::uint8_t>(bits & 255);
       set[2 * r + 1] = static_cast<std::uint8_t>(bits >> 8);
@@ -340,7 +332,7 @@ private:
 };
 
 /// Codes of a dense matrix (d_out x d_in; 2 to 8 bits, 5 to 7 take the room of 8). @throws config_error on groups of scales
-/// that are not 32, 64 or a multiple of 128 columns, or group scales that fp16 cannot hold.
+/// that are no multiple of 32 columns, or group scales that fp16 cannot hold.
 [[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, context const& ctx = {}) {
   return r16_packer(codes, nullptr).pack(ctx);
 }

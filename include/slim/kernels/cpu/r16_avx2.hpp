@@ -186,7 +186,7 @@ SLIM_INLINE void half_of_set(r16_row_block const& a, std::uint8_t const* stage, 
     }
   }
   __m256 scale = _mm256_set1_ps(1.0f), zero = _mm256_setzero_ps();
-  if (a.sets > 0) {
+  if (a.set_stages > 0) {
     scale = header_scales(header + 16 * half);
     if constexpr (Kind != r16_kind::sparse24) zero = header_zeros<Kind>(a, header + 2 * r16_rows + 8 * half);
   }
@@ -202,14 +202,14 @@ SLIM_INLINE void half_of_set(r16_row_block const& a, std::uint8_t const* stage, 
 template <r16_kind Kind, int T>
 inline void r16_product(r16_row_block const& a, std::int8_t const* x, float const* scales, float const* sums, float* out) {
   for (int k = 0; k < T * r16_rows; ++k) out[k] = 0.0f;
-  index_t const sets = a.sets > 0 ? a.sets : 1, stages = r16_block_stages / sets;
-  for (index_t b = 0; b < a.col_blocks; ++b)
-    for (index_t set = 0; set < sets; ++set) {
-      index_t const first = b * r16_block_stages + set * stages;
-      for (index_t half = 0; half < 2; ++half)
-        half_of_set<Kind, T>(a, a.stages + first * stage_bytes(Kind), a.header + (b * sets + set) * a.set_bytes, half, stages,
-                             x + first * T * r16_stage_cols, scales + first * T, sums + first * T, out);
-    }
+  index_t const per_set = a.set_stages > 0 ? a.set_stages : a.stage_count;
+  std::uint8_t const* header = a.header;
+  for (index_t first = 0; first < a.stage_count; first += per_set, header += a.set_bytes) {
+    index_t const stages = a.stage_count - first < per_set ? a.stage_count - first : per_set;
+    for (index_t half = 0; half < 2; ++half)
+      half_of_set<Kind, T>(a, a.stages + first * stage_bytes(Kind), header, half, stages, x + first * T * r16_stage_cols,
+                           scales + first * T, sums + first * T, out);
+  }
 }
 
 #undef SLIM_INLINE

@@ -133,41 +133,40 @@ inline void r16_product(r16_row_block const& a, std::int8_t const* x, float cons
   __m512 total[T];
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) total[t] = _mm512_setzero_ps();
-  index_t const sets = a.sets > 0 ? a.sets : 1, stages = r16_block_stages / sets;
+  index_t const per_set = a.set_stages > 0 ? a.set_stages : a.stage_count;
   std::uint8_t const *stage = a.stages, *header = a.header;
-  for (index_t b = 0; b < a.col_blocks; ++b)
-    for (index_t set = 0; set < sets; ++set) {
-      __m512 part[T];
-      float inputs[T];
+  for (index_t left = a.stage_count; left > 0; left -= per_set, header += a.set_bytes) {
+    index_t const stages = left < per_set ? left : per_set;
+    __m512 part[T];
+    float inputs[T];
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        part[t] = _mm512_setzero_ps();
-        inputs[t] = 0.0f;
-      }
-      for (index_t s = 0; s < stages; ++s, stage += stage_bytes(Kind), x += T * r16_stage_cols, scales += T, sums += T) {
-        if constexpr (T <= 2) prefetch_stage<Kind>(stage);
-        stage_sums<T> products;
-        stage_products<Kind>(stage, x, products);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) {
-          part[t] = _mm512_fmadd_ps(_mm512_set1_ps(scales[t]), _mm512_maskz_cvtepi32_ps(every_lane, products.lane[t]), part[t]);
-          inputs[t] += sums[t];
-        }
-      }
-      if (a.sets == 0) {
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) total[t] = _mm512_add_ps(total[t], part[t]);
-        continue;
-      }
-      __m512 const scale = header_scales(header);
-      __m512 const zero = Kind == r16_kind::sparse24 ? _mm512_setzero_ps() : header_zeros<Kind>(a, header);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        if constexpr (Kind != r16_kind::sparse24) part[t] = _mm512_fnmadd_ps(zero, _mm512_set1_ps(inputs[t]), part[t]);
-        total[t] = _mm512_fmadd_ps(scale, part[t], total[t]);
-      }
-      header += a.set_bytes;
+    for (int t = 0; t < T; ++t) {
+      part[t] = _mm512_setzero_ps();
+      inputs[t] = 0.0f;
     }
+    for (index_t s = 0; s < stages; ++s, stage += stage_bytes(Kind), x += T * r16_stage_cols, scales += T, sums += T) {
+      if constexpr (T <= 2) prefetch_stage<Kind>(stage);
+      stage_sums<T> products;
+      stage_products<Kind>(stage, x, products);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        part[t] = _mm512_fmadd_ps(_mm512_set1_ps(scales[t]), _mm512_maskz_cvtepi32_ps(every_lane, products.lane[t]), part[t]);
+        inputs[t] += sums[t];
+      }
+    }
+    if (a.set_stages == 0) {
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) total[t] = _mm512_add_ps(total[t], part[t]);
+      continue;
+    }
+    __m512 const scale = header_scales(header);
+    __m512 const zero = Kind == r16_kind::sparse24 ? _mm512_setzero_ps() : header_zeros<Kind>(a, header);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      if constexpr (Kind != r16_kind::sparse24) part[t] = _mm512_fnmadd_ps(zero, _mm512_set1_ps(inputs[t]), part[t]);
+      total[t] = _mm512_fmadd_ps(scale, part[t], total[t]);
+    }
+  }
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) _mm512_storeu_ps(out + t * r16_rows, total[t]);
 }

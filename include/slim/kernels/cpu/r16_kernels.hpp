@@ -12,12 +12,14 @@ namespace detail {
 /// A row block, and how to walk it.
 struct r16_row_block {
   std::uint8_t const *header, *stages;
-  index_t col_blocks, set_bytes, sets;
+  index_t stage_count;
+  index_t set_stages; ///< that share a set of scales; 0 if there are none
+  index_t set_bytes;
   bool zero_points;
 };
 
 /// `out[t][r]` = sum over the columns of scale (code - zero) x for the vectors t of a tile; values, scales and sums as in
-/// input_tile. Where a row has one scale (sets = 0) it is left out, and so is the zero point of dense codes: the sum is over
+/// input_tile. Where a row has one scale (no sets) it is left out, and so is the zero point of dense codes: the sum is over
 /// code * x.
 using r16_kernel = void (*)(r16_row_block const&, std::int8_t const* values, float const* scales, float const* sums,
                             float* out);
@@ -59,40 +61,41 @@ inline void round_inputs(float* x, std::int8_t* out, float* scale, float* sum) {
 template <r16_kind Kind, int T>
 void r16_product(r16_row_block const& a, std::int8_t const* values, float const* scales, float const* sums, float* out) {
   for (int k = 0; k < T * r16_rows; ++k) out[k] = 0.0f;
-  index_t const sets = a.sets > 0 ? a.sets : 1, stages = r16_block_stages / sets;
-  for (index_t b = 0; b < a.col_blocks; ++b)
-    for (index_t set = 0; set < sets; ++set) {
-      std::uint8_t const* const header = a.header + (b * sets + set) * a.set_bytes;
-      for (index_t r = 0; r < r16_rows; ++r) {
-        float const scale =
-            a.sets > 0 ? static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(header[2 * r] | header[2 * r + 1] << 8)))
-                       : 1.0f;
-        float const zero = Kind == r16_kind::sparse24 || a.sets == 0 ? 0.0f
-                           : a.zero_points                           ? static_cast<float>(header[2 * r16_rows + r])
-                                                                     : static_cast<float>(1 << (code_bits(Kind) - 1));
-        for (int t = 0; t < T; ++t) {
-          float sum = 0, inputs = 0;
-          for (index_t s = set * stages; s < (set + 1) * stages; ++s) {
-            std::uint8_t const* const stage = a.stages + (b * r16_block_stages + s) * stage_bytes(Kind);
-            index_t const at = (b * r16_block_stages + s) * T + t;
-            std::int8_t const* const x = values + at * r16_stage_cols;
-            int dot = 0;
-            if constexpr (Kind == r16_kind::sparse24) {
-              for (index_t group = 0; group < r16_stage_cols / 4; ++group) {
-                sparse_pair const pair = sparse_codes(stage, r, group);
-                for (int slot = 0; slot < 2; ++slot)
-                  dot += (pair.code[slot] - 8) * static_cast<std::int8_t>(x[4 * group + pair.column[slot]] ^ -128);
-              }
-            } else {
-              for (index_t c = 0; c < r16_stage_cols; ++c) dot += dense_code(Kind, stage, r, c) * x[c];
+  std::uint8_t const* header = a.header;
+  index_t const per_set = a.set_stages > 0 ? a.set_stages : a.stage_count;
+  for (index_t first = 0; first < a.stage_count; first += per_set, header += a.set_bytes) {
+    index_t const last = std::min(a.stage_count, first + per_set);
+    for (index_t r = 0; r < r16_rows; ++r) {
+      float const scale =
+          a.set_stages > 0
+              ? static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(header[2 * r] | header[2 * r + 1] << 8)))
+              : 1.0f;
+      float const zero = Kind == r16_kind::sparse24 || a.set_stages == 0 ? 0.0f
+                         : a.zero_points                                 ? static_cast<float>(header[2 * r16_rows + r])
+                                                                         : static_cast<float>(1 << (code_bits(Kind) - 1));
+      for (int t = 0; t < T; ++t) {
+        float sum = 0, inputs = 0;
+        for (index_t s = first; s < last; ++s) {
+          std::uint8_t const* const stage = a.stages + s * stage_bytes(Kind);
+          index_t const at = s * T + t;
+          std::int8_t const* const x = values + at * r16_stage_cols;
+          int dot = 0;
+          if constexpr (Kind == r16_kind::sparse24) {
+            for (index_t group = 0; group < r16_stage_cols / 4; ++group) {
+              sparse_pair const pair = sparse_codes(stage, r, group);
+              for (int slot = 0; slot < 2; ++slot)
+                dot += (pair.code[slot] - 8) * static_cast<std::int8_t>(x[4 * group + pair.column[slot]] ^ -128);
             }
-            sum += scales[at] * static_cast<float>(dot);
-            inputs += sums[at];
+          } else {
+            for (index_t c = 0; c < r16_stage_cols; ++c) dot += dense_code(Kind, stage, r, c) * x[c];
           }
-          out[t * r16_rows + r] += scale * (sum - zero * inputs);
+          sum += scales[at] * static_cast<float>(dot);
+          inputs += sums[at];
         }
+        out[t * r16_rows + r] += scale * (sum - zero * inputs);
       }
     }
+  }
 }
 
 } // namespace scalar

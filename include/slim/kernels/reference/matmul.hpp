@@ -16,7 +16,7 @@ inline void reference_matmul_into(r16_matrix const& w, matrix_view<float const> 
   for (index_t t = 0; t < y.rows(); ++t)
     for (index_t i = 0; i < y.cols(); ++i) y(t, i) = 0.0;
   for (index_t rb = 0; rb < w.layout().row_blocks(); ++rb)
-    for (index_t cb = 0; cb < w.layout().col_blocks(); ++cb) {
+    for (index_t cb = 0; cb * r16_block_cols < w.cols(); ++cb) {
       w.decode_block(rb, cb, values);
       for (index_t t = 0; t < x.rows(); ++t)
         for (index_t r = 0; r < std::min(r16_rows, w.rows() - rb * r16_rows); ++r)
