@@ -1,11 +1,11 @@
-// Products with packed matrices, side by side with a plain read loop, Eigen's float product and, where it was built beside the
-// project, ggml's quantized products (repacked layouts included). All contestants take turns in one run; weights rotate
-// through more than five times the last-level cache. Medians, and ratios to the peers of the same run.
-// Usage: bench_matmul [threads = 1] [d_out = 4096] [d_in = 4096] [tokens = 1] [rounds = 25] [megabytes of weights = 192]
+// Products with packed matrices, side by side with a plain read loop, the float products of Eigen and OpenBLAS and, where it
+// was built beside the project, ggml's quantized products (repacked layouts included). All contestants take turns in one run;
+// weights rotate through more than five times the last-level cache. Medians, and ratios to the peers of the same run. Usage:
+// bench_matmul [threads = 1] [d_out = 4096] [d_in = 4096] [tokens = 1] [rounds = 25] [megabytes of weights = 192]
 #include "../timing.hpp"
 
 #include "slim/core/random.hpp"
-#include "slim/kernels/matmul.hpp"
+#include "slim/kernels/packed_linear.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/quantization/absmax.hpp"
 #include "slim/saliency/magnitude.hpp"
@@ -15,6 +15,7 @@
 #endif
 
 #include <Eigen/Core>
+#include <cblas.h>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -103,6 +104,20 @@ public:
                             }});
   }
 
+  void add_with_adapter(slim::r16_matrix const& sparse) {
+    index_t const rank = std::min(s_.rows, s_.cols) / 10;
+    slim::absmax_quantizer const four({.bits = 4, .scale_format = slim::number_format::fp16});
+    auto const factor = [&](index_t rows, index_t cols) {
+      return slim::pack_r16(four.quantize(normal(rows, cols, 3).view(), slim::calibration(cols)));
+    };
+    slim::packed_linear const layer{sparse, factor(rank, s_.cols), factor(s_.rows, rank), {}, {}};
+    auto const bytes = static_cast<double>(layer.byte_size());
+    auto const all = std::make_shared<std::vector<slim::packed_linear>>(static_cast<std::size_t>(s_.copies(bytes)), layer);
+    contestants_.push_back(
+        {"slim 2:4 int4 g128 + int4 adapters 0.1", bytes, static_cast<int>(all->size()),
+         [all, this](int copy) { slim::matmul_into((*all)[static_cast<std::size_t>(copy)], x_.view(), y_.view(), {}, ctx_); }});
+  }
+
   void add_ours() {
     slim::absmax_quantizer const four({.bits = 4, .scale_format = slim::number_format::fp16}),
         three({.bits = 3, .symmetric = false, .scale_format = slim::number_format::fp16});
@@ -112,6 +127,7 @@ public:
     auto const sparse = slim::pack_r16(codes, kept);
     add_read_loop(static_cast<double>(sparse.byte_size()));
     add_packed("slim 2:4 int4 g128", sparse);
+    add_with_adapter(sparse);
     add_packed("slim dense int3 g128", slim::pack_r16(three.quantize(w_.view(), none)));
     add_packed("slim dense int4 g128", slim::pack_r16(codes));
     add_packed("slim 2:4 int4 g128, 16-bit inputs", sparse, {.inputs = slim::input_precision::int16});
@@ -133,6 +149,22 @@ public:
                                 y.row(0).transpose().noalias() = w * x.row(0).transpose();
                               else
                                 y.noalias() = x * w.transpose();
+                            }});
+  }
+
+  void add_openblas() {
+    openblas_set_num_threads(s_.threads);
+    auto const bytes = static_cast<double>(w_.size()) * sizeof(float);
+    auto const all = std::make_shared<std::vector<matrix<float>>>(static_cast<std::size_t>(s_.copies(bytes)), w_);
+    contestants_.push_back({"OpenBLAS float", bytes, static_cast<int>(all->size()), [all, this](int copy) {
+                              float const* const w = (*all)[static_cast<std::size_t>(copy)].data();
+                              auto const rows = static_cast<blasint>(s_.rows), cols = static_cast<blasint>(s_.cols);
+                              auto const tokens = static_cast<blasint>(s_.tokens);
+                              if (tokens == 1)
+                                cblas_sgemv(CblasRowMajor, CblasNoTrans, rows, cols, 1, w, cols, x_.data(), 1, 0, y_.data(), 1);
+                              else
+                                cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, tokens, rows, cols, 1, x_.data(), cols, w,
+                                            cols, 0, y_.data(), rows);
                             }});
   }
 
@@ -186,12 +218,12 @@ public:
     double const read = contestants_[0].bytes / bench::median(contestants_[0].seconds);
     std::printf("%td x %td, %td tokens, %d threads, %d rounds; checksum %llx\n", s_.rows, s_.cols, s_.tokens, s_.threads,
                 s_.rounds, static_cast<unsigned long long>(sink_));
-    std::printf("| %-36s | %8s | %8s | %7s | %6s | %10s |\n", "what", "ms", "quartile", "GB/s", "read", "to 2:4 int4");
+    std::printf("| %-38s | %8s | %8s | %7s | %6s | %10s |\n", "what", "ms", "quartile", "GB/s", "read", "to 2:4 int4");
     for (contestant const& c : contestants_) {
       auto sorted = c.seconds;
       std::sort(sorted.begin(), sorted.end());
       double const middle = sorted[sorted.size() / 2], upper = sorted[sorted.size() * 3 / 4];
-      std::printf("| %-36s | %8.3f | %8.3f | %7.1f | %5.0f%% | %10.2fx |\n", c.name.c_str(), 1e3 * middle, 1e3 * upper,
+      std::printf("| %-38s | %8.3f | %8.3f | %7.1f | %5.0f%% | %10.2fx |\n", c.name.c_str(), 1e3 * middle, 1e3 * upper,
                   1e-9 * c.bytes / middle, 100 * c.bytes / middle / read, middle / sparse);
     }
   }
@@ -223,6 +255,7 @@ int main(int argc, char** argv) {
   tournament t(s);
   t.add_ours();
   t.add_eigen();
+  t.add_openblas();
 #ifdef SLIM_BENCH_GGML
   t.add_ggml();
 #else

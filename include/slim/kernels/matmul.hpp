@@ -111,34 +111,114 @@ private:
   index_t planes_;
 };
 
-/// Float inputs: a block is decoded and serves all tokens of a walk.
-inline void exact_product(r16_matrix const& w, matrix_view<float const> x, matrix_view<float> y, bool add, context const& ctx) {
-  exact_kernel const kernel = exact_kernel_of(ctx.simd);
-  index_t const row_blocks = w.layout().row_blocks();
-  ctx.parallel_for(row_blocks, row_blocks_per_task(row_blocks), [&](index_t begin, index_t end) {
-    alignas(64) float values[r16_block_cols][r16_rows];
-    matrix<float> sums(x.rows(), r16_rows);
-    std::vector<float const*> inputs(static_cast<std::size_t>(x.rows()));
-    std::vector<float*> outputs(inputs.size());
-    for (index_t rb = begin; rb < end; ++rb) {
-      std::fill_n(sums.data(), sums.size(), 0.0f);
-      for (index_t cb = 0; cb * r16_block_cols < w.cols(); ++cb) {
-        w.decode_block(rb, cb, values);
-        index_t const from = cb * r16_block_cols;
-        for (index_t t = 0; t < x.rows(); ++t) {
-          inputs[static_cast<std::size_t>(t)] = x.row(t) + from;
-          outputs[static_cast<std::size_t>(t)] = sums.row(t);
-        }
-        kernel(values, std::min(r16_block_cols, w.cols() - from), x.rows(), inputs.data(), outputs.data());
-      }
+/// Float inputs. A block of 16 rows and 128 columns is decoded and serves all tokens of a walk: dense codes with rows in the
+/// lanes of vectors; 2:4 codes with tokens in the lanes, which multiplies kept weights only.
+class exact_product {
+public:
+  exact_product(r16_matrix const& w, matrix_view<float> y, bool add, context const& ctx)
+      : w_(w), y_(y), add_(add), sparse_(w.layout().kind == r16_kind::sparse24), ctx_(ctx),
+        kernels_(exact_kernels_of(ctx.simd)) {}
+
+  void run(matrix_view<float const> x) {
+    matrix<float> scaled;
+    if (!w_.input_factors().empty()) { // the codes are decoded without them
+      scaled = matrix<float>(x);
       for (index_t t = 0; t < x.rows(); ++t)
-        for (index_t r = 0; r < std::min(r16_rows, w.rows() - rb * r16_rows); ++r) {
-          float& out = y(t, rb * r16_rows + r);
-          out = add ? out + sums(t, r) : sums(t, r);
-        }
+        for (index_t j = 0; j < x.cols(); ++j) scaled(t, j) *= w_.input_factors()[static_cast<std::size_t>(j)];
+      x = scaled.view();
     }
-  });
-}
+    for (index_t first = 0; first < x.rows(); first += tokens_per_walk)
+      walk(x.middle_rows(first, std::min(tokens_per_walk, x.rows() - first)), first);
+  }
+
+private:
+  static constexpr index_t slots = r16_block_cols / 2;
+
+  struct block {
+    alignas(64) float w[r16_block_cols][r16_rows];
+    alignas(64) unsigned columns[slots][r16_rows];
+  };
+
+  void walk(matrix_view<float const> x, index_t first) {
+    index_t const tokens = sparse_ ? (x.rows() + 15) / 16 * 16 : x.rows(), row_blocks = w_.layout().row_blocks();
+    matrix<float> columns(sparse_ ? w_.cols() : 0, tokens); // X^T
+    for (index_t j = 0; j < columns.rows(); ++j)
+      for (index_t t = 0; t < x.rows(); ++t) columns(j, t) = x(t, j);
+    ctx_.parallel_for(row_blocks, row_blocks_per_task(row_blocks), [&](index_t begin, index_t end) {
+      block decoded;
+      matrix<float> sums(sparse_ ? r16_rows : tokens, sparse_ ? tokens : r16_rows);
+      for (index_t rb = begin; rb < end; ++rb) {
+        std::fill_n(sums.data(), sums.size(), 0.0f);
+        for (index_t from = 0; from < w_.cols(); from += r16_block_cols) {
+          index_t const cols = std::min(r16_block_cols, w_.cols() - from);
+          decode(rb, from, cols, decoded);
+          if (sparse_)
+            multiply_sparse(decoded, from, cols, columns, sums);
+          else
+            multiply_dense(decoded, from, cols, x, sums);
+        }
+        write(rb, first, x.rows(), sums);
+      }
+    });
+  }
+
+  void decode(index_t rb, index_t from, index_t cols, block& out) const {
+    r16_layout const& layout = w_.layout();
+    std::uint8_t const* const stages = w_.data() + rb * layout.row_block_bytes() + layout.header_bytes();
+    alignas(64) float scales[r16_rows], zeros[r16_rows];
+    index_t known = -1; // the set that scales and zeros are of
+    for (index_t c = 0; c < cols; c += r16_stage_cols) {
+      index_t const j = from + c, set = layout.scale_cols > 0 ? j / layout.scale_cols : 0;
+      for (index_t r = 0; r < r16_rows && set != known; ++r) {
+        scales[r] = w_.scale(rb * r16_rows + r, j);
+        zeros[r] = static_cast<float>(w_.zero(rb * r16_rows + r, j));
+      }
+      known = set;
+      std::uint8_t const* const stage = stages + j / r16_stage_cols * stage_bytes(layout.kind);
+      if (sparse_)
+        kernels_.decode_sparse(stage, static_cast<unsigned>(c), scales, out.w + c / 2, out.columns + c / 2);
+      else
+        kernels_.decode_dense(layout.kind, stage, scales, zeros, out.w + c);
+    }
+  }
+
+  void multiply_sparse(block& b, index_t from, index_t cols, matrix<float> const& columns, matrix<float>& sums) const {
+    index_t const used = (cols + r16_stage_cols - 1) / r16_stage_cols * (r16_stage_cols / 2);
+    if (cols % r16_stage_cols != 0) drop_padding(b, used, cols);
+    kernels_.sparse_product(b.w, b.columns, used, sums.cols(), columns.row(from), sums.data());
+  }
+
+  /// Kept weights behind the last column are none.
+  static void drop_padding(block& b, index_t used, index_t cols) {
+    for (index_t s = 0; s < used; ++s)
+      for (index_t r = 0; r < r16_rows; ++r)
+        if (static_cast<index_t>(b.columns[s][r]) >= cols) {
+          b.columns[s][r] = 0;
+          b.w[s][r] = 0.0f;
+        }
+  }
+
+  void multiply_dense(block const& b, index_t from, index_t cols, matrix_view<float const> x, matrix<float>& sums) const {
+    float const* inputs[tokens_per_walk];
+    for (index_t t = 0; t < x.rows(); ++t) inputs[t] = x.row(t) + from;
+    kernels_.dense_product(b.w, cols, x.rows(), inputs, reinterpret_cast<float(*)[r16_rows]>(sums.data()));
+  }
+
+  void write(index_t rb, index_t first, index_t tokens, matrix<float> const& sums) const {
+    for (index_t t = 0; t < tokens; ++t)
+      for (index_t r = 0; r < std::min(r16_rows, w_.rows() - rb * r16_rows); ++r) {
+        float& out = y_(first + t, rb * r16_rows + r);
+        float const value = sparse_ ? sums(r, t) : sums(t, r);
+        out = add_ ? out + value : value;
+      }
+  }
+
+  r16_matrix const& w_;
+  matrix_view<float> y_;
+  bool add_, sparse_;
+  context const& ctx_;
+  exact_kernels const& kernels_;
+};
 
 } // namespace detail
 
@@ -153,7 +233,7 @@ inline void matmul_into(r16_matrix const& w, matrix_view<float const> x, matrix_
   if (x.cols() != w.cols() || y.cols() != w.rows() || x.rows() != y.rows())
     throw shape_error(message("matmul_into: X ", x.rows(), " x ", x.cols(), ", W ", w.rows(), " x ", w.cols(), ", Y ", y.rows(),
                               " x ", y.cols()));
-  if (options.inputs == input_precision::exact) return detail::exact_product(w, x, y, options.add, ctx);
+  if (options.inputs == input_precision::exact) return detail::exact_product(w, y, options.add, ctx).run(x);
   detail::integer_product(w, y, options, ctx).run(x);
 }
 

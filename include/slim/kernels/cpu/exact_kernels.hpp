@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// Inner loop of products with float inputs, one per instruction set.
+/// Inner loops of products with float inputs, one set per instruction set.
 
 #include "slim/kernels/r16.hpp"
 #include "slim/linalg/simd.hpp"
@@ -8,8 +8,15 @@
 namespace slim::inline SLIM_ABI {
 namespace detail {
 
-/// y[t][0 .. 15] += the product of a decoded block [column][row] with x[t][0 .. cols).
-using exact_kernel = void (*)(float const (*w)[r16_rows], index_t cols, index_t tokens, float const* const* x, float* const* y);
+/// Inner loops of one instruction set; explained in exact_kernels.inc. A block has 16 rows.
+struct exact_kernels {
+  void (*decode_dense)(r16_kind kind, unsigned char const* stage, float const* scales, float const* zeros, float (*w)[16]);
+  void (*decode_sparse)(unsigned char const* stage, unsigned first, float const* scales, float (*w)[16],
+                        unsigned (*columns)[16]);
+  void (*dense_product)(float const (*w)[16], index_t cols, index_t tokens, float const* const* x, float (*y)[16]);
+  void (*sparse_product)(float const (*w)[16], unsigned const (*columns)[16], index_t slots, index_t tokens, float const* x,
+                         float* y);
+};
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
@@ -44,17 +51,17 @@ SLIM_SIMD_END
 #endif
 
 /// @throws config_error if the machine lacks the level.
-[[nodiscard]] inline exact_kernel exact_kernel_of(simd_level wanted) {
+[[nodiscard]] inline exact_kernels const& exact_kernels_of(simd_level wanted) {
 #if SLIM_SIMD_X86
   switch (resolve(wanted)) {
-  case simd_level::avx512: return avx512::exact::exact_block;
-  case simd_level::avx2: return avx2::exact::exact_block;
+  case simd_level::avx512: return avx512::exact::kernels;
+  case simd_level::avx2: return avx2::exact::kernels;
   default: break;
   }
 #else
   (void)resolve(wanted);
 #endif
-  return scalar::exact::exact_block;
+  return scalar::exact::kernels;
 }
 
 } // namespace detail
