@@ -1,0 +1,33 @@
+#pragma once
+/// @file
+/// Whether a mask keeps what its n:m pattern promises: formats store a promise only if it is true, and a reader believes none.
+
+#include "slim/pruning/mask.hpp"
+
+namespace slim::inline SLIM_ABI {
+namespace detail {
+
+/// n of every m consecutive columns of every row, ceil(t n / m) of a ragged last group of t. True without a pattern.
+[[nodiscard]] inline bool keeps(mask const& kept, sparsity_pattern pattern) noexcept {
+  if (!pattern.structured()) return true;
+  for (index_t i = 0; i < kept.rows(); ++i)
+    for (index_t first = 0; first < kept.cols(); first += pattern.m) {
+      index_t const width = std::min(pattern.m, kept.cols() - first);
+      index_t count = 0;
+      for (index_t j = first; j < first + width; ++j) count += kept.kept(i, j) ? 1 : 0;
+      if (count != pattern.kept_of(width)) return false;
+    }
+  return true;
+}
+
+/// The same weights, with the pattern only if it holds and fits into a header.
+[[nodiscard]] inline mask with_true_pattern(mask const& kept, sparsity_pattern pattern) {
+  bool const fits = pattern.structured() && pattern.n >= 0 && pattern.n <= pattern.m && pattern.m < (index_t{1} << 31);
+  mask same(kept.rows(), kept.cols(), fits && keeps(kept, pattern) ? pattern : sparsity_pattern{});
+  for (index_t i = 0; i < kept.rows(); ++i)
+    for (index_t j = 0; j < kept.cols(); ++j) same.keep(i, j, kept.kept(i, j));
+  return same;
+}
+
+} // namespace detail
+} // namespace slim::inline SLIM_ABI
