@@ -4,7 +4,7 @@
 
 #include "slim/packing/packed_format.hpp"
 
-#include <cmath>
+#include <algorithm>
 
 namespace slim::inline SLIM_ABI {
 namespace detail {
@@ -34,9 +34,16 @@ namespace detail {
   return std::bit_cast<float>(bits);
 }
 
-/// 0 or a positive finite number: what a scale may be. -0 has two spellings too many.
-[[nodiscard]] inline bool can_be_scale(float value) noexcept { return std::isfinite(value) && !std::signbit(value); }
-[[nodiscard]] inline bool can_be_factor(float value) noexcept { return std::isfinite(value) && value > 0.0f; }
+/// What numbers may be, by their bits: -ffast-math takes no NaN for one.
+[[nodiscard]] constexpr bool is_finite(float value) noexcept {
+  return (std::bit_cast<std::uint32_t>(value) & 0x7fffffffu) < 0x7f800000u;
+}
+/// 0 or positive, finite, and not -0, so that a scale has one spelling.
+[[nodiscard]] constexpr bool can_be_scale(float value) noexcept { return std::bit_cast<std::uint32_t>(value) < 0x7f800000u; }
+/// Positive and finite.
+[[nodiscard]] constexpr bool can_be_factor(float value) noexcept {
+  return std::bit_cast<std::uint32_t>(value) - 1u < 0x7f7fffffu;
+}
 
 // ---- writing
 
@@ -66,7 +73,7 @@ inline void check_shapes(packed_kind kind, integer_codes const& codes, mask cons
 inline void check_numbers(packed_kind kind, integer_codes const& codes, std::optional<code_book> const& book) {
   for (index_t k = 0; k < codes.scales.size(); ++k) {
     float const scale = codes.scales.data()[k];
-    if (!std::isfinite(scale)) throw nonfinite_error(message(name_of(kind), ": scale ", k, " is ", scale));
+    if (!is_finite(scale)) throw nonfinite_error(message(name_of(kind), ": scale ", k, " is ", scale));
     if (!can_be_scale(scale) || rounded_to(codes.scale_format, scale) != scale)
       throw config_error(message(name_of(kind), ": scale ", k, " is ", scale, ", which is not a non-negative ",
                                  name_of(codes.scale_format), " number"));
@@ -81,7 +88,7 @@ inline void check_numbers(packed_kind kind, integer_codes const& codes, std::opt
   if (codes.bits != 4 || !codes.zeros.empty())
     throw config_error(message(name_of(kind), ": a code book belongs to 4 bits without zero points"));
   for (float const value : *book)
-    if (!std::isfinite(value)) throw nonfinite_error(message(name_of(kind), ": code book holds ", value));
+    if (!is_finite(value)) throw nonfinite_error(message(name_of(kind), ": code book holds ", value));
 }
 
 /// @throws shape_error, config_error, nonfinite_error if no decoder would accept the matrix.
@@ -191,7 +198,7 @@ inline void put_code(field_writer& fields, integer_codes const& codes, packed_ki
   std::size_t const at = reader.position();
   book = reader.read<code_book>();
   for (float const value : book)
-    if (!std::isfinite(value)) return message("byte ", at, ": the code book holds ", value);
+    if (!is_finite(value)) return message("byte ", at, ": the code book holds ", value);
   return {};
 }
 
