@@ -13,29 +13,29 @@ namespace detail {
   return count / 8 * bits + (count % 8 * bits + 7) / 8; // count * bits may overflow where this does not
 }
 
-/// Appends rows of fields of 1 to 8 bits.
+/// Writes rows of fields of 1 to 8 bits where there is room for them.
 class field_writer {
 public:
-  explicit field_writer(std::vector<std::byte>& out) noexcept : out_(&out) {}
+  explicit field_writer(std::byte* at) noexcept : at_(at) {}
 
-  void put(unsigned field, int bits) {
+  void put(unsigned field, int bits) noexcept {
     pending_ |= field << filled_;
     filled_ += bits;
     if (filled_ >= 8) {
-      out_->push_back(static_cast<std::byte>(pending_ & 0xffu));
+      *at_++ = static_cast<std::byte>(pending_ & 0xffu);
       pending_ >>= 8;
       filled_ -= 8;
     }
   }
 
-  void end_row() {
-    if (filled_ > 0) out_->push_back(static_cast<std::byte>(pending_));
+  void end_row() noexcept {
+    if (filled_ > 0) *at_++ = static_cast<std::byte>(pending_);
     pending_ = 0;
     filled_ = 0;
   }
 
 private:
-  std::vector<std::byte>* out_;
+  std::byte* at_;
   unsigned pending_ = 0;
   int filled_ = 0;
 };
@@ -70,6 +70,12 @@ private:
   unsigned pending_ = 0;
   int filled_ = 0;
 };
+
+/// Appends room for fields, zeros so far.
+[[nodiscard]] inline field_writer append_fields(std::vector<std::byte>& out, std::int64_t bytes) {
+  out.resize(out.size() + static_cast<std::size_t>(bytes));
+  return field_writer(out.data() + out.size() - bytes);
+}
 
 /// Signed codes as unsigned fields: the lowest code, -2^(bits-1), is 0.
 [[nodiscard]] constexpr unsigned field_of(int code, int bits) noexcept {

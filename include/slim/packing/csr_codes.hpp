@@ -17,20 +17,25 @@ class csr_codes {
 public:
   static constexpr packed_kind kind = packed_kind::csr_codes;
 
+  /// Bytes of an offset: the last one is the number of entries.
+  [[nodiscard]] static constexpr int offset_bytes(std::int64_t entries) noexcept {
+    return entries <= std::numeric_limits<std::uint32_t>::max() ? 4 : 8;
+  }
+
   /// @throws shape_error, config_error, nonfinite_error for parts that do not fit each other.
   [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, mask const& kept,
                                                    std::optional<code_book> const& book = {}) {
     detail::check_packable(kind, codes, kept, book);
-    sparsity_pattern const pattern = detail::with_true_pattern(kept, kept.pattern()).pattern();
-    packed_header const header = detail::header_of(kind, codes, pattern, book, kept.count());
+    packed_header const header = detail::header_of(kind, codes, detail::true_pattern(kept), book, kept.count());
     std::vector<std::byte> out;
     out.reserve(static_cast<std::size_t>(total_bytes(header)));
     detail::append_bytes(out, header);
     detail::append_side_data(out, codes, book);
     append_offsets(out, kept, offset_bytes(header.entries));
     for_each_kept(kept, [&](index_t, index_t j) { detail::append_column(out, j, codes.cols()); });
-    detail::field_writer fields(out);
-    for_each_kept(kept, [&](index_t i, index_t j) { detail::put_code(fields, codes, kind, i, j, codes.codes(i, j)); });
+    int const bits = codes.bits;
+    detail::field_writer fields = detail::append_fields(out, detail::field_bytes(header.entries, bits));
+    for_each_kept(kept, [&](index_t i, index_t j) { detail::put_code(fields, kind, bits, i, j, codes.codes(i, j)); });
     fields.end_row();
     return out;
   }
@@ -56,9 +61,6 @@ public:
   }
 
 private:
-  [[nodiscard]] static constexpr int offset_bytes(std::int64_t entries) noexcept {
-    return entries <= std::numeric_limits<std::uint32_t>::max() ? 4 : 8;
-  }
   [[nodiscard]] static constexpr std::int64_t body_bytes(packed_header const& h) noexcept {
     return (h.rows + 1) * offset_bytes(h.entries) + h.entries * detail::column_bytes(h.cols) +
            detail::field_bytes(h.entries, h.bits);
@@ -123,5 +125,6 @@ private:
 };
 
 static_assert(packed_format<csr_codes>);
+static_assert(csr_codes::offset_bytes(0xffffffff) == 4 && csr_codes::offset_bytes(0x100000000) == 8);
 
 } // namespace slim::inline SLIM_ABI

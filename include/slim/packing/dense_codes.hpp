@@ -50,14 +50,8 @@ public:
     detail::byte_reader reader(bytes, sizeof(packed_header));
     result<unpacked_matrix> read = detail::read_side_data(*header, reader);
     if (!read) return read;
-    detail::field_reader fields(reader.take(body_bytes(*header)));
-    for (index_t i = 0; i < header->rows; ++i) {
-      for (index_t j = 0; j < header->cols; ++j) {
-        read->codes.codes(i, j) = detail::code_of(fields.get(header->bits), header->bits);
-        read->kept.keep(i, j);
-      }
-      if (!fields.end_row()) return failure{message("dense_codes: row ", i, ": bits behind its end are set")};
-    }
+    if (std::string const why = read_rows(*read, reader.take(body_bytes(*header))); !why.empty())
+      return failure{message("dense_codes: ", why)};
     return read;
   }
 
@@ -75,6 +69,18 @@ private:
     return static_cast<std::int64_t>(sizeof(packed_header)) + detail::side_bytes(h) + body_bytes(h);
   }
 
+  static std::string read_rows(unpacked_matrix& read, std::span<std::byte const> bytes) {
+    detail::field_reader fields(bytes);
+    int const bits = read.codes.bits;
+    for (index_t i = 0; i < read.codes.rows(); ++i) {
+      std::int8_t* const row = read.codes.codes.row(i);
+      for (index_t j = 0, cols = read.codes.cols(); j < cols; ++j) row[j] = detail::code_of(fields.get(bits), bits);
+      if (!fields.end_row()) return message("row ", i, ": bits behind its end are set");
+      for (index_t j = 0, cols = read.codes.cols(); j < cols; ++j) read.kept.keep(i, j);
+    }
+    return {};
+  }
+
   template <class Code>
   static std::vector<std::byte> packed(integer_codes const& codes, std::optional<code_book> const& book, Code const& code) {
     packed_header const header = detail::header_of(kind, codes, {}, book, codes.codes.size());
@@ -82,9 +88,10 @@ private:
     out.reserve(static_cast<std::size_t>(total_bytes(header)));
     detail::append_bytes(out, header);
     detail::append_side_data(out, codes, book);
-    detail::field_writer fields(out);
+    detail::field_writer fields = detail::append_fields(out, body_bytes(header));
+    int const bits = codes.bits;
     for (index_t i = 0; i < codes.rows(); ++i) {
-      for (index_t j = 0; j < codes.cols(); ++j) detail::put_code(fields, codes, kind, i, j, code(i, j));
+      for (index_t j = 0; j < codes.cols(); ++j) detail::put_code(fields, kind, bits, i, j, code(i, j));
       fields.end_row();
     }
     return out;

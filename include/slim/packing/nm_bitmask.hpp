@@ -18,19 +18,19 @@ public:
   [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, mask const& kept,
                                                    std::optional<code_book> const& book = {}) {
     detail::check_packable(kind, codes, kept, book);
-    sparsity_pattern const pattern = detail::with_true_pattern(kept, kept.pattern()).pattern();
     std::vector<std::byte> out;
     out.reserve(static_cast<std::size_t>(byte_size(codes, kept, book)));
-    detail::append_bytes(out, detail::header_of(kind, codes, pattern, book, kept.count()));
+    detail::append_bytes(out, detail::header_of(kind, codes, detail::true_pattern(kept), book, kept.count()));
     detail::append_side_data(out, codes, book);
-    detail::field_writer fields(out);
+    int const bits = codes.bits;
+    detail::field_writer fields = detail::append_fields(out, byte_size(codes, kept, book) - std::ssize(out));
     for (index_t i = 0; i < codes.rows(); ++i) {
       for (index_t j = 0; j < codes.cols(); ++j) fields.put(kept.kept(i, j) ? 1u : 0u, 1);
       fields.end_row();
     }
     for (index_t i = 0; i < codes.rows(); ++i) {
       for (index_t j = 0; j < codes.cols(); ++j)
-        if (kept.kept(i, j)) detail::put_code(fields, codes, kind, i, j, codes.codes(i, j));
+        if (kept.kept(i, j)) detail::put_code(fields, kind, bits, i, j, codes.codes(i, j));
       fields.end_row();
     }
     return out;
@@ -93,9 +93,11 @@ private:
       return message("the mask keeps ", count, " codes in ", size, " bytes; the header says ", header.entries,
                      ", and there are ", reader.left(), " bytes");
     detail::field_reader fields(reader.take(size));
+    int const bits = header.bits;
     for (index_t i = 0; i < header.rows; ++i) {
+      std::int8_t* const row = read.codes.codes.row(i);
       for (index_t j = 0; j < header.cols; ++j)
-        if (read.kept.kept(i, j)) read.codes.codes(i, j) = detail::code_of(fields.get(header.bits), header.bits);
+        if (read.kept.kept(i, j)) row[j] = detail::code_of(fields.get(bits), bits);
       if (!fields.end_row()) return message("row ", i, " of the codes: bits behind its end are set");
     }
     return {};

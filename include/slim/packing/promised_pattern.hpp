@@ -20,13 +20,11 @@ namespace detail {
   return true;
 }
 
-/// The same weights, with the pattern only if it holds and fits into a header.
-[[nodiscard]] inline mask with_true_pattern(mask const& kept, sparsity_pattern pattern) {
-  bool const fits = pattern.structured() && pattern.n >= 0 && pattern.n <= pattern.m && pattern.m < (index_t{1} << 31);
-  mask same(kept.rows(), kept.cols(), fits && keeps(kept, pattern) ? pattern : sparsity_pattern{});
-  for (index_t i = 0; i < kept.rows(); ++i)
-    for (index_t j = 0; j < kept.cols(); ++j) same.keep(i, j, kept.kept(i, j));
-  return same;
+/// The pattern of a mask if it holds and fits into a header, else none.
+[[nodiscard]] inline sparsity_pattern true_pattern(mask const& kept) noexcept {
+  sparsity_pattern const promised = kept.pattern();
+  bool const fits = promised.n >= 0 && promised.n <= promised.m && promised.m < (index_t{1} << 31);
+  return promised.structured() && fits && keeps(kept, promised) ? promised : sparsity_pattern{};
 }
 
 } // namespace detail

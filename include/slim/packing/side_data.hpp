@@ -135,7 +135,7 @@ inline void append_side_data(std::vector<std::byte>& out, integer_codes const& c
     else
       append_bytes(out, bits);
   }
-  field_writer zeros(out);
+  field_writer zeros = append_fields(out, field_bytes(codes.zeros.size(), codes.bits));
   for (index_t k = 0; k < codes.zeros.size(); ++k) zeros.put(field_of(codes.zeros.data()[k], codes.bits), codes.bits);
   zeros.end_row();
   for (index_t j = 0; j < std::ssize(codes.channel_factors); ++j)
@@ -147,11 +147,15 @@ inline void append_side_data(std::vector<std::byte>& out, integer_codes const& c
     for (float const value : *book) append_bytes(out, value);
 }
 
-/// Appends one code. @throws config_error if it does not lie in its bits.
-inline void put_code(field_writer& fields, integer_codes const& codes, packed_kind kind, index_t i, index_t j, int code) {
-  if (code < codes.lowest() || code > codes.highest())
-    throw config_error(message(name_of(kind), ": code (", i, ", ", j, ") is ", code, " in ", codes.bits, " bits"));
-  fields.put(field_of(code, codes.bits), codes.bits);
+[[noreturn]] inline void refuse_code(packed_kind kind, int bits, index_t i, index_t j, int code) {
+  throw config_error(message(name_of(kind), ": code (", i, ", ", j, ") is ", code, " in ", bits, " bits"));
+}
+
+/// Writes the code of weight (i, j). @throws config_error if it does not lie in its bits.
+inline void put_code(field_writer& fields, packed_kind kind, int bits, index_t i, index_t j, int code) {
+  unsigned const field = field_of(code, bits);
+  if (field >> bits != 0) refuse_code(kind, bits, i, j, code);
+  fields.put(field, bits);
 }
 
 // ---- reading

@@ -35,30 +35,15 @@ public:
                                                    std::optional<code_book> const& book = {}) {
     detail::check_packable(kind, codes, kept, book);
     mask const filled = with_fillers(kept, book);
-    packed_header const header = detail::header_of(kind, codes, filled.pattern(), book, entries(codes.rows(), codes.cols()));
+    packed_header const header =
+        detail::header_of(kind, codes, detail::true_pattern(filled), book, entries(codes.rows(), codes.cols()));
     std::vector<std::byte> out;
     out.reserve(static_cast<std::size_t>(total_bytes(header)));
     detail::append_bytes(out, header);
     detail::append_side_data(out, codes, book);
-    detail::field_writer fields(out);
-    for (index_t i = 0; i < codes.rows(); ++i) {
-      for (index_t first = 0; first < codes.cols(); first += 4) {
-        pair const at = positions(filled, i, first);
-        for (int const position : {at.low, at.high}) {
-          index_t const j = first + position;
-          bool const real = j < codes.cols() && kept.kept(i, j);
-          detail::put_code(fields, codes, kind, i, j, real ? codes.codes(i, j) : zero_at(codes, i, j));
-        }
-      }
-      fields.end_row();
-    }
-    for (index_t i = 0; i < codes.rows(); ++i) {
-      for (index_t first = 0; first < codes.cols(); first += 4) {
-        pair const at = positions(filled, i, first);
-        fields.put(static_cast<unsigned>(at.low | at.high << 2), 4);
-      }
-      fields.end_row();
-    }
+    detail::field_writer fields = detail::append_fields(out, body_bytes(header));
+    write_codes(fields, codes, kept, filled);
+    write_positions(fields, filled);
     return out;
   }
 
@@ -127,7 +112,7 @@ private:
             --missing;
           }
       }
-    return detail::with_true_pattern(filled, kept.pattern());
+    return filled;
   }
 
   /// Where a group's entries are: the kept columns, then as many behind the end as are needed to make two.
@@ -137,6 +122,30 @@ private:
     for (int p = 0; p < 4 && count < 2; ++p)
       if (first + p >= filled.cols() || filled.kept(i, first + p)) at[count++] = p;
     return {at[0], at[1]};
+  }
+
+  static void write_codes(detail::field_writer& fields, integer_codes const& codes, mask const& kept, mask const& filled) {
+    int const bits = codes.bits;
+    for (index_t i = 0; i < codes.rows(); ++i) {
+      for (index_t first = 0; first < codes.cols(); first += 4) {
+        pair const at = positions(filled, i, first);
+        for (index_t const j : {first + at.low, first + at.high}) {
+          bool const real = j < codes.cols() && kept.kept(i, j);
+          detail::put_code(fields, kind, bits, i, j, real ? codes.codes(i, j) : zero_at(codes, i, j));
+        }
+      }
+      fields.end_row();
+    }
+  }
+
+  static void write_positions(detail::field_writer& fields, mask const& filled) {
+    for (index_t i = 0; i < filled.rows(); ++i) {
+      for (index_t first = 0; first < filled.cols(); first += 4) {
+        pair const at = positions(filled, i, first);
+        fields.put(static_cast<unsigned>(at.low | at.high << 2), 4);
+      }
+      fields.end_row();
+    }
   }
 
   static std::string read_rows(unpacked_matrix& read, std::span<std::byte const> codes, std::span<std::byte const> positions) {
@@ -158,7 +167,7 @@ private:
                          detail::field_reader& positions) noexcept {
     unsigned const field = positions.get(4);
     pair const at{static_cast<int>(field & 3u), static_cast<int>(field >> 2)};
-    index_t behind = std::max(read.codes.cols(), first); // the column that the next filler behind the end has to have
+    index_t behind = read.codes.cols(); // the column that the next filler behind the end has to have
     for (int const position : {at.low, at.high}) {
       index_t const j = first + position;
       std::int8_t const code = detail::code_of(codes.get(read.codes.bits), read.codes.bits);
