@@ -43,6 +43,10 @@ template <packed_format F>
                  "byte_size is the size of what pack returns", message(bytes.size()));
     result<unpacked_matrix> const read = F::unpack(bytes);
     if (!judge.expect(read.has_value(), "what was packed can be unpacked", read.why())) continue;
+    if (!judge.expect(read->codes.rows() == m.codes.rows() && read->codes.cols() == m.codes.cols() &&
+                          read->kept.rows() == m.codes.rows() && read->kept.cols() == m.codes.cols(),
+                      "codes and mask keep their shape"))
+      continue;
     integer_codes same_sides = read->codes;
     same_sides.codes = m.codes.codes;
     judge.expect(same_bits(same_sides, m.codes), "bits, scales, zero points and factors come back bit for bit");
@@ -53,8 +57,8 @@ template <packed_format F>
     std::vector<std::byte> longer = bytes;
     longer.push_back(std::byte{0});
     judge.expect(!F::unpack(longer).has_value(), "a byte too many is refused");
-    judge.expect(!F::unpack(std::span<std::byte const>(bytes).first(bytes.size() - 1)).has_value(),
-                 "a byte too few is refused");
+    std::span<std::byte const> const shorter = std::span(bytes).first(bytes.empty() ? 0 : bytes.size() - 1);
+    judge.expect(!F::unpack(shorter).has_value(), "a byte too few is refused");
   }
   return broken;
 }
