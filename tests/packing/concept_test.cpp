@@ -24,17 +24,20 @@ struct without_code_book : slim::nm_bitmask {
   static bytes_t pack(integer_codes const&, mask const&);
 };
 struct unpack_throws_instead : slim::nm_bitmask {
-  static unpacked_matrix unpack(std::span<std::byte const>, unpack_limit = {});
+  static unpacked_matrix unpack(std::span<std::byte const>, unpack_limit = {}, slim::context const& = {});
 };
 struct without_limit : slim::nm_bitmask {
   static result<unpacked_matrix> unpack(std::span<std::byte const>);
+};
+struct serial_only : slim::nm_bitmask {
+  static bytes_t pack(integer_codes const&, mask const&, std::optional<code_book> const& = {});
 };
 struct size_in_words : slim::nm_bitmask {
   static float byte_size(integer_codes const&, mask const&, std::optional<code_book> const& = {});
 };
 static_assert(!slim::packed_format<without_kind> && !slim::packed_format<without_code_book> &&
               !slim::packed_format<unpack_throws_instead> && !slim::packed_format<without_limit> &&
-              !slim::packed_format<size_in_words> && !slim::packed_format<int>);
+              !slim::packed_format<size_in_words> && !slim::packed_format<serial_only> && !slim::packed_format<int>);
 
 struct wrong_size : slim::nm_bitmask {
   static std::int64_t byte_size(integer_codes const& codes, mask const& kept, std::optional<code_book> const& book = {}) {
@@ -44,11 +47,12 @@ struct wrong_size : slim::nm_bitmask {
 
 /// Takes what is not the zero point for kept, and so reads the codes of pruned weights.
 struct packs_by_value : slim::nm_bitmask {
-  static bytes_t pack(integer_codes const& codes, mask const& kept, std::optional<code_book> const& book = {}) {
+  static bytes_t pack(integer_codes const& codes, mask const& kept, std::optional<code_book> const& book = {},
+                      slim::context const& ctx = {}) {
     mask nonzero(kept.rows(), kept.cols());
     for (slim::index_t i = 0; i < kept.rows(); ++i)
       for (slim::index_t j = 0; j < kept.cols(); ++j) nonzero.keep(i, j, codes.codes(i, j) != codes.zero_at(i, j));
-    return slim::nm_bitmask::pack(codes, nonzero, book);
+    return slim::nm_bitmask::pack(codes, nonzero, book, ctx);
   }
   static std::int64_t byte_size(integer_codes const& codes, mask const& kept, std::optional<code_book> const& book = {}) {
     return std::ssize(pack(codes, kept, book));
@@ -56,16 +60,18 @@ struct packs_by_value : slim::nm_bitmask {
 };
 
 struct forgets_factors : slim::nm_bitmask {
-  static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {}) {
-    auto read = slim::nm_bitmask::unpack(bytes, limit);
+  static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {},
+                                        slim::context const& ctx = {}) {
+    auto read = slim::nm_bitmask::unpack(bytes, limit, ctx);
     if (read) read->codes.channel_factors.clear();
     return read;
   }
 };
 
 struct leaves_pruned_codes_at_0 : slim::nm_bitmask {
-  static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {}) {
-    auto read = slim::nm_bitmask::unpack(bytes, limit);
+  static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {},
+                                        slim::context const& ctx = {}) {
+    auto read = slim::nm_bitmask::unpack(bytes, limit, ctx);
     if (read)
       for (slim::index_t i = 0; i < read->kept.rows(); ++i)
         for (slim::index_t j = 0; j < read->kept.cols(); ++j)
@@ -75,9 +81,10 @@ struct leaves_pruned_codes_at_0 : slim::nm_bitmask {
 };
 
 struct takes_more_bytes : slim::dense_codes {
-  static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {}) {
-    auto read = slim::dense_codes::unpack(bytes, limit);
-    return read || bytes.empty() ? std::move(read) : slim::dense_codes::unpack(bytes.first(bytes.size() - 1), limit);
+  static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {},
+                                        slim::context const& ctx = {}) {
+    auto read = slim::dense_codes::unpack(bytes, limit, ctx);
+    return read || bytes.empty() ? std::move(read) : slim::dense_codes::unpack(bytes.first(bytes.size() - 1), limit, ctx);
   }
 };
 

@@ -10,7 +10,7 @@ TEST_CASE("a row of fields is one number, the first field in its lowest bits") {
     std::uint64_t expected = 0;
     int const count = 56 / bits;
     std::vector<std::byte> bytes(2, std::byte{0xaa});
-    slim::detail::field_writer fields = slim::detail::append_fields(bytes, slim::detail::field_bytes(count, bits));
+    slim::detail::field_writer fields(slim::detail::append_room(bytes, slim::detail::field_bytes(count, bits)));
     for (int k = 0; k < count; ++k) {
       auto const field = static_cast<unsigned>(slim::random_bits(7, static_cast<std::uint64_t>(k)) % (1u << bits));
       expected += std::uint64_t{field} << (k * bits);
@@ -28,7 +28,7 @@ TEST_CASE("fields of every width come back, and every row starts on a byte") {
   for (int bits = 1; bits <= 8; ++bits)
     for (std::int64_t count = 0; count < 20; ++count) {
       std::vector<std::byte> bytes;
-      slim::detail::field_writer writer = slim::detail::append_fields(bytes, 3 * slim::detail::field_bytes(count, bits));
+      slim::detail::field_writer writer(slim::detail::append_room(bytes, 3 * slim::detail::field_bytes(count, bits)));
       auto const field = [&](std::int64_t row, std::int64_t k) {
         return static_cast<unsigned>(slim::random_bits(static_cast<std::uint64_t>(row), static_cast<std::uint64_t>(k)) &
                                      ((1u << bits) - 1u));

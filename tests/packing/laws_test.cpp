@@ -20,6 +20,18 @@ integer_codes masked(integer_codes codes, mask const& kept) {
   return codes;
 }
 
+/// Values, by another way than the laws': dequantized, then pruned.
+template <class F>
+void check_values(named_codes const& m) {
+  auto const read = F::unpack(F::pack(m.codes, m.kept, m.book));
+  REQUIRE(read.why() == "");
+  slim::matrix<float> before(m.codes.rows(), m.codes.cols()), after(m.codes.rows(), m.codes.cols());
+  m.codes.dequantize_into(before);
+  m.kept.apply_to(before);
+  read->codes.dequantize_into(after);
+  CHECK(before == after);
+}
+
 template <class F>
 void check_identity(named_codes const& m) {
   INFO(m.name);
@@ -54,6 +66,21 @@ std::vector<named_codes> codes_of_any_mask() {
 TEMPLATE_TEST_CASE("the laws of a packed format hold on hard codes and masks", "", slim::sparse24, slim::dense_codes,
                    slim::nm_bitmask, slim::csr_codes) {
   CHECK(slim::testing::describe(slim::testing::check_packed_format<TestType>()) == "");
+}
+
+TEMPLATE_TEST_CASE("the laws hold where rows are many enough for several tasks", "", slim::sparse24, slim::dense_codes,
+                   slim::nm_bitmask, slim::csr_codes) {
+  index_t const rows = 203, cols = 1001;
+  REQUIRE(rows > 3 * slim::detail::rows_per_task(cols));
+  std::vector<named_codes> many;
+  many.push_back({"203 x 1001, 3 bits",
+                  slim::testing::random_codes(rows, cols, 3, slim::per_group(32), slim::number_format::fp16, true, true, 1),
+                  slim::testing::random_mask24(rows, cols, 1)});
+  many.push_back({"203 x 1001, 4 bits, no pattern",
+                  slim::testing::random_codes(rows, cols, 4, slim::per_tensor, slim::number_format::fp32, false, false, 2),
+                  slim::testing::random_mask(rows, cols, 4, 2, 2)});
+  CHECK(slim::testing::describe(slim::testing::check_packed_format<TestType>(many)) == "");
+  check_values<TestType>(many[0]);
 }
 
 TEMPLATE_TEST_CASE("bit masks and rows take any mask", "", slim::nm_bitmask, slim::csr_codes) {

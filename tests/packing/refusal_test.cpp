@@ -155,6 +155,16 @@ TEST_CASE("positions that do not ascend, and fillers that are not where they hav
   CHECK_THAT(why(with(good, 16, std::uint64_t{4})), Contains("pattern"));          // 0:4 promised
 }
 
+TEST_CASE("of several broken rows the first is named, also if tasks run backwards") {
+  index_t const rows = 300, cols = 1001; // the last byte of a row has 4 bits left
+  auto bytes = slim::dense_codes::pack(plain(rows, cols));
+  std::size_t const row_bytes = 501;
+  for (std::size_t const row : {290u, 131u, 70u}) bytes[64 + 4 + (row + 1) * row_bytes - 1] = std::byte{0xf8};
+  CHECK_THAT(slim::dense_codes::unpack(bytes).why(), Contains("row 70:"));
+  slim::testing::backwards_executor const backwards;
+  CHECK_THAT(slim::dense_codes::unpack(bytes, {}, slim::testing::on(backwards)).why(), Contains("row 70:"));
+}
+
 TEST_CASE("row offsets and columns that do not ascend are refused") {
   mask kept(2, 5);
   for (index_t const j : {1, 3}) kept.keep(0, j);

@@ -71,12 +71,6 @@ private:
   int filled_ = 0;
 };
 
-/// Appends room for fields, zeros so far.
-[[nodiscard]] inline field_writer append_fields(std::vector<std::byte>& out, std::int64_t bytes) {
-  out.resize(out.size() + static_cast<std::size_t>(bytes));
-  return field_writer(out.data() + out.size() - bytes);
-}
-
 /// Signed codes as unsigned fields: the lowest code, -2^(bits-1), is 0.
 [[nodiscard]] constexpr unsigned field_of(int code, int bits) noexcept {
   return static_cast<unsigned>(code + (1 << (bits - 1)));

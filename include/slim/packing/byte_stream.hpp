@@ -23,6 +23,12 @@ void append_bytes(std::vector<std::byte>& out, T const& value) {
   out.insert(out.end(), first, first + sizeof(T));
 }
 
+/// Appends zeros, to be written over. Where they begin.
+[[nodiscard]] inline std::byte* append_room(std::vector<std::byte>& out, std::int64_t bytes) {
+  out.resize(out.size() + static_cast<std::size_t>(bytes));
+  return out.data() + out.size() - bytes;
+}
+
 /// Reads forward through bytes. A read that does not fit gives zero, and so do all after it; `failed()` says so.
 class byte_reader {
 public:

@@ -24,9 +24,9 @@ public:
 
   /// @throws shape_error, config_error, nonfinite_error for parts that do not fit each other.
   [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, mask const& kept,
-                                                   std::optional<code_book> const& book = {}) {
+                                                   std::optional<code_book> const& book = {}, context const& ctx = {}) {
     detail::check_packable(kind, codes, kept, book);
-    packed_header const header = detail::header_of(kind, codes, detail::true_pattern(kept), book, kept.count());
+    packed_header const header = detail::header_of(kind, codes, detail::true_pattern(kept, ctx), book, kept.count());
     std::vector<std::byte> out;
     out.reserve(static_cast<std::size_t>(total_bytes(header)));
     detail::append_bytes(out, header);
@@ -34,21 +34,22 @@ public:
     append_offsets(out, kept, offset_bytes(header.entries));
     for_each_kept(kept, [&](index_t, index_t j) { detail::append_column(out, j, codes.cols()); });
     int const bits = codes.bits;
-    detail::field_writer fields = detail::append_fields(out, detail::field_bytes(header.entries, bits));
+    detail::field_writer fields(detail::append_room(out, detail::field_bytes(header.entries, bits)));
     for_each_kept(kept, [&](index_t i, index_t j) { detail::put_code(fields, kind, bits, i, j, codes.codes(i, j)); });
     fields.end_row();
     return out;
   }
 
   /// The failure names the byte or the row and what is wrong.
-  [[nodiscard]] static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {}) {
+  [[nodiscard]] static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {},
+                                                      context const& ctx = {}) {
     auto const header = detail::open_packed(kind, bytes, limit, body_bytes);
     if (!header) return failure{header.why()};
     if (bytes.size() != static_cast<std::uint64_t>(total_bytes(*header)))
       return failure{message("csr_codes: ", bytes.size(), " bytes; ", header->rows, " x ", header->cols, " with ",
                              header->entries, " codes has ", total_bytes(*header))};
     detail::byte_reader reader(bytes, sizeof(packed_header));
-    result<unpacked_matrix> read = detail::read_side_data(*header, reader);
+    result<unpacked_matrix> read = detail::read_side_data(*header, reader, ctx);
     if (!read) return read;
     if (std::string const why = read_body(*header, *read, reader); !why.empty()) return failure{message("csr_codes: ", why)};
     return read;
@@ -115,11 +116,12 @@ private:
         read.kept.keep(i, j);
         next = j + 1;
       }
+      if (!detail::row_keeps(read.kept, h.pattern(), i))
+        return message("row ", i, ": the pattern that is promised does not hold");
       begin = end;
     }
     if (begin != static_cast<std::uint64_t>(h.entries)) return message("the rows end at code ", begin, " of ", h.entries);
     if (!fields.end_row()) return "bits behind the last code are set";
-    if (!detail::keeps(read.kept, read.kept.pattern())) return "the pattern that is promised does not hold";
     return {};
   }
 };

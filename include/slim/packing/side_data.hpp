@@ -3,6 +3,7 @@
 /// What stands between the header and the codes in every format: scales, zero points, channel factors, code book.
 
 #include "slim/packing/packed_format.hpp"
+#include "slim/packing/row_tasks.hpp"
 
 #include <algorithm>
 
@@ -135,7 +136,7 @@ inline void append_side_data(std::vector<std::byte>& out, integer_codes const& c
     else
       append_bytes(out, bits);
   }
-  field_writer zeros = append_fields(out, field_bytes(codes.zeros.size(), codes.bits));
+  field_writer zeros(append_room(out, field_bytes(codes.zeros.size(), codes.bits)));
   for (index_t k = 0; k < codes.zeros.size(); ++k) zeros.put(field_of(codes.zeros.data()[k], codes.bits), codes.bits);
   zeros.end_row();
   for (index_t j = 0; j < std::ssize(codes.channel_factors); ++j)
@@ -207,15 +208,17 @@ inline void put_code(field_writer& fields, packed_kind kind, int bits, index_t i
 }
 
 /// The zero point wherever a code will not be written.
-inline void fill_with_zero_points(integer_codes& codes) {
+inline void fill_with_zero_points(integer_codes& codes, context const& ctx) {
   if (codes.zeros.empty()) return;
-  for (index_t i = 0; i < codes.rows(); ++i)
-    for (index_t j = 0; j < codes.cols(); ++j) codes.codes(i, j) = static_cast<std::int8_t>(codes.zero_at(i, j));
+  ctx.parallel_for(codes.rows(), rows_per_task(codes.cols()), [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i)
+      for (index_t j = 0; j < codes.cols(); ++j) codes.codes(i, j) = static_cast<std::int8_t>(codes.zero_at(i, j));
+  });
 }
 
 /// What an unpacked matrix is before its codes are read: the right shape, nothing kept, every code the zero point. The header
 /// is checked and the bytes are there: see open_packed.
-[[nodiscard]] inline result<unpacked_matrix> read_side_data(packed_header const& h, byte_reader& reader) {
+[[nodiscard]] inline result<unpacked_matrix> read_side_data(packed_header const& h, byte_reader& reader, context const& ctx) {
   unpacked_matrix read{.codes = integer_codes(h.rows, h.cols, h.bits, h.block(), h.format()),
                        .kept = mask(h.rows, h.cols, h.pattern())};
   std::string why = read_scales(reader, read.codes);
@@ -223,7 +226,7 @@ inline void fill_with_zero_points(integer_codes& codes) {
   if (why.empty() && h.has(packed_has_channel_factors)) why = read_factors(reader, read.codes, h.factors);
   if (why.empty() && h.has(packed_has_code_book)) why = read_code_book(reader, read.book.emplace());
   if (!why.empty()) return failure{message(name_of(h.kind), ": ", why)};
-  fill_with_zero_points(read.codes);
+  fill_with_zero_points(read.codes, ctx);
   return read;
 }
 

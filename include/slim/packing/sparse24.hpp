@@ -32,23 +32,28 @@ public:
   /// @throws config_error naming the first group that keeps more than two columns; if the code book gives code 0 a value and
   /// a filler is needed; shape_error, config_error, nonfinite_error for parts that do not fit each other.
   [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, mask const& kept,
-                                                   std::optional<code_book> const& book = {}) {
+                                                   std::optional<code_book> const& book = {}, context const& ctx = {}) {
     detail::check_packable(kind, codes, kept, book);
-    mask const filled = with_fillers(kept, book);
+    mask const filled = with_fillers(kept, book, ctx);
     packed_header const header =
-        detail::header_of(kind, codes, detail::true_pattern(filled), book, entries(codes.rows(), codes.cols()));
+        detail::header_of(kind, codes, detail::true_pattern(filled, ctx), book, entries(codes.rows(), codes.cols()));
     std::vector<std::byte> out;
     out.reserve(static_cast<std::size_t>(total_bytes(header)));
     detail::append_bytes(out, header);
     detail::append_side_data(out, codes, book);
-    detail::field_writer fields = detail::append_fields(out, body_bytes(header));
-    write_codes(fields, codes, kept, filled);
-    write_positions(fields, filled);
+    std::byte* const code_bytes = detail::append_room(out, codes.rows() * row_code_bytes(codes.cols(), codes.bits));
+    std::byte* const position_bytes = detail::append_room(out, codes.rows() * row_position_bytes(codes.cols()));
+    ctx.parallel_for(codes.rows(), detail::rows_per_task(codes.cols()), [&](index_t begin, index_t end) {
+      detail::field_writer code_fields(code_bytes + begin * row_code_bytes(codes.cols(), codes.bits));
+      detail::field_writer position_fields(position_bytes + begin * row_position_bytes(codes.cols()));
+      for (index_t i = begin; i < end; ++i) write_row(i, codes, kept, filled, code_fields, position_fields);
+    });
     return out;
   }
 
   /// The failure names the byte or the row and what is wrong.
-  [[nodiscard]] static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {}) {
+  [[nodiscard]] static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {},
+                                                      context const& ctx = {}) {
     auto const header = detail::open_packed(kind, bytes, limit, body_bytes);
     if (!header) return failure{header.why()};
     if (header->entries != entries(header->rows, header->cols) ||
@@ -56,12 +61,17 @@ public:
       return failure{message("sparse24: ", bytes.size(), " bytes and ", header->entries, " codes; ", header->rows, " x ",
                              header->cols, " has ", total_bytes(*header), " and ", entries(header->rows, header->cols))};
     detail::byte_reader reader(bytes, sizeof(packed_header));
-    result<unpacked_matrix> read = detail::read_side_data(*header, reader);
+    result<unpacked_matrix> read = detail::read_side_data(*header, reader, ctx);
     if (!read) return read;
-    auto const codes = reader.take(header->rows * row_code_bytes(header->cols, header->bits));
-    if (std::string const why = read_rows(*read, codes, reader.take(header->rows * row_position_bytes(header->cols)));
-        !why.empty())
-      return failure{message("sparse24: ", why)};
+    std::int64_t const row_codes = row_code_bytes(header->cols, header->bits);
+    std::int64_t const row_positions = row_position_bytes(header->cols);
+    auto const codes = reader.take(header->rows * row_codes);
+    auto const positions = reader.take(header->rows * row_positions);
+    unpacked_matrix& into = *read;
+    std::string const why = detail::first_complaint(header->rows, header->cols, ctx, [&](index_t i) {
+      return read_row(i, into, detail::part(codes, i, row_codes), detail::part(positions, i, row_positions));
+    });
+    if (!why.empty()) return failure{message("sparse24: row ", why)};
     return read;
   }
 
@@ -93,26 +103,29 @@ private:
   }
 
   /// The mask with the fillers that lie inside rows.
-  static mask with_fillers(mask const& kept, std::optional<code_book> const& book) {
+  static mask with_fillers(mask const& kept, std::optional<code_book> const& book, context const& ctx) {
     mask filled = kept;
-    for (index_t i = 0; i < kept.rows(); ++i)
-      for (index_t first = 0; first < kept.cols(); first += 4) {
-        index_t const end = std::min(kept.cols(), first + 4);
-        index_t count = 0;
-        for (index_t j = first; j < end; ++j) count += kept.kept(i, j) ? 1 : 0;
-        if (count > 2)
-          throw config_error(message("sparse24: row ", i, " keeps ", count, " of columns ", first, " to ", end - 1));
-        index_t missing = 2 - count - std::min<index_t>(2 - count, first + 4 - end); // those behind the end come first
-        if (missing > 0 && book && (*book)[8] != 0.0f)
-          throw config_error(message("sparse24: row ", i, " keeps ", count, " of columns ", first, " to ", end - 1,
-                                     ", and the code book has no 0 to fill up with"));
-        for (index_t j = first; missing > 0; ++j)
-          if (!filled.kept(i, j)) {
-            filled.keep(i, j);
-            --missing;
-          }
-      }
+    bool const can_fill = !book || (*book)[8] == 0.0f;
+    ctx.parallel_for(kept.rows(), detail::rows_per_task(kept.cols()), [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i)
+        for (index_t first = 0; first < kept.cols(); first += 4) fill_group(filled, i, first, can_fill);
+    });
     return filled;
+  }
+
+  static void fill_group(mask& filled, index_t i, index_t first, bool can_fill) {
+    index_t const end = std::min(filled.cols(), first + 4);
+    index_t count = 0;
+    for (index_t j = first; j < end; ++j) count += filled.kept(i, j) ? 1 : 0;
+    index_t missing = 2 - count - std::min<index_t>(2 - count, first + 4 - end); // those behind the end come first
+    if (count > 2 || (missing > 0 && !can_fill))
+      throw config_error(message("sparse24: row ", i, " keeps ", count, " of columns ", first, " to ", end - 1,
+                                 count > 2 ? "" : ", and the code book has no 0 to fill up with"));
+    for (index_t j = first; missing > 0; ++j)
+      if (!filled.kept(i, j)) {
+        filled.keep(i, j);
+        --missing;
+      }
   }
 
   /// Where a group's entries are: the kept columns, then as many behind the end as are needed to make two.
@@ -124,42 +137,32 @@ private:
     return {at[0], at[1]};
   }
 
-  static void write_codes(detail::field_writer& fields, integer_codes const& codes, mask const& kept, mask const& filled) {
+  static void write_row(index_t i, integer_codes const& codes, mask const& kept, mask const& filled,
+                        detail::field_writer& code_fields, detail::field_writer& position_fields) {
     int const bits = codes.bits;
-    for (index_t i = 0; i < codes.rows(); ++i) {
-      for (index_t first = 0; first < codes.cols(); first += 4) {
-        pair const at = positions(filled, i, first);
-        for (index_t const j : {first + at.low, first + at.high}) {
-          bool const real = j < codes.cols() && kept.kept(i, j);
-          detail::put_code(fields, kind, bits, i, j, real ? codes.codes(i, j) : zero_at(codes, i, j));
-        }
+    for (index_t first = 0; first < codes.cols(); first += 4) {
+      pair const at = positions(filled, i, first);
+      for (index_t const j : {first + at.low, first + at.high}) {
+        bool const real = j < codes.cols() && kept.kept(i, j);
+        detail::put_code(code_fields, kind, bits, i, j, real ? codes.codes(i, j) : zero_at(codes, i, j));
       }
-      fields.end_row();
+      position_fields.put(static_cast<unsigned>(at.low | at.high << 2), 4);
     }
+    code_fields.end_row();
+    position_fields.end_row();
   }
 
-  static void write_positions(detail::field_writer& fields, mask const& filled) {
-    for (index_t i = 0; i < filled.rows(); ++i) {
-      for (index_t first = 0; first < filled.cols(); first += 4) {
-        pair const at = positions(filled, i, first);
-        fields.put(static_cast<unsigned>(at.low | at.high << 2), 4);
-      }
-      fields.end_row();
-    }
-  }
-
-  static std::string read_rows(unpacked_matrix& read, std::span<std::byte const> codes, std::span<std::byte const> positions) {
+  static std::string read_row(index_t i, unpacked_matrix& read, std::span<std::byte const> codes,
+                              std::span<std::byte const> positions) {
     detail::field_reader code_fields(codes);
     detail::field_reader position_fields(positions);
-    for (index_t i = 0; i < read.codes.rows(); ++i) {
-      for (index_t first = 0; first < read.codes.cols(); first += 4)
-        if (!read_group(read, i, first, code_fields, position_fields))
-          return message("row ", i, ", columns from ", first,
-                         ": positions do not ascend, or a filler is not where it has to be");
-      bool const clean = code_fields.end_row();
-      if (!position_fields.end_row() || !clean) return message("row ", i, ": bits behind its end are set");
-    }
-    if (!detail::keeps(read.kept, read.kept.pattern())) return "the pattern that is promised does not hold";
+    for (index_t first = 0; first < read.codes.cols(); first += 4)
+      if (!read_group(read, i, first, code_fields, position_fields))
+        return message(i, ", columns from ", first, ": positions do not ascend, or a filler is not where it has to be");
+    bool const clean = code_fields.end_row();
+    if (!position_fields.end_row() || !clean) return message(i, ": bits behind its end are set");
+    if (!detail::row_keeps(read.kept, read.kept.pattern(), i))
+      return message(i, ": the pattern that is promised does not hold");
     return {};
   }
 

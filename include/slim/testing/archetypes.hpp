@@ -152,8 +152,13 @@ struct transform_archetype : archetype_base {
 struct packed_format_archetype {
   packed_format_archetype() = delete;
   static constexpr packed_kind kind = packed_kind::dense_codes;
-  static std::vector<std::byte> pack(integer_codes const&, mask const&, std::optional<code_book> const& = {}) { return {}; }
-  static result<unpacked_matrix> unpack(std::span<std::byte const>, unpack_limit = {}) { return failure{"archetype"}; }
+  static std::vector<std::byte> pack(integer_codes const&, mask const&, std::optional<code_book> const& = {},
+                                     context const& = {}) {
+    return {};
+  }
+  static result<unpacked_matrix> unpack(std::span<std::byte const>, unpack_limit = {}, context const& = {}) {
+    return failure{"archetype"};
+  }
   static std::int64_t byte_size(integer_codes const&, mask const&, std::optional<code_book> const& = {}) { return 0; }
 };
 

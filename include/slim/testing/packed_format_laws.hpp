@@ -2,6 +2,7 @@
 /// @file
 /// Laws of a packed format.
 
+#include "slim/testing/executors.hpp"
 #include "slim/testing/hard_codes.hpp"
 #include "slim/testing/same_bits.hpp"
 #include "slim/testing/violation.hpp"
@@ -32,7 +33,8 @@ namespace detail {
 } // namespace detail
 
 /// `byte_size` is the size of what `pack` returns; `unpack` gives back every kept code, the zero point for the others, and the
-/// side data bit for bit; packing that again gives the same bytes; a byte less or more is refused.
+/// side data bit for bit; packing that again gives the same bytes; every executor gives the same; a byte less or more is
+/// refused.
 template <packed_format F>
 [[nodiscard]] violations check_packed_format(std::vector<named_codes> const& matrices = hard_codes()) {
   violations broken;
@@ -54,6 +56,13 @@ template <packed_format F>
     std::string const changed = detail::changed_weight(m, *read);
     judge.expect(changed.empty(), "kept codes come back, the others are the zero point", changed);
     judge.expect(F::pack(read->codes, read->kept, read->book) == bytes, "packing again gives the same bytes");
+    auto const packs_and_reads_on = [&](auto const& where) {
+      auto const other = F::unpack(bytes, {}, on(where));
+      return F::pack(m.codes, m.kept, m.book, on(where)) == bytes && other && other->kept == read->kept &&
+             same_bits(other->codes, read->codes);
+    };
+    judge.expect(packs_and_reads_on(backwards_executor{}), "the same when tasks run backwards");
+    judge.expect(packs_and_reads_on(thread_team_executor{}), "the same on several threads");
     std::vector<std::byte> longer = bytes;
     longer.push_back(std::byte{0});
     judge.expect(!F::unpack(longer).has_value(), "a byte too many is refused");
