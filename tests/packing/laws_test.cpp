@@ -71,7 +71,7 @@ TEMPLATE_TEST_CASE("the laws of a packed format hold on hard codes and masks", "
 TEMPLATE_TEST_CASE("the laws hold where rows are many enough for several tasks", "", slim::sparse24, slim::dense_codes,
                    slim::nm_bitmask, slim::csr_codes) {
   index_t const rows = 203, cols = 1001;
-  REQUIRE(rows > 3 * slim::detail::rows_per_task(cols));
+  REQUIRE(rows > 3 * slim::detail::packed_rows_per_task(cols));
   std::vector<named_codes> many;
   many.push_back({"203 x 1001, 3 bits",
                   slim::testing::random_codes(rows, cols, 3, slim::per_group(32), slim::number_format::fp16, true, true, 1),

@@ -55,8 +55,8 @@ public:
     std::int64_t const size = row_bytes(header->cols, header->bits);
     auto const rows = reader.take(header->rows * size);
     unpacked_matrix& into = *read;
-    std::string const why = detail::first_complaint(header->rows, header->cols, ctx,
-                                                    [&](index_t i) { return read_row(i, into, detail::part(rows, i, size)); });
+    std::string const why = detail::first_complaint(
+        header->rows, header->cols, ctx, [&](index_t i) { return read_row(i, into, detail::row_part(rows, i, size)); });
     if (!why.empty()) return failure{message("dense_codes: row ", why)};
     return read;
   }
@@ -94,7 +94,7 @@ private:
     detail::append_bytes(out, header);
     detail::append_side_data(out, codes, book);
     std::byte* const rows = detail::append_room(out, body_bytes(header));
-    ctx.parallel_for(codes.rows(), detail::rows_per_task(codes.cols()), [&](index_t begin, index_t end) {
+    ctx.parallel_for(codes.rows(), detail::packed_rows_per_task(codes.cols()), [&](index_t begin, index_t end) {
       int const bits = codes.bits;
       detail::field_writer fields(rows + begin * row_bytes(codes.cols(), bits));
       for (index_t i = begin; i < end; ++i) {

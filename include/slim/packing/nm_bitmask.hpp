@@ -26,7 +26,7 @@ public:
     detail::append_side_data(out, codes, book);
     std::byte* const mask_rows = detail::append_room(out, mask_bytes(header));
     std::byte* const code_rows = detail::append_room(out, offsets.back());
-    ctx.parallel_for(codes.rows(), detail::rows_per_task(codes.cols()), [&](index_t begin, index_t end) {
+    ctx.parallel_for(codes.rows(), detail::packed_rows_per_task(codes.cols()), [&](index_t begin, index_t end) {
       detail::field_writer mask_fields(mask_rows + begin * detail::field_bytes(codes.cols(), 1));
       detail::field_writer code_fields(code_rows + offsets[static_cast<std::size_t>(begin)]);
       for (index_t i = begin; i < end; ++i) write_row(i, codes, kept, mask_fields, code_fields);
@@ -69,7 +69,7 @@ private:
   /// Where the codes of each row begin, in bytes behind those of the first; at last, where they end.
   [[nodiscard]] static std::vector<std::int64_t> code_offsets(mask const& kept, int bits, context const& ctx) {
     std::vector<std::int64_t> offsets(static_cast<std::size_t>(kept.rows()) + 1);
-    ctx.parallel_for(kept.rows(), detail::rows_per_task(kept.cols()), [&](index_t begin, index_t end) {
+    ctx.parallel_for(kept.rows(), detail::packed_rows_per_task(kept.cols()), [&](index_t begin, index_t end) {
       for (index_t i = begin; i < end; ++i) {
         index_t count = 0;
         for (index_t j = 0; j < kept.cols(); ++j) count += kept.kept(i, j) ? 1 : 0;
@@ -96,7 +96,7 @@ private:
     std::int64_t const row_bytes = detail::field_bytes(h.cols, 1);
     auto const rows = reader.take(mask_bytes(h));
     return detail::first_complaint(h.rows, h.cols, ctx, [&](index_t i) -> std::string {
-      detail::field_reader bits(detail::part(rows, i, row_bytes));
+      detail::field_reader bits(detail::row_part(rows, i, row_bytes));
       for (index_t j = 0; j < h.cols; ++j) read.kept.keep(i, j, bits.get(1) != 0);
       if (!bits.end_row()) return message("row ", i, " of the mask: bits behind its end are set");
       if (!detail::row_keeps(read.kept, h.pattern(), i))

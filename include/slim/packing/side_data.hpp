@@ -210,7 +210,7 @@ inline void put_code(field_writer& fields, packed_kind kind, int bits, index_t i
 /// The zero point wherever a code will not be written.
 inline void fill_with_zero_points(integer_codes& codes, context const& ctx) {
   if (codes.zeros.empty()) return;
-  ctx.parallel_for(codes.rows(), rows_per_task(codes.cols()), [&](index_t begin, index_t end) {
+  ctx.parallel_for(codes.rows(), packed_rows_per_task(codes.cols()), [&](index_t begin, index_t end) {
     for (index_t i = begin; i < end; ++i)
       for (index_t j = 0; j < codes.cols(); ++j) codes.codes(i, j) = static_cast<std::int8_t>(codes.zero_at(i, j));
   });

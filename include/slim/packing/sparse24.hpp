@@ -43,7 +43,7 @@ public:
     detail::append_side_data(out, codes, book);
     std::byte* const code_bytes = detail::append_room(out, codes.rows() * row_code_bytes(codes.cols(), codes.bits));
     std::byte* const position_bytes = detail::append_room(out, codes.rows() * row_position_bytes(codes.cols()));
-    ctx.parallel_for(codes.rows(), detail::rows_per_task(codes.cols()), [&](index_t begin, index_t end) {
+    ctx.parallel_for(codes.rows(), detail::packed_rows_per_task(codes.cols()), [&](index_t begin, index_t end) {
       detail::field_writer code_fields(code_bytes + begin * row_code_bytes(codes.cols(), codes.bits));
       detail::field_writer position_fields(position_bytes + begin * row_position_bytes(codes.cols()));
       for (index_t i = begin; i < end; ++i) write_row(i, codes, kept, filled, code_fields, position_fields);
@@ -69,7 +69,7 @@ public:
     auto const positions = reader.take(header->rows * row_positions);
     unpacked_matrix& into = *read;
     std::string const why = detail::first_complaint(header->rows, header->cols, ctx, [&](index_t i) {
-      return read_row(i, into, detail::part(codes, i, row_codes), detail::part(positions, i, row_positions));
+      return read_row(i, into, detail::row_part(codes, i, row_codes), detail::row_part(positions, i, row_positions));
     });
     if (!why.empty()) return failure{message("sparse24: row ", why)};
     return read;
@@ -106,7 +106,7 @@ private:
   static mask with_fillers(mask const& kept, std::optional<code_book> const& book, context const& ctx) {
     mask filled = kept;
     bool const can_fill = !book || (*book)[8] == 0.0f;
-    ctx.parallel_for(kept.rows(), detail::rows_per_task(kept.cols()), [&](index_t begin, index_t end) {
+    ctx.parallel_for(kept.rows(), detail::packed_rows_per_task(kept.cols()), [&](index_t begin, index_t end) {
       for (index_t i = begin; i < end; ++i)
         for (index_t first = 0; first < kept.cols(); first += 4) fill_group(filled, i, first, can_fill);
     });
