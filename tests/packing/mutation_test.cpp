@@ -75,7 +75,7 @@ std::vector<bytes_t> golden_files() {
   files.push_back(
       F::pack(random_codes(3, 7, 4, slim::per_group(4), number_format::fp16, true, true, 1), random_mask24(3, 7, 1)));
   files.push_back(
-      F::pack(random_codes(4, 9, 3, slim::per_channel, number_format::bf16, false, true, 2), random_mask(4, 9, 6, 2, 2)));
+      F::pack(random_codes(4, 9, 3, slim::per_channel, number_format::bf16, true, true, 2), random_mask(4, 9, 6, 2, 2)));
   files.push_back(F::pack(random_codes(1, 1, 8, slim::per_tensor, number_format::fp32, false, false, 3), slim::mask(1, 1)));
   files.push_back(F::pack(random_codes(0, 6, 5, slim::per_tensor, number_format::fp32, false, true, 4), slim::mask(0, 6)));
   files.push_back(F::pack(random_codes(3, 0, 4, slim::per_channel, number_format::fp16, false, false, 6), slim::mask(3, 0)));
