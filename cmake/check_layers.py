@@ -27,13 +27,17 @@ LAYERS = {
     # slim.hpp itself: the umbrella
     "": BASE | METHODS | {"joint", "packing", "kernels", "pipeline"},
 }
-# Siblings meet only here: concepts, and the plain data types (mask, codes) that go from one to the other. The one header of
-# models in the list is named by the aliases that pair a solver with its paper's saliency (slim_lora = saliency_lora<...>).
+# Single headers of other folders. Siblings meet only here: concepts, and the plain data types (mask, codes) that go from one
+# to the other. The one header of models in the list is named by the aliases that pair a solver with its paper's saliency
+# (slim_lora = saliency_lora<...>). Packed formats and kernels take the data types, and nothing that makes them.
 SIBLINGS = {
     "pruning": {"slim/saliency/saliency.hpp"},
     "transforms": {"slim/saliency/saliency.hpp", "slim/pruning/mask.hpp"},
     "adapters": {"slim/saliency/saliency.hpp", "slim/saliency/channel_weights.hpp", "slim/quantization/quantizer.hpp",
                  "slim/quantization/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/pruning/pruner.hpp"},
+    "packing": {"slim/quantization/integer_codes.hpp", "slim/pruning/mask.hpp"},
+    "kernels": {"slim/quantization/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/adapters/adapter.hpp",
+                "slim/linalg/simd.hpp"},
 }
 
 COSTLY = {"iostream", "regex", "random", "ranges", "format"}

@@ -24,6 +24,14 @@ struct relative_magnitude {
   std::string describe() const { return "relative magnitude"; }
 };
 
+/// What is stored of a layer, and what is read of it.
+slim::unpacked_matrix stored_and_read(slim::integer_codes const& codes, slim::mask const& kept) {
+  std::vector<std::byte> const bytes = slim::sparse24::pack(codes, kept); // throws if a group keeps three columns
+  slim::result<slim::unpacked_matrix> read = slim::unpack(bytes);         // any format; no exceptions
+  if (!read) throw slim::error(read.why());                               // what is wrong, and where
+  return std::move(read).value();
+}
+
 /// Largest activation ever seen.
 struct peak_saliency {
   std::vector<float> channel_weights(slim::calibration const& seen) const {
@@ -140,6 +148,17 @@ TEST_CASE("the transform of the documentation keeps the laws, and the permutatio
   CHECK(found.score_after > found.score_before);
   CHECK(slim::output_energy(permuted, seen) == Approx(slim::output_energy(W, calibration)));
   CHECK(up(0, 0) == W_up(found.permutation.order()[0], 0));
+}
+
+TEST_CASE("what the documentation stores is what it reads") {
+  auto const W = normal_matrix(8, 32, 1);
+  auto const layer = slim::compress(W, slim::chain(slim::absmax_quantizer({.bits = 4, .block = slim::per_group(16)}),
+                                                   slim::nm_pruner<2, 4>(slim::magnitude{})));
+  auto const read = stored_and_read(layer.codes, layer.kept);
+  CHECK(read.kept == layer.kept);
+  slim::matrix<float> values(8, 32);
+  read.codes.dequantize_into(values);
+  CHECK(values == layer.weights);
 }
 
 TEST_CASE("the step of the documentation brings the sum of every row back") {

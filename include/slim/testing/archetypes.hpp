@@ -5,6 +5,7 @@
 /// cannot be default-made, copied or assigned, and take arguments only in the exact types that the concepts name.
 
 #include "slim/adapters/adapter.hpp"
+#include "slim/packing/packed_format.hpp"
 #include "slim/pruning/pruner.hpp"
 #include "slim/quantization/input_quantizer.hpp"
 #include "slim/quantization/quantizer.hpp"
@@ -147,6 +148,20 @@ struct transform_archetype : archetype_base {
   text_archetype describe() const { return text_archetype(0); }
 };
 
+/// Writes nothing and reads nothing. There is no object of a format.
+struct packed_format_archetype {
+  packed_format_archetype() = delete;
+  static constexpr packed_kind kind = packed_kind::dense_codes;
+  static std::vector<std::byte> pack(integer_codes const&, mask const&, std::optional<code_book> const& = {},
+                                     context const& = {}) {
+    return {};
+  }
+  static result<unpacked_matrix> unpack(std::span<std::byte const>, unpack_limit = {}, context const& = {}) {
+    return failure{"archetype"};
+  }
+  static std::int64_t byte_size(integer_codes const&, mask const&, std::optional<code_book> const& = {}) { return 0; }
+};
+
 /// Runs tasks in order.
 struct executor_archetype : archetype_base {
   using archetype_base::archetype_base;
@@ -158,6 +173,7 @@ struct executor_archetype : archetype_base {
 static_assert(saliency<saliency_archetype> && linear_saliency<linear_saliency_archetype> && pruner<pruner_archetype>);
 static_assert(quantized_matrix<codes_archetype> && quantizer<quantizer_archetype> &&
               input_quantizer<input_quantizer_archetype>);
+static_assert(packed_format<packed_format_archetype>);
 static_assert(low_rank_solver<low_rank_solver_archetype> && executor<executor_archetype> && transform<transform_archetype>);
 
 } // namespace testing

@@ -1,0 +1,56 @@
+// libFuzzer target of one decoder, SLIM_FUZZ_FORMAT: whatever it reads must pack to the same bytes. Inputs start as packed
+// matrices of all kinds, so that mutations get past the header.
+
+#include "slim/packing/unpack.hpp"
+#include "slim/testing/hard_codes.hpp"
+
+#include <cstdlib>
+
+namespace {
+
+using format = slim::SLIM_FUZZ_FORMAT;
+
+/// A small packed matrix made from a seed.
+std::vector<std::byte> packed_matrix(unsigned seed) {
+  auto const rows = static_cast<slim::index_t>(seed % 5);
+  auto const cols = static_cast<slim::index_t>(seed / 5 % 19);
+  slim::scale_block const blocks[] = {slim::per_tensor, slim::per_channel, slim::per_group(4), slim::per_column_group(2)};
+  auto const width = slim::number_format{static_cast<int>(seed / 7 % 3)};
+  bool const book = seed % 11 == 0;
+  auto const codes = slim::testing::random_codes(rows, cols, book ? 4 : 2 + static_cast<int>(seed / 3 % 7),
+                                                 blocks[seed / 2 % 4], width, !book && seed % 3 == 0, seed % 4 == 0, seed);
+  return format::pack(codes,
+                      seed % 2 == 0 ? slim::testing::random_mask24(rows, cols, seed)
+                                    : slim::testing::random_mask(rows, cols, 6, 2, seed),
+                      book ? std::optional<slim::code_book>(slim::code_book{}) : std::nullopt);
+}
+
+} // namespace
+
+extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t max_size);
+
+/// One time in 16, and whenever there is no header, a new matrix; otherwise what libFuzzer does.
+extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size, unsigned seed) {
+  if (size < sizeof(slim::packed_header) || seed % 16 == 0) {
+    std::vector<std::byte> const fresh = packed_matrix(seed / 16);
+    if (fresh.size() <= max_size) {
+      std::memcpy(data, fresh.data(), fresh.size());
+      size = fresh.size();
+    }
+    if (seed % 32 == 0) return size;
+  }
+  return LLVMFuzzerMutate(data, size, max_size);
+}
+
+extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size) {
+  std::span<std::byte const> const bytes(reinterpret_cast<std::byte const*>(data), size);
+  slim::unpack_limit const limit{.weights = 1 << 16, .weights_per_byte = 16};
+  auto const read = format::unpack(bytes, limit);
+  if (!read) {
+    if (read.why().size() < 20) std::abort();
+    return 0;
+  }
+  std::vector<std::byte> const again = format::pack(read->codes, read->kept, read->book);
+  if (!std::equal(bytes.begin(), bytes.end(), again.begin(), again.end())) std::abort();
+  return 0;
+}

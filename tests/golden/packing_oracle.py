@@ -1,0 +1,118 @@
+"""packing_oracle.py PACKED_DUMP: a second reader of packed matrices, written from docs/formats alone, against our writers."""
+import struct
+import subprocess
+import sys
+
+
+def ceil_div(a, b):
+    return -(-a // b)
+
+
+class Reader:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, count):
+        assert self.at + count <= len(self.data), "too short"
+        self.at += count
+        return self.data[self.at - count:self.at]
+
+    def numbers(self, code, count):
+        return list(struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize("<" + code))))
+
+    def fields(self, count, bits):
+        """A row of fields is one number, the first field in its lowest bits."""
+        number = int.from_bytes(self.take(ceil_div(count * bits, 8)), "little")
+        assert number >> (count * bits) == 0, "bits behind the row"
+        return [number >> (k * bits) & ((1 << bits) - 1) for k in range(count)]
+
+
+def scale_bits(values, form):
+    """fp32 bits of stored scales."""
+    if form == 1:
+        return [v << 16 for v in values]
+    if form == 2:
+        return [struct.unpack("<I", struct.pack("<f", struct.unpack("<e", struct.pack("<H", v))[0]))[0] for v in values]
+    return values
+
+
+def decode(data):
+    """kind, codes (the zero point where nothing is stored), mask, scales, zero points, factors, book; floats as bits"""
+    r = Reader(data)
+    magic, version, kind, bits, form, flags, unused, n, m, moved, rows, cols, tall, wide, entries = struct.unpack(
+        "<4sHBBBBHIIIqqqqq", r.take(64))
+    assert (magic, version, unused) == (b"SLPK", 1, 0)
+    tall, wide = max(min(tall or rows, rows), 1), max(min(wide or cols, cols), 1)
+    down, across = ceil_div(rows, tall), ceil_div(cols, wide)
+    scales = scale_bits(r.numbers("I" if form == 0 else "H", down * across), form)
+    lowest = -(1 << (bits - 1))
+    zeros = [f + lowest for f in r.fields(down * across, bits)] if flags & 1 else []
+    column = "H" if cols <= 65536 else "I"
+    one = struct.unpack("<I", struct.pack("<f", 1.0))[0]
+    factors = [one] * cols if flags & 2 else []
+    for _ in range(moved):
+        j = r.numbers(column, 1)[0]
+        factors[j] = r.numbers("I", 1)[0]
+    book = r.numbers("I", 16) if flags & 4 else []
+
+    stored = [[None] * cols for _ in range(rows)]
+    if kind == 1:
+        for row in stored:
+            row[:] = [f + lowest for f in r.fields(cols, bits)]
+    elif kind == 2:
+        groups = ceil_div(cols, 4)
+        codes = [r.fields(2 * groups, bits) for _ in range(rows)]
+        for i in range(rows):
+            for g, field in enumerate(r.fields(groups, 4)):
+                for slot, position in enumerate((field & 3, field >> 2)):
+                    if 4 * g + position < cols:
+                        stored[i][4 * g + position] = codes[i][2 * g + slot] + lowest
+        assert entries == rows * 2 * groups
+    elif kind == 3:
+        masks = [r.fields(cols, 1) for _ in range(rows)]
+        for i in range(rows):
+            kept = [j for j in range(cols) if masks[i][j]]
+            for j, f in zip(kept, r.fields(len(kept), bits)):
+                stored[i][j] = f + lowest
+    else:
+        offsets = r.numbers("I", rows + 1)
+        columns = r.numbers(column, entries)
+        codes = r.fields(entries, bits)
+        for i in range(rows):
+            for k in range(offsets[i], offsets[i + 1]):
+                stored[i][columns[k]] = codes[k] + lowest
+    assert r.at == len(data), "bytes left over"
+    if kind != 2:
+        assert entries == sum(c is not None for row in stored for c in row)
+    if m:
+        for row in stored:
+            for first in range(0, cols, m):
+                group = row[first:first + m]
+                assert sum(c is not None for c in group) == ceil_div(len(group) * n, m), "promise"
+    zero_of = lambda i, j: zeros[i // tall * across + j // wide] if zeros else 0
+    codes = [zero_of(i, j) if c is None else c for i, row in enumerate(stored) for j, c in enumerate(row)]
+    mask = [int(c is not None) for row in stored for c in row]
+    return kind, codes, mask, scales, zeros, factors, book
+
+
+def main():
+    lines = subprocess.run([sys.argv[1]], capture_output=True, text=True, check=True).stdout.splitlines()
+    for number, line in enumerate(lines):
+        parts = line.split(";")
+        kind, *decoded = decode(bytes.fromhex(parts[1]))
+        mask = decoded.pop(1)
+        expected = [[int(x, 16 if k in (4, 6, 7) else 10) for x in parts[k].split()] for k in range(2, 8)]
+        expected_mask = expected.pop(1)
+        same = kind == int(parts[0]) and decoded == expected
+        if kind in (3, 4):
+            same = same and mask == expected_mask
+        elif kind == 2:  # fillers may be kept in addition
+            same = same and all(a >= b for a, b in zip(mask, expected_mask))
+        if not same:
+            sys.exit(f"line {number}: {line}")
+    print(len(lines), "packed matrices are what docs/formats says")
+    return 0 if len(lines) > 1000 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
