@@ -30,20 +30,31 @@ struct rank_options {
 
 struct compress_command {
   std::filesystem::path model, out, json, layers_csv;
+  std::filesystem::path packed; ///< where to write packed linears; empty: nowhere
   text_options text;
   rank_options ranks;
   std::string recipe_name; ///< empty: what `aim` names
   std::string aim = "size";
   bool with_evaluation = true;
-  bool packed = false; ///< also measure the packed kernels
   void run() const;
 };
 
 struct evaluate_command {
-  std::filesystem::path model, text, json;
+  std::filesystem::path model, text, json, packed;
   std::ptrdiff_t context = 2048, max_tokens = 0;
-  std::string protocol = "windows", inputs = "float";
+  std::string protocol = "windows";
+  std::string inputs; ///< empty: float, or int8 with packed weights
   bool last = false;
+  void run() const;
+};
+
+struct generate_command {
+  std::filesystem::path model, packed, json;
+  std::string prompt, inputs = "int8";
+  std::ptrdiff_t max_tokens = 128;
+  double temperature = 0;
+  std::uint64_t seed = 0;
+  bool chat = false;
   void run() const;
 };
 

@@ -35,31 +35,24 @@ double compact_bytes(workspace const& work, double source_linear_bits, double bi
   return work.file.tensor_bytes() + (bits_per_weight - source_linear_bits) * linear_weights / 8.0;
 }
 
-template <class F>
-void for_each_packed(model& m, F const& f) {
-  for (block& b : m.blocks)
-    for (auto const& group : linear_groups(b))
-      for (linear* member : group.members)
-        if (member->packed) f(*member);
-}
-
-double packed_bytes(model& m) {
+double bytes_of(packed_weights const& packed) {
   double bytes = 0;
-  for_each_packed(m, [&](linear const& l) { bytes += static_cast<double>(l.packed->byte_size()); });
+  for (auto const& [name, layer] : packed) bytes += layer.bytes();
   return bytes;
 }
 
-/// The model on its packed codes, inputs rounded to int8 and not rounded; then on its dense weights again.
+/// The model on its packed codes.
 struct packed_evaluation {
   evaluation int8, exact;
 };
 
-packed_evaluation evaluate_packed(model& m, text_tokens const& text, text_options const& options) {
+packed_evaluation evaluate_packed(model& m, packed_weights const& packed, text_tokens const& text,
+                                  text_options const& options) {
   packed_evaluation found;
+  use_packed(m, packed, slim::input_precision::int8);
   found.int8 = evaluate_with_progress(m, text, options, "the packed model");
-  for_each_packed(m, [](linear& l) { l.packed_inputs = slim::input_precision::exact; });
+  use_packed(m, packed, slim::input_precision::exact);
   found.exact = evaluate_with_progress(m, text, options, "the packed model, inputs not rounded");
-  for_each_packed(m, [](linear& l) { l.packed = nullptr; });
   return found;
 }
 
@@ -104,14 +97,14 @@ void compress_command::run() const {
 
   evaluation dense;
   if (with_evaluation) dense = evaluate_with_progress(work.weights, tokens, text, "the dense model");
-  compression const cost = compress_with_progress(work, tokens, how, text, packed);
-  packed_evaluation on_codes;
-  double const code_bytes = packed_bytes(work.weights);
-  if (packed) on_codes = evaluate_packed(work.weights, tokens, text);
+  compression const cost = compress_with_progress(work, tokens, how, text, !packed.empty());
   if (!layers_csv.empty()) write_layer_csv(cost.layers, layers_csv);
   evaluation compressed;
   if (with_evaluation) compressed = evaluate_with_progress(work.weights, tokens, text, "the compressed model");
   double const written = export_model(work, out, how.name);
+  packed_evaluation on_codes;
+  if (!packed.empty()) save_packed(cost.packed, packed, how.name);
+  if (!packed.empty() && with_evaluation) on_codes = evaluate_packed(work.weights, cost.packed, tokens, text);
 
   double const compact = compact_bytes(work, work.source_bits, cost.bits_per_weight, linear_weights);
   table summary({"", "dense", how.name});
@@ -120,11 +113,11 @@ void compress_command::run() const {
     summary.add({"nll per token", fixed(dense.nll, 4) + " +- " + fixed(dense.nll_stderr, 4),
                  fixed(compressed.nll, 4) + " +- " + fixed(compressed.nll_stderr, 4)});
   }
-  if (packed) {
+  if (!packed.empty() && with_evaluation) {
     summary.add({"perplexity on packed codes, int8 inputs", "", fixed(on_codes.int8.perplexity, 3)});
     summary.add({"perplexity on packed codes, float inputs", "", fixed(on_codes.exact.perplexity, 3)});
-    summary.add({"bytes of the linears in memory, packed", "", readable_bytes(code_bytes)});
   }
+  if (!packed.empty()) summary.add({"bytes of the packed linears, written", "", readable_bytes(bytes_of(cost.packed))});
   summary.add({"bits per weight of the linears", fixed(work.source_bits, 3), fixed(cost.bits_per_weight, 3)});
   summary.add({"bytes, packed", readable_bytes(work.file.tensor_bytes()), readable_bytes(compact)});
   summary.add({"bytes of the file written now", "", readable_bytes(written)});
@@ -136,9 +129,11 @@ void compress_command::run() const {
   if (with_evaluation)
     std::printf("\n%td tokens of text to calibrate, %td predicted tokens to evaluate, windows of %td.\n", cost.calib_tokens,
                 dense.tokens, text.context);
-  std::printf("%s holds the compressed weights with the adapters merged, as F16: it runs in stock software but is not small. "
-              "Compact formats follow.\n",
+  std::printf("%s holds the compressed weights with the adapters merged, as F16: it runs in stock software but is not small.\n",
               out.string().c_str());
+  if (!packed.empty())
+    std::printf("%s holds the packed linears: slim-llm eval and generate run on them with --packed, beside %s.\n",
+                packed.string().c_str(), model.string().c_str());
   print_notes(cost.notes);
   print_next_steps(*this);
 
@@ -156,10 +151,10 @@ void compress_command::run() const {
                            {"peak_bytes", peak_memory()},
                            {"calib_tokens", cost.calib_tokens},
                            {"notes", cost.notes}};
-  if (packed)
-    result.update({{"packed_int8_perplexity", on_codes.int8.perplexity},
-                   {"packed_exact_perplexity", on_codes.exact.perplexity},
-                   {"packed_linear_bytes", code_bytes}});
+  if (!packed.empty()) result["packed_linear_bytes"] = bytes_of(cost.packed);
+  if (!packed.empty() && with_evaluation)
+    result.update(
+        {{"packed_int8_perplexity", on_codes.int8.perplexity}, {"packed_exact_perplexity", on_codes.exact.perplexity}});
   if (with_evaluation)
     result.update({{"dense_perplexity", dense.perplexity},
                    {"dense_nll", dense.nll},

@@ -19,9 +19,9 @@ struct stage_data {
 /// recipe that aims at the dense model, a second walk through the uncompressed block runs beside the first.
 class block_compressor {
 public:
-  block_compressor(forward_pass const& pass, recipe const& how, index_t held_out, bool keep_packed, context const& ctx,
+  block_compressor(forward_pass const& pass, recipe const& how, index_t held_out, packed_weights* packed, context const& ctx,
                    std::vector<layer_result>& layers)
-      : pass_(pass), how_(how), held_out_(held_out), keep_packed_(keep_packed), ctx_(ctx), layers_(layers) {}
+      : pass_(pass), how_(how), held_out_(held_out), packed_(packed), ctx_(ctx), layers_(layers) {}
 
   /// Compresses the linears of b and moves the hidden states of all windows through it; `dense_hidden` those of the
   /// uncompressed model, empty if nobody asks for them.
@@ -77,11 +77,6 @@ public:
       pass_.add_mlp_output(b, window_of(mixes, w), window_of(hidden, w));
       if (aims) pass_.add_mlp_output(dense, window_of(dense_mlp_mixes, w), window_of(dense_hidden, w));
     }
-  }
-
-  /// From now on the compressed linears run packed. Not before all are done: calibration sees their exact values.
-  void run_packed() {
-    for (auto& [member, packed] : packed_) member->packed = std::move(packed);
   }
 
 private:
@@ -148,24 +143,16 @@ private:
                                   : chain.compress(member->weight.view(), seen, ctx_);
       first += member->d_out();
       member->weight = slim::decompress(compressed, ctx_);
-      if (keep_packed_) packed_.emplace_back(member, packed(member->name, compressed));
+      if (packed_) packed_->emplace(member->name, pack(member->name, compressed, ctx_));
       member->round_input = how_.round_input;
       layers_.push_back({number_, member->name, role, compressed.report});
     }
   }
 
-  std::shared_ptr<slim::packed_linear const> packed(std::string const& name, slim::any_layer const& layer) const {
-    auto const* const codes = layer.codes ? layer.codes->get_if<slim::integer_codes>() : nullptr;
-    if (!codes) throw slim::config_error(name + " cannot be packed: the recipe makes no integer codes");
-    return std::make_shared<slim::packed_linear const>(
-        slim::pack_linear(*codes, layer.kept ? &*layer.kept : nullptr, layer.low_rank ? &*layer.low_rank : nullptr, ctx_));
-  }
-
   forward_pass const& pass_;
   recipe const& how_;
   index_t held_out_;
-  bool keep_packed_;
-  std::vector<std::pair<linear*, std::shared_ptr<slim::packed_linear const>>> packed_;
+  packed_weights* packed_;
   context const& ctx_;
   std::vector<layer_result>& layers_;
   index_t number_ = 0;
@@ -221,12 +208,11 @@ compression compress_model(model& m, std::span<int const> tokens, recipe const& 
   result.calib_tokens = windows * window;
   auto hidden = pass.embed(tokens.first(static_cast<std::size_t>((windows + held_out) * window)));
   matrix<float> dense_hidden = how.towards_dense ? hidden : matrix<float>();
-  block_compressor compressor(pass, how, held_out, config.keep_packed, ctx, result.layers);
+  block_compressor compressor(pass, how, held_out, config.keep_packed ? &result.packed : nullptr, ctx, result.layers);
   for (index_t b = 0; b < m.config.layers; ++b) {
     compressor.run(b, m.blocks[static_cast<std::size_t>(b)], hidden, dense_hidden);
     if (report) report(b + 1, m.config.layers);
   }
-  compressor.run_packed();
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   summarise(result);
   return result;

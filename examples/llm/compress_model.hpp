@@ -4,6 +4,7 @@
 /// far, so that later layers see what earlier ones made of the text.
 
 #include "evaluate.hpp"
+#include "packed_weights.hpp"
 #include "recipe.hpp"
 
 #include <filesystem>
@@ -14,7 +15,7 @@ struct compress_config {
   index_t context = 1024;       ///< tokens per calibration window
   index_t calib_tokens = 16384; ///< at most; rounded down to whole windows
   index_t held_out_tokens = 0;  ///< behind those, at most: nothing is fitted to them; errors are measured, solutions judged
-  bool keep_packed = false;     ///< linears also get their packed codes, and run on them afterwards
+  bool keep_packed = false;     ///< the result has the packed codes too
 };
 
 /// One compressed linear layer.
@@ -34,6 +35,7 @@ struct compression {
   double held_out_error = 0;  ///< the same on tokens held out; 0 without
   double seconds = 0;
   std::vector<std::string> notes; ///< fallbacks of any layer, one line each, with the layer's name
+  packed_weights packed;          ///< with keep_packed
 };
 
 /// Weights become W_c + (L R)^T, dense floats of what the compressed layer computes; `round_input` is set if the recipe asks

@@ -1,6 +1,7 @@
 #include "commands.hpp"
 #include "evaluate.hpp"
 #include "file_output.hpp"
+#include "packed_weights.hpp"
 #include "progress_line.hpp"
 #include "workspace.hpp"
 
@@ -21,12 +22,14 @@ void round_inputs(model& m, Rounding const& rounding) {
         member->round_input = [rounding](slim::matrix_view<float> x) { rounding.round_inplace(x); };
 }
 
-void set_inputs(model& m, std::string const& inputs) {
-  if (inputs == "fp8")
+void set_inputs(model& m, std::filesystem::path const& packed, std::string const& inputs) {
+  if (!packed.empty())
+    use_packed(m, open_packed(packed), packed_precision(inputs));
+  else if (inputs == "fp8")
     round_inputs(m, slim::fp8_input());
   else if (inputs == "int8")
     round_inputs(m, slim::int8_input());
-  else if (inputs != "float")
+  else if (inputs != "float" && !inputs.empty())
     throw input_error("--inputs " + inputs + ": possible are float, fp8, int8");
 }
 
@@ -35,7 +38,7 @@ void set_inputs(model& m, std::string const& inputs) {
 void evaluate_command::run() const {
   auto const chosen = required(find_protocol(protocol));
   workspace work(model);
-  set_inputs(work.weights, inputs);
+  set_inputs(work.weights, packed, inputs);
   auto tokens = tokens_of(work.words, text, chosen == slim_llm::protocol::llama_cpp);
   if (auto const wanted = static_cast<std::size_t>(max_tokens); last && max_tokens > 0 && tokens.size() > wanted)
     tokens.erase(tokens.begin(), tokens.end() - max_tokens);

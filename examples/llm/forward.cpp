@@ -100,6 +100,11 @@ matrix<float> forward_pass::embed(std::span<int const> tokens) const {
   index_t const count = static_cast<index_t>(tokens.size());
   if (count % window_ != 0)
     throw slim::shape_error(slim::message("embed: ", count, " tokens do not fill windows of ", window_));
+  return embed_at(tokens, 0);
+}
+
+matrix<float> forward_pass::embed_at(std::span<int const> tokens, index_t position) const {
+  index_t const count = static_cast<index_t>(tokens.size());
   auto const& table = model_.embedding;
   matrix<float> embedded(count, table.cols());
   for (index_t t = 0; t < count; ++t) {
@@ -111,8 +116,8 @@ matrix<float> forward_pass::embed(std::span<int const> tokens) const {
   if (!model_.project_in.empty()) embedded = apply(model_.project_in, embedded, ctx_);
   if (model_.positions.empty()) return embedded;
   for (index_t t = 0; t < count; ++t) { // OPT keeps two rows in front for padding
-    float const* const position = model_.positions.row(t % window_ + 2);
-    for (index_t j = 0; j < embedded.cols(); ++j) embedded(t, j) += position[j];
+    float const* const learned = model_.positions.row((position + t) % window_ + 2);
+    for (index_t j = 0; j < embedded.cols(); ++j) embedded(t, j) += learned[j];
   }
   return embedded;
 }
@@ -150,7 +155,7 @@ matrix<float> forward_pass::attention_input(block const& b, matrix_view<float co
   return model_.config.norm_before ? normalized(b.attention_norm, hidden) : matrix<float>(hidden);
 }
 
-void forward_pass::rotate(norm const& head_norm, matrix_view<float> x, index_t heads) const {
+void forward_pass::rotate(norm const& head_norm, matrix_view<float> x, index_t heads, index_t position) const {
   index_t const dim = model_.config.head_dim;
   index_t const pairs = cos_.cols(); // 0 without rotary positions
   bool const half = model_.config.rope == rope_style::rotate_half;
@@ -158,8 +163,8 @@ void forward_pass::rotate(norm const& head_norm, matrix_view<float> x, index_t h
   index_t const step = half ? 1 : 2;
   ctx_.parallel_for(x.rows(), rows_per_task, [&](index_t begin, index_t end) {
     for (index_t i = begin; i < end; ++i) {
-      float const* const c = cos_.row(i % window_);
-      float const* const s = sin_.row(i % window_);
+      float const* const c = cos_.row((position + i) % window_);
+      float const* const s = sin_.row((position + i) % window_);
       for (index_t h = 0; h < heads; ++h) {
         float* const head = x.row(i) + h * dim;
         if (!head_norm.weight.empty()) normalize_row(head_norm, head, head, dim);
@@ -174,22 +179,22 @@ void forward_pass::rotate(norm const& head_norm, matrix_view<float> x, index_t h
   });
 }
 
-void forward_pass::attend(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v,
-                          index_t window_begin, index_t head, index_t query_begin, matrix_view<float> out) const {
+/// One head. Rows of q stand behind `before` earlier rows of k and v; each sees those and the ones up to itself.
+void forward_pass::attend(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v, index_t head,
+                          index_t before, matrix_view<float> out) const {
   auto const& config = model_.config;
   index_t const dim = config.head_dim;
   index_t const kv_head = head / (config.heads / config.kv_heads);
-  index_t const queries = std::min(queries_per_task, window_ - query_begin);
-  index_t const keys = query_begin + queries; // causal: nothing later is looked at
-  context inner = ctx_;                       // this is a parallel task already
+  index_t const queries = q.rows();
+  index_t const keys = before + queries; // causal: nothing later is looked at
+  context inner = ctx_;                  // this is a parallel task already
   inner.where = serial;
   matrix<float> scores(queries, keys);
-  auto const query = q.block(window_begin + query_begin, head * dim, queries, dim);
-  slim::gemm_into(query, slim::transposed(k.block(window_begin, kv_head * dim, keys, dim)), scores, inner);
+  slim::gemm_into(q.block(0, head * dim, queries, dim), slim::transposed(k.block(0, kv_head * dim, keys, dim)), scores, inner);
   float const scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
-  auto const inverse_sums = causal_softmax(scores, query_begin, scale, ctx_.simd);
-  auto const mixed = out.block(window_begin + query_begin, head * dim, queries, dim);
-  slim::gemm_into(matrix_view<float const>(scores), v.block(window_begin, kv_head * dim, keys, dim), mixed, inner);
+  auto const inverse_sums = causal_softmax(scores, before, scale, ctx_.simd);
+  auto const mixed = out.block(0, head * dim, queries, dim);
+  slim::gemm_into(matrix_view<float const>(scores), v.block(0, kv_head * dim, keys, dim), mixed, inner);
   for (index_t i = 0; i < queries; ++i)
     for (index_t j = 0; j < dim; ++j) mixed(i, j) *= inverse_sums[static_cast<std::size_t>(i)];
 }
@@ -209,8 +214,32 @@ matrix<float> forward_pass::attention_mix(block const& b, matrix<float> q, matri
   index_t const windows = q.rows() / window_;
   ctx_.parallel_for(windows * config.heads * parts, 1, [&](index_t begin, index_t end) {
     for (index_t task = begin; task < end; ++task) {
-      index_t const window_begin = task / (config.heads * parts) * window_;
-      attend(q, k, v, window_begin, task / parts % config.heads, task % parts * queries_per_task, mixed);
+      index_t const first = task / (config.heads * parts) * window_, before = task % parts * queries_per_task;
+      index_t const queries = std::min(queries_per_task, window_ - before);
+      attend(q.view().middle_rows(first + before, queries), k.view().middle_rows(first, before + queries),
+             v.view().middle_rows(first, before + queries), task / parts % config.heads, before,
+             mixed.view().middle_rows(first + before, queries));
+    }
+  });
+  return mixed;
+}
+
+matrix<float> forward_pass::attention_mix_cached(block const& b, matrix<float> q, matrix<float> k, matrix<float> const& v,
+                                                 index_t position, matrix_view<float> keys, matrix_view<float> values) const {
+  auto const& config = model_.config;
+  index_t const tokens = q.rows();
+  rotate(b.q_norm, q, config.heads, position);
+  rotate(b.k_norm, k, config.kv_heads, position);
+  std::copy_n(k.data(), k.size(), keys.row(position));
+  std::copy_n(v.data(), v.size(), values.row(position));
+  matrix<float> mixed(tokens, q.cols());
+  index_t const parts = (tokens + queries_per_task - 1) / queries_per_task;
+  ctx_.parallel_for(config.heads * parts, 1, [&](index_t begin, index_t end) {
+    for (index_t task = begin; task < end; ++task) {
+      index_t const first = task % parts * queries_per_task, queries = std::min(queries_per_task, tokens - first);
+      index_t const before = position + first;
+      attend(q.view().middle_rows(first, queries), keys.middle_rows(0, before + queries),
+             values.middle_rows(0, before + queries), task / parts, before, mixed.view().middle_rows(first, queries));
     }
   });
   return mixed;

@@ -48,10 +48,16 @@ public:
   /// Hidden states of tokens (whole windows). @throws slim::shape_error unless tokens fill whole windows,
   /// slim::config_error on an id outside the vocabulary.
   [[nodiscard]] matrix<float> embed(std::span<int const> tokens) const;
+  /// The same for tokens that stand at `position` and on of one window.
+  [[nodiscard]] matrix<float> embed_at(std::span<int const> tokens, index_t position) const;
 
   [[nodiscard]] matrix<float> attention_input(block const& b, matrix_view<float const> hidden) const;
   /// Head norms, rotary positions and causal attention per window. q (tokens, q_size), k and v (tokens, kv_size).
   [[nodiscard]] matrix<float> attention_mix(block const& b, matrix<float> q, matrix<float> k, matrix<float> v) const;
+  /// The same for tokens at `position` and on of one window, whose earlier keys and values are in the first rows of `keys` and
+  /// `values` (window, kv_size); those of the tokens are put behind them.
+  [[nodiscard]] matrix<float> attention_mix_cached(block const& b, matrix<float> q, matrix<float> k, matrix<float> const& v,
+                                                   index_t position, matrix_view<float> keys, matrix_view<float> values) const;
   void add_attention_output(block const& b, matrix_view<float const> mixed, matrix_view<float> hidden) const;
   [[nodiscard]] matrix<float> mlp_input(block const& b, matrix_view<float const> hidden) const;
   /// silu(gate) * up, or relu(up) if gate is empty.
@@ -76,9 +82,9 @@ private:
   [[nodiscard]] matrix<float> normalized(norm const& n, matrix_view<float const> x) const;
   void normalize_into(norm const& n, matrix_view<float const> x, matrix_view<float> y) const;
   void normalize_row(norm const& n, float const* x, float* y, index_t size) const;
-  void rotate(norm const& head_norm, matrix_view<float> x, index_t heads) const;
-  void attend(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v, index_t window_begin,
-              index_t head, index_t query_begin, matrix_view<float> out) const;
+  void rotate(norm const& head_norm, matrix_view<float> x, index_t heads, index_t position = 0) const;
+  void attend(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v, index_t head, index_t before,
+              matrix_view<float> out) const;
 
   model const& model_;
   index_t window_;

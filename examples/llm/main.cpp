@@ -65,7 +65,8 @@ int main(int argc, char** argv) {
   add_rank_options(*sub, compress.ranks);
   sub->add_option("--layers-csv", compress.layers_csv, "also write what every step did to every layer");
   sub->add_flag("!--no-eval", compress.with_evaluation, "do not measure perplexity");
-  sub->add_flag("--packed", compress.packed, "also measure perplexity on the packed codes, as they run on this CPU");
+  sub->add_option("--packed", compress.packed,
+                  "also write the packed linears to this file, and measure perplexity on them as they run on this CPU");
   add_text_options(*sub, compress.text);
   sub->callback([&] { compress.run(); });
 
@@ -78,9 +79,24 @@ int main(int argc, char** argv) {
   sub->add_flag("--last", evaluate.last, "take the last tokens of the text instead of the first");
   sub->add_option("--protocol", evaluate.protocol, "windows (GPTQ, SLiM) or llama.cpp (llama-perplexity)")
       ->capture_default_str();
-  sub->add_option("--inputs", evaluate.inputs, "what linear layers see of their inputs: float, fp8, int8")
-      ->capture_default_str();
+  sub->add_option("--packed", evaluate.packed, "run on these packed linears, written by compress --packed");
+  sub->add_option("--inputs", evaluate.inputs,
+                  "what linear layers see of their inputs: float, fp8, int8 (default float); packed: int8, int16, float "
+                  "(default int8)");
   sub->callback([&] { evaluate.run(); });
+
+  generate_command generate;
+  sub = add_command(app, "generate", "continue a text, and say how fast", generate);
+  add_model(sub, generate);
+  sub->add_option("--prompt", generate.prompt, "the text to continue")->required();
+  sub->add_option("--packed", generate.packed, "run on these packed linears, written by compress --packed; the head at 8 bits");
+  sub->add_option("--inputs", generate.inputs, "packed: what linear layers see of their inputs: int8, int16, float")
+      ->capture_default_str();
+  sub->add_flag("--chat", generate.chat, "the prompt is what a user says to an instruct model (ChatML)");
+  sub->add_option("--max-tokens", generate.max_tokens, "tokens to write at most")->capture_default_str();
+  sub->add_option("--temperature", generate.temperature, "0: the likeliest token each time")->capture_default_str();
+  sub->add_option("--seed", generate.seed, "of the draws, with a temperature")->capture_default_str();
+  sub->callback([&] { generate.run(); });
 
   ablate_command ablate;
   sub = add_command(app, "ablate", "compress and evaluate with many recipes: one table", ablate);

@@ -4,7 +4,6 @@
 
 #include "slim/slim.hpp"
 #include "slim/testing/executors.hpp"
-#include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/same_bits.hpp"
 
 #include <catch2/catch.hpp>
@@ -200,36 +199,4 @@ TEST_CASE("a budget of bits is kept, and spent") {
   CHECK_THROWS_WITH(plan_ranks(by_role, {.rank = "", .by_role = "x=1", .budget = 0}, m, ids, 8), Catch::Contains("x=1"));
   CHECK_THROWS_WITH(plan_ranks(by_role, {.rank = "1.5", .by_role = "", .budget = 0}, m, ids, 8), Catch::Contains("1.5"));
   CHECK_THROWS_WITH(plan_ranks(how, {.rank = "", .by_role = "", .budget = 0.5}, m, ids, 8), Catch::Contains("0.5"));
-}
-
-TEST_CASE("linears that run packed compute what their dense weights compute, and calibration does not notice them") {
-  auto const ids = random_tokens(40, 61);
-  for (char const* name : {"slim@g32", "joint-q@g32", "int3-lr@g32@r2", "gptq-int4@g32"}) {
-    model dense = random_llama(), packed = random_llama();
-    compress_config config = windows_of_8;
-    (void)compress_model(dense, ids, named(name), config, 32);
-    config.keep_packed = true;
-    (void)compress_model(packed, ids, named(name), config, 32);
-    CHECK(all_weights(packed) == all_weights(dense));
-    auto const x = slim::testing::normal_matrix(5, dense.blocks[0].down.d_in(), 1);
-    linear const& exact = dense.blocks[0].down;
-    linear& l = packed.blocks[0].down;
-    REQUIRE(l.packed);
-    auto const expected = apply(exact, x);
-    auto const distance = [&](matrix<float> const& y) {
-      float largest = 0, size = 0;
-      for (index_t k = 0; k < y.size(); ++k) {
-        largest = std::max(largest, std::abs(y.data()[k] - expected.data()[k]));
-        size = std::max(size, std::abs(expected.data()[k]));
-      }
-      return largest / size;
-    };
-    CHECK(distance(apply(l, x)) < 0.02f);
-    l.packed_inputs = slim::input_precision::exact;
-    CHECK(distance(apply(l, x)) < 1e-5f);
-  }
-  model m = random_llama();
-  compress_config config = windows_of_8;
-  config.keep_packed = true;
-  CHECK_THROWS_AS(compress_model(m, ids, named("wanda-24"), config, 32), slim::config_error); // no codes
 }

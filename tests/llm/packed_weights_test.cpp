@@ -1,0 +1,154 @@
+#include "packed_weights.hpp"
+
+#include "compress_model.hpp"
+#include "generate.hpp"
+#include "random_model.hpp"
+#include "workspace.hpp"
+
+#include "slim/testing/hard_matrices.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <filesystem>
+#include <fstream>
+
+using namespace slim_llm;
+using namespace slim_llm::testing;
+
+namespace {
+
+compress_config const packed_windows_of_8{.context = 8, .calib_tokens = 40, .keep_packed = true};
+
+/// A file that is gone when the test is over.
+struct temporary_file {
+  std::filesystem::path path;
+  explicit temporary_file(char const* name) : path(std::filesystem::temp_directory_path() / name) {}
+  ~temporary_file() { std::filesystem::remove(path); }
+};
+
+std::vector<linear*> linears_of(model& m) {
+  std::vector<linear*> all;
+  for (block& b : m.blocks)
+    for (auto const& group : linear_groups(b))
+      for (linear* member : group.members) all.push_back(member);
+  return all;
+}
+
+/// Linears of a model need names of their own to be told apart in a file.
+model named_model() {
+  model m = random_llama();
+  int number = 0;
+  for (linear* l : linears_of(m)) l->name = "linear." + std::to_string(number++);
+  return m;
+}
+
+packed_weights compressed(model& m, char const* recipe) {
+  return compress_model(m, random_tokens(40, 61), find_recipe(recipe).value(), packed_windows_of_8, 32).packed;
+}
+
+} // namespace
+
+TEST_CASE("packed linears come back from their file with the values they had, and run on their codes") {
+  for (char const* name : {"slim@g32", "slim-q@g32", "joint-q@g32", "int3-lr@g32@r2", "gptq-int4@g32", "slim@channel"}) {
+    temporary_file const file("slim_packed_weights_test.safetensors");
+    model original = named_model(), loaded = named_model();
+    save_packed(compressed(original, name), file.path, name);
+    use_packed(loaded, open_packed(file.path), slim::input_precision::exact);
+    auto const expected = linears_of(original), found = linears_of(loaded);
+    REQUIRE(found.size() == 14);
+    for (std::size_t k = 0; k < found.size(); ++k) {
+      REQUIRE(found[k]->weight == expected[k]->weight);
+      REQUIRE(found[k]->packed);
+      auto const x = slim::testing::normal_matrix(5, found[k]->d_in(), 1);
+      auto const y = apply(*expected[k], x);
+      auto const distance = [&](matrix<float> const& other) {
+        float largest = 0, size = 0;
+        for (index_t i = 0; i < y.size(); ++i) {
+          largest = std::max(largest, std::abs(other.data()[i] - y.data()[i]));
+          size = std::max(size, std::abs(y.data()[i]));
+        }
+        return largest / size;
+      };
+      CHECK(distance(apply(*found[k], x)) < 2e-5f);
+      found[k]->packed_inputs = slim::input_precision::int8;
+      CHECK(distance(apply(*found[k], x)) < 0.03f);
+    }
+  }
+}
+
+TEST_CASE("packed weights that do not fit the model are refused with the tensor's name") {
+  model m = named_model();
+  packed_weights const weights = compressed(m, "slim-q@g32");
+  packed_weights missing = weights, swapped = weights, broken = weights;
+  missing.erase("linear.3");
+  std::swap(swapped.at("linear.0"), swapped.at("linear.1"));
+  broken.at("linear.5").weight.resize(70);
+  auto const refusal = [&](packed_weights const& w) -> std::string {
+    try {
+      use_packed(m, w, slim::input_precision::int8);
+    } catch (input_error const& e) {
+      return e.what();
+    }
+    return "";
+  };
+  CHECK(refusal(missing) == "linear.3: is not among the packed weights");
+  CHECK(refusal(swapped).find("linear.0: packed as 12 x 24 with rank") == 0);
+  CHECK(refusal(broken).find("linear.5: ") == 0);
+  CHECK_THROWS_AS(compressed(m, "wanda-24"), slim::config_error); // no codes
+  CHECK_THROWS_AS(packed_precision("fp8"), input_error);
+  temporary_file const file("slim_packed_weights_test.safetensors");
+  std::ofstream(file.path) << "nothing of the kind";
+  CHECK_THROWS_AS(open_packed(file.path), input_error);
+}
+
+TEST_CASE("a text that grows token by token, or by pieces, has the logits of the whole text at once") {
+  for (rope_style const style : {rope_style::rotate_half, rope_style::adjacent_pairs}) {
+    model const m = random_llama(61, style);
+    auto const ids = random_tokens(150, 61);
+    auto const expected = all_logits(m, ids, 150);
+    generation by_one(m, 150, false), by_pieces(m, 150, false);
+    auto const check = [&](std::vector<float> const& logits, index_t t) {
+      for (index_t j = 0; j < 61; ++j) REQUIRE(logits[static_cast<std::size_t>(j)] == Approx(expected(t, j)).margin(1e-4));
+    };
+    for (index_t t = 0; t < 20; ++t) check(by_one.append(std::span(ids).subspan(static_cast<std::size_t>(t), 1)), t);
+    check(by_one.append(std::span(ids).subspan(20)), 149);
+    index_t done = 0;
+    for (index_t const piece : {7, 130, 13}) {
+      auto const logits =
+          by_pieces.append(std::span(ids).subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(piece)));
+      done += piece;
+      check(logits, done - 1);
+    }
+    CHECK(by_pieces.size() == 150);
+    CHECK_THROWS_AS(by_pieces.append(std::span(ids).first(1)), slim::config_error);
+    CHECK_THROWS_AS(generation(m, 5, false).append({}), slim::shape_error);
+  }
+}
+
+TEST_CASE("an output head of 8 bits is close to that of floats") {
+  model const m = random_llama();
+  auto const ids = random_tokens(12, 61);
+  auto const exact = generation(m, 12, false).append(ids), rounded = generation(m, 12, true).append(ids);
+  double wrong = 0, size = 0;
+  for (std::size_t j = 0; j < exact.size(); ++j) {
+    wrong += std::pow(static_cast<double>(exact[j] - rounded[j]), 2);
+    size += std::pow(static_cast<double>(exact[j]), 2);
+  }
+  CHECK(wrong < 1e-3 * size);
+  CHECK(wrong > 0);
+}
+
+TEST_CASE(
+    "greedy takes the likeliest token; with a temperature tokens come as often as the softmax says, the same for a seed") {
+  std::vector<float> const logits = {0.0f, 1.0f, -1.0f, 2.0f};
+  CHECK(choose_token(logits, {}, 0) == 3);
+  std::vector<double> counts(4);
+  constexpr int draws = 20000;
+  for (int k = 0; k < draws; ++k)
+    counts[static_cast<std::size_t>(choose_token(logits, {.temperature = 0.5, .seed = 7}, static_cast<std::uint64_t>(k)))] += 1;
+  double sum = 0;
+  for (float const l : logits) sum += std::exp(2.0 * static_cast<double>(l));
+  for (std::size_t k = 0; k < 4; ++k)
+    CHECK(counts[k] / draws == Approx(std::exp(2.0 * static_cast<double>(logits[k])) / sum).margin(0.01));
+  CHECK(choose_token(logits, {.temperature = 2, .seed = 9}, 4) == choose_token(logits, {.temperature = 2, .seed = 9}, 4));
+}
