@@ -127,12 +127,13 @@ public:
         for (index_t j = 0; j < x.cols(); ++j) scaled(t, j) *= w_.input_factors()[static_cast<std::size_t>(j)];
       x = scaled.view();
     }
-    for (index_t first = 0; first < x.rows(); first += tokens_per_walk)
-      walk(x.middle_rows(first, std::min(tokens_per_walk, x.rows() - first)), first);
+    index_t const most = sparse_ ? sparse_tokens : tokens_per_walk;
+    for (index_t first = 0; first < x.rows(); first += most) walk(x.middle_rows(first, std::min(most, x.rows() - first)), first);
   }
 
 private:
   static constexpr index_t slots = r16_block_cols / 2;
+  static constexpr index_t sparse_tokens = 32; ///< 128 columns of so many tokens fit the first cache twice
 
   struct block {
     alignas(64) float w[r16_block_cols][r16_rows];
