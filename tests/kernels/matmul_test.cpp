@@ -80,7 +80,7 @@ double distance(matrix<float> const& a, matrix<double> const& b) {
 }
 
 std::vector<simd_level> levels() {
-  std::vector<simd_level> all = {simd_level::scalar};
+  std::vector<simd_level> all = {simd_level::scalar, simd_level::automatic};
   for (simd_level const level : {simd_level::avx2, simd_level::avx512})
     if (best_simd_level() >= level) all.push_back(level);
   return all;

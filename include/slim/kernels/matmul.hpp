@@ -40,7 +40,7 @@ private:
     index_t const most = kernels_.most_vectors / planes_, tiles = (count + most - 1) / most;
     std::vector<input_tile> inputs;
     inputs.reserve(static_cast<std::size_t>(tiles));
-    bool const offset = w_.layout().kind == r16_kind::sparse24;
+    bool const offset = kernels_.unsigned_inputs && w_.layout().kind == r16_kind::sparse24;
     for (index_t t = 0; t < count; t += most) {
       index_t const tokens = std::min(most, count - t);
       inputs.push_back(

@@ -3,6 +3,7 @@
 /// Inner loops of products with R16 matrices, one set per instruction set, chosen at run time: a row block of 16 rows times a
 /// tile of vectors of 8-bit inputs.
 
+#include "slim/kernels/cpu/arm_dot.hpp"
 #include "slim/kernels/r16.hpp"
 #include "slim/linalg/simd.hpp"
 
@@ -31,6 +32,7 @@ using input_kernel = void (*)(float* x, std::int8_t* out, float* scale, float* s
 /// Kernels of one instruction set.
 struct r16_kernels {
   index_t most_vectors; ///< of a tile
+  bool unsigned_inputs; ///< products with 2:4 codes want the inputs + 128
   input_kernel round_inputs;
   /// [kind][log2 of the vectors of a tile]
   r16_kernel of[5][4];
@@ -83,8 +85,7 @@ void r16_product(r16_row_block const& a, std::int8_t const* values, float const*
           if constexpr (Kind == r16_kind::sparse24) {
             for (index_t group = 0; group < r16_stage_cols / 4; ++group) {
               sparse_pair const pair = sparse_codes(stage, r, group);
-              for (int slot = 0; slot < 2; ++slot)
-                dot += (pair.code[slot] - 8) * static_cast<std::int8_t>(x[4 * group + pair.column[slot]] ^ -128);
+              for (int slot = 0; slot < 2; ++slot) dot += (pair.code[slot] - 8) * x[4 * group + pair.column[slot]];
             }
           } else {
             for (index_t c = 0; c < r16_stage_cols; ++c) dot += dense_code(Kind, stage, r, c) * x[c];
@@ -102,9 +103,9 @@ void r16_product(r16_row_block const& a, std::int8_t const* values, float const*
 
 #define SLIM_R16_OF_KIND(space, kind)                                                                                          \
   {space::r16_product<kind, 1>, space::r16_product<kind, 2>, space::r16_product<kind, 4>, space::r16_product<kind, 8>}
-#define SLIM_R16_TABLE(space, most, rounding)                                                                                  \
+#define SLIM_R16_TABLE(space, most, flips, rounding)                                                                           \
   {                                                                                                                            \
-    most, rounding, {                                                                                                          \
+    most, flips, rounding, {                                                                                                   \
       SLIM_R16_OF_KIND(space, r16_kind::sparse24), SLIM_R16_OF_KIND(space, r16_kind::dense2),                                  \
           SLIM_R16_OF_KIND(space, r16_kind::dense3), SLIM_R16_OF_KIND(space, r16_kind::dense4),                                \
           SLIM_R16_OF_KIND(space, r16_kind::dense8)                                                                            \
@@ -117,23 +118,30 @@ void r16_product(r16_row_block const& a, std::int8_t const* values, float const*
 #if SLIM_SIMD_X86
 #include "slim/kernels/cpu/r16_avx2.hpp"
 #include "slim/kernels/cpu/r16_avx512.hpp"
+#elif SLIM_SIMD_ARM
+#include "slim/kernels/cpu/r16_neon.hpp"
 #endif
 
 namespace slim::inline SLIM_ABI {
 namespace detail {
 
-/// The kernels of a level; AVX-512 without VNNI runs those of AVX2. @throws config_error if the machine lacks the level.
+/// The kernels of a level; AVX-512 without VNNI runs those of AVX2, `automatic` on ARM those of NEON if there is `sdot`.
+/// @throws config_error if the machine lacks the level.
 [[nodiscard]] inline r16_kernels const& r16_kernels_of(simd_level wanted) {
 #if SLIM_SIMD_X86
-  static constexpr r16_kernels vnni = SLIM_R16_TABLE(avx512vnni, 8, avx2::round_inputs);
-  static constexpr r16_kernels avx2_table = SLIM_R16_TABLE(avx2, 4, avx2::round_inputs);
+  static constexpr r16_kernels vnni = SLIM_R16_TABLE(avx512vnni, 8, true, avx2::round_inputs);
+  static constexpr r16_kernels avx2_table = SLIM_R16_TABLE(avx2, 4, true, avx2::round_inputs);
   simd_level const level = resolve(wanted);
   if (level == simd_level::avx512 && __builtin_cpu_supports("avx512vnni")) return vnni;
   if (level >= simd_level::avx2) return avx2_table;
+#elif SLIM_SIMD_ARM
+  static constexpr r16_kernels dot = SLIM_R16_TABLE(neon, 8, false, scalar::round_inputs);
+  (void)resolve(wanted);
+  if (wanted == simd_level::automatic && has_dot_product()) return dot;
 #else
   (void)resolve(wanted);
 #endif
-  static constexpr r16_kernels plain = SLIM_R16_TABLE(scalar, 8, scalar::round_inputs);
+  static constexpr r16_kernels plain = SLIM_R16_TABLE(scalar, 8, false, scalar::round_inputs);
   return plain;
 }
 
