@@ -5,8 +5,8 @@
 
 #include "slim/config.hpp"
 
-#if defined(__aarch64__) && defined(__GNUC__)
-/// Kernels for 64-bit ARM can be compiled.
+#if defined(__aarch64__) && defined(__GNUC__) && (!defined(__clang__) || __clang_major__ >= 16)
+/// Kernels for 64-bit ARM can be compiled. Before version 16, clang has their intrinsics only if flags ask for them.
 #define SLIM_SIMD_ARM 1
 #else
 #define SLIM_SIMD_ARM 0

@@ -1,11 +1,12 @@
 #pragma once
 /// @file
-/// R16 products with AVX2: half a step (8 rows) per register, `vpmaddubsw` multiplies and adds pairs in 16 bits. Included by
+/// R16 products with AVX2: half a step (8 rows) per register, `vpmaddubsw` multiplies and adds pairs in 16 bits. See
 /// kernels/cpu/r16_kernels.hpp.
 
-#include "slim/kernels/r16.hpp"
+#include "slim/kernels/cpu/r16_row_block.hpp"
 #include "slim/linalg/simd.hpp"
 
+#if SLIM_SIMD_X86
 namespace slim::inline SLIM_ABI {
 namespace detail {
 
@@ -219,3 +220,4 @@ SLIM_SIMD_END
 
 } // namespace detail
 } // namespace slim::inline SLIM_ABI
+#endif

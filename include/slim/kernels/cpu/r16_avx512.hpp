@@ -1,11 +1,12 @@
 #pragma once
 /// @file
 /// R16 products with AVX-512 VNNI: a register holds one step of 16 rows, `vpdpbusd` adds the four products of a row into its
-/// lane. Included by kernels/cpu/r16_kernels.hpp.
+/// lane. See kernels/cpu/r16_kernels.hpp.
 
-#include "slim/kernels/r16.hpp"
+#include "slim/kernels/cpu/r16_row_block.hpp"
 #include "slim/linalg/simd.hpp"
 
+#if SLIM_SIMD_X86
 namespace slim::inline SLIM_ABI {
 namespace detail {
 
@@ -178,3 +179,4 @@ SLIM_SIMD_END
 
 } // namespace detail
 } // namespace slim::inline SLIM_ABI
+#endif

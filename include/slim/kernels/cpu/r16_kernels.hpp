@@ -4,20 +4,14 @@
 /// tile of vectors of 8-bit inputs.
 
 #include "slim/kernels/cpu/arm_dot.hpp"
-#include "slim/kernels/r16.hpp"
+#include "slim/kernels/cpu/r16_avx2.hpp"
+#include "slim/kernels/cpu/r16_avx512.hpp"
+#include "slim/kernels/cpu/r16_neon.hpp"
+#include "slim/kernels/cpu/r16_row_block.hpp"
 #include "slim/linalg/simd.hpp"
 
 namespace slim::inline SLIM_ABI {
 namespace detail {
-
-/// A row block, and how to walk it.
-struct r16_row_block {
-  std::uint8_t const *header, *stages;
-  index_t stage_count;
-  index_t set_stages; ///< that share a set of scales; 0 if there are none
-  index_t set_bytes;
-  bool zero_points;
-};
 
 /// `out[t][r]` = sum over the columns of scale (code - zero) x for the vectors t of a tile; values, scales and sums as in
 /// input_tile. Where a row has one scale (no sets) it is left out, and so is the zero point of dense codes: the sum is over
@@ -111,19 +105,6 @@ void r16_product(r16_row_block const& a, std::int8_t const* values, float const*
           SLIM_R16_OF_KIND(space, r16_kind::dense8)                                                                            \
     }                                                                                                                          \
   }
-
-} // namespace detail
-} // namespace slim::inline SLIM_ABI
-
-#if SLIM_SIMD_X86
-#include "slim/kernels/cpu/r16_avx2.hpp"
-#include "slim/kernels/cpu/r16_avx512.hpp"
-#elif SLIM_SIMD_ARM
-#include "slim/kernels/cpu/r16_neon.hpp"
-#endif
-
-namespace slim::inline SLIM_ABI {
-namespace detail {
 
 /// The kernels of a level; AVX-512 without VNNI runs those of AVX2, `automatic` on ARM those of NEON if there is `sdot`.
 /// @throws config_error if the machine lacks the level.

@@ -1,11 +1,12 @@
 #pragma once
 /// @file
 /// R16 products with NEON and its dot product extension (ARMv8.2): four rows per register, `sdot` adds the four products of a
-/// row into its lane. Included by kernels/cpu/r16_kernels.hpp.
+/// row into its lane. See kernels/cpu/r16_kernels.hpp.
 
 #include "slim/kernels/cpu/arm_dot.hpp"
-#include "slim/kernels/r16.hpp"
+#include "slim/kernels/cpu/r16_row_block.hpp"
 
+#if SLIM_SIMD_ARM
 namespace slim::inline SLIM_ABI {
 namespace detail {
 
@@ -148,3 +149,4 @@ SLIM_SIMD_END
 
 } // namespace detail
 } // namespace slim::inline SLIM_ABI
+#endif

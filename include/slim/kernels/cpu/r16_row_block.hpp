@@ -1,0 +1,20 @@
+#pragma once
+/// @file
+/// What an R16 kernel walks over.
+
+#include "slim/kernels/r16.hpp"
+
+namespace slim::inline SLIM_ABI {
+namespace detail {
+
+/// A row block, and how to walk it.
+struct r16_row_block {
+  std::uint8_t const *header, *stages;
+  index_t stage_count;
+  index_t set_stages; ///< that share a set of scales; 0 if there are none
+  index_t set_bytes;
+  bool zero_points;
+};
+
+} // namespace detail
+} // namespace slim::inline SLIM_ABI
