@@ -189,7 +189,8 @@ TEST_CASE("error feedback picks the codes of the unblocked float64 version and l
   auto const order = act_order ? slim::detail::activation_order(h.view(), std::max<index_t>(m, 1)) : identity(c.cols);
   std::vector<std::vector<bool>> kept(static_cast<std::size_t>(c.rows),
                                       std::vector<bool>(static_cast<std::size_t>(c.cols), true));
-  auto const [expected, margin] = reference_feedback(to_eigen(w.view()), to_eigen(h.view()), &codes, order, n, m, kept);
+  reference_result const reference = reference_feedback(to_eigen(w.view()), to_eigen(h.view()), &codes, order, n, m, kept);
+  square const &expected = reference.weights, &margin = reference.margin;
 
   matrix<float> found = w;
   mask chosen(c.rows, c.cols, {n, m});
