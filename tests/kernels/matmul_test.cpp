@@ -192,7 +192,9 @@ TEST_CASE("a token's result does not depend on the batch, the executor or the ot
   for (auto const inputs : {input_precision::int8, input_precision::int16, input_precision::exact}) {
     matrix<float> all(67, 70), some(67, 70), one(1, 70);
     matmul_into(c.packed, x.view(), all.view(), {.inputs = inputs});
-    for (context const& ctx : {on(thread_team_executor{3}), on(serial_executor{})}) {
+    thread_team_executor const team{3};
+    serial_executor const serial;
+    for (context const& ctx : {on(team), on(serial)}) {
       matmul_into(c.packed, x.view(), some.view(), {.inputs = inputs}, ctx);
       REQUIRE(same_bits(all, some));
     }
