@@ -52,8 +52,10 @@ void evaluate_command::run() const {
               found.nll, found.nll_stderr, found.tokens, found.window_nll.size(), context, protocol.c_str());
   if (json.empty()) return;
   nlohmann::json const result = {
-      {"perplexity", found.perplexity}, {"nll", found.nll},   {"nll_stderr", found.nll_stderr}, {"tokens", found.tokens},
-      {"window_nll", found.window_nll}, {"context", context}, {"protocol", protocol},           {"inputs", inputs}};
+      {"perplexity", found.perplexity}, {"nll", found.nll},
+      {"nll_stderr", found.nll_stderr}, {"tokens", found.tokens},
+      {"window_nll", found.window_nll}, {"context", context},
+      {"protocol", protocol},           {"inputs", inputs.empty() ? (packed.empty() ? "float" : "int8") : inputs}};
   write_file(json, result.dump(2) + "\n");
 }
 

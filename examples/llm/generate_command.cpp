@@ -32,6 +32,7 @@ bool is_end(tokenizer const& words, bool chat, int token) {
 
 void generate_command::run() const {
   if (max_tokens < 1) throw input_error(slim::message("--max-tokens ", max_tokens, ": at least 1 is needed"));
+  if (!(temperature >= 0)) throw input_error(slim::message("--temperature ", temperature, ": 0 or more is needed"));
   workspace work(model);
   if (!packed.empty()) use_packed(work.weights, open_packed(packed), packed_precision(inputs));
   auto const text = chat ? as_chat(work.words, prompt) : prompt;

@@ -221,6 +221,32 @@ TEST_CASE("NaN and infinity of a token reach its outputs and no others") {
   }
 }
 
+TEST_CASE("inputs that are 0 or subnormal give 0, or next to it, at every level") {
+  packed_case const sparse = sparse_case(18, 64, per_channel, 13), dense = dense_case(18, 64, 4, per_group(32), false, 14);
+  for (simd_level const level : levels())
+    for (auto const inputs : {input_precision::int8, input_precision::int16})
+      for (packed_case const* c : {&sparse, &dense}) {
+        context ctx;
+        ctx.simd = level;
+        matrix<float> x(2, 64), y(2, 18);
+        for (index_t j = 0; j < 64; j += 2) x(1, j) = 1e-40f; // the others are 0
+        matmul_into(c->packed, x.view(), y.view(), {.inputs = inputs}, ctx);
+        for (index_t i = 0; i < 18; ++i) {
+          REQUIRE(y(0, i) == 0.0f);
+          REQUIRE(std::abs(y(1, i)) < 1e-35f);
+        }
+      }
+  for (simd_level const level : levels()) { // the codes themselves: none is made up
+    float now[32] = {};
+    std::int8_t codes[32];
+    float scale = 0, sum = 0;
+    now[3] = 1e-40f;
+    slim::detail::r16_kernels_of(level).round_inputs(now, codes, &scale, &sum);
+    for (std::int8_t const code : codes) REQUIRE(code == 0);
+    REQUIRE(sum == 0.0f);
+  }
+}
+
 TEST_CASE("what the layout cannot hold is refused with its values") {
   CHECK_THROWS_AS(pack_r16(integer_codes(4, 100, 4, per_group(48), number_format::fp16)), config_error);
   integer_codes fine(4, 256, 4, per_group(128), number_format::fp32);

@@ -128,7 +128,8 @@ public:
       x = scaled.view();
     }
     index_t const most = sparse_ ? sparse_tokens : tokens_per_walk;
-    for (index_t first = 0; first < x.rows(); first += most) walk(x.middle_rows(first, std::min(most, x.rows() - first)), first);
+    for (index_t first = 0; first < x.rows(); first += most)
+      walk(x.middle_rows(first, std::min(most, x.rows() - first)), first);
   }
 
 private:
@@ -227,8 +228,8 @@ private:
 /// token and 32 channels; see input_precision.
 ///
 /// **Numerics** Integer products are exact, sums over stages of 32 channels are float. Bits depend on the simd level, not on
-/// the executor nor on the other tokens of the batch. NaN and infinity in X reach the outputs of their token. @throws
-/// shape_error
+/// the executor nor on the other tokens of the batch. NaN and infinity in X reach the outputs of their token: all of them with
+/// integer inputs, those of kept weights with exact ones. @throws shape_error
 inline void matmul_into(r16_matrix const& w, matrix_view<float const> x, matrix_view<float> y,
                         matmul_options const& options = {}, context const& ctx = {}) {
   if (x.cols() != w.cols() || y.cols() != w.rows() || x.rows() != y.rows())

@@ -147,7 +147,7 @@ inline void round_inputs(float* x, std::int8_t* out, float* scale, float* sum) {
   float largest = _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
   if (_mm256_movemask_ps(_mm256_cmp_ps(finite, finite, _CMP_UNORD_Q))) largest = __builtin_nanf("");
   *scale = largest / 127;
-  __m256 const steps = _mm256_set1_ps(*scale > 0 ? 1 / *scale : 0.0f), step = _mm256_set1_ps(*scale);
+  __m256 const steps = _mm256_set1_ps(*scale >= smallest_input_scale ? 1 / *scale : 0.0f), step = _mm256_set1_ps(*scale);
   __m256i codes[4], total = _mm256_setzero_si256();
   for (int k = 0; k < 4; ++k) {
     __m256 const v = _mm256_loadu_ps(x + 8 * k);

@@ -20,7 +20,7 @@ using r16_kernel = void (*)(r16_row_block const&, std::int8_t const* values, flo
                             float* out);
 
 /// Rounds 32 inputs to int8 with one scale, largest / 127: codes to `out`, scale and scale times their sum, and what is left to
-/// `x`. An input that is not finite makes the scale NaN.
+/// `x`. An input that is not finite makes the scale NaN; a scale that is no normal number makes all codes 0.
 using input_kernel = void (*)(float* x, std::int8_t* out, float* scale, float* sum);
 
 /// Kernels of one instruction set.
@@ -42,10 +42,11 @@ inline void round_inputs(float* x, std::int8_t* out, float* scale, float* sum) {
     finite += x[k] * 0.0f;
   }
   *scale = finite == finite ? largest / 127 : std::numeric_limits<float>::quiet_NaN();
-  float const inverse = *scale > 0 ? 1 / *scale : 0.0f;
+  bool const normal = *scale >= smallest_input_scale;
+  float const inverse = normal ? 1 / *scale : 0.0f;
   int total = 0;
   for (index_t k = 0; k < r16_stage_cols; ++k) {
-    float const level = *scale > 0 ? std::min(std::max(x[k] * inverse, -127.0f), 127.0f) : 0.0f;
+    float const level = normal ? std::min(std::max(x[k] * inverse, -127.0f), 127.0f) : 0.0f;
     int const code = round_to_int(level);
     out[k] = static_cast<std::int8_t>(code);
     total += code;

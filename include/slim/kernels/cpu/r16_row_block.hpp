@@ -7,6 +7,9 @@
 namespace slim::inline SLIM_ABI {
 namespace detail {
 
+/// Below it a scale of inputs has no finite inverse that is worth a code.
+inline constexpr float smallest_input_scale = 0x1p-126f;
+
 /// A row block, and how to walk it.
 struct r16_row_block {
   std::uint8_t const *header, *stages;
