@@ -110,7 +110,7 @@ public:
     auto const factor = [&](index_t rows, index_t cols) {
       return slim::pack_r16(four.quantize(normal(rows, cols, 3).view(), slim::calibration(cols)));
     };
-    slim::packed_linear const layer{sparse, factor(rank, s_.cols), factor(s_.rows, rank), {}, {}};
+    slim::packed_linear const layer{sparse, factor(rank, s_.cols), factor(s_.rows, rank)};
     auto const bytes = static_cast<double>(layer.byte_size());
     auto const all = std::make_shared<std::vector<slim::packed_linear>>(static_cast<std::size_t>(s_.copies(bytes)), layer);
     contestants_.push_back(

@@ -51,7 +51,7 @@ void read_factor(slim::safetensors_file const& file, std::string const& name, st
 slim::unpacked_matrix unpacked(std::string const& name, std::vector<std::byte> const& bytes, context const& ctx) {
   auto found = slim::unpack(bytes, {}, ctx);
   if (!found) throw input_error(name + ": " + found.why());
-  if (found->book) throw input_error(name + ": has a code book, which no kernel runs yet");
+  if (found->book) throw input_error(name + ": has a code book, which no recipe here writes");
   return std::move(found).value();
 }
 

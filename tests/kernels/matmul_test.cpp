@@ -48,16 +48,16 @@ matrix<double> product(matrix<float> const& w, matrix<float> const& x) {
   return y;
 }
 
-/// The inputs as the kernels round them.
-matrix<float> rounded_inputs(matrix<float> x, int planes) {
+/// The inputs as the kernels round them: `group` channels share a scale.
+matrix<float> rounded_inputs(matrix<float> x, int planes, index_t group = 32) {
   matrix<float> out(x.rows(), x.cols());
   for (index_t t = 0; t < x.rows(); ++t)
-    for (index_t first = 0; first < x.cols(); first += 32) {
+    for (index_t first = 0; first < x.cols(); first += group) {
       for (int plane = 0; plane < planes; ++plane) {
         float largest = 0;
-        for (index_t j = first; j < std::min(x.cols(), first + 32); ++j) largest = std::max(largest, std::abs(x(t, j)));
+        for (index_t j = first; j < std::min(x.cols(), first + group); ++j) largest = std::max(largest, std::abs(x(t, j)));
         if (largest == 0) continue;
-        for (index_t j = first; j < std::min(x.cols(), first + 32); ++j) {
+        for (index_t j = first; j < std::min(x.cols(), first + group); ++j) {
           float const part = largest / 127 * std::nearbyint(x(t, j) * (1 / (largest / 127)));
           out(t, j) += part;
           x(t, j) -= part;
@@ -101,13 +101,114 @@ void check_product(packed_case const& c, index_t tokens) {
     REQUIRE(distance(y, exact) <= 3e-6 * size);
     matmul_into(c.packed, x.view(), y.view(), {.inputs = input_precision::int8}, ctx);
     REQUIRE(distance(y, product(c.w, rounded_inputs(x, 1))) <= 1e-5 * size);
+    matmul_into(c.packed, x.view(), y.view(), {.inputs = input_precision::int8_128}, ctx);
+    index_t const group = c.packed.layout().scale_cols % 128 == 0 ? 128 : 32;
+    REQUIRE(distance(y, product(c.w, rounded_inputs(x, 1, group))) <= 1e-5 * size);
     matmul_into(c.packed, x.view(), y.view(), {.inputs = input_precision::int16}, ctx);
     REQUIRE(distance(y, exact) <= 2e-4 * size);
     REQUIRE(distance(y, product(c.w, rounded_inputs(x, 2))) <= 5e-5 * size);
   }
 }
 
+/// Codes of all 16 kinds with the values of a book, and what they stand for.
+packed_case book_case(index_t rows, index_t cols, scale_block block, code_book const& book, bool sparse) {
+  absmax_quantizer const rounding({.bits = 4, .block = block, .scale_format = number_format::fp16});
+  matrix<float> w = normal_matrix(rows, cols, 15);
+  integer_codes codes = rounding.quantize(w.view(), calibration(cols));
+  mask const kept = nm_pruner<2, 4>(magnitude{}).select(matrix_view<float const>(w.view()), calibration(cols));
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t j = 0; j < cols; ++j) {
+      codes.codes(i, j) = static_cast<std::int8_t>((i * 31 + j * 7 + i * j) % 16 - 8);
+      float const value = codes.scale_at(i, j) * book[static_cast<std::size_t>(codes.codes(i, j) + 8)];
+      w(i, j) = sparse && !kept.kept(i, j) ? 0.0f : value;
+    }
+  return {std::move(w), sparse ? pack_r16(codes, kept, {}, book) : pack_r16(codes, {}, book)};
+}
+
+/// The values of ggml's IQ4_NL; no 0 among them.
+constexpr code_book uneven = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
 } // namespace
+
+TEST_CASE("products of codes of a book are those of its values, at every level, for any shape, group and batch") {
+  auto const [rows, cols] = GENERATE(table<index_t, index_t>({{16, 128}, {3, 8}, {17, 132}, {40, 300}, {64, 256}}));
+  scale_block const blocks[] = {per_tensor, per_group(32), per_group(128)};
+  scale_block const block = blocks[GENERATE(range(0, 3))];
+  index_t const tokens = GENERATE(1, 2, 7);
+  bool const sparse = GENERATE(false, true);
+  code_book halves;
+  for (std::size_t k = 0; k < 16; ++k) halves[k] = 0.25f * (static_cast<float>(k) - 7.5f); // no 0 either
+  check_product(book_case(rows, cols, block, uneven, sparse), tokens);
+  check_product(book_case(rows, cols, block, halves, sparse), tokens);
+}
+
+TEST_CASE("a code book becomes 8-bit levels without loss, or is refused") {
+  integer_codes codes(1, 4, 4, per_tensor, number_format::fp32);
+  codes.scales(0, 0) = 1.0f;
+  code_book book{};
+  for (std::size_t k = 0; k < 16; ++k) book[k] = 0.37f * std::sqrt(static_cast<float>(k));
+  CHECK_THROWS_AS(pack_r16(codes, {}, book), config_error);
+  code_book const rounded = rounded_book(book);
+  for (std::size_t k = 0; k < 16; ++k) CHECK(std::abs(rounded[k] - book[k]) <= book[15] / 254 * 1.001f);
+  CHECK(pack_r16(codes, {}, rounded).levels()[15] == 127);
+  CHECK(pack_r16(codes, {}, uneven).levels()[0] == -127);
+  code_book ones{};
+  ones.fill(-2.0f);
+  CHECK(pack_r16(codes, {}, ones).levels()[3] == -1);
+  CHECK(pack_r16(codes, {}, ones).level_unit() == 2.0f);
+  CHECK_THROWS_AS(pack_r16(codes, {}, code_book{}), config_error); // nothing but 0
+  book[3] = std::numeric_limits<float>::infinity();
+  CHECK_THROWS_AS(pack_r16(codes, {}, book), config_error);
+  mask one(1, 4, {2, 4});
+  one.keep(0, 2);
+  CHECK_THROWS_AS(pack_r16(codes, one, {}, uneven), config_error); // nothing to fill up with
+  integer_codes const three(1, 4, 3, per_tensor, number_format::fp32);
+  CHECK_THROWS_AS(pack_r16(three, {}, uneven), config_error);
+}
+
+TEST_CASE("products of numbers are those of the numbers as their format holds them") {
+  auto const [rows, cols] = GENERATE(table<index_t, index_t>({{16, 128}, {1, 1}, {17, 130}, {0, 5}, {5, 0}}));
+  number_format const formats[] = {number_format::fp32, number_format::bf16, number_format::fp16};
+  number_format const format = formats[GENERATE(range(0, 3))];
+  matrix<float> w = normal_matrix(rows, cols, 21);
+  if (rows > 1 && cols > 4) {
+    w(0, 0) = 3e-6f; // subnormal as fp16
+    w(1, 1) = -0.0f;
+    w(1, 2) = 65504.0f;
+  }
+  r16_matrix const packed = pack_r16(matrix_view<float const>(w.view()), format);
+  for (index_t k = 0; k < w.size(); ++k) w.data()[k] = rounded_to(format, w.data()[k]);
+  matrix<float> const x = normal_matrix(9, cols, 22);
+  matrix<double> const exact = product(w, x);
+  matrix<double> reference(9, rows);
+  reference_matmul_into(packed, x.view(), reference.view());
+  for (index_t k = 0; k < exact.size(); ++k) REQUIRE(reference.data()[k] == Approx(exact.data()[k]));
+  for (simd_level const level : levels())
+    for (auto const inputs : {input_precision::int8, input_precision::exact}) { // floats, whatever is asked for
+      context ctx;
+      ctx.simd = level;
+      matrix<float> y(9, rows);
+      matmul_into(packed, x.view(), y.view(), {.inputs = inputs}, ctx);
+      REQUIRE(distance(y, exact) <= 3e-6 * (1 + size_of(exact)));
+    }
+}
+
+TEST_CASE("fp16 numbers are widened as the format says, infinity and NaN with them") {
+  matrix<float> w(16, 1), x(1, 1), y(1, 16);
+  float const infinity = std::numeric_limits<float>::infinity();
+  float const values[] = {infinity, -infinity, 0x1p-24f, -0x1p-15f, 0x1p-14f, 65504.0f, -1.5f};
+  for (index_t i = 0; i < 7; ++i) w(i, 0) = values[i];
+  w(7, 0) = std::numeric_limits<float>::quiet_NaN();
+  x(0, 0) = 1.0f;
+  for (simd_level const level : levels())
+    for (auto const format : {number_format::fp16, number_format::bf16}) {
+      context ctx;
+      ctx.simd = level;
+      matmul_into(pack_r16(matrix_view<float const>(w.view()), format), x.view(), y.view(), {}, ctx);
+      for (index_t i = 0; i < 7; ++i) REQUIRE(y(0, i) == rounded_to(format, values[i]));
+      REQUIRE(std::isnan(y(0, 7)));
+    }
+}
 
 TEST_CASE("products of dense codes are those of the values, at every level, for any shape, group and batch") {
   auto const [rows, cols] = GENERATE(table<index_t, index_t>(
@@ -189,7 +290,7 @@ TEST_CASE("Y += adds, factors of input channels divide, and a wider Y keeps its 
 TEST_CASE("a token's result does not depend on the batch, the executor or the other tokens") {
   packed_case const c = dense_case(70, 300, 3, per_group(128), false, 8);
   matrix<float> const x = normal_matrix(67, 300, 10);
-  for (auto const inputs : {input_precision::int8, input_precision::int16, input_precision::exact}) {
+  for (auto const inputs : {input_precision::int8, input_precision::int8_128, input_precision::int16, input_precision::exact}) {
     matrix<float> all(67, 70), some(67, 70), one(1, 70);
     matmul_into(c.packed, x.view(), all.view(), {.inputs = inputs});
     thread_team_executor const team{3};
@@ -210,7 +311,7 @@ TEST_CASE("NaN and infinity of a token reach its outputs and no others") {
   matrix<float> x = normal_matrix(3, 64, 12);
   x(1, 7) = std::numeric_limits<float>::quiet_NaN();
   x(2, 9) = std::numeric_limits<float>::infinity();
-  for (auto const inputs : {input_precision::int8, input_precision::int16}) {
+  for (auto const inputs : {input_precision::int8, input_precision::int8_128, input_precision::int16}) {
     matrix<float> y(3, 18);
     matmul_into(c.packed, x.view(), y.view(), {.inputs = inputs});
     for (index_t i = 0; i < 18; ++i) {
@@ -241,7 +342,7 @@ TEST_CASE("inputs that are 0 or subnormal give 0, or next to it, at every level"
     std::int8_t codes[32];
     float scale = 0, sum = 0;
     now[3] = 1e-40f;
-    slim::detail::r16_kernels_of(level).round_inputs(now, codes, &scale, &sum);
+    slim::detail::r16_kernels_of(level).round_inputs(now, 1, codes, 32, &scale, &sum);
     for (std::int8_t const code : codes) REQUIRE(code == 0);
     REQUIRE(sum == 0.0f);
   }

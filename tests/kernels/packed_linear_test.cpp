@@ -8,7 +8,11 @@
 #include "slim/quantization/absmax.hpp"
 #include "slim/quantization/slim_quantizer.hpp"
 #include "slim/saliency/wanda.hpp"
+#include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
+#include "slim/testing/same_bits.hpp"
+
+#include <Eigen/Core>
 
 #include <catch2/catch.hpp>
 
@@ -33,10 +37,25 @@ double error_of(packed_linear const& packed, matrix<float> const& dense, input_p
   return error / size;
 }
 
+/// Counts regions, and runs tasks backwards.
+struct counting_executor {
+  mutable int regions = 0;
+
+  void for_each(index_t count, task_ref task) const {
+    ++regions;
+    for (index_t k = count; k-- > 0;) task(k);
+  }
+  void for_each_in_turn(std::span<task_loop const> loops) const {
+    ++regions;
+    for (task_loop const& loop : loops)
+      for (index_t k = loop.count; k-- > 0;) loop.task(k);
+  }
+};
+
 template <class Layer>
-void check_layer(Layer const& layer, mask const* kept) {
+void check_layer(Layer const& layer) {
   matrix<float> const dense = decompress(layer);
-  packed_linear const packed = pack_linear(layer.codes, kept, &layer.low_rank);
+  packed_linear const packed = pack(layer);
   for (index_t const tokens : {1, 9}) {
     CHECK(error_of(packed, dense, input_precision::exact, tokens) < 1e-5);
     CHECK(error_of(packed, dense, input_precision::int16, tokens) < 5e-4);
@@ -54,12 +73,87 @@ TEST_CASE("a packed 2:4 layer with adapters in 4 bits or floats computes what it
   auto const lora = slim_lora({.rank = {.number = 20}});
   absmax_quantizer const rounding({.bits = 4, .block = per_column_group(128), .scale_format = number_format::fp16});
   auto const floats = compress(w, seen, chain(codes, sparse, lora));
-  check_layer(floats, &floats.kept);
+  check_layer(floats);
   auto const four_bits = compress(w, seen, chain(codes, sparse, quantized_adapter(lora, rounding)));
-  check_layer(four_bits, &four_bits.kept);
-  packed_linear const packed = pack_linear(four_bits.codes, &four_bits.kept, &four_bits.low_rank);
+  check_layer(four_bits);
+  packed_linear const packed = pack(four_bits);
   CHECK(packed.rank() == 20);
-  CHECK(packed.byte_size() < pack_linear(floats.codes, &floats.kept, &floats.low_rank).byte_size());
+  CHECK(packed.byte_size() < pack(floats).byte_size());
+  for (number_format const format : {number_format::bf16, number_format::fp16}) {
+    auto const halves = compress(w, seen, chain(codes, sparse, slim_lora({.rank = {.number = 20}, .format = format})));
+    check_layer(halves);
+    CHECK(pack(halves).byte_size() < pack(floats).byte_size());
+  }
+}
+
+TEST_CASE("a layer without adapter or mask packs too, and a left factor pruned 2:4 runs as 2:4") {
+  matrix<float> const w = normal_matrix(40, 64, 1);
+  calibration const seen = observed(normal_matrix(300, 64, 2));
+  absmax_quantizer const rounding({.bits = 4, .block = per_group(32), .scale_format = number_format::fp16});
+  auto const plain = compress(w, seen, chain(rounding));
+  packed_linear const packed = pack(plain);
+  CHECK(packed.rank() == 0);
+  CHECK(error_of(packed, decompress(plain), input_precision::exact, 3) < 1e-5);
+
+  absmax_quantizer const columns({.bits = 4, .block = per_column_group(32), .scale_format = number_format::fp16});
+  auto lora = compress(w, seen, chain(rounding, quantized_adapter(slim_lora({.rank = {.number = 8}}), columns)));
+  mask kept(8, 64, {2, 4});
+  for (index_t i = 0; i < 8; ++i)
+    for (index_t j = 0; j < 64; ++j)
+      if (j % 4 == i % 4 || j % 4 == (i + 1) % 4) kept.keep(i, j);
+  for (index_t i = 0; i < 8; ++i)
+    for (index_t j = 0; j < 64; ++j)
+      if (!kept.kept(i, j)) {
+        lora.low_rank.left(j, i) = 0.0f;
+        lora.low_rank.left_codes->codes(j, i) = 0;
+      }
+  lora.low_rank.left_mask = kept;
+  CHECK(pack(lora).left->layout().kind == r16_kind::sparse24);
+  CHECK(error_of(pack(lora), decompress(lora), input_precision::exact, 3) < 1e-5);
+}
+
+TEST_CASE("a layer and its adapter take one parallel region, and the order of the tasks does not show") {
+  matrix<float> const w = normal_matrix(300, 200, 1);
+  calibration const seen = observed(normal_matrix(300, 200, 2));
+  absmax_quantizer const rounding({.bits = 4, .block = per_group(128), .scale_format = number_format::fp16});
+  absmax_quantizer const columns({.bits = 4, .block = per_column_group(128), .scale_format = number_format::fp16});
+  auto const layer = compress(w, seen, chain(rounding, quantized_adapter(slim_lora({.rank = {.number = 90}}), columns)));
+  packed_linear const packed = pack(layer);
+  serial_executor const serial;
+  thread_team_executor const team{3};
+  for (auto const inputs : {input_precision::int8, input_precision::exact})
+    for (index_t const tokens : {1, 5}) {
+      counting_executor const counting;
+      matrix<float> const x = normal_matrix(tokens, 200, 3);
+      matrix<float> expected(tokens, 300), y(tokens, 300);
+      matmul_into(packed, x.view(), expected.view(), {.inputs = inputs}, on(serial));
+      for (context const& ctx : {on(counting), on(team), context{}}) {
+        matmul_into(packed, x.view(), y.view(), {.inputs = inputs}, ctx);
+        REQUIRE(same_bits(y, expected));
+      }
+      CHECK(counting.regions == 1);
+      matmul_into(packed, x.view(), y.view(), {.inputs = inputs, .add = true});
+      for (index_t k = 0; k < y.size(); ++k) REQUIRE(y.data()[k] == Approx(2 * expected.data()[k]).margin(1e-4));
+    }
+}
+
+TEST_CASE("matmul takes and fills matrices of any type and order") {
+  matrix<float> const w = normal_matrix(20, 64, 1);
+  auto const layer = compress(w, chain(absmax_quantizer({.bits = 4, .scale_format = number_format::fp16})));
+  packed_linear const packed = pack(layer);
+  matrix<float> const x = normal_matrix(3, 64, 2);
+  matrix<float> expected(3, 20);
+  matmul_into(packed, x.view(), expected.view());
+  Eigen::MatrixXd const columns =
+      Eigen::Map<Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> const>(x.data(), 3, 64).cast<double>();
+  Eigen::MatrixXd y = Eigen::MatrixXd::Constant(3, 20, 1.0);
+  matmul(packed, columns, y);
+  for (index_t t = 0; t < 3; ++t)
+    for (index_t j = 0; j < 20; ++j) REQUIRE(y(t, j) == static_cast<double>(expected(t, j)));
+  matmul(packed, columns, y, {.add = true});
+  CHECK(y(2, 19) == Approx(2 * static_cast<double>(expected(2, 19))));
+  Eigen::MatrixXd narrow(3, 19);
+  CHECK_THROWS_AS(matmul(packed, columns, narrow), shape_error);
 }
 
 TEST_CASE("codes have a transpose, blocks and zero points with them") {

@@ -35,6 +35,12 @@ struct context {
   void parallel_for(index_t n, index_t grain, F const& f) const {
     slim::parallel_for(where, n, grain, f);
   }
+
+  /// slim::run_in_turn on this context's executor.
+  template <class F, class G>
+  void run_in_turn(index_t n, F const& f, index_t m, G const& g) const {
+    slim::run_in_turn(where, n, f, m, g);
+  }
 };
 
 } // namespace slim::inline SLIM_ABI

@@ -2,7 +2,8 @@
 /// @file
 /// Where parallel work runs. An executor offers one thing, `for_each(count, task)`: call `task(k)` once for every k in
 /// [0, count), in any order, on any threads, and return when all are done. How work is cut into tasks depends on the
-/// problem only, never on the executor: that is why results are bit-identical for any number of threads.
+/// problem only, never on the executor: that is why results are bit-identical for any number of threads. It may offer a second,
+/// `for_each_in_turn(loops)`: several such loops, each after all tasks of the one before, without letting the threads go.
 
 #include "slim/core/matrix_view.hpp"
 
@@ -10,6 +11,7 @@
 #include <exception>
 #include <limits>
 #include <mutex>
+#include <span>
 #include <type_traits>
 #include <utility>
 
@@ -35,10 +37,20 @@ private:
   void (*call_)(void*, index_t);
 };
 
+/// `task(k)` for every k in [0, count).
+struct task_loop {
+  index_t count;
+  task_ref task;
+};
+
 /// Runs tasks. Laws: every k in [0, count) runs exactly once; `for_each` returns after the last one. Tasks handed over by
 /// the library never throw (see context::parallel_for) and never start parallel work of their own.
 template <class E>
 concept executor = requires(E const& e, index_t count, task_ref task) { e.for_each(count, task); };
+
+/// Runs loops in turn in one parallel region, where opening a region for each would cost more than the work.
+template <class E>
+concept in_turn_executor = executor<E> && requires(E const& e, std::span<task_loop const> loops) { e.for_each_in_turn(loops); };
 
 /// Everything on the calling thread, in order.
 struct serial_executor {
@@ -61,9 +73,25 @@ struct openmp_executor {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(team)
     for (index_t k = 0; k < count; ++k) task(k);
   }
+
+  void for_each_in_turn(std::span<task_loop const> loops) const {
+    index_t most = 0;
+    for (task_loop const& loop : loops) most = std::max(most, loop.count);
+    int const wanted = threads > 0 ? threads : omp_get_max_threads();
+    int const team = static_cast<int>(std::min<index_t>(wanted, most));
+    if (team <= 1) {
+      for (task_loop const& loop : loops) serial_executor{}.for_each(loop.count, loop.task);
+      return;
+    }
+#pragma omp parallel num_threads(team)
+    for (task_loop const& loop : loops) {
+#pragma omp for schedule(dynamic, 1) // ends with a barrier
+      for (index_t k = 0; k < loop.count; ++k) loop.task(k);
+    }
+  }
 };
 
-static_assert(executor<openmp_executor>);
+static_assert(in_turn_executor<openmp_executor>);
 
 /// What a context uses unless told otherwise.
 using default_executor = openmp_executor;
@@ -78,7 +106,14 @@ public:
     requires executor<E> && (!std::same_as<E, executor_ref>)
   executor_ref(E const& e) noexcept // NOLINT: implicit on purpose
       : object_(std::addressof(e)),
-        call_([](void const* object, index_t count, task_ref task) { static_cast<E const*>(object)->for_each(count, task); }) {}
+        call_([](void const* object, index_t count, task_ref task) { static_cast<E const*>(object)->for_each(count, task); }),
+        call_in_turn_([](void const* object, std::span<task_loop const> loops) {
+          E const& where = *static_cast<E const*>(object);
+          if constexpr (in_turn_executor<E>)
+            where.for_each_in_turn(loops);
+          else
+            for (task_loop const& loop : loops) where.for_each(loop.count, loop.task);
+        }) {}
 
   /// A temporary executor would be gone before it is used.
   template <class E>
@@ -86,11 +121,47 @@ public:
   executor_ref(E const&&) = delete;
 
   void for_each(index_t count, task_ref task) const { call_(object_, count, task); }
+  void for_each_in_turn(std::span<task_loop const> loops) const { call_in_turn_(object_, loops); }
 
 private:
   void const* object_;
   void (*call_)(void const*, index_t, task_ref);
+  void (*call_in_turn_)(void const*, std::span<task_loop const>);
 };
+
+namespace detail {
+
+/// The exception of the lowest task that threw one.
+class first_exception {
+public:
+  /// Runs f; what it throws is kept if no lower task threw.
+  template <class F>
+  void guard(index_t task, F const& f) noexcept {
+    try {
+      f();
+    } catch (...) {
+      std::lock_guard const lock(mutex_);
+      if (task >= lowest_) return;
+      lowest_ = task;
+      thrown_ = std::current_exception();
+    }
+  }
+  /// Whether a task below `end` threw; asked when those are done.
+  [[nodiscard]] bool any_below(index_t end) noexcept {
+    std::lock_guard const lock(mutex_);
+    return lowest_ < end;
+  }
+  void rethrow() const {
+    if (thrown_) std::rethrow_exception(thrown_);
+  }
+
+private:
+  std::mutex mutex_;
+  std::exception_ptr thrown_;
+  index_t lowest_ = std::numeric_limits<index_t>::max();
+};
+
+} // namespace detail
 
 /// Runs `f(begin, end)` over the blocks [k * grain, min(n, (k + 1) * grain)). Block bounds depend on n and grain only.
 /// An exception of f is caught; after all blocks have run, the one of the lowest block is thrown again.
@@ -100,22 +171,28 @@ void parallel_for(executor_ref where, index_t n, index_t grain, F const& f) {
   grain = std::max<index_t>(grain, 1);
   index_t const blocks = (n - 1) / grain + 1;
   if (blocks == 1) return f(index_t{0}, n);
-  std::mutex mutex;
-  std::exception_ptr first;
-  index_t first_block = std::numeric_limits<index_t>::max();
+  detail::first_exception failed;
   where.for_each(blocks, [&](index_t k) noexcept {
-    try {
+    failed.guard(k, [&] {
       index_t const begin = k * grain;
       f(begin, begin + std::min(grain, n - begin));
-    } catch (...) {
-      std::lock_guard const lock(mutex);
-      if (k < first_block) {
-        first_block = k;
-        first = std::current_exception();
-      }
-    }
+    });
   });
-  if (first) std::rethrow_exception(first);
+  failed.rethrow();
+}
+
+/// Runs `f(k)` for every k in [0, n), then `g(k)` for every k in [0, m), in one parallel region if the executor can. If an f
+/// throws, no g runs; the exception of the lowest task is thrown again.
+template <class F, class G>
+void run_in_turn(executor_ref where, index_t n, F const& f, index_t m, G const& g) {
+  detail::first_exception failed;
+  auto const first = [&](index_t k) noexcept { failed.guard(k, [&] { f(k); }); };
+  auto const second = [&](index_t k) noexcept {
+    if (!failed.any_below(n)) failed.guard(n + k, [&] { g(k); });
+  };
+  task_loop const loops[] = {{n, task_ref(first)}, {m, task_ref(second)}};
+  where.for_each_in_turn(std::span(loops, m > 0 ? 2 : 1));
+  failed.rethrow();
 }
 
 } // namespace slim::inline SLIM_ABI

@@ -9,43 +9,53 @@ namespace slim::inline SLIM_ABI {
 
 /// Precision of the inputs of a product with codes.
 enum class input_precision {
-  int8,  ///< one scale per 32 channels: about 0.5% error of a product
-  int16, ///< two int8 vectors: about 0.004%
-  exact, ///< floats
+  int8,     ///< one scale per 32 channels: about 0.5% error of a product
+  int8_128, ///< one scale per 128 channels, where scales of the weights allow it: faster for many tokens, twice the error where
+            ///< few channels are large
+  int16,    ///< two int8 vectors: about 0.004%
+  exact,    ///< floats
 };
 
 /// Some vectors side by side: for each stage of 32 channels, 32 bytes of each vector.
 struct input_tile {
   index_t width = 0; ///< vectors, padding included
   std::vector<std::int8_t> values;
-  std::vector<float> scales; ///< [stage][vector]
-  std::vector<float> sums;   ///< [stage][vector]: scale * sum of values
+  std::vector<float> scales; ///< [stages that share one][vector]
+  std::vector<float> sums;   ///< as scales: scale * sum of values
 
-  input_tile(index_t vectors, index_t stages)
+  input_tile(index_t vectors, index_t stages, index_t stages_per_scale)
       : width(vectors), values(static_cast<std::size_t>(vectors * stages * r16_stage_cols)),
-        scales(static_cast<std::size_t>(vectors * stages)), sums(scales) {}
+        scales(static_cast<std::size_t>(vectors * ((stages + stages_per_scale - 1) / stages_per_scale))), sums(scales) {}
 };
 
-/// Tokens [first, first + count) of X as a tile of `width` vectors, `planes` (1 or 2) per token, each token's beside each
-/// other. `factors`: what channels are multiplied by, or empty. `offset`: values are stored with their top bit flipped, + 128.
-[[nodiscard]] inline input_tile quantize_inputs(detail::r16_kernels const& kernels, matrix_view<float const> x, index_t first,
-                                                index_t count, index_t width, index_t planes, std::vector<float> const& factors,
-                                                bool offset) {
-  index_t const stages = (x.cols() + r16_stage_cols - 1) / r16_stage_cols;
-  input_tile tile(width, stages);
-  for (index_t stage = 0; stage < stages; ++stage)
-    for (index_t t = 0; t < count; ++t) {
-      float now[r16_stage_cols] = {};
-      index_t const from = stage * r16_stage_cols, cols = std::min(r16_stage_cols, x.cols() - from);
-      std::copy_n(x.row(first + t) + from, cols, now);
-      if (!factors.empty())
-        for (index_t k = 0; k < cols; ++k) now[k] *= factors[static_cast<std::size_t>(from + k)];
-      for (index_t plane = 0; plane < planes; ++plane) {
-        index_t const at = stage * width + t * planes + plane;
-        kernels.round_inputs(now, tile.values.data() + at * r16_stage_cols, tile.scales.data() + at, tile.sums.data() + at);
+/// How inputs become tiles.
+struct input_rounding {
+  index_t planes = 1;                          ///< vectors per token
+  index_t stages_per_scale = 1;                ///< at most 4
+  std::vector<float> const* factors = nullptr; ///< what channels are multiplied by, if not empty
+  bool offset = false;                         ///< values are stored with their top bit flipped, + 128
+};
+
+/// The tokens of X as a tile of `width` vectors, the planes of a token beside each other.
+[[nodiscard]] inline input_tile quantize_inputs(detail::r16_kernels const& kernels, matrix_view<float const> x, index_t width,
+                                                input_rounding const& how) {
+  index_t const stages = (x.cols() + r16_stage_cols - 1) / r16_stage_cols, per_scale = how.stages_per_scale;
+  input_tile tile(width, stages, per_scale);
+  for (index_t first = 0; first < stages; first += per_scale)
+    for (index_t t = 0; t < x.rows(); ++t) {
+      float now[4 * r16_stage_cols] = {};
+      index_t const count = std::min(per_scale, stages - first), from = first * r16_stage_cols;
+      index_t const cols = std::min(count * r16_stage_cols, x.cols() - from);
+      std::copy_n(x.row(t) + from, cols, now);
+      if (how.factors && !how.factors->empty())
+        for (index_t k = 0; k < cols; ++k) now[k] *= (*how.factors)[static_cast<std::size_t>(from + k)];
+      for (index_t plane = 0; plane < how.planes; ++plane) {
+        index_t const vector = t * how.planes + plane, scale = first / per_scale * width + vector;
+        kernels.round_inputs(now, count, tile.values.data() + (first * width + vector) * r16_stage_cols, width * r16_stage_cols,
+                             tile.scales.data() + scale, tile.sums.data() + scale);
       }
     }
-  if (offset)
+  if (how.offset)
     for (std::int8_t& v : tile.values) v = static_cast<std::int8_t>(v ^ -128);
   return tile;
 }

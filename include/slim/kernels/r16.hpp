@@ -13,19 +13,24 @@
 ///     dense2     the same with two bits per step:  P0 (steps 0 .. 3)  P1 (steps 4 .. 7)                      128 bytes
 ///     dense3     P0  P1 as dense2 hold the two low bits,  B (bit s: step s) the third                        192 bytes
 ///     dense8     V0 .. V7, a byte per step                                                                   512 bytes
+///     fp16 bf16  columns 0 .. 31, 16 numbers each: factors of adapters that are not quantized               1024 bytes
+///     fp32       the same                                                                                   2048 bytes
 ///
-/// Codes are stored without sign: code + 2^(bits - 1). Rows are padded to 16 with scale 0, columns to 32.
+/// Codes are stored without sign: code + 2^(bits - 1). `sparse24_book` and `dense4_book` have the bytes of sparse24 and dense4,
+/// and 16 levels that the codes stand for. Rows are padded to 16 with scale 0, columns to 32.
 
 #include "slim/kernels/aligned_bytes.hpp"
+#include "slim/packing/packed_format.hpp"
 #include "slim/pruning/mask.hpp"
 #include "slim/quantization/integer_codes.hpp"
 
 namespace slim::inline SLIM_ABI {
 
-enum class r16_kind : std::uint8_t { sparse24, dense2, dense3, dense4, dense8 };
+enum class r16_kind : std::uint8_t { sparse24, sparse24_book, dense2, dense3, dense4, dense4_book, dense8, fp16, bf16, fp32 };
 
 [[nodiscard]] constexpr char const* name_of(r16_kind kind) {
-  constexpr char const* names[] = {"2:4 int4", "dense int2", "dense int3", "dense int4", "dense int8"};
+  constexpr char const* names[] = {"2:4 int4",           "2:4 of 16 levels", "dense int2", "dense int3", "dense int4",
+                                   "dense of 16 levels", "dense int8",       "fp16",       "bf16",       "fp32"};
   return names[static_cast<int>(kind)];
 }
 
@@ -34,14 +39,25 @@ inline constexpr index_t r16_stage_cols = 32;  ///< columns that share a scale o
 inline constexpr index_t r16_block_cols = 128; ///< columns that are decoded at a time
 
 [[nodiscard]] constexpr index_t stage_bytes(r16_kind kind) {
-  constexpr index_t bytes[] = {192, 128, 192, 256, 512};
+  constexpr index_t bytes[] = {192, 192, 128, 192, 256, 256, 512, 1024, 1024, 2048};
   return bytes[static_cast<int>(kind)];
 }
 
-/// Bits that a stored code has room for.
+/// Bits of a stored code or number.
 [[nodiscard]] constexpr int code_bits(r16_kind kind) {
-  constexpr int bits[] = {4, 2, 3, 4, 8};
+  constexpr int bits[] = {4, 4, 2, 3, 4, 4, 8, 16, 16, 32};
   return bits[static_cast<int>(kind)];
+}
+
+[[nodiscard]] constexpr bool is_sparse(r16_kind kind) { return kind <= r16_kind::sparse24_book; }
+[[nodiscard]] constexpr bool has_codes(r16_kind kind) { return kind <= r16_kind::dense8; }
+[[nodiscard]] constexpr bool has_book(r16_kind kind) {
+  return kind == r16_kind::sparse24_book || kind == r16_kind::dense4_book;
+}
+
+/// What integer kernels multiply stands for code - this: levels of a dense book are read + 128.
+[[nodiscard]] constexpr int plain_zero(r16_kind kind) {
+  return is_sparse(kind) ? 0 : kind == r16_kind::dense4_book ? 128 : 1 << (code_bits(kind) - 1);
 }
 
 static_assert(stage_bytes(r16_kind::sparse24) * 8 == 3 * r16_rows * r16_stage_cols, "2:4 int4 is 3 bits per weight");
@@ -86,18 +102,25 @@ public:
   /// All bytes that a product reads.
   [[nodiscard]] index_t byte_size() const noexcept {
     auto const floats = row_scales_.size() + row_zeros_.size() + input_factors_.size();
-    return layout_.byte_size() + static_cast<index_t>(floats * sizeof(float));
+    return layout_.byte_size() + static_cast<index_t>(floats * sizeof(float) + levels_.size());
   }
 
-  /// Scale of weight (i, j).
+  /// Levels of a code book by stored code, in units of `level_unit`; else empty.
+  [[nodiscard]] std::vector<std::int8_t> const& levels() const noexcept { return levels_; }
+  /// What the scales of groups are multiplied by; that of rows is in their scale.
+  [[nodiscard]] float level_unit() const noexcept { return level_unit_; }
+
+  /// Scale of weight (i, j); 1 for numbers.
   [[nodiscard]] float scale(index_t i, index_t j) const noexcept {
+    if (!has_codes(layout_.kind)) return 1.0f;
     if (layout_.scale_cols == 0) return row_scales_[static_cast<std::size_t>(i)];
     std::uint8_t const* const at = scales_at(i, j) + 2 * (i % r16_rows);
-    return static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(at[0] | at[1] << 8)));
+    return static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(at[0] | at[1] << 8))) * level_unit_;
   }
 
-  /// Stored code that stands for 0 in the group of weight (i, j).
+  /// Stored code that stands for 0 in the group of weight (i, j); 0 for levels and numbers.
   [[nodiscard]] int zero(index_t i, index_t j) const noexcept {
+    if (has_book(layout_.kind) || !has_codes(layout_.kind)) return 0;
     if (!row_zeros_.empty()) return static_cast<int>(row_zeros_[static_cast<std::size_t>(i)]);
     if (!layout_.zero_points) return 1 << (code_bits(layout_.kind) - 1);
     return scales_at(i, j)[2 * r16_rows + i % r16_rows];
@@ -109,6 +132,7 @@ public:
 
 private:
   friend class r16_packer;
+  friend r16_matrix pack_r16(matrix_view<float const>, number_format, context const&);
 
   [[nodiscard]] std::uint8_t const* scales_at(index_t i, index_t j) const noexcept {
     return data() + i / r16_rows * layout_.row_block_bytes() + j / layout_.scale_cols * layout_.set_bytes();
@@ -117,6 +141,8 @@ private:
   r16_layout layout_;
   aligned_bytes bytes_;
   std::vector<float> row_scales_, row_zeros_, input_factors_;
+  std::vector<std::int8_t> levels_;
+  float level_unit_ = 1.0f;
 };
 
 namespace detail {
@@ -127,9 +153,23 @@ namespace detail {
   switch (kind) {
   case r16_kind::dense2: return stage[step / 4 * 64 + byte] >> (2 * (step % 4)) & 3;
   case r16_kind::dense3: return (stage[step / 4 * 64 + byte] >> (2 * (step % 4)) & 3) | (stage[128 + byte] >> step & 1) << 2;
-  case r16_kind::dense4: return stage[step / 2 * 64 + byte] >> (4 * (step % 2)) & 15;
+  case r16_kind::dense4:
+  case r16_kind::dense4_book: return stage[step / 2 * 64 + byte] >> (4 * (step % 2)) & 15;
   default: return stage[step * 64 + byte];
   }
+}
+
+/// The number at column `col` (0 .. 31) of row `row` of a stage without codes.
+[[nodiscard]] inline float stage_number(r16_kind kind, std::uint8_t const* stage, index_t row, index_t col) noexcept {
+  index_t const at = col * r16_rows + row;
+  if (kind == r16_kind::fp32) {
+    float value;
+    std::memcpy(&value, stage + 4 * at, sizeof(value));
+    return value;
+  }
+  auto const bits = static_cast<std::uint16_t>(stage[2 * at] | stage[2 * at + 1] << 8);
+  return kind == r16_kind::fp16 ? static_cast<float>(slim::fp16::from_bits(bits))
+                                : static_cast<float>(slim::bf16::from_bits(bits));
 }
 
 /// Writes what dense_code reads; the bits must be 0 before.
@@ -141,7 +181,8 @@ constexpr void put_dense_code(r16_kind kind, std::uint8_t* stage, index_t row, i
   switch (kind) {
   case r16_kind::dense2: return put(step / 4 * 64, 2 * (step % 4), code);
   case r16_kind::dense3: put(step / 4 * 64, 2 * (step % 4), code & 3); return put(128, step, code >> 2);
-  case r16_kind::dense4: return put(step / 2 * 64, 4 * (step % 2), code);
+  case r16_kind::dense4:
+  case r16_kind::dense4_book: return put(step / 2 * 64, 4 * (step % 2), code);
   default: return put(step * 64, 0, code);
   }
 }
@@ -183,12 +224,16 @@ inline void r16_matrix::decode_block(index_t row_block, index_t col_block,
   auto const value = [&](index_t r, index_t c, int code) {
     index_t const i = row_block * r16_rows + r, j = col_block * r16_block_cols + c;
     float const factor = input_factors_.empty() ? 1.0f : input_factors_[static_cast<std::size_t>(j)];
-    return scale(i, j) * static_cast<float>(code - zero(i, j)) * factor;
+    int const level = has_book(layout_.kind) ? levels_[static_cast<std::size_t>(code)] : code;
+    return scale(i, j) * static_cast<float>(level - zero(i, j)) * factor;
   };
   for (index_t r = 0; r < rows; ++r)
     for (index_t first = 0; first < cols; first += r16_stage_cols) {
       std::uint8_t const* const at = stages + first / r16_stage_cols * stage_bytes(layout_.kind);
-      if (layout_.kind == r16_kind::sparse24) {
+      if (!has_codes(layout_.kind)) {
+        for (index_t c = first; c < std::min(cols, first + r16_stage_cols); ++c)
+          values[c][r] = detail::stage_number(layout_.kind, at, r, c - first);
+      } else if (is_sparse(layout_.kind)) {
         for (index_t group = 0; group < r16_stage_cols / 4; ++group) {
           auto const pair = detail::sparse_codes(at, r, group);
           for (int slot = 0; slot < 2; ++slot)
@@ -204,8 +249,9 @@ inline void r16_matrix::decode_block(index_t row_block, index_t col_block,
 /// Builds an r16_matrix; use `pack_r16`.
 class r16_packer {
 public:
-  r16_packer(integer_codes const& codes, mask const* kept) : codes_(codes), kept_(kept) {
-    packed_.layout_ = layout_of(codes, kept);
+  r16_packer(integer_codes const& codes, mask const* kept, std::optional<code_book> const& book) : codes_(codes), kept_(kept) {
+    packed_.layout_ = layout_of(codes, kept, book.has_value());
+    if (book) set_levels(*book);
     packed_.bytes_ = aligned_bytes(packed_.layout_.byte_size());
     copy_row_scales();
     if (codes.channel_factors.empty()) return;
@@ -220,7 +266,7 @@ public:
   }
 
 private:
-  static r16_layout layout_of(integer_codes const& codes, mask const* kept) {
+  static r16_layout layout_of(integer_codes const& codes, mask const* kept, bool book) {
     r16_layout layout{.rows = codes.rows(), .cols = codes.cols()};
     if (kept && (kept->rows() != codes.rows() || kept->cols() != codes.cols()))
       throw shape_error(
@@ -231,7 +277,10 @@ private:
     if (kept && (codes.bits > 4 || !codes.zeros.empty()))
       throw config_error(message("pack_r16: 2:4 with ", codes.bits, " bits", codes.zeros.empty() ? "" : " and zero points",
                                  ", possible are at most 4 bits without zero points"));
-    layout.kind = kept              ? r16_kind::sparse24
+    if (book && (codes.bits != 4 || !codes.zeros.empty()))
+      throw config_error("pack_r16: a code book belongs to 4 bits without zero points");
+    layout.kind = kept              ? (book ? r16_kind::sparse24_book : r16_kind::sparse24)
+                  : book            ? r16_kind::dense4_book
                   : codes.bits == 2 ? r16_kind::dense2
                   : codes.bits == 3 ? r16_kind::dense3
                   : codes.bits == 4 ? r16_kind::dense4
@@ -248,6 +297,27 @@ private:
     return layout;
   }
 
+  /// The book as whole multiples of a unit.
+  void set_levels(code_book const& book) {
+    float largest = 0;
+    for (float const value : book) largest = std::max(largest, std::abs(value));
+    for (int most = 1; most <= 127; ++most) {
+      std::vector<std::int8_t> levels;
+      bool whole = std::isfinite(largest) && largest > 0;
+      for (float const value : book) {
+        float const level = value / largest * static_cast<float>(most), nearest = std::nearbyint(level);
+        whole = whole && std::abs(level - nearest) < 1e-5f * static_cast<float>(most);
+        if (whole) levels.push_back(static_cast<std::int8_t>(nearest));
+      }
+      if (!whole) continue;
+      packed_.levels_ = std::move(levels);
+      packed_.level_unit_ = largest / static_cast<float>(most);
+      return;
+    }
+    throw config_error("pack_r16: the code book's values are no multiples of 1/127 of its largest or of a greater part of it; "
+                       "round it with slim::rounded_book, before weights are rounded to it");
+  }
+
   void copy_row_scales() {
     r16_layout const& layout = packed_.layout_;
     if (layout.scale_cols > 0) return check_scales();
@@ -256,7 +326,7 @@ private:
     if (!codes_.zeros.empty()) packed_.row_zeros_.assign(padded, 0.0f);
     if (layout.cols == 0) return;
     for (index_t i = 0; i < layout.rows; ++i) {
-      packed_.row_scales_[static_cast<std::size_t>(i)] = codes_.scale_at(i, 0);
+      packed_.row_scales_[static_cast<std::size_t>(i)] = codes_.scale_at(i, 0) * packed_.level_unit_;
       if (!codes_.zeros.empty())
         packed_.row_zeros_[static_cast<std::size_t>(i)] = static_cast<float>(stored(codes_.zero_at(i, 0)));
     }
@@ -317,10 +387,24 @@ private:
       }
     detail::sparse_pair pair{{stored(0), stored(0)}, {0, 1}};
     if (count == 2) return {{code_of(i, first + columns[0]), code_of(i, first + columns[1])}, {columns[0], columns[1]}};
+    if (!packed_.levels_.empty() && packed_.levels_[8] != 0) return completed_behind_the_end(i, first, count, columns);
     if (count == 0) return pair;
     int const slot = columns[0] == 0 ? 0 : 1; // the filler stands before it, or behind column 0
     pair.code[slot] = code_of(i, first + columns[0]);
     pair.column[slot] = columns[0];
+    return pair;
+  }
+
+  /// Where no code is 0, only columns that meet no input can make up for those that are missing.
+  [[nodiscard]] detail::sparse_pair completed_behind_the_end(index_t i, index_t first, int count, int const* columns) const {
+    detail::sparse_pair pair{{stored(0), stored(0)}, {2, 3}};
+    if (count == 1) {
+      pair.code[0] = code_of(i, first + columns[0]);
+      pair.column[0] = columns[0];
+    }
+    if (first + pair.column[count] < codes_.cols())
+      throw config_error(message("pack_r16: row ", i, " keeps ", count, " of columns ", first, " to ", first + 3,
+                                 ", and the code book has no 0 to fill up with"));
     return pair;
   }
 
@@ -331,16 +415,57 @@ private:
   r16_matrix packed_;
 };
 
-/// Codes of a dense matrix (d_out x d_in; 2 to 8 bits, 5 to 7 take the room of 8). @throws config_error on groups of scales
-/// that are no multiple of 32 columns, or group scales that fp16 cannot hold.
-[[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, context const& ctx = {}) {
-  return r16_packer(codes, nullptr).pack(ctx);
+/// A code book whose values are whole multiples of 1/127 of its largest: what kernels multiply are 8-bit levels.
+[[nodiscard]] inline code_book rounded_book(code_book book) {
+  float largest = 0;
+  for (float const value : book) largest = std::max(largest, std::abs(value));
+  if (largest > 0 && std::isfinite(largest))
+    for (float& value : book) value = std::nearbyint(value / largest * 127.0f) * (largest / 127.0f);
+  return book;
+}
+
+/// Codes of a dense matrix (d_out x d_in; 2 to 8 bits, 5 to 7 take the room of 8). A code book gives the 16 values of codes of
+/// 4 bits. @throws config_error on groups of scales that are no multiple of 32 columns, group scales that fp16 cannot hold, or
+/// a book that is no rounded_book.
+[[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, context const& ctx = {},
+                                         std::optional<code_book> const& book = {}) {
+  return r16_packer(codes, nullptr, book).pack(ctx);
 }
 
 /// Codes of a 2:4 sparse matrix, at most 4 bits, without zero points. A kept weight may have code 0. @throws as above;
-/// shape_error; config_error if a group keeps more than two.
-[[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, mask const& kept, context const& ctx = {}) {
-  return r16_packer(codes, &kept).pack(ctx);
+/// shape_error; config_error if a group keeps more than two, or fewer and the book has no 0.
+[[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, mask const& kept, context const& ctx = {},
+                                         std::optional<code_book> const& book = {}) {
+  return r16_packer(codes, &kept, book).pack(ctx);
+}
+
+/// A matrix of numbers, rounded to a format: an adapter's factor that is not quantized.
+[[nodiscard]] inline r16_matrix pack_r16(matrix_view<float const> values, number_format format, context const& ctx = {}) {
+  r16_matrix packed;
+  packed.layout_ = {.kind = format == number_format::fp32   ? r16_kind::fp32
+                            : format == number_format::bf16 ? r16_kind::bf16
+                                                            : r16_kind::fp16,
+                    .rows = values.rows(),
+                    .cols = values.cols()};
+  r16_layout const& layout = packed.layout_;
+  packed.bytes_ = aligned_bytes(layout.byte_size());
+  index_t const size = code_bits(layout.kind) / 8;
+  ctx.parallel_for(layout.row_blocks(), 4, [&](index_t begin, index_t end) {
+    for (index_t i = begin * r16_rows; i < std::min(end * r16_rows, layout.rows); ++i) {
+      std::uint8_t* const row = packed.bytes_.data() + i / r16_rows * layout.row_block_bytes() + i % r16_rows * size;
+      for (index_t j = 0; j < layout.cols; ++j) {
+        std::uint8_t* const at = row + j * r16_rows * size;
+        if (size == 4) {
+          std::memcpy(at, &values(i, j), 4);
+        } else {
+          std::uint16_t const bits = format == number_format::bf16 ? bf16(values(i, j)).bits : fp16(values(i, j)).bits;
+          at[0] = static_cast<std::uint8_t>(bits & 255);
+          at[1] = static_cast<std::uint8_t>(bits >> 8);
+        }
+      }
+    }
+  });
+  return packed;
 }
 
 } // namespace slim::inline SLIM_ABI

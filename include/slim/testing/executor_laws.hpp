@@ -35,6 +35,20 @@ template <executor E>
       if (!judge.expect(runs[k] == 1, "every task runs exactly once", message("task ", k, " ran ", int{runs[k]}, " times")))
         break;
 
+    if constexpr (in_turn_executor<E>) {
+      std::atomic<index_t> early{0}, first_done{0}, second_done{0};
+      auto const first_task = [&](index_t) { ++first_done; };
+      auto const second_task = [&](index_t) {
+        if (first_done != count) ++early;
+        ++second_done;
+      };
+      task_loop const loops[] = {{count, task_ref(first_task)}, {2 * count, task_ref(second_task)}};
+      e.for_each_in_turn(loops);
+      judge.expect(first_done == count && second_done == 2 * count, "in turn, every task runs exactly once",
+                   message(index_t{first_done}, " and ", index_t{second_done}, " ran"));
+      judge.expect(early == 0, "in turn, a loop starts after the one before", message(index_t{early}, " tasks were early"));
+    }
+
     std::vector<int> visits(static_cast<std::size_t>(count));
     slim::parallel_for(e, count, 3, [&](index_t begin, index_t end) {
       for (index_t i = begin; i < end; ++i) ++visits[static_cast<std::size_t>(i)];

@@ -15,29 +15,34 @@ namespace detail {
 
 /// `out[t][r]` = sum over the columns of scale (code - zero) x for the vectors t of a tile; values, scales and sums as in
 /// input_tile. Where a row has one scale (no sets) it is left out, and so is the zero point of dense codes: the sum is over
-/// code * x.
+/// code * x. Codes of a book are its levels, + 128 if dense.
 using r16_kernel = void (*)(r16_row_block const&, std::int8_t const* values, float const* scales, float const* sums,
                             float* out);
 
-/// Rounds 32 inputs to int8 with one scale, largest / 127: codes to `out`, scale and scale times their sum, and what is left to
-/// `x`. An input that is not finite makes the scale NaN; a scale that is no normal number makes all codes 0.
-using input_kernel = void (*)(float* x, std::int8_t* out, float* scale, float* sum);
+/// Rounds stages of 32 inputs to int8 with one scale, largest / 127: codes to `out`, a stage every `out_stride`, scale and
+/// scale times their sum, and what is left to `x`. An input that is not finite makes the scale NaN; a scale that is no normal
+/// number makes all codes 0.
+using input_kernel = void (*)(float* x, index_t stages, std::int8_t* out, index_t out_stride, float* scale, float* sum);
 
 /// Kernels of one instruction set.
 struct r16_kernels {
-  index_t most_vectors; ///< of a tile
-  bool unsigned_inputs; ///< products with 2:4 codes want the inputs + 128
+  index_t most_vectors;    ///< of a tile
+  bool unsigned_inputs[2]; ///< products with sparse24, sparse24_book want the inputs + 128
   input_kernel round_inputs;
   /// [kind][log2 of the vectors of a tile]
-  r16_kernel of[5][4];
+  r16_kernel of[7][4];
+
+  [[nodiscard]] bool flips_inputs(r16_kind kind) const noexcept {
+    return is_sparse(kind) && unsigned_inputs[static_cast<int>(kind)];
+  }
 };
 
 /// A product in any C++: the meaning of the others, stage by stage.
 namespace scalar {
 
-inline void round_inputs(float* x, std::int8_t* out, float* scale, float* sum) {
+inline void round_inputs(float* x, index_t stages, std::int8_t* out, index_t out_stride, float* scale, float* sum) {
   float largest = 0, finite = 0;
-  for (index_t k = 0; k < r16_stage_cols; ++k) {
+  for (index_t k = 0; k < stages * r16_stage_cols; ++k) {
     largest = std::max(largest, std::fabs(x[k]));
     finite += x[k] * 0.0f;
   }
@@ -45,14 +50,39 @@ inline void round_inputs(float* x, std::int8_t* out, float* scale, float* sum) {
   bool const normal = *scale >= smallest_input_scale;
   float const inverse = normal ? 1 / *scale : 0.0f;
   int total = 0;
-  for (index_t k = 0; k < r16_stage_cols; ++k) {
+  for (index_t k = 0; k < stages * r16_stage_cols; ++k) {
     float const level = normal ? std::min(std::max(x[k] * inverse, -127.0f), 127.0f) : 0.0f;
     int const code = round_to_int(level);
-    out[k] = static_cast<std::int8_t>(code);
+    out[k / r16_stage_cols * out_stride + k % r16_stage_cols] = static_cast<std::int8_t>(code);
     total += code;
     x[k] -= *scale * static_cast<float>(code);
   }
   *sum = *scale * static_cast<float>(total);
+}
+
+/// Code of column c of a dense stage, level of a book.
+template <r16_kind Kind>
+int multiplied_code(r16_row_block const& a, std::uint8_t const* stage, index_t r, index_t c) {
+  int const code = dense_code(Kind, stage, r, c);
+  return has_book(Kind) ? a.book[code] : code;
+}
+
+/// Sum over a stage of a row.
+template <r16_kind Kind>
+int stage_product(r16_row_block const& a, std::uint8_t const* stage, index_t r, std::int8_t const* x) {
+  int sum = 0;
+  if constexpr (is_sparse(Kind)) {
+    for (index_t group = 0; group < r16_stage_cols / 4; ++group) {
+      sparse_pair const pair = sparse_codes(stage, r, group);
+      for (int slot = 0; slot < 2; ++slot) {
+        int const level = has_book(Kind) ? static_cast<std::int8_t>(a.book[pair.code[slot]]) : pair.code[slot] - 8;
+        sum += level * x[4 * group + pair.column[slot]];
+      }
+    }
+  } else {
+    for (index_t c = 0; c < r16_stage_cols; ++c) sum += multiplied_code<Kind>(a, stage, r, c) * x[c];
+  }
+  return sum;
 }
 
 template <r16_kind Kind, int T>
@@ -63,32 +93,22 @@ void r16_product(r16_row_block const& a, std::int8_t const* values, float const*
   for (index_t first = 0; first < a.stage_count; first += per_set, header += a.set_bytes) {
     index_t const last = std::min(a.stage_count, first + per_set);
     for (index_t r = 0; r < r16_rows; ++r) {
-      float const scale =
-          a.set_stages > 0
-              ? static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(header[2 * r] | header[2 * r + 1] << 8)))
-              : 1.0f;
-      float const zero = Kind == r16_kind::sparse24 || a.set_stages == 0 ? 0.0f
-                         : a.zero_points                                 ? static_cast<float>(header[2 * r16_rows + r])
-                                                                         : static_cast<float>(1 << (code_bits(Kind) - 1));
+      float scale = 1.0f, zero = 0.0f;
+      if (a.set_stages > 0) {
+        scale = static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(header[2 * r] | header[2 * r + 1] << 8)));
+        zero = static_cast<float>(a.zero_points ? header[2 * r16_rows + r] : plain_zero(Kind));
+      }
       for (int t = 0; t < T; ++t) {
         float sum = 0, inputs = 0;
-        for (index_t s = first; s < last; ++s) {
-          std::uint8_t const* const stage = a.stages + s * stage_bytes(Kind);
-          index_t const at = s * T + t;
-          std::int8_t const* const x = values + at * r16_stage_cols;
+        for (index_t s = first; s < last; s += a.input_stages) {
           int dot = 0;
-          if constexpr (Kind == r16_kind::sparse24) {
-            for (index_t group = 0; group < r16_stage_cols / 4; ++group) {
-              sparse_pair const pair = sparse_codes(stage, r, group);
-              for (int slot = 0; slot < 2; ++slot) dot += (pair.code[slot] - 8) * x[4 * group + pair.column[slot]];
-            }
-          } else {
-            for (index_t c = 0; c < r16_stage_cols; ++c) dot += dense_code(Kind, stage, r, c) * x[c];
-          }
+          for (index_t k = s; k < std::min(last, s + a.input_stages); ++k)
+            dot += stage_product<Kind>(a, a.stages + k * stage_bytes(Kind), r, values + (k * T + t) * r16_stage_cols);
+          index_t const at = s / a.input_stages * T + t;
           sum += scales[at] * static_cast<float>(dot);
           inputs += sums[at];
         }
-        out[t * r16_rows + r] += scale * (sum - zero * inputs);
+        out[t * r16_rows + r] += scale * (sum - (is_sparse(Kind) ? 0.0f : zero * inputs));
       }
     }
   }
@@ -98,11 +118,12 @@ void r16_product(r16_row_block const& a, std::int8_t const* values, float const*
 
 #define SLIM_R16_OF_KIND(space, kind)                                                                                          \
   {space::r16_product<kind, 1>, space::r16_product<kind, 2>, space::r16_product<kind, 4>, space::r16_product<kind, 8>}
-#define SLIM_R16_TABLE(space, most, flips, rounding)                                                                           \
+#define SLIM_R16_TABLE(space, most, flips, flips_book, rounding)                                                               \
   {                                                                                                                            \
-    most, flips, rounding, {                                                                                                   \
-      SLIM_R16_OF_KIND(space, r16_kind::sparse24), SLIM_R16_OF_KIND(space, r16_kind::dense2),                                  \
-          SLIM_R16_OF_KIND(space, r16_kind::dense3), SLIM_R16_OF_KIND(space, r16_kind::dense4),                                \
+    most, {flips, flips_book}, rounding, {                                                                                     \
+      SLIM_R16_OF_KIND(space, r16_kind::sparse24), SLIM_R16_OF_KIND(space, r16_kind::sparse24_book),                           \
+          SLIM_R16_OF_KIND(space, r16_kind::dense2), SLIM_R16_OF_KIND(space, r16_kind::dense3),                                \
+          SLIM_R16_OF_KIND(space, r16_kind::dense4), SLIM_R16_OF_KIND(space, r16_kind::dense4_book),                           \
           SLIM_R16_OF_KIND(space, r16_kind::dense8)                                                                            \
     }                                                                                                                          \
   }
@@ -111,19 +132,19 @@ void r16_product(r16_row_block const& a, std::int8_t const* values, float const*
 /// @throws config_error if the machine lacks the level.
 [[nodiscard]] inline r16_kernels const& r16_kernels_of(simd_level wanted) {
 #if SLIM_SIMD_X86
-  static constexpr r16_kernels vnni = SLIM_R16_TABLE(avx512vnni, 8, true, avx2::round_inputs);
-  static constexpr r16_kernels avx2_table = SLIM_R16_TABLE(avx2, 4, true, avx2::round_inputs);
+  static constexpr r16_kernels vnni = SLIM_R16_TABLE(avx512vnni, 8, true, true, avx2::round_inputs);
+  static constexpr r16_kernels avx2_table = SLIM_R16_TABLE(avx2, 4, true, false, avx2::round_inputs);
   simd_level const level = resolve(wanted);
   if (level == simd_level::avx512 && __builtin_cpu_supports("avx512vnni")) return vnni;
   if (level >= simd_level::avx2) return avx2_table;
 #elif SLIM_SIMD_ARM
-  static constexpr r16_kernels dot = SLIM_R16_TABLE(neon, 8, false, scalar::round_inputs);
+  static constexpr r16_kernels dot = SLIM_R16_TABLE(neon, 8, false, false, scalar::round_inputs);
   (void)resolve(wanted);
   if (wanted == simd_level::automatic && has_dot_product()) return dot;
 #else
   (void)resolve(wanted);
 #endif
-  static constexpr r16_kernels plain = SLIM_R16_TABLE(scalar, 8, false, scalar::round_inputs);
+  static constexpr r16_kernels plain = SLIM_R16_TABLE(scalar, 8, false, false, scalar::round_inputs);
   return plain;
 }
 

@@ -15,6 +15,15 @@ namespace neon {
 
 #define SLIM_INLINE __attribute__((always_inline)) inline
 
+inline constexpr index_t lanes = 4;
+inline constexpr bool signed_bytes = true;
+
+typedef float32x4_t floats;
+SLIM_INLINE floats every(float x) { return vdupq_n_f32(x); }
+SLIM_INLINE floats fused(floats a, floats b, floats c) { return vfmaq_f32(c, a, b); }
+SLIM_INLINE floats load(float const* from) { return vld1q_f32(from); }
+SLIM_INLINE void store(floats v, float* to) { vst1q_f32(to, v); }
+
 template <int Bits>
 SLIM_INLINE uint8x16_t shifted_right(uint8x16_t v) {
   if constexpr (Bits > 0) return vshrq_n_u8(v, Bits);
@@ -22,16 +31,40 @@ SLIM_INLINE uint8x16_t shifted_right(uint8x16_t v) {
   return v;
 }
 
+typedef int8x16_t book_register;
+
+template <r16_kind Kind>
+SLIM_INLINE book_register book_of(r16_row_block const& a) {
+  if constexpr (has_book(Kind)) return vreinterpretq_s8_u8(vld1q_u8(a.book));
+  return vdupq_n_s8(0);
+}
+
 template <int T>
-struct stage_sums {
+struct integers {
   int32x4_t lane[T];
 };
 
+template <r16_kind Kind, int T>
+SLIM_INLINE void clear(integers<T>& sums) {
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) sums.lane[t] = vdupq_n_s32(0);
+}
+
+template <r16_kind Kind, int T>
+SLIM_INLINE void begin_stage(integers<T>&) {}
+template <r16_kind Kind, int T>
+SLIM_INLINE void end_stage(integers<T>&) {}
+
+template <r16_kind Kind, int T>
+SLIM_INLINE floats sum_of(integers<T> const& sums, int t) {
+  return vcvtq_f32_s32(sums.lane[t]);
+}
+
 /// Columns 8 S .. 8 S + 7 of 4 rows of a 2:4 stage.
-template <int S, int T>
-SLIM_INLINE void sparse_step(std::uint8_t const* stage, std::int8_t const* x, stage_sums<T>& sums) {
+template <r16_kind Kind, int S, int T>
+SLIM_INLINE void sparse_step(std::uint8_t const* stage, std::int8_t const* x, book_register book, integers<T>& sums) {
   uint8x16_t const nibbles = vandq_u8(shifted_right<4 * (S % 2)>(vld1q_u8(stage + S / 2 * 64)), vdupq_n_u8(15));
-  int8x16_t const codes = vsubq_s8(vreinterpretq_s8_u8(nibbles), vdupq_n_s8(8));
+  int8x16_t const codes = has_book(Kind) ? vqtbl1q_s8(book, nibbles) : vsubq_s8(vreinterpretq_s8_u8(nibbles), vdupq_n_s8(8));
   uint8x16_t const second_group = vreinterpretq_u8_u32(vdupq_n_u32(0x04040000));
   uint8x16_t const columns = vorrq_u8(vandq_u8(shifted_right<2 * S>(vld1q_u8(stage + 128)), vdupq_n_u8(3)), second_group);
 #pragma GCC unroll 8
@@ -42,105 +75,47 @@ SLIM_INLINE void sparse_step(std::uint8_t const* stage, std::int8_t const* x, st
   }
 }
 
-/// Codes of columns 4 S .. 4 S + 3 of 4 rows of a dense stage; those of 8 bits - 128.
+/// Codes of columns 4 S .. 4 S + 3 of 4 rows of a dense stage; those of a byte - 128.
 template <r16_kind Kind, int S>
-SLIM_INLINE int8x16_t dense_codes(std::uint8_t const* stage) {
+SLIM_INLINE int8x16_t dense_codes(std::uint8_t const* stage, book_register book) {
   if constexpr (Kind == r16_kind::dense8) return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(stage + S * 64), vdupq_n_u8(128)));
-  if constexpr (Kind == r16_kind::dense4)
-    return vreinterpretq_s8_u8(vandq_u8(shifted_right<4 * (S % 2)>(vld1q_u8(stage + S / 2 * 64)), vdupq_n_u8(15)));
+  if constexpr (Kind == r16_kind::dense4 || Kind == r16_kind::dense4_book) {
+    uint8x16_t const codes = vandq_u8(shifted_right<4 * (S % 2)>(vld1q_u8(stage + S / 2 * 64)), vdupq_n_u8(15));
+    return has_book(Kind) ? veorq_s8(vqtbl1q_s8(book, codes), vdupq_n_s8(-128)) : vreinterpretq_s8_u8(codes);
+  }
   uint8x16_t const low = vandq_u8(shifted_right<2 * (S % 4)>(vld1q_u8(stage + S / 4 * 64)), vdupq_n_u8(3));
   if constexpr (Kind == r16_kind::dense2) return vreinterpretq_s8_u8(low);
   return vreinterpretq_s8_u8(vorrq_u8(low, vandq_u8(shifted_right<S - 2>(vld1q_u8(stage + 128)), vdupq_n_u8(4))));
 }
 
 template <r16_kind Kind, int S, int T>
-SLIM_INLINE void dense_step(std::uint8_t const* stage, std::int8_t const* x, stage_sums<T>& sums) {
-  int8x16_t const codes = dense_codes<Kind, S>(stage);
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
-    std::int32_t four;
-    __builtin_memcpy(&four, x + t * r16_stage_cols + 4 * S, 4);
-    sums.lane[t] = vdotq_s32(sums.lane[t], vreinterpretq_s8_s32(vdupq_n_s32(four)), codes);
-  }
-}
-
-template <r16_kind Kind, int T>
-SLIM_INLINE void stage_products(std::uint8_t const* stage, std::int8_t const* x, stage_sums<T>& sums) {
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) sums.lane[t] = vdupq_n_s32(0);
-  if constexpr (Kind == r16_kind::sparse24) {
-    sparse_step<0>(stage, x, sums);
-    sparse_step<1>(stage, x, sums);
-    sparse_step<2>(stage, x, sums);
-    sparse_step<3>(stage, x, sums);
+SLIM_INLINE void step(std::uint8_t const* stage, std::int8_t const* x, book_register book, integers<T>& sums) {
+  if constexpr (is_sparse(Kind)) {
+    sparse_step<Kind, S>(stage, x, book, sums);
   } else {
-    dense_step<Kind, 0>(stage, x, sums);
-    dense_step<Kind, 1>(stage, x, sums);
-    dense_step<Kind, 2>(stage, x, sums);
-    dense_step<Kind, 3>(stage, x, sums);
-    dense_step<Kind, 4>(stage, x, sums);
-    dense_step<Kind, 5>(stage, x, sums);
-    dense_step<Kind, 6>(stage, x, sums);
-    dense_step<Kind, 7>(stage, x, sums);
+    int8x16_t const codes = dense_codes<Kind, S>(stage, book);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      std::int32_t four;
+      __builtin_memcpy(&four, x + t * r16_stage_cols + 4 * S, 4);
+      sums.lane[t] = vdotq_s32(sums.lane[t], vreinterpretq_s8_s32(vdupq_n_s32(four)), codes);
+    }
   }
 }
 
-SLIM_INLINE float32x4_t header_scales(std::uint8_t const* header) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(header))); }
+SLIM_INLINE floats scales_of(std::uint8_t const* header) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(header))); }
 
-template <r16_kind Kind>
-SLIM_INLINE float32x4_t header_zeros(r16_row_block const& a, std::uint8_t const* header) {
-  if (!a.zero_points) return vdupq_n_f32(static_cast<float>(1 << (code_bits(Kind) - 1)));
+SLIM_INLINE floats zeros_of(std::uint8_t const* header) {
   float const zeros[4] = {static_cast<float>(header[0]), static_cast<float>(header[1]), static_cast<float>(header[2]),
                           static_cast<float>(header[3])};
   return vld1q_f32(zeros);
 }
 
-/// One set of scales of four rows: `out` collects.
-template <r16_kind Kind, int T>
-SLIM_INLINE void quarter_of_set(r16_row_block const& a, std::uint8_t const* stage, std::uint8_t const* header, index_t quarter,
-                                index_t stages, std::int8_t const* x, float const* scales, float const* sums, float* out) {
-  float32x4_t part[T];
-  float inputs[T];
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
-    part[t] = vdupq_n_f32(0.0f);
-    inputs[t] = 0.0f;
-  }
-  for (index_t s = 0; s < stages; ++s, stage += stage_bytes(Kind), x += T * r16_stage_cols, scales += T, sums += T) {
-    stage_sums<T> products;
-    stage_products<Kind>(stage + 16 * quarter, x, products);
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) {
-      part[t] = vfmaq_n_f32(part[t], vcvtq_f32_s32(products.lane[t]), scales[t]);
-      inputs[t] += sums[t];
-    }
-  }
-  float32x4_t scale = vdupq_n_f32(1.0f), zero = vdupq_n_f32(0.0f);
-  if (a.set_stages > 0) {
-    scale = header_scales(header + 8 * quarter);
-    if constexpr (Kind != r16_kind::sparse24) zero = header_zeros<Kind>(a, header + 2 * r16_rows + 4 * quarter);
-  }
-  if constexpr (Kind == r16_kind::dense8) zero = vsubq_f32(zero, vdupq_n_f32(128.0f)); // codes were taken - 128
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
-    if constexpr (Kind != r16_kind::sparse24) part[t] = vfmsq_n_f32(part[t], zero, inputs[t]);
-    float* const y = out + t * r16_rows + 4 * quarter;
-    vst1q_f32(y, vfmaq_f32(vld1q_f32(y), scale, part[t]));
-  }
-}
+/// Cores that have these instructions find a plain walk over memory by themselves.
+template <r16_kind Kind>
+SLIM_INLINE void prefetch_stage(std::uint8_t const*) {}
 
-template <r16_kind Kind, int T>
-inline void r16_product(r16_row_block const& a, std::int8_t const* x, float const* scales, float const* sums, float* out) {
-  for (int k = 0; k < T * r16_rows; ++k) out[k] = 0.0f;
-  index_t const per_set = a.set_stages > 0 ? a.set_stages : a.stage_count;
-  std::uint8_t const* header = a.header;
-  for (index_t first = 0; first < a.stage_count; first += per_set, header += a.set_bytes) {
-    index_t const stages = a.stage_count - first < per_set ? a.stage_count - first : per_set;
-    for (index_t quarter = 0; quarter < 4; ++quarter)
-      quarter_of_set<Kind, T>(a, a.stages + first * stage_bytes(Kind), header, quarter, stages, x + first * T * r16_stage_cols,
-                              scales + first * T, sums + first * T, out);
-  }
-}
+#include "slim/kernels/cpu/r16_product.inc"
 
 #undef SLIM_INLINE
 

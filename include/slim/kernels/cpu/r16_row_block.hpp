@@ -16,6 +16,8 @@ struct r16_row_block {
   index_t stage_count;
   index_t set_stages; ///< that share a set of scales; 0 if there are none
   index_t set_bytes;
+  index_t input_stages;     ///< that share a scale of the inputs; divides set_stages
+  std::uint8_t const* book; ///< levels of a code book, 16; + 128 if dense
   bool zero_points;
 };
 

@@ -1,0 +1,103 @@
+#pragma once
+/// @file
+/// Products of packed codes with inputs that are rounded to 8-bit integers.
+
+#include "slim/kernels/activations.hpp"
+
+namespace slim::inline SLIM_ABI {
+namespace detail {
+
+/// X W^T for a few tokens: `prepare` takes the tokens, then row blocks are computed in any order, on any threads.
+class integer_product {
+public:
+  static constexpr index_t most_tokens = 64; ///< their inputs and outputs should stay in the caches
+
+  integer_product(r16_matrix const& w, input_precision inputs, simd_level level)
+      : w_(&w), kernels_(&r16_kernels_of(level)), planes_(inputs == input_precision::int16 ? 2 : 1) {
+    constexpr index_t wide = r16_block_cols / r16_stage_cols;
+    if (inputs == input_precision::int8_128 && w.layout().scale_cols % r16_block_cols == 0) stages_per_scale_ = wide;
+    for (std::size_t k = 0; k < w.levels().size(); ++k)
+      book_[k] = static_cast<std::uint8_t>(w.levels()[k] + (is_sparse(w.layout().kind) ? 0 : 128));
+  }
+
+  void prepare(matrix_view<float const> x, context const& ctx) {
+    index_t const most = tokens_per_tile(), tiles = (x.rows() + most - 1) / most;
+    tokens_ = x.rows();
+    inputs_.assign(static_cast<std::size_t>(tiles), input_tile(0, 0, 1));
+    input_rounding const how{planes_, stages_per_scale_, &w_->input_factors(), kernels_->flips_inputs(w_->layout().kind)};
+    ctx.parallel_for(tiles, 2, [&](index_t begin, index_t end) {
+      for (index_t tile = begin; tile < end; ++tile) {
+        index_t const tokens = std::min(most, x.rows() - tile * most);
+        inputs_[static_cast<std::size_t>(tile)] =
+            quantize_inputs(*kernels_, x.middle_rows(tile * most, tokens), index_t{1} << log2_above(tokens * planes_), how);
+      }
+    });
+  }
+
+  /// Rows of W in blocks [begin, end) into their columns of Y (tokens x d_out).
+  void multiply(index_t begin, index_t end, matrix_view<float> y, bool add) const {
+    for (index_t rb = begin; rb < end; ++rb)
+      for (std::size_t tile = 0; tile < inputs_.size(); ++tile)
+        multiply_tile(rb, inputs_[tile], static_cast<index_t>(tile) * tokens_per_tile(), y, add);
+  }
+
+private:
+  [[nodiscard]] index_t tokens_per_tile() const noexcept { return kernels_->most_vectors / planes_; }
+
+  [[nodiscard]] static int log2_above(index_t vectors) noexcept {
+    int log = 0;
+    while ((index_t{1} << log) < vectors) ++log;
+    return log;
+  }
+
+  void multiply_tile(index_t rb, input_tile const& inputs, index_t first, matrix_view<float> y, bool add) const {
+    r16_layout const& layout = w_->layout();
+    std::uint8_t const* const header = w_->data() + rb * layout.row_block_bytes();
+    r16_row_block const block{header,
+                              header + layout.header_bytes(),
+                              layout.stages(),
+                              layout.scale_cols / r16_stage_cols,
+                              layout.set_bytes(),
+                              stages_per_scale_,
+                              book_,
+                              layout.zero_points};
+    float sums[8 * r16_rows];
+    kernels_->of[static_cast<int>(layout.kind)][log2_above(inputs.width)](block, inputs.values.data(), inputs.scales.data(),
+                                                                          inputs.sums.data(), sums);
+    if (layout.scale_cols == 0) scale_rows(rb, inputs, sums);
+    float const unit = layout.scale_cols == 0 ? 1.0f : w_->level_unit();
+    index_t const rows = std::min(r16_rows, layout.rows - rb * r16_rows), count = std::min(tokens_per_tile(), tokens_ - first);
+    for (index_t t = 0; t < count; ++t) {
+      float* const out = y.row(first + t) + rb * r16_rows;
+      float const* const s = sums + t * planes_ * r16_rows;
+      for (index_t r = 0; r < rows; ++r) {
+        float const value = unit * (planes_ == 2 ? s[r] + s[r16_rows + r] : s[r]);
+        out[r] = add ? out[r] + value : value;
+      }
+    }
+  }
+
+  /// Scale and zero point of rows that have only one.
+  void scale_rows(index_t rb, input_tile const& inputs, float* sums) const {
+    auto const plain = static_cast<float>(plain_zero(w_->layout().kind));
+    for (index_t t = 0; t < inputs.width; ++t) {
+      float whole = 0;
+      for (std::size_t k = static_cast<std::size_t>(t); k < inputs.sums.size(); k += static_cast<std::size_t>(inputs.width))
+        whole += inputs.sums[k];
+      for (index_t r = 0; r < r16_rows; ++r) {
+        auto const row = static_cast<std::size_t>(rb * r16_rows + r);
+        float const zero = w_->row_zeros().empty() ? plain : w_->row_zeros()[row];
+        sums[t * r16_rows + r] = w_->row_scales()[row] * (sums[t * r16_rows + r] - zero * whole);
+      }
+    }
+  }
+
+  r16_matrix const* w_;
+  r16_kernels const* kernels_;
+  index_t planes_, stages_per_scale_ = 1, tokens_ = 0;
+  std::uint8_t book_[16] = {};
+  std::vector<input_tile> inputs_;
+};
+
+} // namespace detail
+} // namespace slim::inline SLIM_ABI
