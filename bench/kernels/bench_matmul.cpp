@@ -131,6 +131,8 @@ public:
     add_packed("slim dense int3 g128", slim::pack_r16(three.quantize(w_.view(), none)));
     add_packed("slim dense int4 g128", slim::pack_r16(codes));
     add_packed("slim 2:4 int4 g128, 16-bit inputs", sparse, {.inputs = slim::input_precision::int16});
+    if (s_.tokens > 1)
+      add_packed("slim 2:4 int4 g128, a scale per 128 inputs", sparse, {.inputs = slim::input_precision::int8_128});
     add_packed("slim 2:4 int4 g128, AVX2", sparse, {}, slim::simd_level::avx2);
     if (s_.tokens >= 8) add_packed("slim 2:4 int4 g128, exact", sparse, {.inputs = slim::input_precision::exact});
   }
@@ -218,12 +220,12 @@ public:
     double const read = contestants_[0].bytes / bench::median(contestants_[0].seconds);
     std::printf("%td x %td, %td tokens, %d threads, %d rounds; checksum %llx\n", s_.rows, s_.cols, s_.tokens, s_.threads,
                 s_.rounds, static_cast<unsigned long long>(sink_));
-    std::printf("| %-38s | %8s | %8s | %7s | %6s | %10s |\n", "what", "ms", "quartile", "GB/s", "read", "to 2:4 int4");
+    std::printf("| %-42s | %8s | %8s | %7s | %6s | %10s |\n", "what", "ms", "quartile", "GB/s", "read", "to 2:4 int4");
     for (contestant const& c : contestants_) {
       auto sorted = c.seconds;
       std::sort(sorted.begin(), sorted.end());
       double const middle = sorted[sorted.size() / 2], upper = sorted[sorted.size() * 3 / 4];
-      std::printf("| %-38s | %8.3f | %8.3f | %7.1f | %5.0f%% | %10.2fx |\n", c.name.c_str(), 1e3 * middle, 1e3 * upper,
+      std::printf("| %-42s | %8.3f | %8.3f | %7.1f | %5.0f%% | %10.2fx |\n", c.name.c_str(), 1e3 * middle, 1e3 * upper,
                   1e-9 * c.bytes / middle, 100 * c.bytes / middle / read, middle / sparse);
     }
   }

@@ -160,6 +160,30 @@ TEST_CASE("the exception of the lowest block comes out, after all blocks have ru
   });
 }
 
+TEST_CASE("loops in turn: the second starts after the first, and not at all if the first threw") {
+  on_every_executor([&](auto const& where, char const* name) {
+    INFO(name);
+    std::atomic<int> first = 0, second = 0, early = 0;
+    auto const count = [&](index_t) { ++first; };
+    slim::run_in_turn(where, 20, count, 30, [&](index_t) {
+      if (first != 20) ++early;
+      ++second;
+    });
+    CHECK(first == 20);
+    CHECK(second == 30);
+    CHECK(early == 0);
+    auto const fail = [&](index_t k) {
+      if (k >= 7) throw std::runtime_error(std::to_string(k));
+    };
+    second = 0;
+    CHECK_THROWS_WITH(slim::run_in_turn(where, 20, fail, 30, [&](index_t) { ++second; }), "7");
+    CHECK(second == 0);
+    CHECK_THROWS_WITH(slim::run_in_turn(where, 20, count, 30, fail), "7");
+    CHECK_THROWS_WITH(slim::run_in_turn(where, 0, count, 30, fail), "7");
+    slim::run_in_turn(where, 0, fail, 0, fail);
+  });
+}
+
 TEST_CASE("the exception of a single block comes out as it is") {
   CHECK_THROWS_AS(slim::parallel_for(serial, 5, 10, [](index_t, index_t) { throw slim::shape_error("no"); }),
                   slim::shape_error);

@@ -36,9 +36,13 @@ public:
 
   /// Rows of W in blocks [begin, end) into their columns of Y (tokens x d_out).
   void multiply(index_t begin, index_t end, matrix_view<float> y, bool add) const {
-    for (index_t rb = begin; rb < end; ++rb)
-      for (std::size_t tile = 0; tile < inputs_.size(); ++tile)
-        multiply_tile(rb, inputs_[tile], static_cast<index_t>(tile) * tokens_per_tile(), y, add);
+    index_t const half = inputs_.size() == 1 && inputs_[0].width <= 2 ? (end - begin) / 2 : 0;
+    for (index_t rb = begin; rb < begin + half; ++rb) {
+      index_t const pair[] = {rb, rb + half};
+      multiply_tile(pair, 0, y, add);
+    }
+    for (index_t rb = begin + 2 * half; rb < end; ++rb)
+      for (index_t tile = 0; tile < static_cast<index_t>(inputs_.size()); ++tile) multiply_tile({&rb, 1}, tile, y, add);
   }
 
 private:
@@ -50,20 +54,35 @@ private:
     return log;
   }
 
-  void multiply_tile(index_t rb, input_tile const& inputs, index_t first, matrix_view<float> y, bool add) const {
+  [[nodiscard]] r16_row_block block_of(index_t rb) const noexcept {
     r16_layout const& layout = w_->layout();
     std::uint8_t const* const header = w_->data() + rb * layout.row_block_bytes();
-    r16_row_block const block{header,
-                              header + layout.header_bytes(),
-                              layout.stages(),
-                              layout.scale_cols / r16_stage_cols,
-                              layout.set_bytes(),
-                              stages_per_scale_,
-                              book_,
-                              layout.zero_points};
+    return {header,
+            header + layout.header_bytes(),
+            layout.stages(),
+            layout.scale_cols / r16_stage_cols,
+            layout.set_bytes(),
+            stages_per_scale_,
+            book_,
+            layout.zero_points};
+  }
+
+  /// One or two row blocks times a tile.
+  void multiply_tile(std::span<index_t const> row_blocks, index_t tile, matrix_view<float> y, bool add) const {
+    auto const kind = static_cast<int>(w_->layout().kind);
+    input_tile const& inputs = inputs_[static_cast<std::size_t>(tile)];
+    int const width = log2_above(inputs.width);
     float sums[8 * r16_rows];
-    kernels_->of[static_cast<int>(layout.kind)][log2_above(inputs.width)](block, inputs.values.data(), inputs.scales.data(),
-                                                                          inputs.sums.data(), sums);
+    bool const two = row_blocks.size() == 2;
+    r16_row_block const blocks[] = {block_of(row_blocks.front()), block_of(row_blocks.back())};
+    r16_kernel const kernel = two ? kernels_->two[kind][width] : kernels_->of[kind][width];
+    kernel(blocks, inputs.values.data(), inputs.scales.data(), inputs.sums.data(), sums);
+    for (std::size_t k = 0; k < row_blocks.size(); ++k)
+      write(row_blocks[k], inputs, sums + static_cast<index_t>(k) * inputs.width * r16_rows, tile * tokens_per_tile(), y, add);
+  }
+
+  void write(index_t rb, input_tile const& inputs, float* sums, index_t first, matrix_view<float> y, bool add) const {
+    r16_layout const& layout = w_->layout();
     if (layout.scale_cols == 0) scale_rows(rb, inputs, sums);
     float const unit = layout.scale_cols == 0 ? 1.0f : w_->level_unit();
     index_t const rows = std::min(r16_rows, layout.rows - rb * r16_rows), count = std::min(tokens_per_tile(), tokens_ - first);
