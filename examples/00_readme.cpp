@@ -20,7 +20,10 @@ int main() {
   for (auto const& step : layer.report.steps)
     std::printf("%s: output error %.3f, %.2f bits per weight\n", step.step.c_str(), step.output_error, step.bits_per_weight);
 
-  slim::matrix<float> const W_c = slim::decompress(layer); // what the compressed layer computes with, 256 x 512
-  return W_c.rows() == W.rows() && layer.report.last().output_error < layer.report.steps[1].output_error ? 0 : 1;
+  auto const packed = slim::pack(layer); // 3 bits per weight, and the adapter
+  Eigen::MatrixXf const X = Eigen::MatrixXf::Random(3, W.cols());
+  Eigen::MatrixXf Y(3, W.rows());
+  slim::matmul(packed, X, Y); // Y = X W_c^T + (X L) R, on the codes
+  return layer.report.last().output_error < layer.report.steps[1].output_error ? 0 : 1;
 }
 // [/readme]

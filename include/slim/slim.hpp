@@ -18,6 +18,7 @@
 #include "slim/core/scalar.hpp"
 #include "slim/joint/joint_slr.hpp"
 #include "slim/joint/obs_compressor.hpp"
+#include "slim/kernels/packed_linear.hpp"
 #include "slim/linalg/assignment.hpp"
 #include "slim/linalg/cholesky.hpp"
 #include "slim/linalg/eigh.hpp"
