@@ -1,0 +1,150 @@
+// The bytes of the layout, written here a second time from docs/formats/r16.md, and what comes back from them.
+#include "slim/kernels/r16.hpp"
+
+#include "slim/kernels/unpack_r16.hpp"
+#include "slim/pruning/nm_pruner.hpp"
+#include "slim/quantization/absmax.hpp"
+#include "slim/saliency/magnitude.hpp"
+#include "slim/testing/hard_matrices.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace slim;
+using namespace slim::testing;
+
+namespace {
+
+/// Codes that run through all values: 16 rows x 64 columns, one row block with two sets of scales and two stages.
+integer_codes two_stages(int bits) {
+  integer_codes codes(16, 64, bits, per_group(32), number_format::fp16);
+  for (index_t k = 0; k < codes.scales.size(); ++k) codes.scales.data()[k] = 0.5f * static_cast<float>(k + 1);
+  for (index_t i = 0; i < 16; ++i)
+    for (index_t j = 0; j < 64; ++j)
+      codes.codes(i, j) = static_cast<std::int8_t>((7 * i + 3 * j + i * j) % (1 << bits) + codes.lowest());
+  return codes;
+}
+
+unsigned stored(integer_codes const& codes, index_t i, index_t j) {
+  return static_cast<unsigned>(codes.codes(i, j) + (1 << (codes.bits - 1)));
+}
+
+} // namespace
+
+TEST_CASE("the header of a row block is 16 fp16 scales, little-endian, then 16 zero points without sign") {
+  integer_codes codes = two_stages(4);
+  codes.zeros = matrix<std::int8_t>(16, 2);
+  for (index_t i = 0; i < 16; ++i) codes.zeros(i, 1) = static_cast<std::int8_t>(i - 8);
+  r16_matrix const packed = pack_r16(codes);
+  REQUIRE(packed.layout().header_bytes() == 128); // two sets of 48 bytes, up to a cache line
+  CHECK(packed.data()[0] == 0x00);                // 0.5 as fp16 is 0x3800
+  CHECK(packed.data()[1] == 0x38);
+  CHECK(packed.data()[48 + 2 * 15] == 0x00); // 16 is 0x4c00
+  CHECK(packed.data()[48 + 2 * 15 + 1] == 0x4c);
+  for (index_t i = 0; i < 16; ++i) CHECK(packed.data()[32 + i] == 8);
+  for (index_t i = 0; i < 16; ++i) CHECK(packed.data()[48 + 32 + i] == i);
+}
+
+TEST_CASE("a stage of dense codes has the bits of the diagram") {
+  for (int const bits : {2, 3, 4, 8}) {
+    integer_codes const codes = two_stages(bits);
+    r16_matrix const packed = pack_r16(codes);
+    std::uint8_t const* const stage = packed.data() + 64 + stage_bytes(packed.layout().kind); // the second
+    for (index_t r = 0; r < 16; ++r)
+      for (index_t k = 0; k < 4; ++k) {
+        auto const code = [&](index_t step) { return stored(codes, r, 32 + 4 * step + k); };
+        index_t const byte = 4 * r + k;
+        if (bits == 8)
+          for (index_t s = 0; s < 8; ++s) REQUIRE(stage[64 * s + byte] == code(s));
+        if (bits == 4)
+          for (index_t v = 0; v < 4; ++v) REQUIRE(stage[64 * v + byte] == (code(2 * v) | code(2 * v + 1) << 4));
+        if (bits > 3) continue;
+        unsigned third = 0;
+        for (index_t p = 0; p < 2; ++p) {
+          unsigned low = 0;
+          for (index_t s = 0; s < 4; ++s) {
+            low |= (code(4 * p + s) & 3u) << (2 * s);
+            third |= (code(4 * p + s) >> 2) << (4 * p + s);
+          }
+          REQUIRE(stage[64 * p + byte] == low);
+        }
+        if (bits == 3) REQUIRE(stage[128 + byte] == third);
+      }
+  }
+}
+
+TEST_CASE("a stage of 2:4 codes has the bits of the diagram") {
+  integer_codes const codes = two_stages(4);
+  mask kept(16, 64, {2, 4});
+  int const patterns[6][2] = {{0, 1}, {0, 2}, {0, 3}, {1, 2}, {1, 3}, {2, 3}};
+  auto const columns = [&](index_t r, index_t group) { return patterns[(r + group) % 6]; };
+  for (index_t r = 0; r < 16; ++r)
+    for (index_t group = 0; group < 16; ++group)
+      for (int slot = 0; slot < 2; ++slot) kept.keep(r, 4 * group + columns(r, group)[slot]);
+  r16_matrix const packed = pack_r16(codes, kept);
+  std::uint8_t const* const stage = packed.data() + 64;
+  for (index_t r = 0; r < 16; ++r)
+    for (index_t k = 0; k < 4; ++k) {
+      auto const column = [&](index_t step) { return static_cast<unsigned>(columns(r, 2 * step + k / 2)[k % 2]); };
+      auto const code = [&](index_t step) { return stored(codes, r, 4 * (2 * step + k / 2) + column(step)); };
+      REQUIRE(stage[4 * r + k] == (code(0) | code(1) << 4));
+      REQUIRE(stage[64 + 4 * r + k] == (code(2) | code(3) << 4));
+      REQUIRE(stage[128 + 4 * r + k] == (column(0) | column(1) << 2 | column(2) << 4 | column(3) << 6));
+    }
+}
+
+TEST_CASE("numbers stand column by column, 16 rows side by side") {
+  matrix<float> const w = normal_matrix(16, 32, 3);
+  r16_matrix const packed = pack_r16(matrix_view<float const>(w.view()), number_format::bf16);
+  for (index_t r = 0; r < 16; ++r)
+    for (index_t c = 0; c < 32; ++c) {
+      std::uint8_t const* const at = packed.data() + 32 * c + 2 * r;
+      REQUIRE((at[0] | at[1] << 8) == bf16(w(r, c)).bits);
+    }
+}
+
+TEST_CASE("unpack gives back codes, scales, zero points and mask, for any shape") {
+  auto const [rows, cols] =
+      GENERATE(table<index_t, index_t>({{16, 128}, {1, 1}, {3, 5}, {17, 129}, {40, 300}, {0, 7}, {5, 0}}));
+  scale_block const blocks[] = {per_channel, per_group(32), per_group(128)};
+  scale_block const block = blocks[GENERATE(range(0, 3))];
+  matrix<float> const w = normal_matrix(rows, cols, 9);
+  for (int const bits : {2, 3, 4, 8})
+    for (bool const symmetric : {true, false}) {
+      absmax_quantizer const rounding(
+          {.bits = bits, .block = block, .symmetric = symmetric, .scale_format = number_format::fp16});
+      integer_codes const codes = rounding.quantize(w.view(), calibration(cols));
+      auto const [found, kept, book] = unpack_r16(pack_r16(codes));
+      REQUIRE(found.bits == bits);
+      REQUIRE(found.codes == codes.codes);
+      REQUIRE(kept.count() == rows * cols);
+      REQUIRE(!book);
+      for (index_t i = 0; i < rows; ++i)
+        for (index_t j = 0; j < cols; ++j) REQUIRE(found.value(i, j) == codes.value(i, j));
+    }
+  mask const kept = nm_pruner<2, 4>(magnitude{}).select(matrix_view<float const>(w.view()), calibration(cols));
+  integer_codes codes =
+      absmax_quantizer({.bits = 4, .block = block, .scale_format = number_format::fp16}).quantize(w.view(), calibration(cols));
+  codes.channel_factors.assign(static_cast<std::size_t>(cols), 2.0f);
+  auto const [found, found_kept, book] = unpack_r16(pack_r16(codes, kept));
+  REQUIRE(found.channel_factors == codes.channel_factors);
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t j = 0; j < cols; ++j) {
+      if (kept.kept(i, j)) REQUIRE(found_kept.kept(i, j));
+      if (kept.kept(i, j)) REQUIRE(found.value(i, j) == codes.value(i, j));
+      if (!kept.kept(i, j)) REQUIRE(found.codes(i, j) == 0); // pruned, or a filler
+    }
+}
+
+TEST_CASE("a code book comes back as it went in") {
+  integer_codes const codes = two_stages(4);
+  code_book book;
+  for (std::size_t k = 0; k < 16; ++k) book[k] = 0.125f * (static_cast<float>(k * 8) - 60.0f);
+  book[0] = -15.875f; // 127 eighths
+  auto const found = unpack_r16(pack_r16(codes, {}, book));
+  REQUIRE(found.book);
+  CHECK(*found.book == book);
+  CHECK(found.codes.codes == codes.codes);
+  CHECK(found.codes.scales == codes.scales);
+  matrix<float> const w = normal_matrix(2, 2, 1);
+  CHECK_THROWS_AS(unpack_r16(pack_r16(matrix_view<float const>(w.view()), number_format::fp16)), config_error);
+}
