@@ -29,6 +29,10 @@ file(GLOB_RECURSE headers RELATIVE ${PROJECT_SOURCE_DIR}/include CONFIGURE_DEPEN
 if(NOT nlohmann_json_FOUND)
   list(FILTER headers EXCLUDE REGEX "^slim/io/")
 endif()
+find_path(SLIM_CBLAS_INCLUDE cblas.h)
+if(NOT SLIM_CBLAS_INCLUDE)
+  list(FILTER headers EXCLUDE REGEX "^slim/interop/cblas.hpp$")
+endif()
 
 foreach(compiler IN LISTS SLIM_CHECK_COMPILERS)
   cmake_path(GET compiler FILENAME label)

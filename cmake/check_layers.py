@@ -3,7 +3,7 @@
 
 Rules: headers include downwards only (LAYERS), the headers of a folder do not include each other in a circle, macros are
 called SLIM_..., no anonymous namespace and no `static` at namespace scope (two programs' worth of symbols), no costly
-standard headers, no printing, Eigen only in linalg/ and interop/, xtensor only in interop/, json only in io/.
+standard headers, no printing, Eigen only in linalg/ and interop/, xtensor and CBLAS only in interop/, json only in io/.
 """
 import re
 import sys
@@ -42,7 +42,8 @@ SIBLINGS = {
 
 COSTLY = {"iostream", "regex", "random", "ranges", "format"}
 PRINTING = re.compile(r"\bstd::(cout|cerr|clog)\b|\b(printf|fprintf|puts|abort)\s*\(")
-ONLY_IN = {"Eigen": {"linalg", "interop"}, "unsupported": set(), "xtensor": {"interop"}, "nlohmann": {"io"}}
+ONLY_IN = {"Eigen": {"linalg", "interop"}, "unsupported": set(), "xtensor": {"interop"}, "nlohmann": {"io"},
+           "cblas.h": {"interop"}}
 
 
 def without_comments(text):

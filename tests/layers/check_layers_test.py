@@ -45,6 +45,7 @@ BREACHES = [
     ("core/b.hpp", "#include <Eigen/Core>", "Eigen is named outside"),
     ("pruning/b.hpp", "inline void f(Eigen::MatrixXf&) {}", "Eigen is named outside"),
     ("core/b.hpp", "#include <xtensor/xtensor.hpp>", "xtensor is named outside"),
+    ("linalg/b.hpp", "#include <cblas.h>", "cblas.h is named outside"),
     ("core/b.hpp", '#include <cstdio>\ninline void f() { std::printf("x"); }', "prints"),
     ("nowhere/b.hpp", "", "folder nowhere/"),
 ]

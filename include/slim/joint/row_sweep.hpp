@@ -183,9 +183,8 @@ class feedback_task {
 public:
   feedback_task(matrix_view<float> w, matrix_view<float const> u, integer_codes* codes, mask* kept,
                 feedback_options const& options, context const& ctx)
-      : w_(w), u_(u), codes_(codes), kept_(kept), options_(options), kernels_(sweep_kernels_of(ctx.simd)), inner_(ctx) {
-    inner_.where = serial_;
-  }
+      : w_(w), u_(u), codes_(codes), kept_(kept), options_(options), kernels_(sweep_kernels_of(ctx.simd)),
+        inner_(ctx.inside_task()) {}
 
   void run(index_t begin, index_t end) const {
     index_t const n = w_.cols(), rows = end - begin;
@@ -272,7 +271,6 @@ private:
     codes_->codes(row, col) = static_cast<std::int8_t>(kept ? static_cast<int>(t.level[at]) + zero : zero);
   }
 
-  static constexpr serial_executor serial_{};
   matrix_view<float> w_;
   matrix_view<float const> u_;
   integer_codes* codes_;
@@ -288,9 +286,7 @@ public:
   descent_task(matrix_view<float> gradient, matrix_view<float const> h, integer_codes& codes, mask* kept, bool pairs,
                context const& ctx)
       : gradient_(gradient), h_(h), codes_(codes), kept_(kept), pairs_(pairs), kernels_(sweep_kernels_of(ctx.simd)),
-        inner_(ctx) {
-    inner_.where = serial_;
-  }
+        inner_(ctx.inside_task()) {}
 
   void run(index_t begin, index_t end) const {
     index_t const n = h_.rows(), rows = end - begin;
@@ -340,7 +336,6 @@ private:
       }
   }
 
-  static constexpr serial_executor serial_{};
   matrix_view<float> gradient_;
   matrix_view<float const> h_;
   integer_codes& codes_;

@@ -132,8 +132,7 @@ private:
       result.scales(b, g) = detail::stored_scale(config_.scale_format, search_block(part, part_weights, result, inner));
     };
     if (result.scales.size() == 1) return set_block(0, 0, ctx);
-    context serial = ctx;
-    serial.where = sequential_;
+    context const serial = ctx.inside_task();
     ctx.parallel_for(result.scales.rows(), 1, [&](index_t begin, index_t end) {
       for (index_t b = begin; b < end; ++b)
         for (index_t g = 0; g < result.scales.cols(); ++g) set_block(b, g, serial);
@@ -188,8 +187,6 @@ private:
     double const alpha = reference_search_alpha(density, centers, config_.bits);
     return static_cast<float>(alpha / static_cast<double>((1 << (config_.bits - 1)) - 1));
   }
-
-  static constexpr serial_executor sequential_{};
 
   slim_quant_config config_;
 };
