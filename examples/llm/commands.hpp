@@ -52,9 +52,12 @@ struct generate_command {
   std::filesystem::path model, packed, json;
   std::string prompt, inputs = "int8";
   std::ptrdiff_t max_tokens = 128;
+  std::ptrdiff_t prompt_tokens = 0; ///< so many from the beginning of the prompt; 0: all
+  std::ptrdiff_t repetitions = 1;   ///< the same again, to measure
   double temperature = 0;
   std::uint64_t seed = 0;
   bool chat = false;
+  bool ignore_end = false; ///< write max_tokens whatever they are
   void run() const;
 };
 

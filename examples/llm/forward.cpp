@@ -10,7 +10,6 @@ namespace {
 constexpr index_t rows_per_task = 16;     // elementwise work
 constexpr index_t queries_per_task = 128; // scores of one attention task: 128 x window floats
 constexpr index_t logit_columns = 4096;   // logits at a time: rows x 4096 floats
-constexpr slim::serial_executor serial{};
 
 void require_columns(char const* what, index_t have, index_t want) {
   if (have != want) throw slim::shape_error(slim::message(what, ": has ", have, " columns, needs ", want));
@@ -187,8 +186,7 @@ void forward_pass::attend(matrix_view<float const> q, matrix_view<float const> k
   index_t const kv_head = head / (config.heads / config.kv_heads);
   index_t const queries = q.rows();
   index_t const keys = before + queries; // causal: nothing later is looked at
-  context inner = ctx_;                  // this is a parallel task already
-  inner.where = serial;
+  context const inner = ctx_.inside_task();
   matrix<float> scores(queries, keys);
   slim::gemm_into(q.block(0, head * dim, queries, dim), slim::transposed(k.block(0, kv_head * dim, keys, dim)), scores, inner);
   float const scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));

@@ -96,6 +96,11 @@ int main(int argc, char** argv) {
   sub->add_option("--max-tokens", generate.max_tokens, "tokens to write at most")->capture_default_str();
   sub->add_option("--temperature", generate.temperature, "0: the likeliest token each time")->capture_default_str();
   sub->add_option("--seed", generate.seed, "of the draws, with a temperature")->capture_default_str();
+  sub->add_option("--prompt-tokens", generate.prompt_tokens, "use only so many tokens of the prompt (to measure; 0: all)")
+      ->capture_default_str();
+  sub->add_flag("--ignore-end", generate.ignore_end, "write on behind the end of the text (to measure)");
+  sub->add_option("--repetitions", generate.repetitions, "do the same so many times; the last one is shown (to measure)")
+      ->capture_default_str();
   sub->callback([&] { generate.run(); });
 
   ablate_command ablate;
