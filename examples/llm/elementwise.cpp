@@ -42,6 +42,10 @@ float exp_inplace(float* x, index_t n, float shift, float scale, slim::simd_leve
   SLIM_LLM_DISPATCH(level, exp_inplace(x, n, shift, scale))
 }
 
+void attend_cached(cached_attention const& a, float* scores, float* out, slim::simd_level level) {
+  SLIM_LLM_DISPATCH(level, attend_cached(a, scores, out))
+}
+
 void multiply_by_silu(float* up, float const* gate, index_t n, slim::simd_level level) {
   SLIM_LLM_DISPATCH(level, multiply_by_silu(up, gate, n))
 }

@@ -23,6 +23,21 @@ float exp_inplace(float* x, index_t n, float shift, float scale, slim::simd_leve
 /// up[j] *= gate[j] sigmoid(gate[j]).
 void multiply_by_silu(float* up, float const* gate, index_t n, slim::simd_level level);
 
+/// One token's queries of the heads that share a head of keys and values, kept as attention_cache keeps them.
+struct cached_attention {
+  float const* q; ///< queries x dim
+  index_t queries, dim, padded_dim;
+  float const *keys, *values;
+  index_t visible; ///< positions
+  float scale;     ///< of the scores
+
+  /// Floats of scores: whole blocks of 64 positions.
+  [[nodiscard]] index_t score_size() const { return queries * ((visible + 63) / 64 * 64); }
+};
+
+/// out (queries x padded_dim) += softmax(scale q K^T) V. `scores` is room for score_size() floats.
+void attend_cached(cached_attention const& a, float* scores, float* out, slim::simd_level level);
+
 /// Adds f(j) for j in [0, n) in 16 lanes, then the lanes pairwise.
 template <class F>
 [[nodiscard]] double sum_in_lanes(index_t n, F const& f) {

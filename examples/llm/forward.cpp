@@ -223,24 +223,50 @@ matrix<float> forward_pass::attention_mix(block const& b, matrix<float> q, matri
 }
 
 matrix<float> forward_pass::attention_mix_cached(block const& b, matrix<float> q, matrix<float> k, matrix<float> const& v,
-                                                 index_t position, matrix_view<float> keys, matrix_view<float> values) const {
+                                                 index_t position, attention_cache& cache) const {
   auto const& config = model_.config;
   index_t const tokens = q.rows();
   rotate(b.q_norm, q, config.heads, position);
   rotate(b.k_norm, k, config.kv_heads, position);
-  std::copy_n(k.data(), k.size(), keys.row(position));
-  std::copy_n(v.data(), v.size(), values.row(position));
+  cache.put(position, k, v);
   matrix<float> mixed(tokens, q.cols());
-  index_t const parts = (tokens + queries_per_task - 1) / queries_per_task;
-  ctx_.parallel_for(config.heads * parts, 1, [&](index_t begin, index_t end) {
+  if (tokens == 1)
+    attend_to_cache(q, cache, position + 1, mixed);
+  else if (position == 0)
+    attend_all(q, k, v, 0, mixed);
+  else
+    attend_all(q, cache.keys(position + tokens), cache.values(position + tokens), position, mixed);
+  return mixed;
+}
+
+/// All heads. Rows of q stand behind `before` earlier rows of k and v.
+void forward_pass::attend_all(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v,
+                              index_t before, matrix_view<float> out) const {
+  index_t const parts = (q.rows() + queries_per_task - 1) / queries_per_task;
+  ctx_.parallel_for(model_.config.heads * parts, 1, [&](index_t begin, index_t end) {
     for (index_t task = begin; task < end; ++task) {
-      index_t const first = task % parts * queries_per_task, queries = std::min(queries_per_task, tokens - first);
-      index_t const before = position + first;
-      attend(q.view().middle_rows(first, queries), keys.middle_rows(0, before + queries),
-             values.middle_rows(0, before + queries), task / parts, before, mixed.view().middle_rows(first, queries));
+      index_t const first = task % parts * queries_per_task, queries = std::min(queries_per_task, q.rows() - first);
+      index_t const earlier = before + first;
+      attend(q.middle_rows(first, queries), k.middle_rows(0, earlier + queries), v.middle_rows(0, earlier + queries),
+             task / parts, earlier, out.middle_rows(first, queries));
     }
   });
-  return mixed;
+}
+
+/// One token.
+void forward_pass::attend_to_cache(matrix_view<float const> q, attention_cache const& cache, index_t visible,
+                                   matrix_view<float> out) const {
+  auto const& config = model_.config;
+  index_t const dim = config.head_dim, queries = config.heads / config.kv_heads;
+  float const scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
+  ctx_.parallel_for(config.kv_heads, 1, [&](index_t head, index_t) {
+    index_t const first = head * queries * dim;
+    cached_attention const a{q.row(0) + first,      queries, dim,  cache.padded_dim(), cache.keys_of(head),
+                             cache.values_of(head), visible, scale};
+    matrix<float> scores(1, a.score_size()), mixed(queries, a.padded_dim);
+    attend_cached(a, scores.data(), mixed.data(), ctx_.simd);
+    for (index_t h = 0; h < queries; ++h) std::copy_n(mixed.row(h), dim, out.row(0) + first + h * dim);
+  });
 }
 
 void forward_pass::add_attention_output(block const& b, matrix_view<float const> mixed, matrix_view<float> hidden) const {

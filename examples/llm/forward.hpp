@@ -15,6 +15,7 @@
 /// Every result is bit-identical for any number of threads, and does not depend on which windows are computed together as
 /// long as slim::gemm_into computes a row of a product independently of the others.
 
+#include "attention_cache.hpp"
 #include "model.hpp"
 
 #include "slim/core/context.hpp"
@@ -54,10 +55,10 @@ public:
   [[nodiscard]] matrix<float> attention_input(block const& b, matrix_view<float const> hidden) const;
   /// Head norms, rotary positions and causal attention per window. q (tokens, q_size), k and v (tokens, kv_size).
   [[nodiscard]] matrix<float> attention_mix(block const& b, matrix<float> q, matrix<float> k, matrix<float> v) const;
-  /// The same for tokens at `position` and on of one window, whose earlier keys and values are in the first rows of `keys` and
-  /// `values` (window, kv_size); those of the tokens are put behind them.
+  /// The same for tokens at `position` and on of one window, whose earlier keys and values are in `cache`; those of the tokens
+  /// are put behind them.
   [[nodiscard]] matrix<float> attention_mix_cached(block const& b, matrix<float> q, matrix<float> k, matrix<float> const& v,
-                                                   index_t position, matrix_view<float> keys, matrix_view<float> values) const;
+                                                   index_t position, attention_cache& cache) const;
   void add_attention_output(block const& b, matrix_view<float const> mixed, matrix_view<float> hidden) const;
   [[nodiscard]] matrix<float> mlp_input(block const& b, matrix_view<float const> hidden) const;
   /// silu(gate) * up, or relu(up) if gate is empty.
@@ -83,6 +84,9 @@ private:
   void normalize_into(norm const& n, matrix_view<float const> x, matrix_view<float> y) const;
   void normalize_row(norm const& n, float const* x, float* y, index_t size) const;
   void rotate(norm const& head_norm, matrix_view<float> x, index_t heads, index_t position = 0) const;
+  void attend_all(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v, index_t before,
+                  matrix_view<float> out) const;
+  void attend_to_cache(matrix_view<float const> q, attention_cache const& cache, index_t visible, matrix_view<float> out) const;
   void attend(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v, index_t head, index_t before,
               matrix_view<float> out) const;
 

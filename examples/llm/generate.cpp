@@ -18,8 +18,7 @@ slim::r16_matrix eight_bits(matrix<float> const& head, context const& ctx) {
 
 generation::generation(model const& m, index_t longest, bool packed_head, context const& ctx)
     : model_(m), ctx_(ctx), pass_(m, longest, ctx) {
-  for (index_t b = 0; b < m.config.layers; ++b)
-    caches_.push_back({matrix<float>(longest, m.config.kv_size()), matrix<float>(longest, m.config.kv_size())});
+  for (index_t b = 0; b < m.config.layers; ++b) caches_.emplace_back(longest, m.config.kv_heads, m.config.head_dim);
   if (packed_head) head_ = eight_bits(m.head.empty() ? m.embedding : m.head.weight, ctx);
 }
 
@@ -33,8 +32,8 @@ std::vector<float> generation::append(std::span<int const> tokens) {
     block const& b = model_.blocks[n];
     {
       auto const x = pass_.attention_input(b, hidden);
-      auto const mixed = pass_.attention_mix_cached(b, apply(b.q, x, ctx_), apply(b.k, x, ctx_), apply(b.v, x, ctx_), size_,
-                                                    caches_[n].keys, caches_[n].values);
+      auto const mixed =
+          pass_.attention_mix_cached(b, apply(b.q, x, ctx_), apply(b.k, x, ctx_), apply(b.v, x, ctx_), size_, caches_[n]);
       pass_.add_attention_output(b, mixed, hidden);
     }
     auto const x = pass_.mlp_input(b, hidden);

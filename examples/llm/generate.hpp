@@ -29,14 +29,10 @@ public:
   [[nodiscard]] index_t size() const { return size_; }
 
 private:
-  struct cache {
-    matrix<float> keys, values; ///< (longest, kv_size)
-  };
-
   model const& model_;
   context ctx_;
   forward_pass pass_;
-  std::vector<cache> caches_;
+  std::vector<attention_cache> caches_;
   std::optional<slim::r16_matrix> head_;
   index_t size_ = 0;
 };

@@ -78,6 +78,41 @@ TEST_CASE("sums in lanes agree with plain loops for every length around the numb
   }
 }
 
+TEST_CASE("one token's attention over cached keys agrees with float64, on every instruction set, around whole blocks") {
+  constexpr index_t heads = 2, queries = 3; // of keys and values; of queries that share one of those
+  for (slim::simd_level level : {slim::simd_level::scalar, slim::simd_level::avx2, slim::simd_level::avx512}) {
+    if (level > slim::best_simd_level()) continue;
+    for (index_t const dim : {4, 64, 80})
+      for (index_t const visible : {1, 63, 64, 65, 130}) {
+        auto const k = random_matrix(visible + 5, heads * dim, 1, 0.3), v = random_matrix(visible + 5, heads * dim, 2);
+        auto const q = random_matrix(queries, dim, 3, 0.3);
+        attention_cache cache(visible + 5, heads, dim);
+        cache.put(0, k.view().middle_rows(0, 40 % visible), v.view().middle_rows(0, 40 % visible));
+        cache.put(40 % visible, k.view().middle_rows(40 % visible, visible + 5 - 40 % visible),
+                  v.view().middle_rows(40 % visible, visible + 5 - 40 % visible));
+        CHECK(cache.keys(visible) == slim::matrix<float>(k.view().middle_rows(0, visible)));
+        CHECK(cache.values(visible) == slim::matrix<float>(v.view().middle_rows(0, visible)));
+        index_t const head = 1; // not the first
+        cached_attention const a{q.data(), queries, dim, cache.padded_dim(), cache.keys_of(head), cache.values_of(head),
+                                 visible,  0.5f};
+        slim::matrix<float> scores(1, a.score_size()), out(queries, a.padded_dim);
+        attend_cached(a, scores.data(), out.data(), level);
+        for (index_t h = 0; h < queries; ++h) {
+          std::vector<double> mixed(std::size_t(dim), 0.0);
+          double sum = 0;
+          for (index_t t = 0; t < visible; ++t) {
+            double score = 0;
+            for (index_t d = 0; d < dim; ++d) score += double(q(h, d)) * double(k(t, head * dim + d));
+            sum += std::exp(0.5 * score);
+            for (index_t d = 0; d < dim; ++d) mixed[std::size_t(d)] += std::exp(0.5 * score) * double(v(t, head * dim + d));
+          }
+          CAPTURE(dim, visible, h, static_cast<int>(level));
+          for (index_t d = 0; d < dim; ++d) REQUIRE(double(out(h, d)) == Approx(mixed[std::size_t(d)] / sum).margin(1e-5));
+        }
+      }
+  }
+}
+
 TEST_CASE("logits are bit-identical for any number of threads") {
   auto const m = random_llama();
   auto const ids = random_tokens(3 * 150, m.config.vocab); // 150: two blocks of queries, the second one ragged
