@@ -3,10 +3,14 @@
 
     run.py --slim-llm build/release/examples/llm/slim-llm --llama-cpp LLAMA_CPP_BUILD [--rounds 5] [--threads 1,2] [--csv FILE]
 
-Everybody takes turns in every round: each a process of its own, warmed up by an untimed repetition, a prompt of 512 tokens, then
-128 single tokens behind it. Prints medians, spread and ratios as a Markdown table. With --csv, measurements are appended to the
-file and the table is made of all that it holds, so that a long run can be done in parts. Model files that are missing are made
-in the cache folder, from the model that examples/fetch_model.sh brings. Needs llama-bench and llama-quantize in LLAMA_CPP_BUILD/bin.
+Everybody takes turns in every round: each a process of its own, warmed up by an untimed repetition, a prompt of 512 tokens,
+then 128 single tokens behind it. Prints medians, spread and ratios as a Markdown table. With --csv, measurements are
+appended to the file and the table is made of all that it holds, so that a long run can be done in parts. OMP_WAIT_POLICY is
+the caller's, and the same for all; leave it unset on a machine that is otherwise idle: with "passive" every parallel region
+of ours wakes its threads, while llama.cpp's spin in barriers of their own.
+
+Model files that are missing are made in the cache folder, from the model and the text that examples/fetch_model.sh brings.
+Needs llama-bench and llama-quantize in LLAMA_CPP_BUILD/bin.
 """
 import argparse
 import csv
@@ -37,7 +41,7 @@ def options():
 
 
 def checked(command):
-    """Standard output of a command. OpenMP threads that wait do the same on both sides: what OMP_WAIT_POLICY says."""
+    """Standard output of a command."""
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"{' '.join(str(word) for word in command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -49,9 +53,9 @@ def packed_file(o, model, recipe):
     if not file.exists():
         print(f"making {file}", file=sys.stderr)
         with tempfile.TemporaryDirectory(dir=o.cache) as scratch:
-            checked([o.slim_llm, "compress", model, "--recipe", recipe, "--out", f"{scratch}/out.gguf", "--packed",
-                     f"{scratch}/packed", "--no-eval", "--calib", o.cache / "jargon.first.txt", "--text", o.cache / "jargon.last.txt",
-                     "--calib-tokens", 512, "--held-out-tokens", 256, "--context", 256])
+            checked([o.slim_llm, "compress", model, "--recipe", recipe, "--out", f"{scratch}/out.gguf",
+                     "--packed", f"{scratch}/packed", "--no-eval", "--calib", o.cache / "jargon.first.txt",
+                     "--text", o.cache / "jargon.last.txt", "--calib-tokens", 512, "--held-out-tokens", 256, "--context", 256])
             Path(f"{scratch}/packed").rename(file)
     return file
 
@@ -69,8 +73,9 @@ def our_speed(o, model, packed, threads):
     """(prompt, generation) in tokens per second; the first generated token comes with the prompt."""
     text = (o.cache / "jargon.last.txt").read_text()[:8 * PROMPT]
     with tempfile.TemporaryDirectory() as scratch:
-        checked([o.slim_llm, "--threads", threads, "generate", model, "--packed", packed, "--prompt", text, "--prompt-tokens", PROMPT,
-                 "--max-tokens", GENERATED + 1, "--ignore-end", "--repetitions", 2, "--json", f"{scratch}/speed.json"])
+        checked([o.slim_llm, "--threads", threads, "generate", model, "--packed", packed, "--prompt", text,
+                 "--prompt-tokens", PROMPT, "--max-tokens", GENERATED + 1, "--ignore-end", "--repetitions", 2,
+                 "--json", f"{scratch}/speed.json"])
         result = json.loads(Path(f"{scratch}/speed.json").read_text())
     return result["prompt_tokens_per_second"], result["tokens_per_second"]
 
@@ -78,27 +83,34 @@ def our_speed(o, model, packed, threads):
 def peer_speed(o, file, threads):
     """llama-bench warms up by itself. Its generation starts behind a prompt, as ours does."""
     def speed(what):
-        return json.loads(checked([o.llama_cpp / "bin/llama-bench", "-m", file, "-t", threads, "-r", 1, "-o", "json", *what]))[0]["avg_ts"]
+        command = [o.llama_cpp / "bin/llama-bench", "-m", file, "-t", threads, "-r", 1, "-o", "json", *what]
+        return json.loads(checked(command))[0]["avg_ts"]
+
     return speed(["-p", PROMPT, "-n", 0]), speed(["-p", 0, "-n", GENERATED, "-d", PROMPT])
 
 
-def measure(o, contestants, first_round):
-    rows = []
+def measure(o, contestants, rows):
+    """Adds rounds to the rows, and to the file whenever everybody has had a turn."""
+    first_round = 1 + max((int(r["round"]) for r in rows), default=0)
     for k in range(first_round, first_round + o.rounds):
         for threads in map(int, o.threads.split(",")):
             for what, speed in contestants.items():
                 prompt, generation = speed(threads)
                 rows.append(dict(zip(FIELDS, [k, what, threads, round(prompt, 2), round(generation, 2)])))
                 print(f"round {k}, {threads} threads, {what}: {prompt:.0f}, {generation:.0f}", file=sys.stderr)
-    return rows
+            if o.csv:
+                with o.csv.open("w", newline="") as file:
+                    writer = csv.DictWriter(file, FIELDS)
+                    writer.writeheader()
+                    writer.writerows(rows)
 
 
 def table(rows):
     """Medians with the range of rounds, and medians of the ratios to each peer of the same round."""
     speeds = {what: {(int(r["round"]), int(r["threads"])): r for r in rows if r["what"] == what} for what in [*OURS, *PEERS]}
     names = [*PEERS]
-    print("| threads | what | prompt, tokens/s | " + " | ".join(f"to {n.split()[-1]}" for n in names) + " | generation, tokens/s | " +
-          " | ".join(f"to {n.split()[-1]}" for n in names) + " |")
+    ratios_to = " | ".join(f"to {name.split()[-1]}" for name in names)
+    print(f"| threads | what | prompt, tokens/s | {ratios_to} | generation, tokens/s | {ratios_to} |")
     print("|--:|:--|" + "--:|" * (2 + 2 * len(names)))
     for threads in sorted({int(r["threads"]) for r in rows}):
         for what, runs in speeds.items():
@@ -125,12 +137,7 @@ def main():
     for what, preset in PEERS.items():
         contestants[what] = lambda threads, file=peer_file(o, model, preset): peer_speed(o, file, threads)
     rows = list(csv.DictReader(o.csv.open())) if o.csv and o.csv.exists() else []
-    rows += measure(o, contestants, 1 + max((int(r["round"]) for r in rows), default=0))
-    if o.csv:
-        with o.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
+    measure(o, contestants, rows)
     table(rows)
 
 

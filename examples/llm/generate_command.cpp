@@ -90,7 +90,7 @@ void generate_command::run() const {
   workspace work(model);
   if (!packed.empty()) use_packed(work.weights, open_packed(packed), packed_precision(inputs));
   auto const tokens = prompt_of(*this, work.words);
-  if (!chat) std::printf("%s", work.words.decode(tokens).c_str());
+  if (!chat) std::printf("%s", (prompt_tokens > 0 ? work.words.decode(tokens) : prompt).c_str());
   for (std::ptrdiff_t k = 1; k < repetitions; ++k) (void)write_text(*this, work, tokens, false);
   auto const text = write_text(*this, work, tokens, true);
   auto const prompt_size = static_cast<std::ptrdiff_t>(tokens.size());
