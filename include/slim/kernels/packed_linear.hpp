@@ -63,8 +63,7 @@ namespace detail {
 class linear_product {
 public:
   linear_product(packed_linear const& layer, matmul_options const& options, context const& ctx)
-      : options_(options), ctx_(ctx), serial_(ctx), weight_(layer.weight, options.inputs, ctx.simd), rank_(layer.rank()) {
-    serial_.where = alone_;
+      : options_(options), ctx_(ctx), weight_(layer.weight, options.inputs, ctx.simd), rank_(layer.rank()) {
     if (!layer.left) return;
     left_.emplace(*layer.left, options.inputs, ctx.simd);
     right_.emplace(*layer.right, options.inputs, ctx.simd);
@@ -79,18 +78,15 @@ public:
     auto const first = [&](index_t k) {
       if (k >= left_tasks) return weight_.run_task(k - left_tasks, y, options_.add);
       left_->run_task(k, inner.view(), false);
-      if (missing.fetch_sub(1) == 1) right_->prepare(matrix_view<float const>(inner.view()), serial_);
+      if (missing.fetch_sub(1) == 1) right_->prepare(matrix_view<float const>(inner.view()), ctx_.inside_task());
     };
     auto const second = [&](index_t k) { right_->run_task(k, y, true); };
     ctx_.run_in_turn(left_tasks + weight_.tasks(), first, right_ ? right_->tasks() : 0, second);
   }
 
 private:
-  static constexpr serial_executor alone_{};
-
   matmul_options options_;
   context const& ctx_;
-  context serial_;
   packed_product weight_;
   index_t rank_;
   std::optional<packed_product> left_, right_;
