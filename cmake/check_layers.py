@@ -29,7 +29,8 @@ LAYERS = {
 }
 # Single headers of other folders. Siblings meet only here: concepts, and the plain data types (mask, codes) that go from one
 # to the other. The one header of models in the list is named by the aliases that pair a solver with its paper's saliency
-# (slim_lora = saliency_lora<...>). Packed formats and kernels take the data types, and nothing that makes them.
+# (slim_lora = saliency_lora<...>). Packed formats and kernels take the data types, and nothing that makes them; but
+# quantize_and_pack.hpp runs pruner, quantizer and packer row by row.
 SIBLINGS = {
     "pruning": {"slim/saliency/saliency.hpp"},
     "transforms": {"slim/saliency/saliency.hpp", "slim/pruning/mask.hpp"},
@@ -37,7 +38,8 @@ SIBLINGS = {
                  "slim/quantization/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/pruning/pruner.hpp"},
     "packing": {"slim/quantization/integer_codes.hpp", "slim/pruning/mask.hpp"},
     "kernels": {"slim/quantization/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/adapters/adapter.hpp",
-                "slim/linalg/simd.hpp"},
+                "slim/linalg/simd.hpp", "slim/linalg/for_each_simd_level.inc", "slim/quantization/absmax.hpp",
+                "slim/pruning/nm_pruner.hpp"},
 }
 
 COSTLY = {"iostream", "regex", "random", "ranges", "format"}

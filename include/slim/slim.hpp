@@ -19,6 +19,7 @@
 #include "slim/joint/joint_slr.hpp"
 #include "slim/joint/obs_compressor.hpp"
 #include "slim/kernels/packed_linear.hpp"
+#include "slim/kernels/quantize_and_pack.hpp"
 #include "slim/linalg/assignment.hpp"
 #include "slim/linalg/cholesky.hpp"
 #include "slim/linalg/eigh.hpp"

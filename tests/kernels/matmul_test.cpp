@@ -1,6 +1,7 @@
 // Products with packed matrices against sums in double over the codes themselves.
 #include "slim/kernels/matmul.hpp"
 
+#include "slim/kernels/pack_r16.hpp"
 #include "slim/kernels/reference/matmul.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/quantization/absmax.hpp"

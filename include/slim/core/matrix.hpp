@@ -2,6 +2,7 @@
 /// @file
 /// `matrix<T>`: the storage of results. Dense rows, value semantics, zero-initialised.
 
+#include "slim/core/large_pages.hpp"
 #include "slim/core/matrix_view.hpp"
 
 #include <limits>
@@ -53,7 +54,7 @@ private:
     return static_cast<std::size_t>(rows * cols);
   }
 
-  std::vector<T> data_;
+  std::vector<T, large_page_allocator<T>> data_;
   index_t rows_ = 0;
   index_t cols_ = 0;
 };

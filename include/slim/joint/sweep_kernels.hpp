@@ -43,52 +43,9 @@ struct sweep_kernels {
                        float top, step_lanes const& out);
 };
 
-// Wide vectors cross no function boundary by value, but compilers without the registers warn about them all the same.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
-namespace scalar {
-namespace sweep {
-#include "slim/joint/sweep_kernels.inc"
-}
-} // namespace scalar
-
-#if SLIM_SIMD_X86
-SLIM_SIMD_BEGIN_AVX2
-namespace avx2 {
-namespace sweep {
-#include "slim/joint/sweep_kernels.inc"
-}
-} // namespace avx2
-SLIM_SIMD_END
-SLIM_SIMD_BEGIN_AVX512
-namespace avx512 {
-namespace sweep {
-#include "slim/joint/sweep_kernels.inc"
-}
-} // namespace avx512
-SLIM_SIMD_END
-#endif
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-
-/// The inner loops of a level. @throws config_error if the machine lacks it.
-[[nodiscard]] inline sweep_kernels const& sweep_kernels_of(simd_level wanted) {
-#if SLIM_SIMD_X86
-  switch (resolve(wanted)) {
-  case simd_level::avx512: return avx512::sweep::kernels;
-  case simd_level::avx2: return avx2::sweep::kernels;
-  default: break;
-  }
-#else
-  (void)resolve(wanted);
-#endif
-  return scalar::sweep::kernels;
-}
+#define SLIM_KERNELS sweep
+#define SLIM_KERNELS_FILE "slim/joint/sweep_kernels.inc"
+#include "slim/linalg/for_each_simd_level.inc"
 
 } // namespace detail
 } // namespace slim::inline SLIM_ABI

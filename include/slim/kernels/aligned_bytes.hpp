@@ -3,17 +3,13 @@
 /// `aligned_bytes`: memory for packed weights, on cache lines, and on huge pages where the system offers them: a product reads
 /// all of it once, and with small pages the walk through the page tables costs 10 to 15% of that.
 
+#include "slim/core/large_pages.hpp"
 #include "slim/core/matrix_view.hpp"
 
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <utility>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace slim::inline SLIM_ABI {
 
@@ -38,28 +34,18 @@ public:
   [[nodiscard]] std::uint8_t const* data() const noexcept { return data_.get(); }
 
 private:
-  static constexpr index_t huge_page = index_t{1} << 21;
-
-  [[nodiscard]] static constexpr std::align_val_t alignment_of(index_t size) {
-    return static_cast<std::align_val_t>(size >= huge_page ? huge_page : 64);
-  }
-
   struct release {
-    std::align_val_t alignment;
-    constexpr release() noexcept : release(std::align_val_t{64}) {}
-    constexpr explicit release(std::align_val_t a) noexcept : alignment(a) {}
-    void operator()(std::uint8_t* p) const noexcept { ::operator delete(p, alignment); }
+    std::size_t size;
+    constexpr release() noexcept : release(0) {}
+    constexpr explicit release(std::size_t bytes) noexcept : size(bytes) {}
+    void operator()(std::uint8_t* p) const noexcept { detail::release_array(p, size); }
   };
   using storage = std::unique_ptr<std::uint8_t[], release>;
 
   [[nodiscard]] static storage allocate(index_t size) {
     if (size == 0) return storage();
-    auto const alignment = alignment_of(size);
     auto const padded = static_cast<std::size_t>(size + 64);
-    storage bytes(static_cast<std::uint8_t*>(::operator new(padded, alignment)), release(alignment));
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (size >= huge_page) (void)::madvise(bytes.get(), padded / huge_page * huge_page, MADV_HUGEPAGE); // a wish: may fail
-#endif
+    storage bytes(static_cast<std::uint8_t*>(detail::allocate_array(padded)), release(padded));
     std::memset(bytes.get(), 0, padded);
     return bytes;
   }

@@ -5,6 +5,7 @@
 #include "slim/adapters/adapter.hpp"
 #include "slim/core/matrix_traits.hpp"
 #include "slim/kernels/matmul.hpp"
+#include "slim/kernels/pack_r16.hpp"
 
 #include <atomic>
 #include <optional>

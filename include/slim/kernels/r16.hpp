@@ -24,6 +24,8 @@
 #include "slim/pruning/mask.hpp"
 #include "slim/quantization/integer_codes.hpp"
 
+#include <cstring>
+
 namespace slim::inline SLIM_ABI {
 
 enum class r16_kind : std::uint8_t { sparse24, sparse24_book, dense2, dense3, dense4, dense4_book, dense8, fp16, bf16, fp32 };
@@ -85,7 +87,7 @@ struct r16_layout {
 static_assert(r16_layout{r16_kind::sparse24, 16, 256, 128, false}.byte_size() * 8 == 16 * 256 * 25 / 8,
               "3.125 bits per weight with groups of 128");
 
-/// A matrix of codes in the R16 layout. Made by `pack_r16`.
+/// A matrix of codes in the R16 layout. Made by `pack_r16` (kernels/pack_r16.hpp).
 class r16_matrix {
 public:
   r16_matrix() = default;
@@ -172,21 +174,6 @@ namespace detail {
                                 : static_cast<float>(slim::bf16::from_bits(bits));
 }
 
-/// Writes what dense_code reads; the bits must be 0 before.
-constexpr void put_dense_code(r16_kind kind, std::uint8_t* stage, index_t row, index_t col, int code) noexcept {
-  index_t const step = col / 4, byte = 4 * row + col % 4;
-  auto const put = [&](index_t at, index_t shift, int bits) {
-    stage[at + byte] = static_cast<std::uint8_t>(stage[at + byte] | bits << shift);
-  };
-  switch (kind) {
-  case r16_kind::dense2: return put(step / 4 * 64, 2 * (step % 4), code);
-  case r16_kind::dense3: put(step / 4 * 64, 2 * (step % 4), code & 3); return put(128, step, code >> 2);
-  case r16_kind::dense4:
-  case r16_kind::dense4_book: return put(step / 2 * 64, 4 * (step % 2), code);
-  default: return put(step * 64, 0, code);
-  }
-}
-
 /// The two kept weights of group `group` (0 .. 7) of row `row` of a 2:4 stage.
 struct sparse_pair {
   int code[2], column[2];
@@ -201,15 +188,6 @@ struct sparse_pair {
     pair.column[slot] = stage[128 + byte] >> (2 * step) & 3;
   }
   return pair;
-}
-
-constexpr void put_sparse_codes(std::uint8_t* stage, index_t row, index_t group, sparse_pair const& pair) noexcept {
-  index_t const step = group / 2;
-  for (index_t slot = 0; slot < 2; ++slot) {
-    index_t const byte = 4 * row + 2 * (group % 2) + slot, value = step / 2 * 64 + byte;
-    stage[value] = static_cast<std::uint8_t>(stage[value] | pair.code[slot] << (4 * (step % 2)));
-    stage[128 + byte] = static_cast<std::uint8_t>(stage[128 + byte] | pair.column[slot] << (2 * step));
-  }
 }
 
 } // namespace detail
@@ -244,228 +222,6 @@ inline void r16_matrix::decode_block(index_t row_block, index_t col_block,
           values[c][r] = value(r, c, detail::dense_code(layout_.kind, at, r, c - first));
       }
     }
-}
-
-/// Builds an r16_matrix; use `pack_r16`.
-class r16_packer {
-public:
-  r16_packer(integer_codes const& codes, mask const* kept, std::optional<code_book> const& book) : codes_(codes), kept_(kept) {
-    packed_.layout_ = layout_of(codes, kept, book.has_value());
-    if (book) set_levels(*book);
-    packed_.bytes_ = aligned_bytes(packed_.layout_.byte_size());
-    copy_row_scales();
-    if (codes.channel_factors.empty()) return;
-    for (float const factor : codes.channel_factors) packed_.input_factors_.push_back(1 / factor);
-  }
-
-  [[nodiscard]] r16_matrix pack(context const& ctx) {
-    ctx.parallel_for(packed_.layout_.row_blocks(), 4, [&](index_t begin, index_t end) {
-      for (index_t row_block = begin; row_block < end; ++row_block) pack_rows(row_block);
-    });
-    return std::move(packed_);
-  }
-
-private:
-  static r16_layout layout_of(integer_codes const& codes, mask const* kept, bool book) {
-    r16_layout layout{.rows = codes.rows(), .cols = codes.cols()};
-    if (kept && (kept->rows() != codes.rows() || kept->cols() != codes.cols()))
-      throw shape_error(
-          message("pack_r16: codes are ", codes.rows(), " x ", codes.cols(), ", the mask ", kept->rows(), " x ", kept->cols()));
-    if (kept && kept->pattern() != sparsity_pattern{2, 4})
-      throw config_error(
-          message("pack_r16: a mask of pattern ", kept->pattern().n, ":", kept->pattern().m, ", possible is 2:4"));
-    if (kept && (codes.bits > 4 || !codes.zeros.empty()))
-      throw config_error(message("pack_r16: 2:4 with ", codes.bits, " bits", codes.zeros.empty() ? "" : " and zero points",
-                                 ", possible are at most 4 bits without zero points"));
-    if (book && (codes.bits != 4 || !codes.zeros.empty()))
-      throw config_error("pack_r16: a code book belongs to 4 bits without zero points");
-    layout.kind = kept              ? (book ? r16_kind::sparse24_book : r16_kind::sparse24)
-                  : book            ? r16_kind::dense4_book
-                  : codes.bits == 2 ? r16_kind::dense2
-                  : codes.bits == 3 ? r16_kind::dense3
-                  : codes.bits == 4 ? r16_kind::dense4
-                                    : r16_kind::dense8;
-    layout.zero_points = !codes.zeros.empty();
-    index_t const group = codes.block.cols_of(codes.cols());
-    if (codes.scales.cols() <= 1) {
-      layout.zero_points = false;
-    } else if (group % r16_stage_cols == 0) {
-      layout.scale_cols = group;
-    } else {
-      throw config_error(message("pack_r16: groups of ", group, " columns, possible are multiples of ", r16_stage_cols));
-    }
-    return layout;
-  }
-
-  /// The book as whole multiples of a unit.
-  void set_levels(code_book const& book) {
-    float largest = 0;
-    for (float const value : book) largest = std::max(largest, std::abs(value));
-    for (int most = 1; most <= 127; ++most) {
-      std::vector<std::int8_t> levels;
-      bool whole = std::isfinite(largest) && largest > 0;
-      for (float const value : book) {
-        float const level = value / largest * static_cast<float>(most), nearest = std::nearbyint(level);
-        whole = whole && std::abs(level - nearest) < 1e-5f * static_cast<float>(most);
-        if (whole) levels.push_back(static_cast<std::int8_t>(nearest));
-      }
-      if (!whole) continue;
-      packed_.levels_ = std::move(levels);
-      packed_.level_unit_ = largest / static_cast<float>(most);
-      return;
-    }
-    throw config_error("pack_r16: the code book's values are no multiples of 1/127 of its largest or of a greater part of it; "
-                       "round it with slim::rounded_book, before weights are rounded to it");
-  }
-
-  void copy_row_scales() {
-    r16_layout const& layout = packed_.layout_;
-    if (layout.scale_cols > 0) return check_scales();
-    auto const padded = static_cast<std::size_t>(layout.row_blocks() * r16_rows);
-    packed_.row_scales_.assign(padded, 0.0f);
-    if (!codes_.zeros.empty()) packed_.row_zeros_.assign(padded, 0.0f);
-    if (layout.cols == 0) return;
-    for (index_t i = 0; i < layout.rows; ++i) {
-      packed_.row_scales_[static_cast<std::size_t>(i)] = codes_.scale_at(i, 0) * packed_.level_unit_;
-      if (!codes_.zeros.empty())
-        packed_.row_zeros_[static_cast<std::size_t>(i)] = static_cast<float>(stored(codes_.zero_at(i, 0)));
-    }
-  }
-
-  void check_scales() const {
-    for (index_t b = 0; b < codes_.scales.rows(); ++b)
-      for (index_t g = 0; g < codes_.scales.cols(); ++g)
-        if (float const s = codes_.scales(b, g); !(static_cast<float>(fp16(s)) == s))
-          throw config_error(message("pack_r16: the scale ", s, " of rows from ", b * codes_.block.rows_of(codes_.rows()),
-                                     ", group ", g, " is no fp16 number; quantize with scale_format fp16"));
-  }
-
-  [[nodiscard]] int stored(int code) const noexcept { return code + (1 << (code_bits(packed_.layout_.kind) - 1)); }
-
-  void pack_rows(index_t row_block) {
-    r16_layout const& layout = packed_.layout_;
-    index_t const first_row = row_block * r16_rows, rows = std::min(r16_rows, layout.rows - first_row);
-    std::uint8_t* const header = packed_.bytes_.data() + row_block * layout.row_block_bytes();
-    for (index_t r = 0; r < rows; ++r) {
-      put_scales(header, first_row + r, r);
-      std::uint8_t* stage = header + layout.header_bytes();
-      for (index_t first = 0; first < layout.cols; first += r16_stage_cols, stage += stage_bytes(layout.kind))
-        put_stage(stage, first_row + r, r, first);
-    }
-  }
-
-  void put_scales(std::uint8_t* set, index_t i, index_t r) const {
-    r16_layout const& layout = packed_.layout_;
-    if (layout.scale_cols == 0) return;
-    for (index_t j = 0; j < layout.cols; j += layout.scale_cols, set += layout.set_bytes()) {
-      std::uint16_t const bits = fp16(codes_.scale_at(i, j)).bits;
-      set[2 * r] = static_cast<std::uint8_t>(bits & 255);
-      set[2 * r + 1] = static_cast<std::uint8_t>(bits >> 8);
-      if (layout.zero_points) set[2 * r16_rows + r] = static_cast<std::uint8_t>(stored(codes_.zero_at(i, j)));
-    }
-  }
-
-  void put_stage(std::uint8_t* stage, index_t i, index_t r, index_t first) const {
-    index_t const cols = std::min(r16_stage_cols, packed_.layout_.cols - first);
-    if (!kept_) {
-      for (index_t c = 0; c < cols; ++c)
-        detail::put_dense_code(packed_.layout_.kind, stage, r, c, stored(codes_.codes(i, first + c)));
-      return;
-    }
-    for (index_t group = 0; group < r16_stage_cols / 4; ++group)
-      detail::put_sparse_codes(stage, r, group, pair_of(i, first + 4 * group));
-  }
-
-  /// Kept weights of a group; where fewer than two are kept, code 0 at the lowest columns that are free.
-  [[nodiscard]] detail::sparse_pair pair_of(index_t i, index_t first) const {
-    int columns[2] = {}, count = 0;
-    for (int c = 0; c < 4; ++c)
-      if (first + c < codes_.cols() && kept_->kept(i, first + c)) {
-        if (count == 2)
-          throw config_error(message("pack_r16: row ", i, " keeps more than two of columns ", first, " to ", first + 3));
-        columns[count++] = c;
-      }
-    detail::sparse_pair pair{{stored(0), stored(0)}, {0, 1}};
-    if (count == 2) return {{code_of(i, first + columns[0]), code_of(i, first + columns[1])}, {columns[0], columns[1]}};
-    if (!packed_.levels_.empty() && packed_.levels_[8] != 0) return completed_behind_the_end(i, first, count, columns);
-    if (count == 0) return pair;
-    int const slot = columns[0] == 0 ? 0 : 1; // the filler stands before it, or behind column 0
-    pair.code[slot] = code_of(i, first + columns[0]);
-    pair.column[slot] = columns[0];
-    return pair;
-  }
-
-  /// Where no code is 0, only columns that meet no input can make up for those that are missing.
-  [[nodiscard]] detail::sparse_pair completed_behind_the_end(index_t i, index_t first, int count, int const* columns) const {
-    detail::sparse_pair pair{{stored(0), stored(0)}, {2, 3}};
-    if (count == 1) {
-      pair.code[0] = code_of(i, first + columns[0]);
-      pair.column[0] = columns[0];
-    }
-    if (first + pair.column[count] < codes_.cols())
-      throw config_error(message("pack_r16: row ", i, " keeps ", count, " of columns ", first, " to ", first + 3,
-                                 ", and the code book has no 0 to fill up with"));
-    return pair;
-  }
-
-  [[nodiscard]] int code_of(index_t i, index_t j) const { return stored(codes_.codes(i, j)); }
-
-  integer_codes const& codes_;
-  mask const* kept_;
-  r16_matrix packed_;
-};
-
-/// A code book whose values are whole multiples of 1/127 of its largest: what kernels multiply are 8-bit levels.
-[[nodiscard]] inline code_book rounded_book(code_book book) {
-  float largest = 0;
-  for (float const value : book) largest = std::max(largest, std::abs(value));
-  if (largest > 0 && std::isfinite(largest))
-    for (float& value : book) value = std::nearbyint(value / largest * 127.0f) * (largest / 127.0f);
-  return book;
-}
-
-/// Codes of a dense matrix (d_out x d_in; 2 to 8 bits, 5 to 7 take the room of 8). A code book gives the 16 values of codes of
-/// 4 bits. @throws config_error on groups of scales that are no multiple of 32 columns, group scales that fp16 cannot hold, or
-/// a book that is no rounded_book.
-[[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, context const& ctx = {},
-                                         std::optional<code_book> const& book = {}) {
-  return r16_packer(codes, nullptr, book).pack(ctx);
-}
-
-/// Codes of a 2:4 sparse matrix, at most 4 bits, without zero points. A kept weight may have code 0. @throws as above;
-/// shape_error; config_error if a group keeps more than two, or fewer and the book has no 0.
-[[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, mask const& kept, context const& ctx = {},
-                                         std::optional<code_book> const& book = {}) {
-  return r16_packer(codes, &kept, book).pack(ctx);
-}
-
-/// A matrix of numbers, rounded to a format: an adapter's factor that is not quantized.
-[[nodiscard]] inline r16_matrix pack_r16(matrix_view<float const> values, number_format format, context const& ctx = {}) {
-  r16_matrix packed;
-  packed.layout_ = {.kind = format == number_format::fp32   ? r16_kind::fp32
-                            : format == number_format::bf16 ? r16_kind::bf16
-                                                            : r16_kind::fp16,
-                    .rows = values.rows(),
-                    .cols = values.cols()};
-  r16_layout const& layout = packed.layout_;
-  packed.bytes_ = aligned_bytes(layout.byte_size());
-  index_t const size = code_bits(layout.kind) / 8;
-  ctx.parallel_for(layout.row_blocks(), 4, [&](index_t begin, index_t end) {
-    for (index_t i = begin * r16_rows; i < std::min(end * r16_rows, layout.rows); ++i) {
-      std::uint8_t* const row = packed.bytes_.data() + i / r16_rows * layout.row_block_bytes() + i % r16_rows * size;
-      for (index_t j = 0; j < layout.cols; ++j) {
-        std::uint8_t* const at = row + j * r16_rows * size;
-        if (size == 4) {
-          std::memcpy(at, &values(i, j), 4);
-        } else {
-          std::uint16_t const bits = format == number_format::bf16 ? bf16(values(i, j)).bits : fp16(values(i, j)).bits;
-          at[0] = static_cast<std::uint8_t>(bits & 255);
-          at[1] = static_cast<std::uint8_t>(bits >> 8);
-        }
-      }
-    }
-  });
-  return packed;
 }
 
 } // namespace slim::inline SLIM_ABI

@@ -273,15 +273,10 @@ SLIM_SIMD_END
 /// The inner loops of a level. @throws config_error if the machine lacks it.
 [[nodiscard]] inline gemm_kernels const& kernels_of(simd_level wanted) {
 #if SLIM_SIMD_X86
-  switch (resolve(wanted)) {
-  case simd_level::avx512: return avx512::kernels;
-  case simd_level::avx2: return avx2::kernels;
-  default: break;
-  }
+  return of_level(wanted, scalar::kernels, avx2::kernels, avx512::kernels);
 #else
-  (void)resolve(wanted);
+  return of_level(wanted, scalar::kernels);
 #endif
-  return scalar::kernels;
 }
 
 } // namespace detail

@@ -31,6 +31,9 @@ public:
   [[nodiscard]] index_t cols() const noexcept { return kept_.cols(); }
   [[nodiscard]] sparsity_pattern pattern() const noexcept { return pattern_; }
   [[nodiscard]] bool kept(index_t i, index_t j) const noexcept { return kept_(i, j) != 0; }
+  /// A byte per weight of row i: 1 where it is kept, else 0.
+  [[nodiscard]] std::uint8_t const* row(index_t i) const noexcept { return kept_.row(i); }
+  [[nodiscard]] std::uint8_t* row(index_t i) noexcept { return kept_.row(i); }
   void keep(index_t i, index_t j, bool value = true) noexcept { kept_(i, j) = value ? 1 : 0; }
 
   [[nodiscard]] index_t count() const noexcept {

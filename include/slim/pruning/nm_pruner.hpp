@@ -4,11 +4,53 @@
 /// tensor cores). A ragged last group of t < M columns keeps ceil(t N / M).
 
 #include "slim/pruning/pruner.hpp"
+#include "slim/pruning/selection_kernels.hpp"
 #include "slim/saliency/saliency.hpp"
 
 #include <array>
 
 namespace slim::inline SLIM_ABI {
+
+namespace detail {
+
+/// The N best of a group of `width` <= M scores.
+template <int N, int M>
+void select_group(float const* scores, index_t width, std::uint8_t* kept) {
+  std::array<float, M> ranked{};
+  for (index_t k = 0; k < width; ++k) {
+    kept[k] = 0;
+    ranked[static_cast<std::size_t>(k)] = scores[k] == scores[k] ? scores[k] : -std::numeric_limits<float>::infinity();
+  }
+  for (index_t round = 0; round < sparsity_pattern{N, M}.kept_of(width); ++round) {
+    index_t best = -1;
+    for (index_t k = 0; k < width; ++k)
+      if (!kept[k] && (best < 0 || ranked[static_cast<std::size_t>(k)] > ranked[static_cast<std::size_t>(best)])) best = k;
+    kept[best] = 1;
+  }
+}
+
+/// Row i of a mask: kept[j] becomes 1 or 0. `pruned`, unless null, becomes w where it is kept, else 0. A panel at a time, which
+/// the first cache holds.
+template <int N, int M, class Scorer>
+void select_row(selection_kernels const& kernels, Scorer const& score, index_t i, matrix_view<float const> w,
+                std::uint8_t* kept, float* pruned = nullptr) {
+  constexpr index_t panel = 1024 / M * M;
+  std::array<float, panel> scores;
+  for (index_t first = 0; first < w.cols(); first += panel) {
+    index_t const width = std::min(panel, w.cols() - first);
+    index_t const by_kernel = N == 2 && M == 4 ? width / 4 * 4 : 0;
+    float const* const from = w.row(i) + first;
+    prefetch_floats(from + width, width);
+    for (index_t j = 0; j < width; ++j) scores[static_cast<std::size_t>(j)] = score(i, first + j);
+    if constexpr (N == 2 && M == 4)
+      kernels.keep_two_of_four(scores.data(), by_kernel, kept + first, from, pruned ? pruned + first : nullptr);
+    for (index_t j = by_kernel; j < width; j += M)
+      select_group<N, M>(scores.data() + j, std::min<index_t>(M, width - j), kept + first + j);
+    for (index_t j = by_kernel; pruned && j < width; ++j) pruned[first + j] = kept[first + j] ? from[j] : 0.0f;
+  }
+}
+
+} // namespace detail
 
 /// @tparam N kept, of M consecutive columns; 0 < N <= M <= 64.
 /// Ties go to the lower column; a NaN score counts as the lowest. O(d_out d_in N).
@@ -22,10 +64,10 @@ public:
   [[nodiscard]] mask select(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
     mask kept(w.rows(), w.cols(), {N, M});
     auto const score = ranking_.prepare(w, seen);
+    auto const& kernels = detail::selection_kernels_of(ctx.simd);
     constexpr index_t rows_per_task = 16;
     ctx.parallel_for(w.rows(), rows_per_task, [&](index_t begin, index_t end) {
-      for (index_t i = begin; i < end; ++i)
-        for (index_t first = 0; first < w.cols(); first += M) select_group(kept, score, i, first);
+      for (index_t i = begin; i < end; ++i) detail::select_row<N, M>(kernels, score, i, w, kept.row(i));
     });
     return kept;
   }
@@ -33,25 +75,6 @@ public:
   [[nodiscard]] std::string describe() const { return message("prune ", N, ":", M, " by ", std::string(ranking_.describe())); }
 
 private:
-  template <class Scorer>
-  static void select_group(mask& kept, Scorer const& score, index_t i, index_t first) {
-    index_t const width = std::min<index_t>(M, kept.cols() - first);
-    std::array<float, M> scores{};
-    for (index_t k = 0; k < width; ++k) {
-      float const s = score(i, first + k);
-      scores[static_cast<std::size_t>(k)] = s == s ? s : -std::numeric_limits<float>::infinity();
-    }
-    std::uint64_t taken = 0;
-    for (index_t round = 0; round < kept.pattern().kept_of(width); ++round) {
-      index_t best = -1;
-      for (index_t k = 0; k < width; ++k)
-        if (!((taken >> k) & 1u) && (best < 0 || scores[static_cast<std::size_t>(k)] > scores[static_cast<std::size_t>(best)]))
-          best = k;
-      taken |= std::uint64_t{1} << best;
-      kept.keep(i, first + best);
-    }
-  }
-
   Saliency ranking_;
 };
 

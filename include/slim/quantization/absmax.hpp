@@ -4,6 +4,8 @@
 
 #include "slim/quantization/integer_codes.hpp"
 
+#include <array>
+
 namespace slim::inline SLIM_ABI {
 
 struct absmax_config {
@@ -31,11 +33,59 @@ public:
   [[nodiscard]] absmax_config const& config() const noexcept { return config_; }
 
   [[nodiscard]] integer_codes quantize(matrix_view<float const> w, calibration const&, context const& ctx = {}) const {
-    integer_codes result(w.rows(), w.cols(), config_.bits, config_.block, config_.scale_format);
-    matrix<float> low(w.rows(), result.scales.cols());
-    matrix<float> high(w.rows(), result.scales.cols());
-    find_ranges(w, low, high, ctx);
-    if (!config_.symmetric) result.zeros = matrix<std::int8_t>(result.scales.rows(), result.scales.cols());
+    integer_codes result = zero_codes(w.rows(), w.cols());
+    if (config_.block.rows_of(w.rows()) > 1) {
+      set_grids(result, w, ctx);
+      result.encode(w, ctx);
+      return result;
+    }
+    auto const& kernels = detail::rounding_kernels_of(ctx.simd);
+    constexpr index_t rows_per_task = 32;
+    ctx.parallel_for(w.rows(), rows_per_task, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i) quantize_row(kernels, w.row(i), result, i);
+    });
+    return result;
+  }
+
+  /// What `quantize` fills: codes of the configured kind, all 0.
+  [[nodiscard]] integer_codes zero_codes(index_t rows, index_t cols) const {
+    integer_codes codes(rows, cols, config_.bits, config_.block, config_.scale_format);
+    if (!config_.symmetric) codes.zeros = matrix<std::int8_t>(codes.scales.rows(), codes.scales.cols());
+    return codes;
+  }
+
+  /// Row i of `codes` alone, where scales belong to single rows: scales, zero points and codes, a panel of groups at a time,
+  /// which the first cache holds.
+  void quantize_row(detail::rounding_kernels const& kernels, float const* w, integer_codes& codes, index_t i) const {
+    constexpr index_t panel_cols = 1024;
+    index_t const cols = codes.cols(), wide = config_.block.cols_of(cols);
+    index_t const panel = std::max(panel_cols / wide, index_t{1});
+    std::array<float, panel_cols> low, high;
+    for (index_t g = 0; g < codes.scales.cols(); g += panel) {
+      index_t const first = g * wide, last = std::min(first + panel * wide, cols);
+      detail::prefetch_floats(w + last, std::min(last - first, panel_cols));
+      kernels.group_ranges(w + first, last - first, wide, low.data(), high.data());
+      for (index_t k = 0; k < panel && g + k < codes.scales.cols(); ++k)
+        set_grid(codes, i, g + k, low[static_cast<std::size_t>(k)], high[static_cast<std::size_t>(k)]);
+      codes.encode_row(kernels, w, i, first, last);
+    }
+  }
+
+  [[nodiscard]] std::string describe() const {
+    return message("absmax ", config_.bits, " bit ", slim::describe(config_.block), config_.symmetric ? "" : " with zero point",
+                   config_.scale_format == number_format::fp32 ? "" : message(", ", name_of(config_.scale_format), " scales"));
+  }
+
+private:
+  /// Scales and zero points of blocks that span rows.
+  void set_grids(integer_codes& result, matrix_view<float const> w, context const& ctx) const {
+    auto const& kernels = detail::rounding_kernels_of(ctx.simd);
+    matrix<float> low(w.rows(), result.scales.cols()), high = low; // of every row inside every block of columns
+    constexpr index_t rows_per_task = 32;
+    ctx.parallel_for(w.rows(), rows_per_task, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i)
+        kernels.group_ranges(w.row(i), w.cols(), config_.block.cols_of(w.cols()), low.row(i), high.row(i));
+    });
     index_t const tall = config_.block.rows_of(w.rows());
     for (index_t b = 0; b < result.scales.rows(); ++b)
       for (index_t g = 0; g < result.scales.cols(); ++g) {
@@ -46,28 +96,6 @@ public:
         }
         set_grid(result, b, g, lowest, highest);
       }
-    result.encode(w, ctx);
-    return result;
-  }
-
-  [[nodiscard]] std::string describe() const {
-    return message("absmax ", config_.bits, " bit ", slim::describe(config_.block), config_.symmetric ? "" : " with zero point",
-                   config_.scale_format == number_format::fp32 ? "" : message(", ", name_of(config_.scale_format), " scales"));
-  }
-
-private:
-  /// Range of every row inside every block of columns, 0 included.
-  void find_ranges(matrix_view<float const> w, matrix<float>& low, matrix<float>& high, context const& ctx) const {
-    index_t const wide = config_.block.cols_of(w.cols());
-    constexpr index_t rows_per_task = 32;
-    ctx.parallel_for(w.rows(), rows_per_task, [&](index_t begin, index_t end) {
-      for (index_t i = begin; i < end; ++i)
-        for (index_t g = 0; g < low.cols(); ++g)
-          for (index_t j = g * wide; j < std::min(w.cols(), (g + 1) * wide); ++j) {
-            low(i, g) = std::min(low(i, g), w(i, j));
-            high(i, g) = std::max(high(i, g), w(i, j));
-          }
-    });
   }
 
   void set_grid(integer_codes& result, index_t b, index_t g, float lowest, float highest) const {

@@ -5,6 +5,7 @@
 
 #include "slim/core/scalar.hpp"
 #include "slim/quantization/quantizer.hpp"
+#include "slim/quantization/rounding_kernels.hpp"
 
 #include <cmath>
 #include <cstdint>
@@ -57,7 +58,8 @@ inline int round_to_int(float x) noexcept {
   return whole + ((rest > 0.5f || (rest == 0.5f && odd)) ? 1 : 0) - ((rest < -0.5f || (rest == -0.5f && odd)) ? 1 : 0);
 }
 
-/// Code of w: round(w / scale) + zero, clamped. A scale of 0 and a NaN give the zero point.
+/// Code of w: round(w / scale) + zero, clamped. A scale of 0 and a NaN give the zero point. The meaning of round_row of
+/// rounding_kernels.hpp.
 inline std::int8_t encode(float w, float scale, int zero, int lowest, int highest) noexcept {
   float const ratio = w / scale;
   float const finite = ratio == ratio && scale > 0.0f ? ratio : 0.0f;
@@ -146,16 +148,27 @@ struct integer_codes {
   void encode(matrix_view<float const> w, context const& ctx = {}) {
     if (w.rows() != rows() || w.cols() != cols())
       throw shape_error(message("encode: codes are ", rows(), " x ", cols(), ", the matrix ", w.rows(), " x ", w.cols()));
+    auto const& kernels = detail::rounding_kernels_of(ctx.simd);
     constexpr index_t rows_per_task = 32;
     ctx.parallel_for(rows(), rows_per_task, [&](index_t begin, index_t end) {
-      for (index_t i = begin; i < end; ++i)
-        for_each_span(i, [&](index_t first, index_t last) {
-          float const scale = scale_at(i, first);
-          int const zero = zero_at(i, first);
-          for (index_t j = first; j < last; ++j)
-            codes(i, j) = detail::encode(w(i, j) * factor_at(j), scale, zero, lowest(), highest());
-        });
+      std::vector<float> scaled(channel_factors.size());
+      for (index_t i = begin; i < end; ++i) {
+        for (std::size_t j = 0; j < scaled.size(); ++j) scaled[j] = w(i, static_cast<index_t>(j)) * channel_factors[j];
+        encode_row(kernels, scaled.empty() ? w.row(i) : scaled.data(), i, 0, cols());
+      }
     });
+  }
+
+  /// Columns first .. last - 1 of row i alone, of a row `w` that is already times the channel factors; a scale begins at
+  /// `first`.
+  void encode_row(detail::rounding_kernels const& kernels, float const* w, index_t i, index_t first, index_t last) {
+    index_t const b = i / block.rows_of(rows()), group = block.cols_of(cols()), g = first / group;
+    detail::row_grid const grid{.scales = scales.row(b) + g,
+                                .zeros = zeros.empty() ? nullptr : zeros.row(b) + g,
+                                .group = group,
+                                .lowest = lowest(),
+                                .highest = highest()};
+    kernels.round_row(w + first, last - first, grid, codes.row(i) + first);
   }
 
 private:

@@ -141,7 +141,7 @@ private:
 
   float search_block(matrix_view<float const> w, std::span<float const> weights, integer_codes const& codes,
                      context const& ctx) const {
-    float const largest = largest_magnitude(w);
+    float const largest = largest_magnitude(w, ctx);
     if (!(largest > 0.0f) || !std::isfinite(largest)) return largest;
     if (config_.search == scale_search::reference) return reference_scale(w, largest);
     float const unclipped = largest / static_cast<float>(codes.highest());

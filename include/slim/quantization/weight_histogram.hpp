@@ -3,6 +3,8 @@
 /// Turns weights into prefix moments for the scale search: sorted values for small blocks, histograms for a whole matrix.
 
 #include "slim/core/context.hpp"
+#include "slim/core/scalar.hpp"
+#include "slim/quantization/rounding_kernels.hpp"
 #include "slim/quantization/scale_search.hpp"
 
 #include <array>
@@ -26,44 +28,20 @@ namespace slim::inline SLIM_ABI {
 
 namespace detail {
 
-/// Moments of bins, one table per fixed chunk of rows: the sums do not depend on the number of threads.
-class moment_table {
-public:
-  explicit moment_table(index_t bins) : sums_(static_cast<std::size_t>(bins)) {}
-
-  void add(index_t bin, double weight, double value) noexcept {
-    auto& s = sums_[static_cast<std::size_t>(bin)];
-    s.weight += weight;
-    s.first += weight * value;
-    s.second += weight * value * value;
-  }
-  void merge(moment_table const& other) noexcept {
-    for (std::size_t b = 0; b < sums_.size(); ++b) {
-      sums_[b].weight += other.sums_[b].weight;
-      sums_[b].first += other.sums_[b].first;
-      sums_[b].second += other.sums_[b].second;
-    }
-  }
-  [[nodiscard]] prefix_moments::sums const& operator[](index_t bin) const noexcept {
-    return sums_[static_cast<std::size_t>(bin)];
-  }
-
-private:
-  std::vector<prefix_moments::sums> sums_;
-};
-
-/// f(table, i) for every row, chunk by chunk, merged in order.
-template <class F>
-moment_table tabulate_rows(index_t rows, index_t bins, context const& ctx, F const& f) {
-  constexpr index_t chunks = 8;
-  index_t const rows_per_chunk = std::max<index_t>((rows + chunks - 1) / chunks, 1);
-  std::vector<moment_table> tables(static_cast<std::size_t>(chunks), moment_table(bins));
+/// Sums per bin. Every chunk of rows fills a table of its own, `fill(table, begin, end)`, which are added in order: the sums do
+/// not depend on the number of threads.
+template <class Sum, class F>
+std::vector<double> tabulate_rows(index_t rows, index_t rows_per_chunk, index_t bins, context const& ctx, F const& fill) {
+  std::vector<std::vector<Sum>> tables(static_cast<std::size_t>((rows + rows_per_chunk - 1) / rows_per_chunk));
   ctx.parallel_for(rows, rows_per_chunk, [&](index_t begin, index_t end) {
-    auto& table = tables[static_cast<std::size_t>(begin / rows_per_chunk)];
-    for (index_t i = begin; i < end; ++i) f(table, i);
+    std::vector<Sum> table(static_cast<std::size_t>(bins));
+    fill(table.data(), begin, end);
+    tables[static_cast<std::size_t>(begin / rows_per_chunk)] = std::move(table);
   });
-  for (std::size_t k = 1; k < tables.size(); ++k) tables[0].merge(tables[k]);
-  return std::move(tables[0]);
+  std::vector<double> sums(static_cast<std::size_t>(bins));
+  for (auto const& table : tables)
+    for (std::size_t b = 0; b < sums.size(); ++b) sums[b] += static_cast<double>(table[b]);
+  return sums;
 }
 
 /// Position of a bf16 number in the order of the reals: -inf .. -0, +0 .. +inf.
@@ -71,54 +49,93 @@ constexpr index_t ordered_bf16(std::uint32_t upper_half) noexcept {
   return (upper_half & 0x8000u) ? static_cast<index_t>(0xffffu - upper_half) : static_cast<index_t>(0x8000u + upper_half);
 }
 
+/// The number at a position.
+constexpr double bf16_at(index_t position) noexcept {
+  auto const upper_half = position < 0x8000 ? 0xffff - position : position - 0x8000;
+  return static_cast<double>(static_cast<float>(bf16::from_bits(static_cast<std::uint16_t>(upper_half))));
+}
+
+/// Grid of 2 `bins` + 1 bins, whose middles are the multiples of largest / bins.
+inline bin_grid bins_up_to(float largest, index_t bins) noexcept {
+  float const unit = largest < 0x1p-60f ? 0x1p126f : 1.0f;
+  bool const usable = largest > 0.0f && std::isfinite(largest);
+  return {largest, unit, usable ? static_cast<float>(2 * bins) / (largest * unit) : 0.0f, static_cast<int>(bins)};
+}
+
 } // namespace detail
 
 /// Largest |w| over rows x cols; NaN is passed over.
-[[nodiscard]] inline float largest_magnitude(matrix_view<float const> w) noexcept {
-  float largest = 0.0f;
-  for (index_t i = 0; i < w.rows(); ++i)
-    for (index_t j = 0; j < w.cols(); ++j) largest = std::max(largest, std::abs(w(i, j)));
-  return largest;
+[[nodiscard]] inline float largest_magnitude(matrix_view<float const> w, context const& ctx = {}) {
+  auto const& kernels = detail::rounding_kernels_of(ctx.simd);
+  constexpr index_t rows_per_task = 64;
+  std::vector<float> largest(static_cast<std::size_t>((w.rows() + rows_per_task - 1) / rows_per_task));
+  if (w.cols() == 0) return 0.0f;
+  ctx.parallel_for(w.rows(), rows_per_task, [&](index_t begin, index_t end) {
+    float& mine = largest[static_cast<std::size_t>(begin / rows_per_task)];
+    for (index_t i = begin; i < end; ++i) {
+      float low = 0.0f, high = 0.0f;
+      kernels.group_ranges(w.row(i), w.cols(), w.cols(), &low, &high);
+      mine = std::max({mine, high, -low});
+    }
+  });
+  return largest.empty() ? 0.0f : *std::max_element(largest.begin(), largest.end());
 }
 
 /// True if every weight is a bf16 number: then a histogram over bit patterns loses nothing.
 [[nodiscard]] inline bool is_bf16_exact(matrix_view<float const> w) noexcept {
-  std::uint32_t rest = 0;
-  for (index_t i = 0; i < w.rows(); ++i)
+  for (index_t i = 0; i < w.rows(); ++i) {
+    std::uint32_t rest = 0;
     for (index_t j = 0; j < w.cols(); ++j) rest |= std::bit_cast<std::uint32_t>(w(i, j)) & 0xffffu;
-  return rest == 0;
+    if (rest != 0) return false;
+  }
+  return true;
 }
 
 /// Moments of a whole matrix; `column_weights` weigh squared errors per input channel (empty: 1).
 ///
 /// If all weights are bf16 numbers there is a bin for each of the 2 x 32768 bit patterns, and the moments are exact. Otherwise
-/// `bins` equal bins on either side of 0; a bin is represented by the mean of its weights, and only weights in the (at most
-/// 2^bits) bins that a threshold cuts can be counted to the wrong neighbour code.
+/// a weight counts as the nearest multiple of largest / `bins` (at most 2^20 of them): 0 and the largest weight stay what they
+/// are, and only weights in the (at most 2^bits) bins that a threshold cuts can be counted to the wrong neighbour code.
 [[nodiscard]] inline prefix_moments histogram_moments(matrix_view<float const> w, float largest, index_t bins,
                                                       std::span<float const> column_weights, context const& ctx = {}) {
-  auto const weight_of = [&](index_t j) {
-    return column_weights.empty() ? 1.0 : static_cast<double>(column_weights[static_cast<std::size_t>(j)]);
-  };
+  auto const& kernels = detail::rounding_kernels_of(ctx.simd);
   bool const exact = is_bf16_exact(w);
-  index_t const total = exact ? 65536 : 2 * bins;
-  double const bins_per_unit =
-      largest > 0.0f ? static_cast<double>(bins) / static_cast<double>(largest) : 0.0; // overflows a float
-  auto const table = detail::tabulate_rows(w.rows(), total, ctx, [&](detail::moment_table& into, index_t i) {
-    for (index_t j = 0; j < w.cols(); ++j) {
-      float const x = w(i, j);
-      if (!(std::abs(x) <= largest)) continue; // NaN
-      index_t bin = 0;
-      if (exact)
-        bin = detail::ordered_bf16(std::bit_cast<std::uint32_t>(x) >> 16);
-      else
-        bin = std::clamp<index_t>(static_cast<index_t>(static_cast<double>(x) * bins_per_unit + static_cast<double>(bins)), 0,
-                                  total - 1);
-      into.add(bin, weight_of(j), static_cast<double>(x));
-    }
-  });
+  bins = std::min<index_t>(bins, index_t{1} << 20);
+  index_t const total = exact ? 65536 : 2 * bins + 1; // and one more for NaN
+  auto const grid = detail::bins_up_to(largest, bins);
+  auto const each = [&](index_t begin, index_t end, auto const& count) { // count(bin, column) for the rows of a chunk
+    std::array<int, 1024> numbers;
+    for (index_t i = begin; i < end; ++i)
+      for (index_t first = 0; first < w.cols(); first += 1024) {
+        index_t const width = std::min<index_t>(1024, w.cols() - first);
+        detail::prefetch_floats(w.row(i) + first + width, width);
+        if (exact)
+          kernels.bf16_numbers(w.row(i) + first, width, largest, numbers.data());
+        else
+          kernels.bin_numbers(w.row(i) + first, width, grid, numbers.data());
+        for (index_t j = 0; j < width; ++j) count(numbers[static_cast<std::size_t>(j)], first + j);
+      }
+  };
+  index_t const eighth = std::max<index_t>((w.rows() + 7) / 8, 1);
+  index_t const countable = std::max<index_t>(index_t{0xffffffff} / std::max<index_t>(w.cols(), 1), 1); // by 32 bits
+  auto const sums =
+      column_weights.empty()
+          ? detail::tabulate_rows<std::uint32_t>(w.rows(), std::min(eighth, countable), total + 1, ctx,
+                                                 [&](std::uint32_t* table, index_t begin, index_t end) {
+                                                   each(begin, end, [&](int bin, index_t) { ++table[bin]; });
+                                                 })
+          : detail::tabulate_rows<double>(w.rows(), eighth, total + 1, ctx, [&](double* table, index_t begin, index_t end) {
+              each(begin, end,
+                   [&](int bin, index_t j) { table[bin] += static_cast<double>(column_weights[static_cast<std::size_t>(j)]); });
+            });
   prefix_moments moments;
   moments.reserve(total);
-  for (index_t b = 0; b < total; ++b) moments.push_back(table[b].weight, table[b].first, table[b].second);
+  for (index_t b = 0; b < total; ++b) {
+    double const weight = sums[static_cast<std::size_t>(b)];
+    double const value =
+        exact ? detail::bf16_at(b) : static_cast<double>(b - bins) * static_cast<double>(largest) / static_cast<double>(bins);
+    moments.push_back(weight, weight * value, weight * value * value);
+  }
   return moments;
 }
 

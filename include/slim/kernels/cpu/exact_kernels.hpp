@@ -19,51 +19,9 @@ struct exact_kernels {
                          index_t x_stride, float* y, index_t y_stride);
 };
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
-namespace scalar {
-namespace exact {
-#include "slim/kernels/cpu/exact_kernels.inc"
-}
-} // namespace scalar
-
-#if SLIM_SIMD_X86
-SLIM_SIMD_BEGIN_AVX2
-namespace avx2 {
-namespace exact {
-#include "slim/kernels/cpu/exact_kernels.inc"
-}
-} // namespace avx2
-SLIM_SIMD_END
-SLIM_SIMD_BEGIN_AVX512
-namespace avx512 {
-namespace exact {
-#include "slim/kernels/cpu/exact_kernels.inc"
-}
-} // namespace avx512
-SLIM_SIMD_END
-#endif
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-
-/// @throws config_error if the machine lacks the level.
-[[nodiscard]] inline exact_kernels const& exact_kernels_of(simd_level wanted) {
-#if SLIM_SIMD_X86
-  switch (resolve(wanted)) {
-  case simd_level::avx512: return avx512::exact::kernels;
-  case simd_level::avx2: return avx2::exact::kernels;
-  default: break;
-  }
-#else
-  (void)resolve(wanted);
-#endif
-  return scalar::exact::kernels;
-}
+#define SLIM_KERNELS exact
+#define SLIM_KERNELS_FILE "slim/kernels/cpu/exact_kernels.inc"
+#include "slim/linalg/for_each_simd_level.inc"
 
 } // namespace detail
 } // namespace slim::inline SLIM_ABI

@@ -1,0 +1,26 @@
+#pragma once
+/// @file
+/// Innermost loops of packing codes into stages of 16 rows x 32 columns (kernels/r16.hpp), one set per instruction set, chosen
+/// at run time.
+
+#include "slim/linalg/simd.hpp"
+
+namespace slim::inline SLIM_ABI {
+namespace detail {
+
+/// Columns that `join_pairs` takes at a time.
+inline constexpr index_t pair_cols = 64;
+
+/// Inner loops of one instruction set; explained in packing_kernels.inc.
+struct packing_kernels {
+  void (*pack_dense)(int bits, signed char const* const* rows, index_t stages, unsigned char* out);
+  bool (*join_pairs)(signed char const* codes, unsigned char const* kept, index_t cols, unsigned char* steps);
+  void (*pack_pairs)(unsigned char const* const* rows, index_t stages, unsigned char* out);
+};
+
+#define SLIM_KERNELS packing
+#define SLIM_KERNELS_FILE "slim/kernels/cpu/packing_kernels.inc"
+#include "slim/linalg/for_each_simd_level.inc"
+
+} // namespace detail
+} // namespace slim::inline SLIM_ABI

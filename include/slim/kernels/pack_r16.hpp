@@ -1,0 +1,274 @@
+#pragma once
+/// @file
+/// Codes, masks and numbers into the R16 layout (kernels/r16.hpp).
+
+#include "slim/kernels/cpu/packing_kernels.hpp"
+#include "slim/kernels/r16.hpp"
+
+namespace slim::inline SLIM_ABI {
+
+/// What a packed matrix is made of.
+struct r16_source {
+  index_t rows = 0, cols = 0;
+  int bits = 4;
+  scale_block block = per_tensor;
+  bool zero_points = false;
+  bool sparse = false; ///< 2:4
+  std::optional<code_book> book = {};
+
+  /// @throws config_error if R16 cannot hold it.
+  [[nodiscard]] r16_layout layout() const {
+    if (sparse && (bits > 4 || zero_points))
+      throw config_error(message("pack_r16: 2:4 with ", bits, " bits", zero_points ? " and zero points" : "",
+                                 ", possible are at most 4 bits without zero points"));
+    if (book && (bits != 4 || zero_points)) throw config_error("pack_r16: a code book belongs to 4 bits without zero points");
+    r16_layout out{.rows = rows, .cols = cols, .zero_points = zero_points};
+    out.kind = sparse      ? (book ? r16_kind::sparse24_book : r16_kind::sparse24)
+               : book      ? r16_kind::dense4_book
+               : bits == 2 ? r16_kind::dense2
+               : bits == 3 ? r16_kind::dense3
+               : bits == 4 ? r16_kind::dense4
+                           : r16_kind::dense8;
+    index_t const group = block.cols_of(cols);
+    if (cols <= group)
+      out.zero_points = false;
+    else if (group % r16_stage_cols == 0)
+      out.scale_cols = group;
+    else
+      throw config_error(message("pack_r16: groups of ", group, " columns, possible are multiples of ", r16_stage_cols));
+    return out;
+  }
+};
+
+/// Builds an r16_matrix, a row block at a time; use `pack_r16`.
+class r16_packer {
+public:
+  explicit r16_packer(r16_source const& source, simd_level level = simd_level::automatic)
+      : kernels_(detail::packing_kernels_of(level)) {
+    packed_.layout_ = source.layout();
+    if (source.book) set_levels(*source.book);
+    packed_.bytes_ = aligned_bytes(layout().byte_size());
+    if (layout().scale_cols > 0) return;
+    auto const padded = static_cast<std::size_t>(layout().row_blocks() * r16_rows);
+    packed_.row_scales_.assign(padded, 0.0f);
+    if (source.zero_points) packed_.row_zeros_.assign(padded, 0.0f);
+  }
+
+  void set_channel_factors(std::vector<float> const& factors) {
+    for (float const factor : factors) packed_.input_factors_.push_back(1 / factor);
+  }
+
+  /// A row block, from the rows of `codes` (and the mask, if sparse) that begin at `from`. Row blocks may be put by several
+  /// threads. @throws config_error on group scales that fp16 cannot hold, and groups that keep more than two.
+  void put(index_t row_block, integer_codes const& codes, mask const* kept, index_t from) {
+    index_t const first_row = row_block * r16_rows, rows = std::min(r16_rows, layout().rows - first_row);
+    std::uint8_t* const header = packed_.bytes_.data() + row_block * layout().row_block_bytes();
+    for (index_t r = 0; r < rows; ++r) put_scales(header, first_row + r, codes, from + r);
+    std::uint8_t* stages = header + layout().header_bytes();
+    for (index_t first = 0; first < layout().cols; first += tile_cols) {
+      index_t const cols = std::min(tile_cols, layout().cols - first);
+      if (kept)
+        put_sparse(stages, first_row, rows, first, cols, codes, *kept, from);
+      else
+        put_dense(stages, rows, first, cols, codes, from);
+      stages += tile_cols / r16_stage_cols * stage_bytes(layout().kind);
+    }
+  }
+
+  [[nodiscard]] r16_matrix take() { return std::move(packed_); }
+  [[nodiscard]] r16_layout const& layout() const noexcept { return packed_.layout_; }
+
+private:
+  static constexpr index_t tile_cols = 512; ///< columns of a row that are packed at a time: the stages stay in the cache
+
+  [[nodiscard]] int stored(int code) const noexcept { return code + (1 << (code_bits(layout().kind) - 1)); }
+
+  /// The book as whole multiples of a unit.
+  void set_levels(code_book const& book) {
+    float largest = 0;
+    for (float const value : book) largest = std::max(largest, std::abs(value));
+    for (int most = 1; most <= 127; ++most) {
+      std::vector<std::int8_t> levels;
+      bool whole = std::isfinite(largest) && largest > 0;
+      for (float const value : book) {
+        float const level = value / largest * static_cast<float>(most), nearest = std::nearbyint(level);
+        whole = whole && std::abs(level - nearest) < 1e-5f * static_cast<float>(most);
+        if (whole) levels.push_back(static_cast<std::int8_t>(nearest));
+      }
+      if (!whole) continue;
+      packed_.levels_ = std::move(levels);
+      packed_.level_unit_ = largest / static_cast<float>(most);
+      return;
+    }
+    throw config_error("pack_r16: the code book's values are no multiples of 1/127 of its largest or of a greater part of it; "
+                       "round it with slim::rounded_book, before weights are rounded to it");
+  }
+
+  void put_scales(std::uint8_t* set, index_t i, integer_codes const& codes, index_t from) {
+    if (layout().cols == 0) return;
+    if (layout().scale_cols == 0) {
+      packed_.row_scales_[static_cast<std::size_t>(i)] = codes.scale_at(from, 0) * packed_.level_unit_;
+      if (!packed_.row_zeros_.empty())
+        packed_.row_zeros_[static_cast<std::size_t>(i)] = static_cast<float>(stored(codes.zero_at(from, 0)));
+      return;
+    }
+    index_t const r = i % r16_rows, b = from / codes.block.rows_of(codes.rows());
+    for (index_t g = 0; g < layout().sets(); ++g, set += layout().set_bytes()) {
+      float const scale = codes.scales(b, g);
+      fp16 const half(scale);
+      if (!(static_cast<float>(half) == scale))
+        throw config_error(message("pack_r16: the scale ", scale, " of row ", i, ", group ", g,
+                                   " is no fp16 number; quantize with scale_format fp16"));
+      set[2 * r] = static_cast<std::uint8_t>(half.bits & 255);
+      set[2 * r + 1] = static_cast<std::uint8_t>(half.bits >> 8);
+      if (layout().zero_points) set[2 * r16_rows + r] = static_cast<std::uint8_t>(stored(codes.zeros(b, g)));
+    }
+  }
+
+  /// Columns first .. first + cols - 1. What pads rows and columns is a code whose stored bits are 0.
+  void put_dense(std::uint8_t* stages, index_t rows, index_t first, index_t cols, integer_codes const& codes,
+                 index_t from) const {
+    int const bits = code_bits(layout().kind);
+    std::int8_t padding[tile_cols];
+    std::fill_n(padding, tile_cols, static_cast<std::int8_t>(-(1 << (bits - 1))));
+    std::int8_t const* row[r16_rows];
+    for (index_t r = 0; r < r16_rows; ++r) row[r] = r < rows ? codes.codes.row(from + r) + first : padding;
+    index_t const whole = cols / r16_stage_cols;
+    kernels_.pack_dense(bits, row, whole, stages);
+    if (cols % r16_stage_cols == 0) return;
+    std::int8_t last[r16_rows][r16_stage_cols];
+    for (index_t r = 0; r < r16_rows; ++r) {
+      std::copy_n(padding, r16_stage_cols, last[r]);
+      std::copy(row[r] + whole * r16_stage_cols, row[r] + cols, last[r]);
+      row[r] = last[r];
+    }
+    kernels_.pack_dense(bits, row, 1, stages + whole * stage_bytes(layout().kind));
+  }
+
+  void put_sparse(std::uint8_t* stages, index_t first_row, index_t rows, index_t first, index_t cols,
+                  integer_codes const& codes, mask const& kept, index_t from) const {
+    std::uint8_t steps[4][tile_cols];
+    std::uint8_t const* const four_rows[] = {steps[0], steps[1], steps[2], steps[3]};
+    for (index_t r = 0; r < r16_rows; r += 4) {
+      for (index_t k = 0; k < 4; ++k)
+        if (r + k >= rows)
+          std::fill_n(steps[k], tile_cols, std::uint8_t{0});
+        else if (!join_pairs(codes.codes.row(from + r + k) + first, kept.row(from + r + k) + first, cols, steps[k]))
+          throw_crowded(first_row + r + k, first, cols, kept.row(from + r + k) + first);
+        else if (!packed_.levels_.empty() && packed_.levels_[8] != 0)
+          fill_behind_the_end(first_row + r + k, first, kept.row(from + r + k) + first, steps[k]);
+      kernels_.pack_pairs(four_rows, (cols + r16_stage_cols - 1) / r16_stage_cols, stages + 4 * r);
+    }
+  }
+
+  [[nodiscard]] bool join_pairs(std::int8_t const* codes, std::uint8_t const* kept, index_t cols, std::uint8_t* steps) const {
+    index_t const whole = cols / detail::pair_cols * detail::pair_cols;
+    bool const fits = kernels_.join_pairs(codes, kept, whole, steps);
+    if (whole == cols) return fits;
+    std::int8_t last_codes[detail::pair_cols] = {};
+    std::uint8_t last_kept[detail::pair_cols] = {};
+    std::copy(codes + whole, codes + cols, last_codes);
+    std::copy(kept + whole, kept + cols, last_kept);
+    return kernels_.join_pairs(last_codes, last_kept, detail::pair_cols, steps + whole) && fits;
+  }
+
+  /// Where no code is 0, only columns that meet no input can make up for those that are missing: pairs of a tile whose fillers
+  /// code 0 cannot be.
+  void fill_behind_the_end(index_t i, index_t first, std::uint8_t const* kept, std::uint8_t* steps) const {
+    index_t const cols = std::min(tile_cols, layout().cols - first);
+    for (index_t group = 0; group < (cols + r16_stage_cols - 1) / r16_stage_cols * r16_stage_cols; group += 4) {
+      auto const count = group < cols ? std::count(kept + group, kept + std::min(group + 4, cols), std::uint8_t{1}) : 0;
+      if (count == 2) continue;
+      if (first + group + 2 + count < layout().cols)
+        throw config_error(message("pack_r16: row ", i, " keeps ", count, " of columns ", first + group, " to ",
+                                   first + group + 3, ", and the code book has no 0 to fill up with"));
+      std::uint8_t* const pair = steps + group / 8 * 8 + group % 8 / 2; // code, 16 times the column
+      if (count == 0) pair[0] = 2 << 4 | 8;
+      if (count == 1 && !kept[group]) pair[0] = pair[1]; // its filler stood before it
+      pair[1] = 3 << 4 | 8;
+    }
+  }
+
+  [[noreturn]] static void throw_crowded(index_t i, index_t first, index_t cols, std::uint8_t const* kept) {
+    index_t group = 0;
+    while (std::count(kept + group, kept + std::min(group + 4, cols), std::uint8_t{1}) <= 2) group += 4;
+    throw config_error(
+        message("pack_r16: row ", i, " keeps more than two of columns ", first + group, " to ", first + group + 3));
+  }
+
+  detail::packing_kernels const& kernels_;
+  r16_matrix packed_;
+};
+
+namespace detail {
+inline r16_matrix pack_all(integer_codes const& codes, mask const* kept, std::optional<code_book> const& book,
+                           context const& ctx) {
+  r16_packer packer({codes.rows(), codes.cols(), codes.bits, codes.block, !codes.zeros.empty(), kept != nullptr, book},
+                    ctx.simd);
+  packer.set_channel_factors(codes.channel_factors);
+  ctx.parallel_for(packer.layout().row_blocks(), 4, [&](index_t begin, index_t end) {
+    for (index_t row_block = begin; row_block < end; ++row_block) packer.put(row_block, codes, kept, row_block * r16_rows);
+  });
+  return packer.take();
+}
+} // namespace detail
+
+/// A code book whose values are whole multiples of 1/127 of its largest: what kernels multiply are 8-bit levels.
+[[nodiscard]] inline code_book rounded_book(code_book book) {
+  float largest = 0;
+  for (float const value : book) largest = std::max(largest, std::abs(value));
+  if (largest > 0 && std::isfinite(largest))
+    for (float& value : book) value = std::nearbyint(value / largest * 127.0f) * (largest / 127.0f);
+  return book;
+}
+
+/// Codes of a dense matrix (d_out x d_in; 2 to 8 bits, 5 to 7 take the room of 8). A code book gives the 16 values of codes of
+/// 4 bits. @throws config_error on groups of scales that are no multiple of 32 columns, group scales that fp16 cannot hold, or
+/// a book that is no rounded_book.
+[[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, context const& ctx = {},
+                                         std::optional<code_book> const& book = {}) {
+  return detail::pack_all(codes, nullptr, book, ctx);
+}
+
+/// Codes of a 2:4 sparse matrix, at most 4 bits, without zero points. A kept weight may have code 0. @throws as above;
+/// shape_error; config_error if a group keeps more than two, or fewer and the book has no 0.
+[[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, mask const& kept, context const& ctx = {},
+                                         std::optional<code_book> const& book = {}) {
+  if (kept.rows() != codes.rows() || kept.cols() != codes.cols())
+    throw shape_error(
+        message("pack_r16: codes are ", codes.rows(), " x ", codes.cols(), ", the mask ", kept.rows(), " x ", kept.cols()));
+  if (kept.pattern() != sparsity_pattern{2, 4})
+    throw config_error(message("pack_r16: a mask of pattern ", kept.pattern().n, ":", kept.pattern().m, ", possible is 2:4"));
+  return detail::pack_all(codes, &kept, book, ctx);
+}
+
+/// A matrix of numbers, rounded to a format: an adapter's factor that is not quantized.
+[[nodiscard]] inline r16_matrix pack_r16(matrix_view<float const> values, number_format format, context const& ctx = {}) {
+  r16_matrix packed;
+  packed.layout_ = {.kind = format == number_format::fp32   ? r16_kind::fp32
+                            : format == number_format::bf16 ? r16_kind::bf16
+                                                            : r16_kind::fp16,
+                    .rows = values.rows(),
+                    .cols = values.cols()};
+  r16_layout const& layout = packed.layout_;
+  packed.bytes_ = aligned_bytes(layout.byte_size());
+  index_t const size = code_bits(layout.kind) / 8;
+  ctx.parallel_for(layout.row_blocks(), 4, [&](index_t begin, index_t end) {
+    for (index_t i = begin * r16_rows; i < std::min(end * r16_rows, layout.rows); ++i) {
+      std::uint8_t* const row = packed.bytes_.data() + i / r16_rows * layout.row_block_bytes() + i % r16_rows * size;
+      for (index_t j = 0; j < layout.cols; ++j) {
+        std::uint8_t* const at = row + j * r16_rows * size;
+        if (size == 4) {
+          std::memcpy(at, &values(i, j), 4);
+        } else {
+          std::uint16_t const bits = format == number_format::bf16 ? bf16(values(i, j)).bits : fp16(values(i, j)).bits;
+          at[0] = static_cast<std::uint8_t>(bits & 255);
+          at[1] = static_cast<std::uint8_t>(bits >> 8);
+        }
+      }
+    }
+  });
+  return packed;
+}
+
+} // namespace slim::inline SLIM_ABI

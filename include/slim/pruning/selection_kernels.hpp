@@ -1,0 +1,20 @@
+#pragma once
+/// @file
+/// Innermost loops of 2:4 pruning, one set per instruction set, chosen at run time.
+
+#include "slim/linalg/simd.hpp"
+
+namespace slim::inline SLIM_ABI {
+namespace detail {
+
+/// Inner loops of one instruction set; explained in selection_kernels.inc.
+struct selection_kernels {
+  void (*keep_two_of_four)(float const* scores, index_t cols, unsigned char* kept, float const* w, float* pruned);
+};
+
+#define SLIM_KERNELS selection
+#define SLIM_KERNELS_FILE "slim/pruning/selection_kernels.inc"
+#include "slim/linalg/for_each_simd_level.inc"
+
+} // namespace detail
+} // namespace slim::inline SLIM_ABI

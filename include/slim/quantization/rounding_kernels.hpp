@@ -1,0 +1,40 @@
+#pragma once
+/// @file
+/// Innermost loops over the weights of a row: ranges, codes, histogram bins. One set per instruction set, chosen at run time;
+/// all give the same bits.
+
+#include "slim/linalg/simd.hpp"
+
+namespace slim::inline SLIM_ABI {
+namespace detail {
+
+/// The grid of a row: `group` neighbouring columns share a scale.
+struct row_grid {
+  float const* scales;
+  signed char const* zeros; ///< as scales, or null: all 0
+  index_t group;
+  int lowest, highest; ///< codes
+};
+
+/// Equal bins around multiples of a width: weight x lies in number `bins` + round(x unit wide), 0 <= number <= 2 bins.
+struct bin_grid {
+  float largest; ///< what is beyond, and NaN, gets number 2 bins + 1
+  float unit;    ///< a power of two that makes tiny weights normal numbers
+  float wide;    ///< 2 bins / (largest unit)
+  int bins;
+};
+
+/// Inner loops of one instruction set; explained in rounding_kernels.inc.
+struct rounding_kernels {
+  void (*group_ranges)(float const* w, index_t cols, index_t group, float* low, float* high);
+  void (*round_row)(float const* w, index_t cols, row_grid const& grid, signed char* codes);
+  void (*bin_numbers)(float const* w, index_t cols, bin_grid const& grid, int* numbers);
+  void (*bf16_numbers)(float const* w, index_t cols, float largest, int* numbers);
+};
+
+#define SLIM_KERNELS rounding
+#define SLIM_KERNELS_FILE "slim/quantization/rounding_kernels.inc"
+#include "slim/linalg/for_each_simd_level.inc"
+
+} // namespace detail
+} // namespace slim::inline SLIM_ABI
