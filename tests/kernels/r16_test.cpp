@@ -1,5 +1,5 @@
 // The bytes of the layout, written here a second time from docs/formats/r16.md, and what comes back from them.
-#include "slim/kernels/r16.hpp"
+#include "slim/kernels/pack_r16.hpp"
 
 #include "slim/kernels/unpack_r16.hpp"
 #include "slim/pruning/nm_pruner.hpp"
