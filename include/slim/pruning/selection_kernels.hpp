@@ -9,7 +9,8 @@ namespace detail {
 
 /// Inner loops of one instruction set; explained in selection_kernels.inc.
 struct selection_kernels {
-  void (*keep_two_of_four)(float const* scores, index_t cols, unsigned char* kept, float const* w, float* pruned);
+  void (*keep_two_of_four)(float const* v, float const* factors, index_t cols, unsigned char* kept);
+  void (*drop_others)(float const* w, unsigned char const* kept, index_t cols, float* pruned);
 };
 
 #define SLIM_KERNELS selection

@@ -19,6 +19,8 @@ public:
       for (double const square : squares) norm_.push_back(static_cast<float>(std::ldexp(std::sqrt(square), -exponent)));
     }
     float operator()(index_t i, index_t j) const noexcept { return std::abs(w_(i, j)) * norm_[static_cast<std::size_t>(j)]; }
+    /// What |w| is multiplied by, per input channel: a pruner may score a row at a time with it.
+    [[nodiscard]] float const* column_factors() const noexcept { return norm_.data(); }
 
   private:
     matrix_view<float const> w_;
