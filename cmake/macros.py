@@ -11,6 +11,15 @@ import sys
 from pathlib import Path
 
 
+# Headers that some compilers have for machines other than the one they compile for, where including them is an error.
+ONLY_ON = {"arm_neon.h": "defined(__aarch64__)", "immintrin.h": "defined(__x86_64__)"}
+
+
+def guarded(name):
+    machine = f"{ONLY_ON[name]} && " if name in ONLY_ON else ""
+    return f"#if {machine}__has_include(<{name}>)\n#include <{name}>\n#endif\n"
+
+
 def foreign_headers(root, start="slim/slim.hpp"):
     """Headers in <> that `start` reaches, sorted."""
     seen, todo, found = set(), [start], set()
@@ -32,7 +41,7 @@ def macros_after(source, compiler):
 
 def main():
     command, root, compiler = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
-    others = "".join(f"#if __has_include(<{name}>)\n#include <{name}>\n#endif\n" for name in foreign_headers(root))
+    others = "".join(guarded(name) for name in foreign_headers(root))
     if command == "headers":
         print(others, end="")
         return 0
