@@ -251,6 +251,7 @@ inline r16_matrix pack_all(integer_codes const& codes, mask const* kept, std::op
                     .rows = values.rows(),
                     .cols = values.cols()};
   r16_layout const& layout = packed.layout_;
+  if (layout.byte_size() == 0) return packed;
   packed.bytes_ = aligned_bytes(layout.byte_size());
   index_t const size = code_bits(layout.kind) / 8;
   ctx.parallel_for(layout.row_blocks(), 4, [&](index_t begin, index_t end) {
