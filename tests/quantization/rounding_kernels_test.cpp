@@ -97,6 +97,35 @@ TEST_CASE("codes of a row are those of encoding one by one, at every level") {
           }
 }
 
+TEST_CASE("next to the middle between two codes the division decides, and elsewhere the inverse gives its code") {
+  constexpr index_t cols = 128;
+  for (simd_level const level : simd_levels())
+    for (int const bits : {2, 4, 8})
+      for (std::uint64_t seed = 0; seed < 400; ++seed) {
+        auto const scale = static_cast<float>(std::exp(random_normal(seed, 0))) * 0.01f;
+        bool const near_middles = seed % 2 == 0;
+        std::vector<float> row;
+        for (index_t j = 0; j < cols; ++j) {
+          auto const draw = random_bits(seed, static_cast<std::uint64_t>(j));
+          float x = scale * static_cast<float>(random_normal(seed + 1000, static_cast<std::uint64_t>(j))) * (1 << (bits - 2));
+          if (near_middles && draw % 8 == 0) {
+            x = scale * (std::floor(x / scale) + 0.5f);
+            for (std::uint64_t k = 0; k < draw / 8 % 4; ++k) x = std::nextafter(x, draw / 32 % 2 == 0 ? infinity : -infinity);
+          }
+          row.push_back(x);
+        }
+        int const lowest = -(1 << (bits - 1)), highest = -lowest - 1;
+        std::vector<signed char> codes(cols);
+        slim::detail::rounding_kernels_of(level).round_row(row.data(), cols, {&scale, nullptr, cols, lowest, highest},
+                                                           codes.data());
+        for (std::size_t k = 0; k < row.size(); ++k) {
+          INFO("level " << static_cast<int>(level) << ", " << bits << " bits, seed " << seed << ", " << row[k] << " / "
+                        << scale);
+          REQUIRE(int{codes[k]} == int{slim::detail::encode(row[k], scale, 0, lowest, highest)});
+        }
+      }
+}
+
 TEST_CASE("weights fall into the nearest bin, at every level the same") {
   for (float const largest : {2.0f, 1e-44f, 1e-40f, 3e-20f, 3e38f, 0.3f})
     for (index_t const bins : {1, 7, 4096, 20000, 1 << 20}) {

@@ -60,7 +60,7 @@ template <class Layer>
 namespace detail {
 
 /// One layer for up to most_tokens tokens, in one parallel region: the row blocks of L and W, then, when all are done, those of
-/// R. Whoever finishes the last block of L rounds X L for R.
+/// R. Whoever finishes the last block of L rounds X L for R. (The inputs of many tokens are rounded in regions before it.)
 class linear_product {
 public:
   linear_product(packed_linear const& layer, matmul_options const& options, context const& ctx)
