@@ -1,7 +1,7 @@
 // The passes over the weights of one layer: histogram, 2:4 mask, rounding, packing, beside what one would write plainly. All
 // take turns in one run; medians. GB/s of float weights read.
 // Usage: bench_elementwise [--quick] [--only TEXT] [threads = 1] [rounds = 9] [simd level: 0 automatic, 1 scalar, 2 AVX2,
-// 3 AVX-512]. --quick takes 512 x 1024 instead of 4096 x 11008, --only the passes whose names contain the text.
+// 3 AVX-512]. --quick takes 512 x 1024 instead of 4096 x 11008, --only the passes whose names begin with the text.
 #include "slim/kernels/quantize_and_pack.hpp"
 #include "slim/quantization/weight_histogram.hpp"
 #include "slim/saliency/wanda.hpp"
@@ -203,8 +203,7 @@ int main(int argc, char** argv) {
       {"peer: int4 by 128, codes, Eigen, 1 thread", [&] { return eigen_rounding(w, codes); }},
       {"peer: int4 by 128, codes, plain loop, 1 thread", [&] { return plain_rounding(w, codes); }},
   };
-  table.erase(std::remove_if(table.begin() + 2, table.end(),
-                             [&](contestant const& c) { return c.name.find(only) == std::string::npos; }),
+  table.erase(std::remove_if(table.begin() + 2, table.end(), [&](contestant const& c) { return !c.name.starts_with(only); }),
               table.end());
   for (int round = 0; round <= rounds; ++round) // the first warms up
     for (contestant& c : table) {

@@ -72,20 +72,28 @@ TEST_CASE("other patterns keep what sorting keeps, across panels too") {
   CHECK(nm_pruner<30, 64>(given{&scores}).select(w.view(), calibration(2100)) == sorted_choice(scores, 30, 64));
 }
 
-TEST_CASE("the pruned row has what is kept and zeros, and nothing is written behind it") {
+TEST_CASE("gathered are the two kept of every four, in order, with their places, and nothing is written behind them") {
   for (simd_level const level : simd_levels())
-    for (index_t const cols : {1, 2, 3, 4, 11, 16, 18, 40, 1027}) {
-      matrix<float> const scores = hard_scores(1, cols, 9), w = hard_scores(1, cols, 10);
-      mask const expected = sorted_choice(scores, 2, 4);
-      std::vector<float> pruned(static_cast<std::size_t>(cols) + 1, 77.0f);
-      std::vector<std::uint8_t> kept(static_cast<std::size_t>(cols) + 1, 99);
-      auto const score = given{&scores}.prepare(w.view(), calibration(cols));
-      slim::detail::select_row<2, 4>(slim::detail::selection_kernels_of(level), score, 0, w.view(), kept.data(), pruned.data());
-      for (index_t j = 0; j < cols; ++j) {
-        auto const k = static_cast<std::size_t>(j);
-        REQUIRE(kept[k] == (expected.kept(0, j) ? 1 : 0));
-        REQUIRE(std::bit_cast<std::uint32_t>(pruned[k]) == (kept[k] ? std::bit_cast<std::uint32_t>(w(0, j)) : 0u));
+    for (index_t const cols : {0, 4, 8, 12, 16, 20, 60, 64, 68, 1028})
+      for (bool const by_factors : {false, true}) {
+        matrix<float> const w = hard_scores(1, cols, 10), factors = normal_matrix(1, cols, 11);
+        matrix<float> scores = hard_scores(1, cols, 9);
+        if (by_factors)
+          for (index_t j = 0; j < cols; ++j) scores(0, j) = std::abs(w(0, j)) * factors(0, j);
+        mask const expected = sorted_choice(scores, 2, 4);
+        std::vector<float> kept(static_cast<std::size_t>(cols / 2) + 1, 77.0f);
+        std::vector<std::uint8_t> places(static_cast<std::size_t>(cols / 2) + 1, 99);
+        slim::detail::selection_kernels_of(level).gather_two_of_four(w.data(), by_factors ? nullptr : scores.data(),
+                                                                     by_factors ? factors.data() : nullptr, cols, kept.data(),
+                                                                     places.data());
+        std::size_t slot = 0;
+        for (index_t j = 0; j < cols; ++j)
+          if (expected.kept(0, j)) {
+            REQUIRE(std::bit_cast<std::uint32_t>(kept[slot]) == std::bit_cast<std::uint32_t>(w(0, j)));
+            REQUIRE(int{places[slot]} == (j % 4 << 4 | 8));
+            ++slot;
+          }
+        REQUIRE(slot == static_cast<std::size_t>(cols / 2));
+        REQUIRE((kept.back() == 77.0f && places.back() == 99));
       }
-      REQUIRE((pruned.back() == 77.0f && kept.back() == 99));
-    }
 }

@@ -10,6 +10,9 @@
 
 #include <catch2/catch.hpp>
 
+#include <bit>
+#include <functional>
+
 using namespace slim;
 using namespace slim::testing;
 using slim_test::at;
@@ -47,24 +50,54 @@ index_t const widths[] = {0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 64, 127, 130, 10
 
 } // namespace
 
-TEST_CASE("ranges of groups are those of comparing one by one, NaN aside, at every level") {
+TEST_CASE("maxima of groups are those of comparing one by one, NaN aside, at every level") {
   for (simd_level const level : simd_levels())
     for (index_t const cols : widths)
-      for (index_t const group : {1, 2, 5, 16, 32, 100, 2000}) {
-        auto const row = hard_row(cols, 3);
-        auto const groups = static_cast<std::size_t>((cols + group - 1) / group);
-        std::vector<float> low(groups, 9.0f), high(groups, -9.0f);
-        slim::detail::rounding_kernels_of(level).group_ranges(row.data(), cols, group, low.data(), high.data());
-        for (std::size_t g = 0; g < groups; ++g) {
-          float lowest = 0, highest = 0;
-          for (index_t j = static_cast<index_t>(g) * group; j < std::min(cols, (static_cast<index_t>(g) + 1) * group); ++j) {
-            float const x = row[static_cast<std::size_t>(j)];
-            if (x < lowest) lowest = x;
-            if (x > highest) highest = x;
+      for (index_t const group : {1, 2, 5, 16, 32, 48, 100, 2000})
+        for (auto const& [what, of] : std::vector<std::pair<slim::detail::of_weights, std::function<float(float)>>>{
+                 {slim::detail::magnitudes, [](float x) { return std::abs(x); }},
+                 {slim::detail::themselves, [](float x) { return x; }},
+                 {slim::detail::negatives, [](float x) { return -x; }}}) {
+          auto const row = hard_row(cols, 3);
+          auto const groups = static_cast<std::size_t>((cols + group - 1) / group);
+          std::vector<float> maxima(groups + 1, -9.0f);
+          slim::detail::rounding_kernels_of(level).group_maxima(row.data(), cols, group, what, maxima.data());
+          CHECK(maxima.back() == -9.0f); // nothing behind the end
+          for (std::size_t g = 0; g < groups; ++g) {
+            float largest = 0;
+            for (index_t j = static_cast<index_t>(g) * group; j < std::min(cols, (static_cast<index_t>(g) + 1) * group); ++j)
+              if (float const x = of(row[static_cast<std::size_t>(j)]); x > largest) largest = x;
+            INFO(cols << " columns, groups of " << group << ", level " << static_cast<int>(level));
+            CHECK(same_bits(maxima[g], largest));
           }
-          INFO(cols << " columns, groups of " << group << ", level " << static_cast<int>(level));
-          CHECK((same_bits(low[g], lowest) && same_bits(high[g], highest)));
         }
+}
+
+TEST_CASE("scales of symmetric grids are rounded to their format as numbers of it are, at every level") {
+  std::vector<float> maxima = {0.0f, infinity, not_a_number, 65504.0f * 7, 65519.9f * 7, 65520.0f * 7, 1e38f, 1e-45f};
+  for (std::uint32_t exponent = 0; exponent < 255; ++exponent)
+    for (std::uint64_t k = 0; k < 40; ++k) {
+      auto const draw = static_cast<std::uint32_t>(random_bits(exponent, k));
+      std::uint32_t const near_half = k % 2 == 0 ? draw & 0x7fffffu : (draw & 0x7f8000u) + 0x0fffu + draw % 3;
+      maxima.push_back(std::bit_cast<float>(exponent << 23 | near_half));
+    }
+  for (std::uint32_t half = 0; half < 0x7c00; ++half) { // the middle between neighbours, and next to it
+    double const low = static_cast<double>(static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(half))));
+    double const high = static_cast<double>(static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(half + 1))));
+    auto const middle = static_cast<float>(std::isinf(high) ? 65520.0 : (low + high) / 2);
+    for (float const x : {std::nextafter(middle, 0.0f), middle, std::nextafter(middle, infinity)}) maxima.push_back(x);
+  }
+  for (simd_level const level : simd_levels())
+    for (int const highest : {1, 7})
+      for (number_format const format : {number_format::fp32, number_format::fp16, number_format::bf16}) {
+        std::vector<float> scales = maxima;
+        slim::detail::rounding_kernels_of(level).symmetric_scales(scales.data(), static_cast<index_t>(scales.size()), highest,
+                                                                  format);
+        index_t wrong = 0;
+        for (std::size_t k = 0; k < scales.size(); ++k)
+          wrong += !same_bits(scales[k], slim::detail::stored_scale(format, maxima[k] / static_cast<float>(highest)));
+        INFO("level " << static_cast<int>(level) << ", " << name_of(format) << ", " << highest);
+        CHECK(wrong == 0);
       }
 }
 
@@ -141,6 +174,10 @@ TEST_CASE("weights fall into the nearest bin, at every level the same") {
       for (simd_level const level : simd_levels()) {
         slim::detail::rounding_kernels_of(level).bin_numbers(row.data(), cols, grid, numbers.data());
         CHECK(numbers == first);
+        std::vector<std::uint16_t> counts(static_cast<std::size_t>(2 * bins + 2)), expected = counts;
+        slim::detail::rounding_kernels_of(level).count_bins(row.data(), cols, grid, counts.data());
+        for (int const number : first) ++expected[static_cast<std::size_t>(number)];
+        CHECK(counts == expected);
       }
       CHECK(first[0] == 2 * bins);
       CHECK(first[1] == 0);
@@ -164,6 +201,10 @@ TEST_CASE("bf16 numbers are counted at their place among the reals, NaN and what
     for (std::uint32_t h = 0; h < 65536; ++h)
       wrong += numbers[h] != (std::abs(row[h]) <= largest ? slim::detail::ordered_bf16(h) : 65536);
     CHECK(wrong == 0);
+    std::vector<std::uint16_t> counts(65537), expected = counts;
+    slim::detail::rounding_kernels_of(level).count_bf16(row.data(), 65536, largest, counts.data());
+    for (int const number : numbers) ++expected[static_cast<std::size_t>(number)];
+    CHECK(counts == expected);
     for (std::uint32_t h = 0; h < 65536; ++h)
       wrong += std::abs(row[h]) <= largest && slim::detail::bf16_at(numbers[h]) != static_cast<double>(row[h]);
     CHECK(wrong == 0);

@@ -34,10 +34,9 @@ constexpr std::uint32_t encode_magnitude(std::uint32_t magnitude_bits) {
     std::uint32_t const half = 1u << (shift - 1);
     return kept + ((rest > half || (rest == half && (kept & 1u))) ? 1u : 0u);
   }
-  std::uint32_t const code = (static_cast<std::uint32_t>(exponent + bias) << MantissaBits) | (significand >> dropped);
-  std::uint32_t const rest = significand & ((1u << dropped) - 1u);
-  std::uint32_t const half = 1u << (dropped - 1);
-  return code + ((rest > half || (rest == half && (code & 1u))) ? 1u : 0u); // a carry moves into the exponent, as it should
+  // Adding just below one half, or one half to an odd code, carries where it should, into the exponent too: no branch to guess.
+  std::uint32_t const odd = (magnitude_bits >> dropped) & 1u;
+  return (magnitude_bits - (static_cast<std::uint32_t>(127 - bias) << 23) + ((1u << (dropped - 1)) - 1u) + odd) >> dropped;
 }
 
 /// The value of a non-negative code whose exponent field is not special.

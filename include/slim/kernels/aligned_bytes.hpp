@@ -13,7 +13,7 @@
 
 namespace slim::inline SLIM_ABI {
 
-/// Zero-initialised bytes with value semantics; 64 bytes behind the end may be read.
+/// Bytes with value semantics, uninitialised: whoever fills them touches them first. 64 bytes behind the end may be read.
 class aligned_bytes {
 public:
   aligned_bytes() = default;
@@ -46,7 +46,7 @@ private:
     if (size == 0) return storage();
     auto const padded = static_cast<std::size_t>(size + 64);
     storage bytes(static_cast<std::uint8_t*>(detail::allocate_array(padded)), release(padded));
-    std::memset(bytes.get(), 0, padded);
+    std::memset(bytes.get() + size, 0, 64); // for those who read there
     return bytes;
   }
 

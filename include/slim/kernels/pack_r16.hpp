@@ -5,6 +5,8 @@
 #include "slim/kernels/cpu/packing_kernels.hpp"
 #include "slim/kernels/r16.hpp"
 
+#include <array>
+
 namespace slim::inline SLIM_ABI {
 
 /// What a packed matrix is made of.
@@ -61,16 +63,72 @@ public:
   /// A row block, from the rows of `codes` (and the mask, if sparse) that begin at `from`. Row blocks may be put by several
   /// threads. @throws config_error on group scales that fp16 cannot hold, and groups that keep more than two.
   void put(index_t row_block, integer_codes const& codes, mask const* kept, index_t from) {
-    index_t const first_row = row_block * r16_rows, rows = std::min(r16_rows, layout().rows - first_row);
-    std::uint8_t* const header = packed_.bytes_.data() + row_block * layout().row_block_bytes();
-    for (index_t r = 0; r < rows; ++r) put_scales(header, first_row + r, codes, from + r);
-    std::uint8_t* stages = header + layout().header_bytes();
-    for (index_t first = 0; first < layout().cols; first += tile_cols) {
-      index_t const cols = std::min(tile_cols, layout().cols - first);
+    begin(row_block);
+    std::int8_t const* code_rows[r16_rows] = {};
+    std::uint8_t const* kept_rows[r16_rows] = {};
+    for (index_t r = 0; r < rows_of(row_block); ++r) {
+      index_t const b = (from + r) / codes.block.rows_of(codes.rows());
+      put_scales(row_block * r16_rows + r, 0, codes.scales.cols(), codes.scales.row(b),
+                 codes.zeros.empty() ? nullptr : codes.zeros.row(b));
+      code_rows[r] = codes.codes.row(from + r);
+      if (kept) kept_rows[r] = kept->row(from + r);
+    }
+    put_codes(row_block, 0, layout().cols, code_rows, kept ? kept_rows : nullptr);
+  }
+
+  /// Before scales and codes of a row block are put: scale 0 for all its rows.
+  void begin(index_t row_block) { std::fill_n(header(row_block), layout().header_bytes(), std::uint8_t{0}); }
+
+  /// Scales (and zero points) of `count` groups of row i, from number `first` on. @throws config_error
+  void put_scales(index_t i, index_t first, index_t count, float const* scales, std::int8_t const* zeros) {
+    if (layout().cols == 0) return;
+    if (layout().scale_cols == 0) {
+      packed_.row_scales_[static_cast<std::size_t>(i)] = scales[0] * packed_.level_unit_;
+      if (!packed_.row_zeros_.empty()) packed_.row_zeros_[static_cast<std::size_t>(i)] = static_cast<float>(stored(zeros[0]));
+      return;
+    }
+    index_t const r = i % r16_rows;
+    std::uint8_t* set = header(i / r16_rows) + first * layout().set_bytes();
+    constexpr index_t some = 64;
+    std::array<std::uint16_t, some> halves;
+    for (index_t g = 0; g < count; g += some) {
+      index_t const here = std::min(some, count - g);
+      if (!kernels_.halves_of(scales + g, here, halves.data()))
+        for (index_t k = 0; k < here; ++k) halves[static_cast<std::size_t>(k)] = half_of(scales[g + k], i, first + g + k);
+      for (index_t k = 0; k < here; ++k, set += layout().set_bytes()) {
+        set[2 * r] = static_cast<std::uint8_t>(halves[static_cast<std::size_t>(k)] & 255);
+        set[2 * r + 1] = static_cast<std::uint8_t>(halves[static_cast<std::size_t>(k)] >> 8);
+        if (layout().zero_points) set[2 * r16_rows + r] = static_cast<std::uint8_t>(stored(zeros[g + k]));
+      }
+    }
+  }
+
+  /// Columns first .. first + cols - 1 of a row block, whole stages or up to the end: codes (and what is kept, unless null) of
+  /// its rows, from column `first` on. @throws config_error
+  void put_codes(index_t row_block, index_t first, index_t cols, std::int8_t const* const* codes,
+                 std::uint8_t const* const* kept) {
+    index_t const rows = rows_of(row_block);
+    std::uint8_t* stages = header(row_block) + layout().header_bytes() + first / r16_stage_cols * stage_bytes(layout().kind);
+    for (index_t done = 0; done < cols; done += tile_cols) {
+      tile const part{rows, done, std::min(tile_cols, cols - done), codes, kept};
       if (kept)
-        put_sparse(stages, first_row, rows, first, cols, codes, *kept, from);
+        put_sparse(stages, row_block * r16_rows, first + done, part);
       else
-        put_dense(stages, rows, first, cols, codes, from);
+        put_dense(stages, part);
+      stages += tile_cols / r16_stage_cols * stage_bytes(layout().kind);
+    }
+  }
+
+  /// A row block of a sparse matrix from what is kept alone: two codes for every four columns, the last perhaps fewer, and for
+  /// each a byte `column << 4 | 8`.
+  void put_gathered(index_t row_block, matrix<std::int8_t> const& codes, matrix<std::uint8_t> const& places) {
+    std::uint8_t* stages = header(row_block) + layout().header_bytes();
+    for (index_t first = 0; first < layout().cols; first += tile_cols) {
+      index_t const cols = std::min(tile_cols, layout().cols - first), count = (cols + 3) / 4 * 2;
+      put_pairs(stages, rows_of(row_block), cols, [&](index_t r, std::uint8_t* pairs) {
+        kernels_.join_gathered(codes.row(r) + first / 2, places.row(r) + first / 2, count, pairs);
+        for (index_t k = count; k % (r16_stage_cols / 2) != 0; ++k) pairs[k] = k % 2 == 0 ? 0x08 : 0x18;
+      });
       stages += tile_cols / r16_stage_cols * stage_bytes(layout().kind);
     }
   }
@@ -81,7 +139,30 @@ public:
 private:
   static constexpr index_t tile_cols = 512; ///< columns of a row that are packed at a time: the stages stay in the cache
 
+  /// Columns first .. first + cols - 1 of what the pointers show.
+  struct tile {
+    index_t rows, first, cols;
+    std::int8_t const* const* codes;
+    std::uint8_t const* const* kept;
+  };
+
+  [[nodiscard]] index_t rows_of(index_t row_block) const noexcept {
+    return std::min(r16_rows, layout().rows - row_block * r16_rows);
+  }
+
+  [[nodiscard]] std::uint8_t* header(index_t row_block) noexcept {
+    return packed_.bytes_.data() + row_block * layout().row_block_bytes();
+  }
+
   [[nodiscard]] int stored(int code) const noexcept { return code + (1 << (code_bits(layout().kind) - 1)); }
+
+  [[nodiscard]] static std::uint16_t half_of(float scale, index_t i, index_t g) {
+    fp16 const half(scale);
+    if (!(static_cast<float>(half) == scale))
+      throw config_error(message("pack_r16: the scale ", scale, " of row ", i, ", group ", g,
+                                 " is no fp16 number; quantize with scale_format fp16"));
+    return half.bits;
+  }
 
   /// The book as whole multiples of a unit.
   void set_levels(code_book const& book) {
@@ -104,77 +185,64 @@ private:
                        "round it with slim::rounded_book, before weights are rounded to it");
   }
 
-  void put_scales(std::uint8_t* set, index_t i, integer_codes const& codes, index_t from) {
-    if (layout().cols == 0) return;
-    if (layout().scale_cols == 0) {
-      packed_.row_scales_[static_cast<std::size_t>(i)] = codes.scale_at(from, 0) * packed_.level_unit_;
-      if (!packed_.row_zeros_.empty())
-        packed_.row_zeros_[static_cast<std::size_t>(i)] = static_cast<float>(stored(codes.zero_at(from, 0)));
-      return;
-    }
-    index_t const r = i % r16_rows, b = from / codes.block.rows_of(codes.rows());
-    for (index_t g = 0; g < layout().sets(); ++g, set += layout().set_bytes()) {
-      float const scale = codes.scales(b, g);
-      fp16 const half(scale);
-      if (!(static_cast<float>(half) == scale))
-        throw config_error(message("pack_r16: the scale ", scale, " of row ", i, ", group ", g,
-                                   " is no fp16 number; quantize with scale_format fp16"));
-      set[2 * r] = static_cast<std::uint8_t>(half.bits & 255);
-      set[2 * r + 1] = static_cast<std::uint8_t>(half.bits >> 8);
-      if (layout().zero_points) set[2 * r16_rows + r] = static_cast<std::uint8_t>(stored(codes.zeros(b, g)));
-    }
-  }
-
-  /// Columns first .. first + cols - 1. What pads rows and columns is a code whose stored bits are 0.
-  void put_dense(std::uint8_t* stages, index_t rows, index_t first, index_t cols, integer_codes const& codes,
-                 index_t from) const {
+  /// What pads rows and columns is a code whose stored bits are 0.
+  void put_dense(std::uint8_t* stages, tile const& part) const {
     int const bits = code_bits(layout().kind);
     std::int8_t padding[tile_cols];
     std::fill_n(padding, tile_cols, static_cast<std::int8_t>(-(1 << (bits - 1))));
     std::int8_t const* row[r16_rows];
-    for (index_t r = 0; r < r16_rows; ++r) row[r] = r < rows ? codes.codes.row(from + r) + first : padding;
-    index_t const whole = cols / r16_stage_cols;
+    for (index_t r = 0; r < r16_rows; ++r) row[r] = r < part.rows ? part.codes[r] + part.first : padding;
+    index_t const whole = part.cols / r16_stage_cols;
     kernels_.pack_dense(bits, row, whole, stages);
-    if (cols % r16_stage_cols == 0) return;
+    if (part.cols % r16_stage_cols == 0) return;
     std::int8_t last[r16_rows][r16_stage_cols];
     for (index_t r = 0; r < r16_rows; ++r) {
       std::copy_n(padding, r16_stage_cols, last[r]);
-      std::copy(row[r] + whole * r16_stage_cols, row[r] + cols, last[r]);
+      std::copy(row[r] + whole * r16_stage_cols, row[r] + part.cols, last[r]);
       row[r] = last[r];
     }
     kernels_.pack_dense(bits, row, 1, stages + whole * stage_bytes(layout().kind));
   }
 
-  void put_sparse(std::uint8_t* stages, index_t first_row, index_t rows, index_t first, index_t cols,
-                  integer_codes const& codes, mask const& kept, index_t from) const {
-    std::uint8_t steps[4][tile_cols];
-    std::uint8_t const* const four_rows[] = {steps[0], steps[1], steps[2], steps[3]};
+  /// `first_row` and `first_col` are where the tile stands in the matrix.
+  void put_sparse(std::uint8_t* stages, index_t first_row, index_t first_col, tile const& part) const {
+    put_pairs(stages, part.rows, part.cols, [&](index_t r, std::uint8_t* pairs) {
+      std::uint8_t const* const kept = part.kept[r] + part.first;
+      if (!join_pairs(part.codes[r] + part.first, kept, part.cols, pairs))
+        throw_crowded(first_row + r, first_col, part.cols, kept);
+      if (!packed_.levels_.empty() && packed_.levels_[8] != 0) fill_behind_the_end(first_row + r, first_col, kept, pairs);
+    });
+  }
+
+  /// `join(r, pairs)` gives the pairs of row r for at most tile_cols columns.
+  template <class Join>
+  void put_pairs(std::uint8_t* stages, index_t rows, index_t cols, Join const& join) const {
+    std::uint8_t pairs[4][tile_cols / 2];
+    std::uint8_t const* const four_rows[] = {pairs[0], pairs[1], pairs[2], pairs[3]};
     for (index_t r = 0; r < r16_rows; r += 4) {
       for (index_t k = 0; k < 4; ++k)
-        if (r + k >= rows)
-          std::fill_n(steps[k], tile_cols, std::uint8_t{0});
-        else if (!join_pairs(codes.codes.row(from + r + k) + first, kept.row(from + r + k) + first, cols, steps[k]))
-          throw_crowded(first_row + r + k, first, cols, kept.row(from + r + k) + first);
-        else if (!packed_.levels_.empty() && packed_.levels_[8] != 0)
-          fill_behind_the_end(first_row + r + k, first, kept.row(from + r + k) + first, steps[k]);
+        if (r + k < rows)
+          join(r + k, pairs[k]);
+        else
+          std::fill_n(pairs[k], tile_cols / 2, std::uint8_t{0});
       kernels_.pack_pairs(four_rows, (cols + r16_stage_cols - 1) / r16_stage_cols, stages + 4 * r);
     }
   }
 
-  [[nodiscard]] bool join_pairs(std::int8_t const* codes, std::uint8_t const* kept, index_t cols, std::uint8_t* steps) const {
+  [[nodiscard]] bool join_pairs(std::int8_t const* codes, std::uint8_t const* kept, index_t cols, std::uint8_t* pairs) const {
     index_t const whole = cols / detail::pair_cols * detail::pair_cols;
-    bool const fits = kernels_.join_pairs(codes, kept, whole, steps);
+    bool const fits = kernels_.join_pairs(codes, kept, whole, pairs);
     if (whole == cols) return fits;
     std::int8_t last_codes[detail::pair_cols] = {};
     std::uint8_t last_kept[detail::pair_cols] = {};
     std::copy(codes + whole, codes + cols, last_codes);
     std::copy(kept + whole, kept + cols, last_kept);
-    return kernels_.join_pairs(last_codes, last_kept, detail::pair_cols, steps + whole) && fits;
+    return kernels_.join_pairs(last_codes, last_kept, detail::pair_cols, pairs + whole / 2) && fits;
   }
 
   /// Where no code is 0, only columns that meet no input can make up for those that are missing: pairs of a tile whose fillers
   /// code 0 cannot be.
-  void fill_behind_the_end(index_t i, index_t first, std::uint8_t const* kept, std::uint8_t* steps) const {
+  void fill_behind_the_end(index_t i, index_t first, std::uint8_t const* kept, std::uint8_t* pairs) const {
     index_t const cols = std::min(tile_cols, layout().cols - first);
     for (index_t group = 0; group < (cols + r16_stage_cols - 1) / r16_stage_cols * r16_stage_cols; group += 4) {
       auto const count = group < cols ? std::count(kept + group, kept + std::min(group + 4, cols), std::uint8_t{1}) : 0;
@@ -182,7 +250,7 @@ private:
       if (first + group + 2 + count < layout().cols)
         throw config_error(message("pack_r16: row ", i, " keeps ", count, " of columns ", first + group, " to ",
                                    first + group + 3, ", and the code book has no 0 to fill up with"));
-      std::uint8_t* const pair = steps + group / 8 * 8 + group % 8 / 2; // code, 16 times the column
+      std::uint8_t* const pair = pairs + group / 2; // code, 16 times the column
       if (count == 0) pair[0] = 2 << 4 | 8;
       if (count == 1 && !kept[group]) pair[0] = pair[1]; // its filler stood before it
       pair[1] = 3 << 4 | 8;
@@ -255,6 +323,8 @@ inline r16_matrix pack_all(integer_codes const& codes, mask const* kept, std::op
   packed.bytes_ = aligned_bytes(layout.byte_size());
   index_t const size = code_bits(layout.kind) / 8;
   ctx.parallel_for(layout.row_blocks(), 4, [&](index_t begin, index_t end) {
+    std::fill(packed.bytes_.data() + begin * layout.row_block_bytes(), packed.bytes_.data() + end * layout.row_block_bytes(),
+              std::uint8_t{0}); // rows that are not there
     for (index_t i = begin * r16_rows; i < std::min(end * r16_rows, layout.rows); ++i) {
       std::uint8_t* const row = packed.bytes_.data() + i / r16_rows * layout.row_block_bytes() + i % r16_rows * size;
       for (index_t j = 0; j < layout.cols; ++j) {

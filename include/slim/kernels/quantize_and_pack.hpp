@@ -1,41 +1,86 @@
 #pragma once
 /// @file
 /// From float weights to the packed matrix that the kernels run on, in one walk: rounding to nearest (absmax), with or without
-/// 2:4 pruning. 16 rows at a time: codes and mask never leave the cache, and every weight comes from memory once. Byte for byte
-/// what the components give one after the other.
+/// 2:4 pruning. 16 rows at a time, a panel of columns after the other: weights come from memory once, and what is made of them
+/// never leaves the cache. Byte for byte what the components give one after the other.
 
 #include "slim/kernels/pack_r16.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/quantization/absmax.hpp"
 
+#include <array>
+
 namespace slim::inline SLIM_ABI {
 namespace detail {
 
-/// Room for 16 rows of codes and kept positions, and for one row of pruned weights.
-struct pack_room {
-  integer_codes codes;
-  mask kept;
-  std::vector<float> pruned;
+/// What one task works in: codes of 16 rows, and, of pruned rows, the kept weights of a panel and the places of all.
+struct packing_room {
+  matrix<std::int8_t> codes;
+  matrix<std::uint8_t> places;
+  std::vector<float> kept, scales;
+  std::vector<std::int8_t> zeros;
 };
 
-/// `fill(i, k, room)` quantizes row i into row k of the room's codes (and mask, if sparse), for 16 rows at a time.
-template <class F>
-r16_matrix pack_row_by_row(index_t rows, index_t cols, absmax_quantizer const& quantizer, bool sparse, context const& ctx,
-                           F const& fill) {
-  absmax_config const& how = quantizer.config();
-  bool const zero_points = !how.symmetric && rows > 0 && cols > 0;
-  r16_packer packer({rows, cols, how.bits, how.block, zero_points, sparse, {}}, ctx.simd);
+/// Packs rows that have scales of their own, a row block at a time. `quantize(i, r, first, width, room)` makes scales and codes
+/// of a panel of row i, in row r of the room; `put(row_block, room)` hands the codes of a row block on.
+template <class Quantize, class Put>
+r16_matrix pack_rows(r16_packer packer, absmax_quantizer const& quantizer, context const& ctx, Quantize const& quantize,
+                     Put const& put) {
+  r16_layout const& layout = packer.layout();
+  bool const sparse = is_sparse(layout.kind);
+  index_t const cols = layout.cols, group = quantizer.config().block.cols_of(cols), panel = quantizer.panel_cols(cols);
+  index_t const width_of_codes = sparse ? (cols + 3) / 4 * 2 : cols, groups = panel / group;
   constexpr index_t row_blocks_per_task = 4;
-  ctx.parallel_for(packer.layout().row_blocks(), row_blocks_per_task, [&](index_t begin, index_t end) {
-    pack_room room{quantizer.zero_codes(r16_rows, cols), mask(sparse ? r16_rows : 0, cols, {2, 4}),
-                   std::vector<float>(static_cast<std::size_t>(sparse ? cols : 0))};
+  ctx.parallel_for(layout.row_blocks(), row_blocks_per_task, [&](index_t begin, index_t end) {
+    packing_room room{
+        matrix<std::int8_t>(r16_rows, width_of_codes), matrix<std::uint8_t>(sparse ? r16_rows : 0, width_of_codes),
+        std::vector<float>(static_cast<std::size_t>(sparse ? (panel + 3) / 4 * 2 : 0)),
+        std::vector<float>(static_cast<std::size_t>(groups)), std::vector<std::int8_t>(static_cast<std::size_t>(groups))};
     for (index_t row_block = begin; row_block < end; ++row_block) {
-      index_t const first = row_block * r16_rows;
-      for (index_t k = 0; k < std::min(r16_rows, rows - first); ++k) fill(first + k, k, room);
-      packer.put(row_block, room.codes, sparse ? &room.kept : nullptr, 0);
+      packer.begin(row_block);
+      for (index_t r = 0; r < std::min(r16_rows, layout.rows - row_block * r16_rows); ++r)
+        for (index_t first = 0; first < cols; first += panel) {
+          index_t const i = row_block * r16_rows + r, width = std::min(panel, cols - first);
+          quantize(i, r, first, width, room);
+          packer.put_scales(i, first / group, (width + group - 1) / group, room.scales.data(), room.zeros.data());
+        }
+      put(packer, row_block, room);
     }
   });
   return packer.take();
+}
+
+/// The two kept weights of every four columns first .. first + width - 1 of row i, in order, and their places: bytes
+/// `column << 4 | 8`. A last group of fewer columns may keep one: it gets a 0 at the lowest column that is free.
+template <class Scorer>
+void gather_kept(selection_kernels const& kernels, Scorer const& score, matrix_view<float const> w, index_t i, index_t first,
+                 index_t width, float* kept, std::uint8_t* places) {
+  constexpr index_t panel = 1024;
+  for (; width > 0; first += panel, width -= panel, kept += panel / 2, places += panel / 2) {
+    index_t const cols = std::min(panel, width), whole = cols / 4 * 4;
+    if constexpr (requires { score.column_factors(); }) {
+      kernels.gather_two_of_four(w.row(i) + first, nullptr, score.column_factors() + first, whole, kept, places);
+    } else {
+      std::array<float, panel> scores;
+      for (index_t j = 0; j < whole; ++j) scores[static_cast<std::size_t>(j)] = score(i, first + j);
+      kernels.gather_two_of_four(w.row(i) + first, scores.data(), nullptr, whole, kept, places);
+    }
+    if (whole == cols) continue;
+    float scores[4];
+    std::uint8_t flags[4];
+    for (index_t k = 0; k < cols - whole; ++k) scores[k] = score(i, first + whole + k);
+    select_group<2, 4>(scores, cols - whole, flags);
+    index_t slot = whole / 2;
+    auto const put = [&](index_t column, float value) {
+      kept[slot] = value;
+      places[slot++] = static_cast<std::uint8_t>(column << 4 | 8);
+    };
+    bool const alone = std::count(flags, flags + cols - whole, std::uint8_t{1}) == 1;
+    if (alone && !flags[0]) put(0, 0.0f);
+    for (index_t k = 0; k < cols - whole; ++k)
+      if (flags[k]) put(k, w(i, first + whole + k));
+    if (alone && flags[0]) put(1, 0.0f);
+  }
 }
 
 } // namespace detail
@@ -46,10 +91,20 @@ r16_matrix pack_row_by_row(index_t rows, index_t cols, absmax_quantizer const& q
                                                   context const& ctx = {}) {
   absmax_quantizer const quantizer(how);
   if (how.block.rows_of(w.rows()) > 1) return pack_r16(quantizer.quantize(w, calibration(w.cols()), ctx), ctx);
-  auto const& rounding = detail::rounding_kernels_of(ctx.simd);
-  return detail::pack_row_by_row(w.rows(), w.cols(), quantizer, false, ctx, [&](index_t i, index_t k, detail::pack_room& room) {
-    quantizer.quantize_row(rounding, w.row(i), room.codes, k);
-  });
+  auto const& kernels = detail::rounding_kernels_of(ctx.simd);
+  bool const zero_points = !how.symmetric && w.size() > 0;
+  index_t const group = how.block.cols_of(w.cols());
+  return detail::pack_rows(
+      r16_packer({w.rows(), w.cols(), how.bits, how.block, zero_points, false, {}}, ctx.simd), quantizer, ctx,
+      [&](index_t i, index_t r, index_t first, index_t width, detail::packing_room& room) {
+        quantizer.quantize_groups(kernels, w.row(i) + first, width, group, room.scales.data(), room.zeros.data(),
+                                  room.codes.row(r) + first);
+      },
+      [](r16_packer& packer, index_t row_block, detail::packing_room const& room) {
+        std::int8_t const* rows[r16_rows];
+        for (index_t r = 0; r < r16_rows; ++r) rows[r] = room.codes.row(r);
+        packer.put_codes(row_block, 0, room.codes.cols(), rows, nullptr);
+      });
 }
 
 /// 2:4 pruning by a saliency, then absmax of what is kept: with `kept = nm_pruner<2, 4>(ranking).select(w, seen)` and pruned
@@ -66,12 +121,20 @@ template <saliency Saliency>
   }
   auto const score = ranking.prepare(w, seen);
   auto const& selection = detail::selection_kernels_of(ctx.simd);
-  auto const& rounding = detail::rounding_kernels_of(ctx.simd);
-  return detail::pack_row_by_row(w.rows(), w.cols(), quantizer, true, ctx, [&](index_t i, index_t k, detail::pack_room& room) {
-    float* const pruned = room.pruned.data();
-    detail::select_row<2, 4>(selection, score, i, w, room.kept.row(k), pruned);
-    quantizer.quantize_row(rounding, pruned, room.codes, k);
-  });
+  auto const& kernels = detail::rounding_kernels_of(ctx.simd);
+  bool const zero_points = !how.symmetric && w.size() > 0;
+  index_t const group = how.block.cols_of(w.cols());
+  return detail::pack_rows(
+      r16_packer({w.rows(), w.cols(), how.bits, how.block, zero_points, true, {}}, ctx.simd), quantizer, ctx,
+      [&](index_t i, index_t r, index_t first, index_t width, detail::packing_room& room) {
+        detail::gather_kept(selection, score, w, i, first, width, room.kept.data(), room.places.row(r) + first / 2);
+        index_t const kept = (width + 3) / 4 * 2, kept_of_group = group < w.cols() ? group / 2 : kept;
+        quantizer.quantize_groups(kernels, room.kept.data(), kept, kept_of_group, room.scales.data(), room.zeros.data(),
+                                  room.codes.row(r) + first / 2);
+      },
+      [](r16_packer& packer, index_t row_block, detail::packing_room const& room) {
+        packer.put_gathered(row_block, room.codes, room.places);
+      });
 }
 
 } // namespace slim::inline SLIM_ABI

@@ -63,16 +63,6 @@ namespace slim::inline SLIM_ABI {
 
 namespace detail {
 
-/// Asks the second cache for numbers that the next pass over a panel will read, while this one computes: the machine looks no
-/// further ahead than a page. They may lie behind the end of what there is.
-inline void prefetch_floats(float const* from, index_t count) noexcept {
-#if defined(__GNUC__)
-  for (index_t k = 0; k < count; k += 16) __builtin_prefetch(from + k, 0, 2);
-#else
-  (void)from, (void)count;
-#endif
-}
-
 /// What a level runs, of what there is for all levels (for the scalar one alone, where there are no others). @throws
 /// config_error if the machine lacks the level.
 template <class T, class... Wider>

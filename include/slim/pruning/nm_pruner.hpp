@@ -29,28 +29,24 @@ void select_group(float const* scores, index_t width, std::uint8_t* kept) {
   }
 }
 
-/// Row i of a mask: kept[j] becomes 1 or 0. `pruned`, unless null, becomes w where it is kept, else 0. A panel at a time, which
-/// the first cache holds.
+/// Row i of a mask: kept[j] becomes 1 or 0. A panel at a time, which the first cache holds.
 template <int N, int M, class Scorer>
 void select_row(selection_kernels const& kernels, Scorer const& score, index_t i, matrix_view<float const> w,
-                std::uint8_t* kept, float* pruned = nullptr) {
+                std::uint8_t* kept) {
   constexpr index_t panel = 1024 / M * M;
   constexpr bool scores_by_column = requires { score.column_factors(); };
   std::array<float, panel> scores;
   for (index_t first = 0; first < w.cols(); first += panel) {
     index_t const width = std::min(panel, w.cols() - first);
     index_t const by_kernel = N == 2 && M == 4 ? width / 4 * 4 : 0;
-    float const* const from = w.row(i) + first;
-    prefetch_floats(from + width, width);
     for (index_t j = scores_by_column ? by_kernel : 0; j < width; ++j)
       scores[static_cast<std::size_t>(j)] = score(i, first + j);
     if constexpr (N == 2 && M == 4 && scores_by_column)
-      kernels.keep_two_of_four(from, score.column_factors() + first, by_kernel, kept + first);
+      kernels.keep_two_of_four(w.row(i) + first, score.column_factors() + first, by_kernel, kept + first);
     else if constexpr (N == 2 && M == 4)
       kernels.keep_two_of_four(scores.data(), nullptr, by_kernel, kept + first);
     for (index_t j = by_kernel; j < width; j += M)
       select_group<N, M>(scores.data() + j, std::min<index_t>(M, width - j), kept + first + j);
-    if (pruned) kernels.drop_others(from, kept + first, width, pruned + first);
   }
 }
 

@@ -10,7 +10,8 @@ namespace detail {
 /// Inner loops of one instruction set; explained in selection_kernels.inc.
 struct selection_kernels {
   void (*keep_two_of_four)(float const* v, float const* factors, index_t cols, unsigned char* kept);
-  void (*drop_others)(float const* w, unsigned char const* kept, index_t cols, float* pruned);
+  void (*gather_two_of_four)(float const* w, float const* scores, float const* factors, index_t cols, float* kept,
+                             unsigned char* places);
 };
 
 #define SLIM_KERNELS selection

@@ -54,21 +54,41 @@ public:
     return codes;
   }
 
-  /// Row i of `codes` alone, where scales belong to single rows: scales, zero points and codes, a panel of groups at a time,
-  /// which the first cache holds.
+  /// Row i of `codes` alone, where scales belong to single rows: a panel of groups at a time, which the first cache holds.
   void quantize_row(detail::rounding_kernels const& kernels, float const* w, integer_codes& codes, index_t i) const {
-    constexpr index_t panel_cols = 1024;
-    index_t const cols = codes.cols(), wide = config_.block.cols_of(cols);
-    index_t const panel = std::max(panel_cols / wide, index_t{1});
-    std::array<float, panel_cols> low, high;
-    for (index_t g = 0; g < codes.scales.cols(); g += panel) {
-      index_t const first = g * wide, last = std::min(first + panel * wide, cols);
-      detail::prefetch_floats(w + last, std::min(last - first, panel_cols));
-      kernels.group_ranges(w + first, last - first, wide, low.data(), high.data());
-      for (index_t k = 0; k < panel && g + k < codes.scales.cols(); ++k)
-        set_grid(codes, i, g + k, low[static_cast<std::size_t>(k)], high[static_cast<std::size_t>(k)]);
-      codes.encode_row(kernels, w, i, first, last);
+    index_t const cols = codes.cols(), group = config_.block.cols_of(cols), panel = panel_cols(cols);
+    for (index_t first = 0, g = 0; first < cols; first += panel, g += panel / group)
+      quantize_groups(kernels, w + first, std::min(panel, cols - first), group, codes.scales.row(i) + g,
+                      codes.zeros.empty() ? nullptr : codes.zeros.row(i) + g, codes.codes.row(i) + first);
+  }
+
+  /// As many whole groups as the first cache holds well, one at least.
+  [[nodiscard]] index_t panel_cols(index_t cols) const noexcept {
+    constexpr index_t most = 1024;
+    index_t const group = config_.block.cols_of(cols);
+    return std::max(most / group, index_t{1}) * group;
+  }
+
+  /// Scales, zero points (unless symmetric) and codes of neighbouring groups of one row, the last perhaps ragged.
+  void quantize_groups(detail::rounding_kernels const& kernels, float const* w, index_t cols, index_t group, float* scales,
+                       std::int8_t* zeros, std::int8_t* codes) const {
+    index_t const groups = (cols + group - 1) / group;
+    int const highest = (1 << (config_.bits - 1)) - 1, lowest = -highest - 1;
+    if (config_.symmetric) {
+      kernels.group_maxima(w, cols, group, detail::magnitudes, scales);
+      kernels.symmetric_scales(scales, groups, highest, config_.scale_format);
+    } else {
+      constexpr index_t some = 64;
+      std::array<float, some> above, below;
+      for (index_t g = 0; g < groups; g += some) {
+        index_t const first = g * group, count = std::min(some, groups - g), width = std::min(count * group, cols - first);
+        kernels.group_maxima(w + first, width, group, detail::themselves, above.data());
+        kernels.group_maxima(w + first, width, group, detail::negatives, below.data());
+        for (index_t k = 0; k < count; ++k)
+          set_grid(above[static_cast<std::size_t>(k)], below[static_cast<std::size_t>(k)], scales[g + k], zeros[g + k]);
+      }
     }
+    kernels.round_row(w, cols, {.scales = scales, .zeros = zeros, .group = group, .lowest = lowest, .highest = highest}, codes);
   }
 
   [[nodiscard]] std::string describe() const {
@@ -80,35 +100,36 @@ private:
   /// Scales and zero points of blocks that span rows.
   void set_grids(integer_codes& result, matrix_view<float const> w, context const& ctx) const {
     auto const& kernels = detail::rounding_kernels_of(ctx.simd);
-    matrix<float> low(w.rows(), result.scales.cols()), high = low; // of every row inside every block of columns
+    index_t const tall = config_.block.rows_of(w.rows()), wide = config_.block.cols_of(w.cols());
+    matrix<float> above(w.rows(), result.scales.cols()), below = above; // for every row inside every block of columns
     constexpr index_t rows_per_task = 32;
     ctx.parallel_for(w.rows(), rows_per_task, [&](index_t begin, index_t end) {
-      for (index_t i = begin; i < end; ++i)
-        kernels.group_ranges(w.row(i), w.cols(), config_.block.cols_of(w.cols()), low.row(i), high.row(i));
+      for (index_t i = begin; i < end; ++i) {
+        kernels.group_maxima(w.row(i), w.cols(), wide, detail::themselves, above.row(i));
+        kernels.group_maxima(w.row(i), w.cols(), wide, detail::negatives, below.row(i));
+      }
     });
-    index_t const tall = config_.block.rows_of(w.rows());
     for (index_t b = 0; b < result.scales.rows(); ++b)
       for (index_t g = 0; g < result.scales.cols(); ++g) {
-        float lowest = 0.0f, highest = 0.0f;
+        float farthest_above = 0.0f, farthest_below = 0.0f;
         for (index_t i = b * tall; i < std::min(w.rows(), (b + 1) * tall); ++i) {
-          lowest = std::min(lowest, low(i, g));
-          highest = std::max(highest, high(i, g));
+          farthest_above = std::max(farthest_above, above(i, g));
+          farthest_below = std::max(farthest_below, below(i, g));
         }
-        set_grid(result, b, g, lowest, highest);
+        if (config_.symmetric)
+          result.scales(b, g) = detail::stored_scale(config_.scale_format, std::max(farthest_above, farthest_below) /
+                                                                               static_cast<float>(result.highest()));
+        else
+          set_grid(farthest_above, farthest_below, result.scales(b, g), result.zeros(b, g));
       }
   }
 
-  void set_grid(integer_codes& result, index_t b, index_t g, float lowest, float highest) const {
-    if (config_.symmetric) {
-      float const largest = std::max(-lowest, highest);
-      result.scales(b, g) = detail::stored_scale(config_.scale_format, largest / static_cast<float>(result.highest()));
-      return;
-    }
+  /// Scale and zero point for weights that reach as far above 0 and below it.
+  void set_grid(float above, float below, float& scale, std::int8_t& zero) const {
     auto const steps = static_cast<float>((1 << config_.bits) - 1);
-    float const scale = detail::stored_scale(config_.scale_format, highest / steps - lowest / steps);
-    result.scales(b, g) = scale;
-    result.zeros(b, g) =
-        scale > 0.0f ? detail::encode(-lowest, scale, result.lowest(), result.lowest(), result.highest()) : std::int8_t{0};
+    int const highest = (1 << (config_.bits - 1)) - 1, lowest = -highest - 1;
+    scale = detail::stored_scale(config_.scale_format, above / steps + below / steps);
+    zero = scale > 0.0f ? detail::encode(below, scale, lowest, lowest, highest) : std::int8_t{0};
   }
 
   absmax_config config_;

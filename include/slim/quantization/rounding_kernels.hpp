@@ -3,6 +3,7 @@
 /// Innermost loops over the weights of a row: ranges, codes, histogram bins. One set per instruction set, chosen at run time;
 /// all give the same bits.
 
+#include "slim/core/scalar.hpp"
 #include "slim/linalg/simd.hpp"
 
 namespace slim::inline SLIM_ABI {
@@ -16,6 +17,12 @@ struct row_grid {
   int lowest, highest; ///< codes
 };
 
+/// What maxima are taken of: weights whose bits are masked, then flipped.
+struct of_weights {
+  unsigned kept, flipped;
+};
+inline constexpr of_weights magnitudes{0x7fffffffu, 0}, themselves{0xffffffffu, 0}, negatives{0xffffffffu, 0x80000000u};
+
 /// Equal bins around multiples of a width: weight x lies in number `bins` + round(x unit wide), 0 <= number <= 2 bins.
 struct bin_grid {
   float largest; ///< what is beyond, and NaN, gets number 2 bins + 1
@@ -26,10 +33,13 @@ struct bin_grid {
 
 /// Inner loops of one instruction set; explained in rounding_kernels.inc.
 struct rounding_kernels {
-  void (*group_ranges)(float const* w, index_t cols, index_t group, float* low, float* high);
+  void (*group_maxima)(float const* w, index_t cols, index_t group, of_weights what, float* maxima);
+  void (*symmetric_scales)(float* maxima, index_t count, int highest, number_format format);
   void (*round_row)(float const* w, index_t cols, row_grid const& grid, signed char* codes);
   void (*bin_numbers)(float const* w, index_t cols, bin_grid const& grid, int* numbers);
   void (*bf16_numbers)(float const* w, index_t cols, float largest, int* numbers);
+  void (*count_bins)(float const* w, index_t cols, bin_grid const& grid, unsigned short* counts);
+  void (*count_bf16)(float const* w, index_t cols, float largest, unsigned short* counts);
 };
 
 #define SLIM_KERNELS rounding

@@ -73,9 +73,9 @@ inline bin_grid bins_up_to(float largest, index_t bins) noexcept {
   ctx.parallel_for(w.rows(), rows_per_task, [&](index_t begin, index_t end) {
     float& mine = largest[static_cast<std::size_t>(begin / rows_per_task)];
     for (index_t i = begin; i < end; ++i) {
-      float low = 0.0f, high = 0.0f;
-      kernels.group_ranges(w.row(i), w.cols(), w.cols(), &low, &high);
-      mine = std::max({mine, high, -low});
+      float of_row = 0.0f;
+      kernels.group_maxima(w.row(i), w.cols(), w.cols(), detail::magnitudes, &of_row);
+      mine = std::max(mine, of_row);
     }
   });
   return largest.empty() ? 0.0f : *std::max_element(largest.begin(), largest.end());
@@ -103,31 +103,49 @@ inline bin_grid bins_up_to(float largest, index_t bins) noexcept {
   bins = std::min<index_t>(bins, index_t{1} << 20);
   index_t const total = exact ? 65536 : 2 * bins + 1; // and one more for NaN
   auto const grid = detail::bins_up_to(largest, bins);
-  auto const each = [&](index_t begin, index_t end, auto const& count) { // count(bin, column) for the rows of a chunk
-    std::array<int, 1024> numbers;
+  constexpr index_t panel = 1024;
+  auto const each_panel = [&](index_t begin, index_t end, auto const& f) { // f(weights, first column, how many)
     for (index_t i = begin; i < end; ++i)
-      for (index_t first = 0; first < w.cols(); first += 1024) {
-        index_t const width = std::min<index_t>(1024, w.cols() - first);
-        detail::prefetch_floats(w.row(i) + first + width, width);
-        if (exact)
-          kernels.bf16_numbers(w.row(i) + first, width, largest, numbers.data());
-        else
-          kernels.bin_numbers(w.row(i) + first, width, grid, numbers.data());
-        for (index_t j = 0; j < width; ++j) count(numbers[static_cast<std::size_t>(j)], first + j);
+      for (index_t first = 0; first < w.cols(); first += panel) {
+        index_t const width = std::min(panel, w.cols() - first);
+        f(w.row(i) + first, first, width);
       }
+  };
+  auto const count_rows = [&](std::uint32_t* table, index_t begin, index_t end) {
+    constexpr index_t most = 65535; // by 16 bits: half of the room in the first cache
+    std::vector<std::uint16_t> counts(static_cast<std::size_t>(total + 1));
+    index_t counted = 0;
+    auto const empty = [&] {
+      for (std::size_t b = 0; b < counts.size(); ++b) table[b] += counts[b];
+      std::fill(counts.begin(), counts.end(), std::uint16_t{0});
+      counted = 0;
+    };
+    each_panel(begin, end, [&](float const* from, index_t, index_t width) {
+      if (counted + width > most) empty();
+      counted += width;
+      if (exact)
+        kernels.count_bf16(from, width, largest, counts.data());
+      else
+        kernels.count_bins(from, width, grid, counts.data());
+    });
+    empty();
+  };
+  auto const weigh_rows = [&](double* table, index_t begin, index_t end) {
+    std::array<int, panel> numbers;
+    each_panel(begin, end, [&](float const* from, index_t first, index_t width) {
+      if (exact)
+        kernels.bf16_numbers(from, width, largest, numbers.data());
+      else
+        kernels.bin_numbers(from, width, grid, numbers.data());
+      for (index_t j = 0; j < width; ++j)
+        table[numbers[static_cast<std::size_t>(j)]] += static_cast<double>(column_weights[static_cast<std::size_t>(first + j)]);
+    });
   };
   index_t const eighth = std::max<index_t>((w.rows() + 7) / 8, 1);
   index_t const countable = std::max<index_t>(index_t{0xffffffff} / std::max<index_t>(w.cols(), 1), 1); // by 32 bits
-  auto const sums =
-      column_weights.empty()
-          ? detail::tabulate_rows<std::uint32_t>(w.rows(), std::min(eighth, countable), total + 1, ctx,
-                                                 [&](std::uint32_t* table, index_t begin, index_t end) {
-                                                   each(begin, end, [&](int bin, index_t) { ++table[bin]; });
-                                                 })
-          : detail::tabulate_rows<double>(w.rows(), eighth, total + 1, ctx, [&](double* table, index_t begin, index_t end) {
-              each(begin, end,
-                   [&](int bin, index_t j) { table[bin] += static_cast<double>(column_weights[static_cast<std::size_t>(j)]); });
-            });
+  auto const sums = column_weights.empty() ? detail::tabulate_rows<std::uint32_t>(w.rows(), std::min(eighth, countable),
+                                                                                  total + 1, ctx, count_rows)
+                                           : detail::tabulate_rows<double>(w.rows(), eighth, total + 1, ctx, weigh_rows);
   prefix_moments moments;
   moments.reserve(total);
   for (index_t b = 0; b < total; ++b) {

@@ -13,8 +13,10 @@ inline constexpr index_t pair_cols = 64;
 
 /// Inner loops of one instruction set; explained in packing_kernels.inc.
 struct packing_kernels {
+  bool (*halves_of)(float const* v, index_t count, unsigned short* out);
   void (*pack_dense)(int bits, signed char const* const* rows, index_t stages, unsigned char* out);
-  bool (*join_pairs)(signed char const* codes, unsigned char const* kept, index_t cols, unsigned char* steps);
+  bool (*join_pairs)(signed char const* codes, unsigned char const* kept, index_t cols, unsigned char* pairs);
+  void (*join_gathered)(signed char const* codes, unsigned char const* places, index_t count, unsigned char* pairs);
   void (*pack_pairs)(unsigned char const* const* rows, index_t stages, unsigned char* out);
 };
 
