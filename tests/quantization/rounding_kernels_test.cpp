@@ -140,7 +140,8 @@ TEST_CASE("next to the middle between two codes the division decides, and elsewh
         std::vector<float> row;
         for (index_t j = 0; j < cols; ++j) {
           auto const draw = random_bits(seed, static_cast<std::uint64_t>(j));
-          float x = scale * static_cast<float>(random_normal(seed + 1000, static_cast<std::uint64_t>(j))) * (1 << (bits - 2));
+          float x = scale * static_cast<float>(random_normal(seed + 1000, static_cast<std::uint64_t>(j))) *
+                    static_cast<float>(1 << (bits - 2));
           if (near_middles && draw % 8 == 0) {
             x = scale * (std::floor(x / scale) + 0.5f);
             for (std::uint64_t k = 0; k < draw / 8 % 4; ++k) x = std::nextafter(x, draw / 32 % 2 == 0 ? infinity : -infinity);
