@@ -75,7 +75,7 @@ void gather_kept(selection_kernels const& kernels, Scorer const& score, matrix_v
       kept[slot] = value;
       places[slot++] = static_cast<std::uint8_t>(column << 4 | 8);
     };
-    bool const alone = std::count(flags, flags + cols - whole, std::uint8_t{1}) == 1;
+    bool const alone = std::count(flags, flags + (cols - whole), std::uint8_t{1}) == 1;
     if (alone && !flags[0]) put(0, 0.0f);
     for (index_t k = 0; k < cols - whole; ++k)
       if (flags[k]) put(k, w(i, first + whole + k));
