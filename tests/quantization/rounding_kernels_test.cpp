@@ -308,3 +308,18 @@ TEST_CASE("a histogram keeps 0 and the largest weight as they are, counts every 
       CHECK(same(histogram_moments(w.view(), largest, 500, weights, ctx), heavy));
     }
 }
+
+TEST_CASE("a histogram counts more weights of one value than 16 bits hold, with few bins and with many") {
+  for (float const largest : {1.0f, 1.0f + 0x1p-20f}) // all are bf16 numbers, or not
+    for (index_t const bins : {1, 500, 60000, 70000, 300000}) {
+      matrix<float> w(1, 200003);
+      w(0, 77) = largest;
+      prefix_moments const counts = histogram_moments(w.view(), largest, bins, {});
+      INFO("largest " << largest << ", " << bins << " bins");
+      index_t const zero = counts.lower_bound(0.0);
+      double at_zero = 0;
+      for (index_t b = zero; b < counts.size() && counts.value(b) == 0.0; ++b) at_zero += counts.between(b, b + 1).weight;
+      CHECK(at_zero == 200002.0);
+      CHECK(counts.between(0, counts.size()).weight == 200003.0);
+    }
+}

@@ -73,7 +73,7 @@ public:
       code_rows[r] = codes.codes.row(from + r);
       if (kept) kept_rows[r] = kept->row(from + r);
     }
-    put_codes(row_block, 0, layout().cols, code_rows, kept ? kept_rows : nullptr);
+    put_codes(row_block, code_rows, kept ? kept_rows : nullptr);
   }
 
   /// Before scales and codes of a row block are put: scale 0 for all its rows.
@@ -103,20 +103,11 @@ public:
     }
   }
 
-  /// Columns first .. first + cols - 1 of a row block, whole stages or up to the end: codes (and what is kept, unless null) of
-  /// its rows, from column `first` on. @throws config_error
-  void put_codes(index_t row_block, index_t first, index_t cols, std::int8_t const* const* codes,
-                 std::uint8_t const* const* kept) {
-    index_t const rows = rows_of(row_block);
-    std::uint8_t* stages = header(row_block) + layout().header_bytes() + first / r16_stage_cols * stage_bytes(layout().kind);
-    for (index_t done = 0; done < cols; done += tile_cols) {
-      tile const part{rows, done, std::min(tile_cols, cols - done), codes, kept};
-      if (kept)
-        put_sparse(stages, row_block * r16_rows, first + done, part);
-      else
-        put_dense(stages, part);
-      stages += tile_cols / r16_stage_cols * stage_bytes(layout().kind);
-    }
+  /// The codes of a row block of a dense matrix, row r in row r.
+  void put_dense(index_t row_block, matrix<std::int8_t> const& codes) {
+    std::int8_t const* rows[r16_rows];
+    for (index_t r = 0; r < r16_rows; ++r) rows[r] = codes.row(r);
+    put_codes(row_block, rows, nullptr);
   }
 
   /// A row block of a sparse matrix from what is kept alone: two codes for every four columns, the last perhaps fewer, and for
@@ -145,6 +136,19 @@ private:
     std::int8_t const* const* codes;
     std::uint8_t const* const* kept;
   };
+
+  /// Codes of a row block (and what is kept, unless null), a pointer per row.
+  void put_codes(index_t row_block, std::int8_t const* const* codes, std::uint8_t const* const* kept) {
+    std::uint8_t* stages = header(row_block) + layout().header_bytes();
+    for (index_t first = 0; first < layout().cols; first += tile_cols) {
+      tile const part{rows_of(row_block), first, std::min(tile_cols, layout().cols - first), codes, kept};
+      if (kept)
+        put_sparse_tile(stages, row_block * r16_rows, part);
+      else
+        put_dense_tile(stages, part);
+      stages += tile_cols / r16_stage_cols * stage_bytes(layout().kind);
+    }
+  }
 
   [[nodiscard]] index_t rows_of(index_t row_block) const noexcept {
     return std::min(r16_rows, layout().rows - row_block * r16_rows);
@@ -186,7 +190,7 @@ private:
   }
 
   /// What pads rows and columns is a code whose stored bits are 0.
-  void put_dense(std::uint8_t* stages, tile const& part) const {
+  void put_dense_tile(std::uint8_t* stages, tile const& part) const {
     int const bits = code_bits(layout().kind);
     std::int8_t padding[tile_cols];
     std::fill_n(padding, tile_cols, static_cast<std::int8_t>(-(1 << (bits - 1))));
@@ -204,13 +208,12 @@ private:
     kernels_.pack_dense(bits, row, 1, stages + whole * stage_bytes(layout().kind));
   }
 
-  /// `first_row` and `first_col` are where the tile stands in the matrix.
-  void put_sparse(std::uint8_t* stages, index_t first_row, index_t first_col, tile const& part) const {
+  void put_sparse_tile(std::uint8_t* stages, index_t first_row, tile const& part) const {
     put_pairs(stages, part.rows, part.cols, [&](index_t r, std::uint8_t* pairs) {
       std::uint8_t const* const kept = part.kept[r] + part.first;
       if (!join_pairs(part.codes[r] + part.first, kept, part.cols, pairs))
-        throw_crowded(first_row + r, first_col, part.cols, kept);
-      if (!packed_.levels_.empty() && packed_.levels_[8] != 0) fill_behind_the_end(first_row + r, first_col, kept, pairs);
+        throw_crowded(first_row + r, part.first, part.cols, kept);
+      if (!packed_.levels_.empty() && packed_.levels_[8] != 0) fill_behind_the_end(first_row + r, part.first, kept, pairs);
     });
   }
 

@@ -21,30 +21,38 @@ struct packing_room {
   std::vector<std::int8_t> zeros;
 };
 
-/// Packs rows that have scales of their own, a row block at a time. `quantize(i, r, first, width, room)` makes scales and codes
-/// of a panel of row i, in row r of the room; `put(row_block, room)` hands the codes of a row block on.
-template <class Quantize, class Put>
-r16_matrix pack_rows(r16_packer packer, absmax_quantizer const& quantizer, context const& ctx, Quantize const& quantize,
-                     Put const& put) {
-  r16_layout const& layout = packer.layout();
-  bool const sparse = is_sparse(layout.kind);
-  index_t const cols = layout.cols, group = quantizer.config().block.cols_of(cols), panel = quantizer.panel_cols(cols);
-  index_t const width_of_codes = sparse ? (cols + 3) / 4 * 2 : cols, groups = panel / group;
+/// Packs rows that have scales of their own, a row block at a time. `weights(i, r, first, width, room)` gives those to round of
+/// columns first .. first + width - 1 of row i, row r of the room: all of them or, if sparse, the kept ones, whose places it
+/// notes.
+template <class Weights>
+r16_matrix pack_rows(matrix_view<float const> w, absmax_quantizer const& quantizer, bool sparse, context const& ctx,
+                     Weights const& weights) {
+  absmax_config const& how = quantizer.config();
+  index_t const rows = w.rows(), cols = w.cols(), group = how.block.cols_of(cols), panel = quantizer.panel_cols(cols);
+  r16_packer packer({rows, cols, how.bits, how.block, !how.symmetric && w.size() > 0, sparse, {}}, ctx.simd);
+  auto const& kernels = rounding_kernels_of(ctx.simd);
+  auto const codes_of = [&](index_t columns) { return sparse ? (columns + 3) / 4 * 2 : columns; };
+  auto const groups = static_cast<std::size_t>(panel / group);
   constexpr index_t row_blocks_per_task = 4;
-  ctx.parallel_for(layout.row_blocks(), row_blocks_per_task, [&](index_t begin, index_t end) {
-    packing_room room{
-        matrix<std::int8_t>(r16_rows, width_of_codes), matrix<std::uint8_t>(sparse ? r16_rows : 0, width_of_codes),
-        std::vector<float>(static_cast<std::size_t>(sparse ? (panel + 3) / 4 * 2 : 0)),
-        std::vector<float>(static_cast<std::size_t>(groups)), std::vector<std::int8_t>(static_cast<std::size_t>(groups))};
+  ctx.parallel_for(packer.layout().row_blocks(), row_blocks_per_task, [&](index_t begin, index_t end) {
+    packing_room room{matrix<std::int8_t>(r16_rows, codes_of(cols)),
+                      matrix<std::uint8_t>(sparse ? r16_rows : 0, codes_of(cols)),
+                      std::vector<float>(static_cast<std::size_t>(sparse ? codes_of(panel) : 0)), std::vector<float>(groups),
+                      std::vector<std::int8_t>(groups)};
     for (index_t row_block = begin; row_block < end; ++row_block) {
       packer.begin(row_block);
-      for (index_t r = 0; r < std::min(r16_rows, layout.rows - row_block * r16_rows); ++r)
+      for (index_t r = 0; r < std::min(r16_rows, rows - row_block * r16_rows); ++r)
         for (index_t first = 0; first < cols; first += panel) {
           index_t const i = row_block * r16_rows + r, width = std::min(panel, cols - first);
-          quantize(i, r, first, width, room);
+          quantizer.quantize_groups(kernels, weights(i, r, first, width, room), codes_of(width),
+                                    codes_of(std::min(group, cols)), room.scales.data(), room.zeros.data(),
+                                    room.codes.row(r) + codes_of(first));
           packer.put_scales(i, first / group, (width + group - 1) / group, room.scales.data(), room.zeros.data());
         }
-      put(packer, row_block, room);
+      if (sparse)
+        packer.put_gathered(row_block, room.codes, room.places);
+      else
+        packer.put_dense(row_block, room.codes);
     }
   });
   return packer.take();
@@ -91,20 +99,8 @@ void gather_kept(selection_kernels const& kernels, Scorer const& score, matrix_v
                                                   context const& ctx = {}) {
   absmax_quantizer const quantizer(how);
   if (how.block.rows_of(w.rows()) > 1) return pack_r16(quantizer.quantize(w, calibration(w.cols()), ctx), ctx);
-  auto const& kernels = detail::rounding_kernels_of(ctx.simd);
-  bool const zero_points = !how.symmetric && w.size() > 0;
-  index_t const group = how.block.cols_of(w.cols());
-  return detail::pack_rows(
-      r16_packer({w.rows(), w.cols(), how.bits, how.block, zero_points, false, {}}, ctx.simd), quantizer, ctx,
-      [&](index_t i, index_t r, index_t first, index_t width, detail::packing_room& room) {
-        quantizer.quantize_groups(kernels, w.row(i) + first, width, group, room.scales.data(), room.zeros.data(),
-                                  room.codes.row(r) + first);
-      },
-      [](r16_packer& packer, index_t row_block, detail::packing_room const& room) {
-        std::int8_t const* rows[r16_rows];
-        for (index_t r = 0; r < r16_rows; ++r) rows[r] = room.codes.row(r);
-        packer.put_codes(row_block, 0, room.codes.cols(), rows, nullptr);
-      });
+  return detail::pack_rows(w, quantizer, false, ctx,
+                           [&](index_t i, index_t, index_t first, index_t, detail::packing_room&) { return w.row(i) + first; });
 }
 
 /// 2:4 pruning by a saliency, then absmax of what is kept: with `kept = nm_pruner<2, 4>(ranking).select(w, seen)` and pruned
@@ -121,19 +117,10 @@ template <saliency Saliency>
   }
   auto const score = ranking.prepare(w, seen);
   auto const& selection = detail::selection_kernels_of(ctx.simd);
-  auto const& kernels = detail::rounding_kernels_of(ctx.simd);
-  bool const zero_points = !how.symmetric && w.size() > 0;
-  index_t const group = how.block.cols_of(w.cols());
   return detail::pack_rows(
-      r16_packer({w.rows(), w.cols(), how.bits, how.block, zero_points, true, {}}, ctx.simd), quantizer, ctx,
-      [&](index_t i, index_t r, index_t first, index_t width, detail::packing_room& room) {
+      w, quantizer, true, ctx, [&](index_t i, index_t r, index_t first, index_t width, detail::packing_room& room) {
         detail::gather_kept(selection, score, w, i, first, width, room.kept.data(), room.places.row(r) + first / 2);
-        index_t const kept = (width + 3) / 4 * 2, kept_of_group = group < w.cols() ? group / 2 : kept;
-        quantizer.quantize_groups(kernels, room.kept.data(), kept, kept_of_group, room.scales.data(), room.zeros.data(),
-                                  room.codes.row(r) + first / 2);
-      },
-      [](r16_packer& packer, index_t row_block, detail::packing_room const& room) {
-        packer.put_gathered(row_block, room.codes, room.places);
+        return static_cast<float const*>(room.kept.data());
       });
 }
 

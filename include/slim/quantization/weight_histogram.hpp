@@ -130,22 +130,31 @@ inline bin_grid bins_up_to(float largest, index_t bins) noexcept {
     });
     empty();
   };
-  auto const weigh_rows = [&](double* table, index_t begin, index_t end) {
+  auto const add_rows = [&](auto* table, index_t begin, index_t end, auto const& weight_of) {
     std::array<int, panel> numbers;
     each_panel(begin, end, [&](float const* from, index_t first, index_t width) {
       if (exact)
         kernels.bf16_numbers(from, width, largest, numbers.data());
       else
         kernels.bin_numbers(from, width, grid, numbers.data());
-      for (index_t j = 0; j < width; ++j)
-        table[numbers[static_cast<std::size_t>(j)]] += static_cast<double>(column_weights[static_cast<std::size_t>(first + j)]);
+      for (index_t j = 0; j < width; ++j) table[numbers[static_cast<std::size_t>(j)]] += weight_of(first + j);
     });
+  };
+  auto const fill_counts = [&](std::uint32_t* table, index_t begin, index_t end) {
+    constexpr index_t few = 1 << 17; // of more, emptying 16-bit counts would take longer than counting
+    if (total <= few)
+      count_rows(table, begin, end);
+    else
+      add_rows(table, begin, end, [](index_t) { return 1u; });
+  };
+  auto const fill_weights = [&](double* table, index_t begin, index_t end) {
+    add_rows(table, begin, end, [&](index_t j) { return static_cast<double>(column_weights[static_cast<std::size_t>(j)]); });
   };
   index_t const eighth = std::max<index_t>((w.rows() + 7) / 8, 1);
   index_t const countable = std::max<index_t>(index_t{0xffffffff} / std::max<index_t>(w.cols(), 1), 1); // by 32 bits
   auto const sums = column_weights.empty() ? detail::tabulate_rows<std::uint32_t>(w.rows(), std::min(eighth, countable),
-                                                                                  total + 1, ctx, count_rows)
-                                           : detail::tabulate_rows<double>(w.rows(), eighth, total + 1, ctx, weigh_rows);
+                                                                                  total + 1, ctx, fill_counts)
+                                           : detail::tabulate_rows<double>(w.rows(), eighth, total + 1, ctx, fill_weights);
   prefix_moments moments;
   moments.reserve(total);
   for (index_t b = 0; b < total; ++b) {
