@@ -224,3 +224,29 @@ TEST_CASE("a pool that is really parallel runs tasks on several threads") {
   });
   CHECK(inside == 3);
 }
+
+#if defined(_OPENMP)
+TEST_CASE("tasks of a team: all of them once whoever comes, and neighbours for whoever works alone") {
+  for (index_t const count : {0, 1, 2, 7, 16, 1000})
+    for (int const team : {1, 2, 3, 5})
+      for (int const missing : {0, 1, team - 1}) {
+        INFO(count << " tasks, team of " << team << ", " << missing << " do not come");
+        slim::detail::task_shares shares(count, team);
+        std::vector<std::atomic<int>> ran(static_cast<std::size_t>(count));
+        auto const task = [&](index_t k) { ++ran[static_cast<std::size_t>(k)]; };
+        std::vector<std::thread> members;
+        for (int who = std::min(missing, team - 1); who < team; ++who)
+          members.emplace_back([&, who] { shares.work(who, task); });
+        for (std::thread& member : members) member.join();
+        for (auto const& times : ran) CHECK(times == 1);
+      }
+  for (int who = 0; who < 4; ++who) {
+    slim::detail::task_shares shares(12, 4);
+    std::vector<index_t> order;
+    shares.work(who, [&](index_t k) { order.push_back(k); });
+    std::vector<index_t> expected;
+    for (index_t k = 0; k < 12; ++k) expected.push_back((3 * who + k) % 12);
+    CHECK(order == expected);
+  }
+}
+#endif

@@ -8,12 +8,14 @@
 #include "slim/core/matrix_view.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <limits>
 #include <mutex>
 #include <span>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -62,16 +64,45 @@ struct serial_executor {
 static_assert(executor<serial_executor>);
 
 #if defined(_OPENMP)
-/// OpenMP threads; `threads == 0` takes OpenMP's own default. Tasks are handed out dynamically.
+namespace detail {
+
+/// The tasks of a loop, handed out to a team: every member begins with a share of neighbours, for then it reads on where its
+/// last task stopped; whoever has done its share helps the others.
+class task_shares {
+public:
+  task_shares(index_t count, int team) : shares_(static_cast<std::size_t>(team)) {
+    for (int k = 0; k < team; ++k) {
+      shares_[static_cast<std::size_t>(k)].next = count * k / team;
+      shares_[static_cast<std::size_t>(k)].end = count * (k + 1) / team;
+    }
+  }
+
+  /// What member `who` does; members that do not come are stood in for.
+  void work(int who, task_ref task) {
+    std::size_t const team = shares_.size();
+    for (std::size_t k = 0; k < team; ++k) {
+      share& now = shares_[(static_cast<std::size_t>(who) + k) % team];
+      for (index_t next = now.next++; next < now.end; next = now.next++) task(next);
+    }
+  }
+
+private:
+  struct alignas(64) share {
+    std::atomic<index_t> next;
+    index_t end;
+  };
+  std::vector<share> shares_;
+};
+
+} // namespace detail
+
+/// OpenMP threads; `threads == 0` takes OpenMP's own default. Each begins with neighbouring tasks, then helps the others.
 struct openmp_executor {
   int threads = 0;
 
   void for_each(index_t count, task_ref task) const {
-    int const wanted = threads > 0 ? threads : omp_get_max_threads();
-    int const team = static_cast<int>(std::min<index_t>(wanted, count));
-    if (team <= 1) return serial_executor{}.for_each(count, task);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(team)
-    for (index_t k = 0; k < count; ++k) task(k);
+    task_loop const loop{count, task};
+    for_each_in_turn({&loop, 1});
   }
 
   void for_each_in_turn(std::span<task_loop const> loops) const {
@@ -83,10 +114,13 @@ struct openmp_executor {
       for (task_loop const& loop : loops) serial_executor{}.for_each(loop.count, loop.task);
       return;
     }
+    std::vector<detail::task_shares> shares;
+    shares.reserve(loops.size());
+    for (task_loop const& loop : loops) shares.emplace_back(loop.count, team);
 #pragma omp parallel num_threads(team)
-    for (task_loop const& loop : loops) {
-#pragma omp for schedule(dynamic, 1) // ends with a barrier
-      for (index_t k = 0; k < loop.count; ++k) loop.task(k);
+    for (std::size_t k = 0; k < loops.size(); ++k) {
+      shares[k].work(omp_get_thread_num(), loops[k].task);
+#pragma omp barrier
     }
   }
 };

@@ -6,8 +6,14 @@
 
 #include "slim/config.hpp"
 
+#include <algorithm>
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
 #include <new>
+#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -32,6 +38,56 @@ inline constexpr std::size_t huge_page = std::size_t{1} << 21;
 }
 
 inline void release_array(void* memory, std::size_t bytes) noexcept { ::operator delete(memory, array_alignment(bytes)); }
+
+/// Huge pages that arrays share, handed out one behind the other. What was handed out last is free again when it is given back,
+/// the rest when the slab goes.
+class page_slab {
+public:
+  explicit page_slab(std::size_t bytes)
+      : size_((bytes + huge_page - 1) / huge_page * huge_page), memory_(static_cast<std::uint8_t*>(allocate_array(size_))) {}
+  page_slab(page_slab const&) = delete;
+  page_slab& operator=(page_slab const&) = delete;
+  ~page_slab() { release_array(memory_, size_); }
+
+  /// Null if there is no room. The next array begins behind these bytes.
+  [[nodiscard]] std::uint8_t* take(std::size_t bytes) noexcept {
+    std::size_t used = used_.load();
+    do
+      if (bytes > size_ - used) return nullptr;
+    while (!used_.compare_exchange_weak(used, used + bytes));
+    return memory_ + used;
+  }
+
+  void give_back(std::uint8_t const* array, std::size_t bytes) noexcept {
+    auto const begin = static_cast<std::size_t>(array - memory_);
+    std::size_t end = begin + bytes;
+    used_.compare_exchange_strong(end, begin);
+  }
+
+private:
+  std::size_t size_;
+  std::uint8_t* memory_;
+  std::atomic<std::size_t> used_{0};
+};
+
+[[nodiscard]] inline std::shared_ptr<std::uint8_t[]> own_array(std::size_t bytes) {
+  return {static_cast<std::uint8_t*>(allocate_array(bytes)), [bytes](std::uint8_t* p) { release_array(p, bytes); }};
+}
+
+/// A slab lives as long as an array in it. @throws std::bad_alloc
+[[nodiscard]] inline std::shared_ptr<std::uint8_t[]> array_in_slab(std::size_t bytes) {
+  constexpr std::size_t usual = 16 * huge_page;
+  static std::mutex one_at_a_time;
+  static std::weak_ptr<page_slab> latest;
+  std::lock_guard const lock(one_at_a_time);
+  std::shared_ptr<page_slab> slab = latest.lock();
+  std::uint8_t* memory = slab ? slab->take(bytes) : nullptr;
+  if (!memory) {
+    latest = slab = std::make_shared<page_slab>(std::max(bytes, usual));
+    memory = slab->take(bytes);
+  }
+  return {memory, [slab, bytes](std::uint8_t* p) { slab->give_back(p, bytes); }};
+}
 
 } // namespace detail
 

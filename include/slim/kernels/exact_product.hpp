@@ -31,7 +31,10 @@ public:
       for (index_t t = 0; t < x.rows(); ++t) columns_(j, t) = inputs_(t, j);
   }
 
-  /// Rows of W in blocks [begin, end) into their columns of Y (tokens x d_out).
+  /// What a task can be made of: row blocks.
+  [[nodiscard]] index_t parts() const noexcept { return w_->layout().row_blocks(); }
+
+  /// Rows of W in parts [begin, end) into their columns of Y (tokens x d_out).
   void multiply(index_t begin, index_t end, matrix_view<float> y, bool add) const {
     block decoded;
     matrix<float> sums(sparse_ ? r16_rows : inputs_.rows(), sparse_ ? columns_.cols() : r16_rows);

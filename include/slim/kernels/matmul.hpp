@@ -24,31 +24,32 @@ public:
   static constexpr index_t most_tokens = std::min(integer_product::most_tokens, exact_product::most_tokens);
 
   packed_product(r16_matrix const& w, input_precision inputs, simd_level level)
-      : row_blocks_(w.layout().row_blocks()), product_(made(w, inputs, level)) {}
+      : product_(made(w, inputs, level)), parts_(std::visit([](auto const& p) { return p.parts(); }, product_)) {}
 
   void prepare(matrix_view<float const> x, context const& ctx) {
     std::visit([&](auto& p) { p.prepare(x, ctx); }, product_);
   }
 
-  /// Row blocks per task: long streams, and enough tasks for uneven threads. Depends on the matrix only.
-  [[nodiscard]] index_t blocks_per_task() const noexcept { return std::max<index_t>(row_blocks_ / 16, 1); }
-  [[nodiscard]] index_t tasks() const noexcept { return (row_blocks_ + blocks_per_task() - 1) / blocks_per_task(); }
+  [[nodiscard]] index_t tasks() const noexcept { return (parts_ + parts_per_task() - 1) / parts_per_task(); }
 
   void run_task(index_t task, matrix_view<float> y, bool add) const {
-    index_t const begin = task * blocks_per_task(), end = std::min(row_blocks_, begin + blocks_per_task());
+    index_t const begin = task * parts_per_task(), end = std::min(parts_, begin + parts_per_task());
     std::visit([&](auto const& p) { p.multiply(begin, end, y, add); }, product_);
   }
 
 private:
   using either = std::variant<integer_product, exact_product>;
 
+  /// Long streams, and enough tasks for uneven threads. Depends on the matrix only.
+  [[nodiscard]] index_t parts_per_task() const noexcept { return std::max<index_t>(parts_ / 16, 1); }
+
   static either made(r16_matrix const& w, input_precision inputs, simd_level level) {
     if (inputs == input_precision::exact || !has_codes(w.layout().kind)) return exact_product(w, level);
     return integer_product(w, inputs, level);
   }
 
-  index_t row_blocks_;
   either product_;
+  index_t parts_;
 };
 
 } // namespace detail

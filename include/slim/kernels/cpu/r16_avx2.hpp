@@ -160,13 +160,8 @@ SLIM_INLINE floats zeros_of(std::uint8_t const* header) {
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(zeros));
 }
 
-inline constexpr index_t prefetch_distance = 12288; // see r16_avx512.hpp
-
-template <r16_kind Kind>
-SLIM_INLINE void prefetch_stage(std::uint8_t const* stage) {
-  for (index_t line = 0; line < stage_bytes(Kind); line += 64)
-    _mm_prefetch(reinterpret_cast<char const*>(stage) + prefetch_distance + line, _MM_HINT_T1);
-}
+SLIM_INLINE void prefetch_far(std::uint8_t const* line) { _mm_prefetch(reinterpret_cast<char const*>(line), _MM_HINT_T1); }
+SLIM_INLINE void prefetch_near(std::uint8_t const* line) { _mm_prefetch(reinterpret_cast<char const*>(line), _MM_HINT_T0); }
 
 /// Inputs as int8; see kernels/cpu/r16_kernels.hpp.
 inline void round_inputs(float* x, index_t stages, std::int8_t* out, index_t out_stride, float* scale, float* sum) {

@@ -112,8 +112,8 @@ SLIM_INLINE floats zeros_of(std::uint8_t const* header) {
 }
 
 /// Cores that have these instructions find a plain walk over memory by themselves.
-template <r16_kind Kind>
-SLIM_INLINE void prefetch_stage(std::uint8_t const*) {}
+SLIM_INLINE void prefetch_far(std::uint8_t const*) {}
+SLIM_INLINE void prefetch_near(std::uint8_t const*) {}
 
 #include "slim/kernels/cpu/r16_product.inc"
 
