@@ -343,7 +343,7 @@ TEST_CASE("inputs that are 0 or subnormal give 0, or next to it, at every level"
     std::int8_t codes[32];
     float scale = 0, sum = 0;
     now[3] = 1e-40f;
-    slim::detail::r16_kernels_of(level).round_inputs(now, 1, codes, 32, &scale, &sum);
+    slim::detail::r16_kernels_of(level).round_inputs(now, 1, codes, 32, &scale, &sum, now);
     for (std::int8_t const code : codes) REQUIRE(code == 0);
     REQUIRE(sum == 0.0f);
   }

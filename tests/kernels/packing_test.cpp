@@ -61,9 +61,16 @@ std::vector<std::uint8_t> stages_of(r16_layout const& layout, integer_codes cons
       int const code = codes.codes(i, j) + bias;
       if (layout.kind == r16_kind::dense8) put(byte + 64 * step, 0, code);
       if (layout.kind == r16_kind::dense4) put(byte + 64 * (step / 2), 4 * (step % 2), code);
-      if (layout.kind == r16_kind::dense2 || layout.kind == r16_kind::dense3)
-        put(byte + 64 * (step / 4), 2 * (step % 4), code & 3);
-      if (layout.kind == r16_kind::dense3) put(byte + 128, step, code >> 2);
+      if (layout.kind == r16_kind::dense2) put(byte + 64 * (step / 4), 2 * (step % 4), code);
+      if (layout.kind == r16_kind::dense3 && step < 6) put(byte + 64 * (step / 2), 3 * (step % 2), code);
+      if (layout.kind == r16_kind::dense3 && step == 6) {
+        put(byte, 6, code & 3);
+        put(byte + 64, 6, code >> 2);
+      }
+      if (layout.kind == r16_kind::dense3 && step == 7) {
+        put(byte + 64, 7, code & 1);
+        put(byte + 128, 6, code >> 1);
+      }
     }
     for (index_t group = 0; group < layout.stages() * 8 && kept; ++group) {
       std::vector<std::pair<int, int>> pair; // column, stored code

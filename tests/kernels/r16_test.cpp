@@ -57,17 +57,17 @@ TEST_CASE("a stage of dense codes has the bits of the diagram") {
           for (index_t s = 0; s < 8; ++s) REQUIRE(stage[64 * s + byte] == code(s));
         if (bits == 4)
           for (index_t v = 0; v < 4; ++v) REQUIRE(stage[64 * v + byte] == (code(2 * v) | code(2 * v + 1) << 4));
-        if (bits > 3) continue;
-        unsigned third = 0;
-        for (index_t p = 0; p < 2; ++p) {
-          unsigned low = 0;
-          for (index_t s = 0; s < 4; ++s) {
-            low |= (code(4 * p + s) & 3u) << (2 * s);
-            third |= (code(4 * p + s) >> 2) << (4 * p + s);
+        if (bits == 2)
+          for (index_t p = 0; p < 2; ++p)
+            REQUIRE(stage[64 * p + byte] == (code(4 * p) | code(4 * p + 1) << 2 | code(4 * p + 2) << 4 | code(4 * p + 3) << 6));
+        if (bits == 3) {
+          unsigned top = 0;
+          for (index_t v = 0; v < 3; ++v) {
+            REQUIRE((stage[64 * v + byte] & 63u) == (code(2 * v) | code(2 * v + 1) << 3));
+            top |= static_cast<unsigned>(stage[64 * v + byte] >> 6) << (2 * v);
           }
-          REQUIRE(stage[64 * p + byte] == low);
+          REQUIRE(top == (code(6) | code(7) << 3));
         }
-        if (bits == 3) REQUIRE(stage[128 + byte] == third);
       }
   }
 }

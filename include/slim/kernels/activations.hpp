@@ -40,19 +40,24 @@ struct input_rounding {
 [[nodiscard]] inline input_tile quantize_inputs(detail::r16_kernels const& kernels, matrix_view<float const> x, index_t width,
                                                 input_rounding const& how) {
   index_t const stages = (x.cols() + r16_stage_cols - 1) / r16_stage_cols, per_scale = how.stages_per_scale;
+  bool const scaled = how.factors && !how.factors->empty();
   input_tile tile(width, stages, per_scale);
   for (index_t first = 0; first < stages; first += per_scale)
     for (index_t t = 0; t < x.rows(); ++t) {
-      float now[4 * r16_stage_cols] = {};
       index_t const count = std::min(per_scale, stages - first), from = first * r16_stage_cols;
       index_t const cols = std::min(count * r16_stage_cols, x.cols() - from);
-      std::copy_n(x.row(t) + from, cols, now);
-      if (how.factors && !how.factors->empty())
-        for (index_t k = 0; k < cols; ++k) now[k] *= (*how.factors)[static_cast<std::size_t>(from + k)];
-      for (index_t plane = 0; plane < how.planes; ++plane) {
+      float const* now = x.row(t) + from;
+      float room[4 * r16_stage_cols];
+      if (scaled || cols < count * r16_stage_cols) {
+        for (index_t k = 0; k < cols; ++k)
+          room[k] = scaled ? now[k] * (*how.factors)[static_cast<std::size_t>(from + k)] : now[k];
+        std::fill(room + cols, room + count * r16_stage_cols, 0.0f);
+        now = room;
+      }
+      for (index_t plane = 0; plane < how.planes; ++plane, now = room) {
         index_t const vector = t * how.planes + plane, scale = first / per_scale * width + vector;
         kernels.round_inputs(now, count, tile.values.data() + (first * width + vector) * r16_stage_cols, width * r16_stage_cols,
-                             tile.scales.data() + scale, tile.sums.data() + scale);
+                             tile.scales.data() + scale, tile.sums.data() + scale, plane + 1 < how.planes ? room : nullptr);
       }
     }
   if (how.offset)

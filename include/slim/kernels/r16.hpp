@@ -11,7 +11,7 @@
 ///                V0 (nibble 0: step 0, nibble 1: step 1)  V1 (steps 2, 3)  M (bits 2 s, 2 s + 1: column)     192 bytes
 ///     dense4     step s = columns 4 s .. 4 s + 3, column 4 s + k:  V0 .. V3, a nibble per step               256 bytes
 ///     dense2     the same with two bits per step:  P0 (steps 0 .. 3)  P1 (steps 4 .. 7)                      128 bytes
-///     dense3     P0  P1 as dense2 hold the two low bits,  B (bit s: step s) the third                        192 bytes
+///     dense3     W0 .. W2, three bits per step, steps 2 v and 2 v + 1;  their top two bits, together: steps 6, 7     192 bytes
 ///     dense8     V0 .. V7, a byte per step                                                                   512 bytes
 ///     fp16 bf16  columns 0 .. 31, 16 numbers each: factors of adapters that are not quantized               1024 bytes
 ///     fp32       the same                                                                                   2048 bytes
@@ -154,7 +154,11 @@ namespace detail {
   index_t const step = col / 4, byte = 4 * row + col % 4;
   switch (kind) {
   case r16_kind::dense2: return stage[step / 4 * 64 + byte] >> (2 * (step % 4)) & 3;
-  case r16_kind::dense3: return (stage[step / 4 * 64 + byte] >> (2 * (step % 4)) & 3) | (stage[128 + byte] >> step & 1) << 2;
+  case r16_kind::dense3: {
+    if (step < 6) return stage[step / 2 * 64 + byte] >> (3 * (step % 2)) & 7;
+    int const last = stage[byte] >> 6 | stage[64 + byte] >> 6 << 2 | stage[128 + byte] >> 6 << 4;
+    return last >> (3 * (step % 2)) & 7;
+  }
   case r16_kind::dense4:
   case r16_kind::dense4_book: return stage[step / 2 * 64 + byte] >> (4 * (step % 2)) & 15;
   default: return stage[step * 64 + byte];

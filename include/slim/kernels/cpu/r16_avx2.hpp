@@ -121,6 +121,14 @@ SLIM_INLINE void sparse_step(std::uint8_t const* stage, std::int8_t const* x, bo
   }
 }
 
+/// Codes of steps 6 and 7 of a dense stage of 3 bits, in bits 2 .. 0 and 5 .. 3.
+SLIM_INLINE __m256i last_steps(std::uint8_t const* stage) {
+  __m256i const low = _mm256_and_si256(shifted_right<6>(vector_at(stage)), bytes_of(3));
+  __m256i const middle = _mm256_and_si256(shifted_right<4>(vector_at(stage + 64)), bytes_of(0x0c));
+  __m256i const high = _mm256_and_si256(shifted_right<2>(vector_at(stage + 128)), bytes_of(0x30));
+  return _mm256_or_si256(low, _mm256_or_si256(middle, high));
+}
+
 /// Codes of columns 4 S .. 4 S + 3 of 8 rows of a dense stage; those of a byte - 128.
 template <r16_kind Kind, int S>
 SLIM_INLINE __m256i dense_codes(std::uint8_t const* stage, book_register book) {
@@ -129,9 +137,11 @@ SLIM_INLINE __m256i dense_codes(std::uint8_t const* stage, book_register book) {
     __m256i const codes = _mm256_and_si256(shifted_right<4 * (S % 2)>(vector_at(stage + S / 2 * 64)), bytes_of(15));
     return has_book(Kind) ? _mm256_xor_si256(_mm256_shuffle_epi8(book, codes), bytes_of(128)) : codes;
   }
-  __m256i const low = _mm256_and_si256(shifted_right<2 * (S % 4)>(vector_at(stage + S / 4 * 64)), bytes_of(3));
-  if constexpr (Kind == r16_kind::dense2) return low;
-  return _mm256_or_si256(low, _mm256_and_si256(shifted_right<S - 2>(vector_at(stage + 128)), bytes_of(4)));
+  if constexpr (Kind == r16_kind::dense3) {
+    __m256i const two_steps = S < 6 ? vector_at(stage + S / 2 * 64) : last_steps(stage);
+    return _mm256_and_si256(shifted_right<3 * (S % 2)>(two_steps), bytes_of(7));
+  }
+  return _mm256_and_si256(shifted_right<2 * (S % 4)>(vector_at(stage + S / 4 * 64)), bytes_of(3));
 }
 
 template <r16_kind Kind, int S, int T>
@@ -164,7 +174,8 @@ SLIM_INLINE void prefetch_far(std::uint8_t const* line) { _mm_prefetch(reinterpr
 SLIM_INLINE void prefetch_near(std::uint8_t const* line) { _mm_prefetch(reinterpret_cast<char const*>(line), _MM_HINT_T0); }
 
 /// Inputs as int8; see kernels/cpu/r16_kernels.hpp.
-inline void round_inputs(float* x, index_t stages, std::int8_t* out, index_t out_stride, float* scale, float* sum) {
+inline void round_inputs(float const* x, index_t stages, std::int8_t* out, index_t out_stride, float* scale, float* sum,
+                         float* rest) {
   __m256 const sizes = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)), none = _mm256_setzero_ps();
   __m256 size = none, finite = none; // NaN where an input is not finite
   for (index_t k = 0; k < r16_stage_cols * stages; k += 8) {
@@ -187,7 +198,7 @@ inline void round_inputs(float* x, index_t stages, std::int8_t* out, index_t out
       __m256 const bounded = _mm256_max_ps(_mm256_mul_ps(v, steps), _mm256_set1_ps(-127.0f));
       codes[k] = _mm256_cvtps_epi32(_mm256_min_ps(bounded, _mm256_set1_ps(127.0f)));
       total = _mm256_add_epi32(total, codes[k]);
-      _mm256_storeu_ps(x + 8 * k, _mm256_fnmadd_ps(step, _mm256_cvtepi32_ps(codes[k]), v));
+      if (rest) _mm256_storeu_ps(rest + s * r16_stage_cols + 8 * k, _mm256_fnmadd_ps(step, _mm256_cvtepi32_ps(codes[k]), v));
     }
     __m256i const bytes = _mm256_packs_epi16(_mm256_packs_epi32(codes[0], codes[1]), _mm256_packs_epi32(codes[2], codes[3]));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permutevar8x32_epi32(bytes, order));

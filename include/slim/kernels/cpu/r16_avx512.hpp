@@ -98,6 +98,14 @@ SLIM_INLINE void sparse_step(std::uint8_t const* stage, std::int8_t const* x, bo
   }
 }
 
+/// Codes of steps 6 and 7 of a dense stage of 3 bits, in bits 2 .. 0 and 5 .. 3; above them anything.
+SLIM_INLINE __m512i last_steps(std::uint8_t const* stage) {
+  constexpr int first_where_second_else_third = 0xe2;
+  __m512i const high = _mm512_ternarylogic_epi32(shifted_right<4>(vector_at(stage + 64)), bytes_of(0x0c),
+                                                 shifted_right<2>(vector_at(stage + 128)), first_where_second_else_third);
+  return _mm512_ternarylogic_epi32(shifted_right<6>(vector_at(stage)), bytes_of(3), high, first_where_second_else_third);
+}
+
 /// Codes of columns 4 S .. 4 S + 3 of a dense stage.
 template <r16_kind Kind, int S>
 SLIM_INLINE __m512i dense_codes(std::uint8_t const* stage, book_register book) {
@@ -106,9 +114,11 @@ SLIM_INLINE __m512i dense_codes(std::uint8_t const* stage, book_register book) {
     __m512i const codes = _mm512_and_si512(shifted_right<4 * (S % 2)>(vector_at(stage + S / 2 * 64)), bytes_of(15));
     return has_book(Kind) ? _mm512_shuffle_epi8(book, codes) : codes;
   }
-  __m512i const low = _mm512_and_si512(shifted_right<2 * (S % 4)>(vector_at(stage + S / 4 * 64)), bytes_of(3));
-  if constexpr (Kind == r16_kind::dense2) return low;
-  return _mm512_ternarylogic_epi32(shifted_right<S - 2>(vector_at(stage + 128)), bytes_of(4), low, 0xEA); // (bit & 4) | low
+  if constexpr (Kind == r16_kind::dense3) {
+    __m512i const two_steps = S < 6 ? vector_at(stage + S / 2 * 64) : last_steps(stage);
+    return _mm512_and_si512(shifted_right<3 * (S % 2)>(two_steps), bytes_of(7));
+  }
+  return _mm512_and_si512(shifted_right<2 * (S % 4)>(vector_at(stage + S / 4 * 64)), bytes_of(3));
 }
 
 template <r16_kind Kind, int S, int T>

@@ -20,9 +20,10 @@ using r16_kernel = void (*)(r16_row_block const*, std::int8_t const* values, flo
                             float* out);
 
 /// Rounds stages of 32 inputs to int8 with one scale, largest / 127: codes to `out`, a stage every `out_stride`, scale and
-/// scale times their sum, and what is left to `x`. An input that is not finite makes the scale NaN; a scale that is no normal
-/// number makes all codes 0.
-using input_kernel = void (*)(float* x, index_t stages, std::int8_t* out, index_t out_stride, float* scale, float* sum);
+/// scale times their sum, and what is left of x to `rest`, which may be x or null. An input that is not finite makes the scale
+/// NaN; a scale that is no normal number makes all codes 0.
+using input_kernel = void (*)(float const* x, index_t stages, std::int8_t* out, index_t out_stride, float* scale, float* sum,
+                              float* rest);
 
 /// Kernels of one instruction set.
 struct r16_kernels {
@@ -42,7 +43,8 @@ struct r16_kernels {
 /// A product in any C++: the meaning of the others, stage by stage.
 namespace scalar {
 
-inline void round_inputs(float* x, index_t stages, std::int8_t* out, index_t out_stride, float* scale, float* sum) {
+inline void round_inputs(float const* x, index_t stages, std::int8_t* out, index_t out_stride, float* scale, float* sum,
+                         float* rest) {
   float largest = 0, finite = 0;
   for (index_t k = 0; k < stages * r16_stage_cols; ++k) {
     largest = std::max(largest, std::fabs(x[k]));
@@ -57,7 +59,7 @@ inline void round_inputs(float* x, index_t stages, std::int8_t* out, index_t out
     int const code = round_to_int(level);
     out[k / r16_stage_cols * out_stride + k % r16_stage_cols] = static_cast<std::int8_t>(code);
     total += code;
-    x[k] -= *scale * static_cast<float>(code);
+    if (rest) rest[k] = x[k] - *scale * static_cast<float>(code);
   }
   *sum = *scale * static_cast<float>(total);
 }

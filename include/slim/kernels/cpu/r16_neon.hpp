@@ -75,6 +75,13 @@ SLIM_INLINE void sparse_step(std::uint8_t const* stage, std::int8_t const* x, bo
   }
 }
 
+/// Codes of steps 6 and 7 of a dense stage of 3 bits, in bits 2 .. 0 and 5 .. 3.
+SLIM_INLINE uint8x16_t last_steps(std::uint8_t const* stage) {
+  uint8x16_t const low = shifted_right<6>(vld1q_u8(stage)), middle = shifted_right<6>(vld1q_u8(stage + 64));
+  uint8x16_t const high = shifted_right<6>(vld1q_u8(stage + 128));
+  return vorrq_u8(low, vorrq_u8(vshlq_n_u8(middle, 2), vshlq_n_u8(high, 4)));
+}
+
 /// Codes of columns 4 S .. 4 S + 3 of 4 rows of a dense stage; those of a byte - 128.
 template <r16_kind Kind, int S>
 SLIM_INLINE int8x16_t dense_codes(std::uint8_t const* stage, book_register book) {
@@ -83,9 +90,11 @@ SLIM_INLINE int8x16_t dense_codes(std::uint8_t const* stage, book_register book)
     uint8x16_t const codes = vandq_u8(shifted_right<4 * (S % 2)>(vld1q_u8(stage + S / 2 * 64)), vdupq_n_u8(15));
     return has_book(Kind) ? veorq_s8(vqtbl1q_s8(book, codes), vdupq_n_s8(-128)) : vreinterpretq_s8_u8(codes);
   }
-  uint8x16_t const low = vandq_u8(shifted_right<2 * (S % 4)>(vld1q_u8(stage + S / 4 * 64)), vdupq_n_u8(3));
-  if constexpr (Kind == r16_kind::dense2) return vreinterpretq_s8_u8(low);
-  return vreinterpretq_s8_u8(vorrq_u8(low, vandq_u8(shifted_right<S - 2>(vld1q_u8(stage + 128)), vdupq_n_u8(4))));
+  if constexpr (Kind == r16_kind::dense3) {
+    uint8x16_t const two_steps = S < 6 ? vld1q_u8(stage + S / 2 * 64) : last_steps(stage);
+    return vreinterpretq_s8_u8(vandq_u8(shifted_right<3 * (S % 2)>(two_steps), vdupq_n_u8(7)));
+  }
+  return vreinterpretq_s8_u8(vandq_u8(shifted_right<2 * (S % 4)>(vld1q_u8(stage + S / 4 * 64)), vdupq_n_u8(3)));
 }
 
 template <r16_kind Kind, int S, int T>
