@@ -18,20 +18,17 @@ enum class input_precision {
 
 /// Some vectors side by side: for each stage of 32 channels, 32 bytes of each vector.
 struct input_tile {
-  index_t width = 0; ///< vectors, padding included
+  index_t width = 1; ///< vectors, padding included
   std::vector<std::int8_t> values;
   std::vector<float> scales; ///< [stages that share one][vector]
-  std::vector<float> sums;   ///< as scales: scale * sum of values
-
-  input_tile(index_t vectors, index_t stages, index_t stages_per_scale)
-      : width(vectors), values(static_cast<std::size_t>(vectors * stages * r16_stage_cols)),
-        scales(static_cast<std::size_t>(vectors * ((stages + stages_per_scale - 1) / stages_per_scale))), sums(scales) {}
+  std::vector<float> sums;   ///< [sets of scales][vector]: sum of scale * value
 };
 
 /// How inputs become tiles.
 struct input_rounding {
   index_t planes = 1;                          ///< vectors per token
   index_t stages_per_scale = 1;                ///< at most 4
+  index_t scales_per_set = 1;                  ///< that share a sum
   std::vector<float> const* factors = nullptr; ///< what channels are multiplied by, if not empty
   bool offset = false;                         ///< values are stored with their top bit flipped, + 128
 };
@@ -41,7 +38,11 @@ struct input_rounding {
                                                 input_rounding const& how) {
   index_t const stages = (x.cols() + r16_stage_cols - 1) / r16_stage_cols, per_scale = how.stages_per_scale;
   bool const scaled = how.factors && !how.factors->empty();
-  input_tile tile(width, stages, per_scale);
+  index_t const scales = (stages + per_scale - 1) / per_scale;
+  index_t const sets = std::max<index_t>((scales + how.scales_per_set - 1) / how.scales_per_set, 1); // also of no channels
+  input_tile tile{width, std::vector<std::int8_t>(static_cast<std::size_t>(width * stages * r16_stage_cols)),
+                  std::vector<float>(static_cast<std::size_t>(width * scales)),
+                  std::vector<float>(static_cast<std::size_t>(width * sets))};
   for (index_t first = 0; first < stages; first += per_scale)
     for (index_t t = 0; t < x.rows(); ++t) {
       index_t const count = std::min(per_scale, stages - first), from = first * r16_stage_cols;
@@ -55,9 +56,11 @@ struct input_rounding {
         now = room;
       }
       for (index_t plane = 0; plane < how.planes; ++plane, now = room) {
-        index_t const vector = t * how.planes + plane, scale = first / per_scale * width + vector;
+        index_t const vector = t * how.planes + plane, scale = first / per_scale;
+        float sum;
         kernels.round_inputs(now, count, tile.values.data() + (first * width + vector) * r16_stage_cols, width * r16_stage_cols,
-                             tile.scales.data() + scale, tile.sums.data() + scale, plane + 1 < how.planes ? room : nullptr);
+                             tile.scales.data() + scale * width + vector, &sum, plane + 1 < how.planes ? room : nullptr);
+        tile.sums[static_cast<std::size_t>(scale / how.scales_per_set * width + vector)] += sum;
       }
     }
   if (how.offset)

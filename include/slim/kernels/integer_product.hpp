@@ -13,18 +13,32 @@ public:
   static constexpr index_t most_tokens = 64; ///< their inputs and outputs should stay in the caches
 
   integer_product(r16_matrix const& w, input_precision inputs, simd_level level)
-      : w_(&w), kernels_(&r16_kernels_of(level)), planes_(inputs == input_precision::int16 ? 2 : 1) {
+      : w_(&w), kernels_(&r16_kernels_of(level)), planes_(inputs == input_precision::int16 ? 2 : 1),
+        row_block_bytes_(w.layout().row_block_bytes()) {
     constexpr index_t wide = r16_block_cols / r16_stage_cols;
-    if (inputs == input_precision::int8_128 && w.layout().scale_cols % r16_block_cols == 0) stages_per_scale_ = wide;
+    r16_layout const& layout = w.layout();
+    if (inputs == input_precision::int8_128 && layout.scale_cols % r16_block_cols == 0) stages_per_scale_ = wide;
     for (std::size_t k = 0; k < w.levels().size(); ++k)
-      book_[k] = static_cast<std::uint8_t>(w.levels()[k] + (is_sparse(w.layout().kind) ? 0 : 128));
+      book_[k] = static_cast<std::uint8_t>(w.levels()[k] + (is_sparse(layout.kind) ? 0 : 128));
+    index_t const set_stages = layout.scale_cols > 0 ? layout.scale_cols / r16_stage_cols : layout.stages();
+    walk_ = {.header = w.data(),
+             .stages = w.data() + layout.header_bytes(),
+             .stage_count = layout.stages(),
+             .scales = layout.scale_cols > 0,
+             .set_bytes = layout.set_bytes(),
+             .set_stages = set_stages,
+             .input_stages = stages_per_scale_,
+             .set_inputs = (set_stages + stages_per_scale_ - 1) / stages_per_scale_,
+             .book = nullptr, // see block_of
+             .zero_points = layout.zero_points};
   }
 
   void prepare(matrix_view<float const> x, context const& ctx) {
     index_t const most = tokens_per_tile(), tiles = (x.rows() + most - 1) / most;
     tokens_ = x.rows();
-    inputs_.assign(static_cast<std::size_t>(tiles), input_tile(0, 0, 1));
-    input_rounding const how{planes_, stages_per_scale_, &w_->input_factors(), kernels_->flips_inputs(w_->layout().kind)};
+    inputs_.assign(static_cast<std::size_t>(tiles), {});
+    input_rounding const how{planes_, stages_per_scale_, std::max<index_t>(walk_.set_inputs, 1), &w_->input_factors(),
+                             kernels_->flips_inputs(w_->layout().kind)};
     ctx.parallel_for(tiles, 2, [&](index_t begin, index_t end) {
       for (index_t tile = begin; tile < end; ++tile) {
         index_t const tokens = std::min(most, x.rows() - tile * most);
@@ -62,16 +76,11 @@ private:
   }
 
   [[nodiscard]] r16_row_block block_of(index_t rb) const noexcept {
-    r16_layout const& layout = w_->layout();
-    std::uint8_t const* const header = w_->data() + rb * layout.row_block_bytes();
-    return {header,
-            header + layout.header_bytes(),
-            layout.stages(),
-            layout.scale_cols / r16_stage_cols,
-            layout.set_bytes(),
-            stages_per_scale_,
-            book_,
-            layout.zero_points};
+    r16_row_block block = walk_;
+    block.header += rb * row_block_bytes_;
+    block.stages += rb * row_block_bytes_;
+    block.book = book_;
+    return block;
   }
 
   /// One or two row blocks times a tile.
@@ -96,10 +105,13 @@ private:
     for (index_t t = 0; t < count; ++t) {
       float* const out = y.row(first + t) + rb * r16_rows;
       float const* const s = sums + t * planes_ * r16_rows;
-      for (index_t r = 0; r < rows; ++r) {
-        float const value = unit * (planes_ == 2 ? s[r] + s[r16_rows + r] : s[r]);
-        out[r] = add ? out[r] + value : value;
-      }
+      float const* const rest = planes_ == 2 ? s + r16_rows : nullptr;
+      float values[r16_rows]; // all, so that loops have a length
+      for (index_t r = 0; r < r16_rows; ++r) values[r] = unit * (rest ? s[r] + rest[r] : s[r]);
+      if (add)
+        for (index_t r = 0; r < rows; ++r) out[r] += values[r];
+      else
+        std::copy_n(values, rows, out);
     }
   }
 
@@ -107,9 +119,7 @@ private:
   void scale_rows(index_t rb, input_tile const& inputs, float* sums) const {
     auto const plain = static_cast<float>(plain_zero(w_->layout().kind));
     for (index_t t = 0; t < inputs.width; ++t) {
-      float whole = 0;
-      for (std::size_t k = static_cast<std::size_t>(t); k < inputs.sums.size(); k += static_cast<std::size_t>(inputs.width))
-        whole += inputs.sums[k];
+      float const whole = inputs.sums[static_cast<std::size_t>(t)];
       for (index_t r = 0; r < r16_rows; ++r) {
         auto const row = static_cast<std::size_t>(rb * r16_rows + r);
         float const zero = w_->row_zeros().empty() ? plain : w_->row_zeros()[row];
@@ -120,7 +130,8 @@ private:
 
   r16_matrix const* w_;
   r16_kernels const* kernels_;
-  index_t planes_, stages_per_scale_ = 1, tokens_ = 0;
+  index_t planes_, row_block_bytes_, stages_per_scale_ = 1, tokens_ = 0;
+  r16_row_block walk_; ///< of the first row block
   std::uint8_t book_[16] = {};
   std::vector<input_tile> inputs_;
 };

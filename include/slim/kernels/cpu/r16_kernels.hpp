@@ -93,26 +93,23 @@ template <r16_kind Kind, int T>
 void one_product(r16_row_block const& a, std::int8_t const* values, float const* scales, float const* sums, float* out) {
   for (int k = 0; k < T * r16_rows; ++k) out[k] = 0.0f;
   std::uint8_t const* header = a.header;
-  index_t const per_set = a.set_stages > 0 ? a.set_stages : a.stage_count;
-  for (index_t first = 0; first < a.stage_count; first += per_set, header += a.set_bytes) {
-    index_t const last = std::min(a.stage_count, first + per_set);
+  for (index_t first = 0; first < a.stage_count; first += a.set_stages, header += a.set_bytes, sums += T) {
+    index_t const last = std::min(a.stage_count, first + a.set_stages);
     for (index_t r = 0; r < r16_rows; ++r) {
       float scale = 1.0f, zero = 0.0f;
-      if (a.set_stages > 0) {
+      if (a.scales) {
         scale = static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(header[2 * r] | header[2 * r + 1] << 8)));
         zero = static_cast<float>(a.zero_points ? header[2 * r16_rows + r] : plain_zero(Kind));
       }
       for (int t = 0; t < T; ++t) {
-        float sum = 0, inputs = 0;
+        float sum = 0;
         for (index_t s = first; s < last; s += a.input_stages) {
           int dot = 0;
           for (index_t k = s; k < std::min(last, s + a.input_stages); ++k)
             dot += stage_product<Kind>(a, a.stages + k * stage_bytes(Kind), r, values + (k * T + t) * r16_stage_cols);
-          index_t const at = s / a.input_stages * T + t;
-          sum += scales[at] * static_cast<float>(dot);
-          inputs += sums[at];
+          sum += scales[s / a.input_stages * T + t] * static_cast<float>(dot);
         }
-        out[t * r16_rows + r] += scale * (sum - (is_sparse(Kind) ? 0.0f : zero * inputs));
+        out[t * r16_rows + r] += scale * (sum - (is_sparse(Kind) ? 0.0f : zero * sums[t]));
       }
     }
   }
