@@ -83,8 +83,8 @@ std::vector<std::uint8_t> stages_of(r16_layout const& layout, integer_codes cons
       index_t const stage = group / 8 * 192, step = group % 8 / 2;
       for (int slot = 0; slot < 2; ++slot) {
         index_t const byte = stage + 4 * r + 2 * (group % 2) + slot;
-        put(byte + 64 * (step / 2), 4 * (step % 2), pair[static_cast<std::size_t>(slot)].second);
-        put(byte + 128, 2 * step, pair[static_cast<std::size_t>(slot)].first);
+        put(byte + 64 + 64 * (step / 2), 4 * (step % 2), pair[static_cast<std::size_t>(slot)].second);
+        put(byte, 2 * step, pair[static_cast<std::size_t>(slot)].first);
       }
     }
   }

@@ -86,9 +86,9 @@ TEST_CASE("a stage of 2:4 codes has the bits of the diagram") {
     for (index_t k = 0; k < 4; ++k) {
       auto const column = [&](index_t step) { return static_cast<unsigned>(columns(r, 2 * step + k / 2)[k % 2]); };
       auto const code = [&](index_t step) { return stored(codes, r, 4 * (2 * step + k / 2) + column(step)); };
-      REQUIRE(stage[4 * r + k] == (code(0) | code(1) << 4));
-      REQUIRE(stage[64 + 4 * r + k] == (code(2) | code(3) << 4));
-      REQUIRE(stage[128 + 4 * r + k] == (column(0) | column(1) << 2 | column(2) << 4 | column(3) << 6));
+      REQUIRE(stage[4 * r + k] == (column(0) | column(1) << 2 | column(2) << 4 | column(3) << 6));
+      REQUIRE(stage[64 + 4 * r + k] == (code(0) | code(1) << 4));
+      REQUIRE(stage[128 + 4 * r + k] == (code(2) | code(3) << 4));
     }
 }
 

@@ -8,7 +8,7 @@
 ///     stage      16 rows x 32 columns, some vectors of 64 bytes; byte 4 r + k belongs to row r
 ///
 ///     sparse24   step s = columns 8 s .. 8 s + 7, k = 2 group + slot: the slot-th kept weight of a group of four
-///                V0 (nibble 0: step 0, nibble 1: step 1)  V1 (steps 2, 3)  M (bits 2 s, 2 s + 1: column)     192 bytes
+///                M (bits 2 s, 2 s + 1: column)  V0 (nibble 0: step 0, nibble 1: step 1)  V1 (steps 2, 3)     192 bytes
 ///     dense4     step s = columns 4 s .. 4 s + 3, column 4 s + k:  V0 .. V3, a nibble per step               256 bytes
 ///     dense2     the same with two bits per step:  P0 (steps 0 .. 3)  P1 (steps 4 .. 7)                      128 bytes
 ///     dense3     W0 .. W2, three bits per step, steps 2 v and 2 v + 1;  their top two bits, together: steps 6, 7     192 bytes
@@ -188,8 +188,8 @@ struct sparse_pair {
   sparse_pair pair{};
   for (index_t slot = 0; slot < 2; ++slot) {
     index_t const byte = 4 * row + 2 * (group % 2) + slot;
-    pair.code[slot] = stage[step / 2 * 64 + byte] >> (4 * (step % 2)) & 15;
-    pair.column[slot] = stage[128 + byte] >> (2 * step) & 3;
+    pair.column[slot] = stage[byte] >> (2 * step) & 3;
+    pair.code[slot] = stage[64 + step / 2 * 64 + byte] >> (4 * (step % 2)) & 15;
   }
   return pair;
 }

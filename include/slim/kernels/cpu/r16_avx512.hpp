@@ -85,11 +85,11 @@ SLIM_INLINE floats sum_of(integers<T> const& sums, int t) {
 /// Columns 8 S .. 8 S + 7 of a 2:4 stage. Inputs are stored + 128.
 template <r16_kind Kind, int S, int T>
 SLIM_INLINE void sparse_step(std::uint8_t const* stage, std::int8_t const* x, book_register book, integers<T>& sums) {
-  __m512i const nibbles = _mm512_and_si512(shifted_right<4 * (S % 2)>(vector_at(stage + S / 2 * 64)), bytes_of(15));
+  __m512i const nibbles = _mm512_and_si512(shifted_right<4 * (S % 2)>(vector_at(stage + 64 + S / 2 * 64)), bytes_of(15));
   __m512i const codes = has_book(Kind) ? _mm512_shuffle_epi8(book, nibbles) : _mm512_sub_epi8(nibbles, bytes_of(8));
   __m512i const second_group = _mm512_set1_epi32(0x04040000);
   __m512i const columns = // (bits & 3) | 4 for the second group of the step
-      _mm512_ternarylogic_epi32(shifted_right<2 * S>(vector_at(stage + 128)), bytes_of(3), second_group, 0xEA);
+      _mm512_ternarylogic_epi32(shifted_right<2 * S>(vector_at(stage)), bytes_of(3), second_group, 0xEA);
   sums.offset = _mm512_dpbusd_epi32(sums.offset, bytes_of(128), codes);
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {

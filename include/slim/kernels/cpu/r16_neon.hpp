@@ -63,10 +63,10 @@ SLIM_INLINE floats sum_of(integers<T> const& sums, int t) {
 /// Columns 8 S .. 8 S + 7 of 4 rows of a 2:4 stage.
 template <r16_kind Kind, int S, int T>
 SLIM_INLINE void sparse_step(std::uint8_t const* stage, std::int8_t const* x, book_register book, integers<T>& sums) {
-  uint8x16_t const nibbles = vandq_u8(shifted_right<4 * (S % 2)>(vld1q_u8(stage + S / 2 * 64)), vdupq_n_u8(15));
+  uint8x16_t const nibbles = vandq_u8(shifted_right<4 * (S % 2)>(vld1q_u8(stage + 64 + S / 2 * 64)), vdupq_n_u8(15));
   int8x16_t const codes = has_book(Kind) ? vqtbl1q_s8(book, nibbles) : vsubq_s8(vreinterpretq_s8_u8(nibbles), vdupq_n_s8(8));
   uint8x16_t const second_group = vreinterpretq_u8_u32(vdupq_n_u32(0x04040000));
-  uint8x16_t const columns = vorrq_u8(vandq_u8(shifted_right<2 * S>(vld1q_u8(stage + 128)), vdupq_n_u8(3)), second_group);
+  uint8x16_t const columns = vorrq_u8(vandq_u8(shifted_right<2 * S>(vld1q_u8(stage)), vdupq_n_u8(3)), second_group);
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
     std::int8_t const* const from = x + t * r16_stage_cols + 8 * S;
