@@ -24,6 +24,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -53,7 +54,8 @@ struct contestant {
   std::string name;
   double bytes; ///< that one product reads
   int copies;
-  std::function<void(int)> run;
+  std::function<void(int)> run;     ///< with one of the copies
+  std::function<void()> add_copy{}; ///< where they are not there yet
   std::vector<double> seconds{};
 };
 
@@ -81,9 +83,12 @@ public:
 
   void add_read_loop(double bytes) {
     auto const memory = std::make_shared<std::vector<slim::aligned_bytes>>();
-    int const copies = s_.copies(bytes);
-    for (int c = 0; c < copies; ++c) memory->emplace_back(static_cast<index_t>(bytes));
-    contestants_.push_back({"read loop", bytes, copies, [memory, this](int copy) {
+    auto const add = [memory, bytes] {
+      slim::aligned_bytes& bytes_of_copy = memory->emplace_back(static_cast<index_t>(bytes));
+      std::memset(bytes_of_copy.data(), 1, static_cast<std::size_t>(bytes_of_copy.size()));
+    };
+    contestants_.push_back({"read loop", bytes, s_.copies(bytes),
+                            [memory, this](int copy) {
                               auto const& part = (*memory)[static_cast<std::size_t>(copy)];
                               index_t const size = part.size();
                               constexpr index_t stretch = 1 << 18;
@@ -93,18 +98,21 @@ public:
                                     probe::read(part.data() + begin * stretch, (end - begin) * stretch);
                               });
                               for (long long const v : found) sink_ ^= v;
-                            }});
+                            },
+                            add});
   }
 
   void add_packed(std::string const& name, slim::r16_matrix const& packed, slim::matmul_options const& options = {},
                   slim::simd_level level = slim::simd_level::automatic) {
     auto const bytes = static_cast<double>(packed.byte_size());
-    auto const all = std::make_shared<std::vector<slim::r16_matrix>>(static_cast<std::size_t>(s_.copies(bytes)), packed);
+    auto const all = std::make_shared<std::vector<slim::r16_matrix>>();
     slim::context ctx = ctx_;
     ctx.simd = level;
-    contestants_.push_back({name, bytes, static_cast<int>(all->size()), [all, options, ctx, this](int copy) {
+    contestants_.push_back({name, bytes, s_.copies(bytes),
+                            [all, options, ctx, this](int copy) {
                               slim::matmul_into((*all)[static_cast<std::size_t>(copy)], x_.view(), y_.view(), options, ctx);
-                            }});
+                            },
+                            [all, packed] { all->push_back(packed); }});
   }
 
   void add_with_adapter(slim::r16_matrix const& sparse) {
@@ -115,10 +123,11 @@ public:
     };
     slim::packed_linear const layer{sparse, factor(rank, s_.cols), factor(s_.rows, rank)};
     auto const bytes = static_cast<double>(layer.byte_size());
-    auto const all = std::make_shared<std::vector<slim::packed_linear>>(static_cast<std::size_t>(s_.copies(bytes)), layer);
+    auto const all = std::make_shared<std::vector<slim::packed_linear>>();
     contestants_.push_back(
-        {"slim 2:4 int4 g128 + int4 adapters 0.1", bytes, static_cast<int>(all->size()),
-         [all, this](int copy) { slim::matmul_into((*all)[static_cast<std::size_t>(copy)], x_.view(), y_.view(), {}, ctx_); }});
+        {"slim 2:4 int4 g128 + int4 adapters 0.1", bytes, s_.copies(bytes),
+         [all, this](int copy) { slim::matmul_into((*all)[static_cast<std::size_t>(copy)], x_.view(), y_.view(), {}, ctx_); },
+         [all, layer] { all->push_back(layer); }});
   }
 
   void add_ours() {
@@ -144,9 +153,10 @@ public:
     using dense = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
     auto const bytes = static_cast<double>(w_.size()) * sizeof(float);
     dense const one = Eigen::Map<dense const>(w_.data(), s_.rows, s_.cols);
-    auto const all = std::make_shared<std::vector<dense>>(static_cast<std::size_t>(s_.copies(bytes)), one);
+    auto const all = std::make_shared<std::vector<dense>>();
     Eigen::setNbThreads(s_.threads);
-    contestants_.push_back({"Eigen float", bytes, static_cast<int>(all->size()), [all, this](int copy) {
+    contestants_.push_back({"Eigen float", bytes, s_.copies(bytes),
+                            [all, this](int copy) {
                               dense const& w = (*all)[static_cast<std::size_t>(copy)];
                               Eigen::Map<dense> y(y_.data(), s_.tokens, s_.rows);
                               Eigen::Map<dense const> const x(x_.data(), s_.tokens, s_.cols);
@@ -154,14 +164,16 @@ public:
                                 y.row(0).transpose().noalias() = w * x.row(0).transpose();
                               else
                                 y.noalias() = x * w.transpose();
-                            }});
+                            },
+                            [all, one] { all->push_back(one); }});
   }
 
   void add_openblas() {
     openblas_set_num_threads(s_.threads);
     auto const bytes = static_cast<double>(w_.size()) * sizeof(float);
-    auto const all = std::make_shared<std::vector<matrix<float>>>(static_cast<std::size_t>(s_.copies(bytes)), w_);
-    contestants_.push_back({"OpenBLAS float", bytes, static_cast<int>(all->size()), [all, this](int copy) {
+    auto const all = std::make_shared<std::vector<matrix<float>>>();
+    contestants_.push_back({"OpenBLAS float", bytes, s_.copies(bytes),
+                            [all, this](int copy) {
                               float const* const w = (*all)[static_cast<std::size_t>(copy)].data();
                               auto const rows = static_cast<blasint>(s_.rows), cols = static_cast<blasint>(s_.cols);
                               auto const tokens = static_cast<blasint>(s_.tokens);
@@ -170,7 +182,8 @@ public:
                               else
                                 cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, tokens, rows, cols, 1, x_.data(), cols, w,
                                             cols, 0, y_.data(), rows);
-                            }});
+                            },
+                            [all, this] { all->push_back(w_); }});
   }
 
 #ifdef SLIM_BENCH_GGML
@@ -209,6 +222,18 @@ public:
       std::printf("%s: relative error %.3f, its numbers mean nothing\n", name, std::sqrt(wrong / size));
   }
 #endif
+
+  /// Memory differs from place to place (on virtual machines by more than twice): everybody's copies are spread over all of it.
+  void add_copies() {
+    for (int copy = 0, missing = 1; missing > 0; ++copy) {
+      missing = 0;
+      for (contestant& c : contestants_)
+        if (c.add_copy && copy < c.copies) {
+          c.add_copy();
+          ++missing;
+        }
+    }
+  }
 
   void run() {
     for (int round = -2; round < s_.rounds; ++round) // two to warm up
@@ -272,6 +297,7 @@ int main(int argc, char** argv) {
 #else
   std::puts("ggml was not built beside the project: configure with -DSLIM_LLAMA_CPP=... for its rows");
 #endif
+  t.add_copies();
   t.run();
   t.print();
 }

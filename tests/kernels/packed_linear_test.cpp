@@ -7,6 +7,7 @@
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/quantization/absmax.hpp"
 #include "slim/quantization/slim_quantizer.hpp"
+#include "slim/saliency/magnitude.hpp"
 #include "slim/saliency/wanda.hpp"
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
@@ -166,4 +167,33 @@ TEST_CASE("codes have a transpose, blocks and zero points with them") {
   integer_codes scaled = codes;
   scaled.channel_factors.assign(50, 2.0f);
   CHECK_THROWS_AS(transposed(scaled), config_error);
+}
+
+TEST_CASE("the inputs of a layer and its adapter are rounded once, and to the same codes as apart") {
+  calibration const none(300);
+  matrix<float> const w = normal_matrix(50, 300, 1), down = normal_matrix(20, 300, 2), up = normal_matrix(50, 20, 3);
+  mask const kept = nm_pruner<2, 4>(magnitude{}).select(matrix_view<float const>(w.view()), none);
+  auto const codes_of = [&](matrix<float> const& m, scale_block block) {
+    return absmax_quantizer({.bits = 4, .block = block, .scale_format = number_format::fp16})
+        .quantize(m.view(), calibration(m.cols()));
+  };
+  integer_codes scaled = codes_of(w, per_group(128)); // what channels are multiplied by is W's alone
+  scaled.channel_factors.assign(300, 2.0f);
+  r16_matrix const right = pack_r16(codes_of(up, per_group(128)));
+  for (scale_block const of_left : {per_group(128), per_group(32), per_channel}) {
+    r16_matrix const left = pack_r16(codes_of(down, of_left));
+    for (integer_codes const& codes : {codes_of(w, per_group(128)), codes_of(w, per_channel), scaled})
+      for (bool const sparse : {false, true})
+        for (input_precision const inputs : {input_precision::int8, input_precision::int8_128, input_precision::int16})
+          for (index_t const tokens : {1, 2, 7, 70}) {
+            packed_linear const layer{sparse ? pack_r16(codes, kept) : pack_r16(codes), left, right};
+            matrix<float> const x = normal_matrix(tokens, 300, 4);
+            matrix<float> together(tokens, 50), apart(tokens, 50), inner(tokens, 20);
+            matmul_into(layer, x.view(), together.view(), {.inputs = inputs});
+            matmul_into(layer.weight, x.view(), apart.view(), {.inputs = inputs});
+            matmul_into(left, x.view(), inner.view(), {.inputs = inputs});
+            matmul_into(right, inner.view(), apart.view(), {.inputs = inputs, .add = true});
+            REQUIRE(same_bits(together, apart));
+          }
+  }
 }

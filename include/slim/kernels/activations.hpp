@@ -24,6 +24,11 @@ struct input_tile {
   std::vector<float> sums;   ///< [sets of scales][vector]: sum of scale * value
 };
 
+/// The top bit of every value: values + 128 become values and the other way round.
+inline void flip_values(input_tile& tile) noexcept {
+  for (std::int8_t& v : tile.values) v = static_cast<std::int8_t>(v ^ -128);
+}
+
 /// How inputs become tiles.
 struct input_rounding {
   index_t planes = 1;                          ///< vectors per token
@@ -63,8 +68,7 @@ struct input_rounding {
         tile.sums[static_cast<std::size_t>(scale / how.scales_per_set * width + vector)] += sum;
       }
     }
-  if (how.offset)
-    for (std::int8_t& v : tile.values) v = static_cast<std::int8_t>(v ^ -128);
+  if (how.offset) flip_values(tile);
   return tile;
 }
 

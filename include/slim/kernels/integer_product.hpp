@@ -48,6 +48,19 @@ public:
     });
   }
 
+  /// `prepare` of the tokens that another product was prepared for, if both round them alike; else false, and nothing is done.
+  [[nodiscard]] bool prepare_as(integer_product const& other) {
+    bool const alike = kernels_ == other.kernels_ && planes_ == other.planes_ && w_->cols() == other.w_->cols() &&
+                       walk_.input_stages == other.walk_.input_stages && walk_.set_inputs == other.walk_.set_inputs &&
+                       w_->input_factors().empty() && other.w_->input_factors().empty();
+    if (!alike) return false;
+    tokens_ = other.tokens_;
+    inputs_ = other.inputs_;
+    if (kernels_->flips_inputs(w_->layout().kind) != kernels_->flips_inputs(other.w_->layout().kind))
+      for (input_tile& tile : inputs_) flip_values(tile);
+    return true;
+  }
+
   /// What a task can be made of: two row blocks, one of either half of W. Memory answers two streams faster than one, and
   /// neighbouring pairs go on where the last ones ended.
   [[nodiscard]] index_t parts() const noexcept { return (w_->layout().row_blocks() + 1) / 2; }

@@ -30,6 +30,13 @@ public:
     std::visit([&](auto& p) { p.prepare(x, ctx); }, product_);
   }
 
+  /// `prepare(x)` where another product is prepared for the same x, which need not be rounded twice.
+  void prepare_beside(packed_product const& other, matrix_view<float const> x, context const& ctx) {
+    auto* const mine = std::get_if<integer_product>(&product_);
+    auto const* const theirs = std::get_if<integer_product>(&other.product_);
+    if (!mine || !theirs || !mine->prepare_as(*theirs)) prepare(x, ctx);
+  }
+
   [[nodiscard]] index_t tasks() const noexcept { return (parts_ + parts_per_task() - 1) / parts_per_task(); }
 
   void run_task(index_t task, matrix_view<float> y, bool add) const {

@@ -73,7 +73,7 @@ public:
   void run(matrix_view<float const> x, matrix_view<float> y) {
     weight_.prepare(x, ctx_);
     matrix<float> inner(x.rows(), rank_);
-    if (left_) left_->prepare(x, ctx_);
+    if (left_) left_->prepare_beside(weight_, x, ctx_);
     index_t const left_tasks = left_ ? left_->tasks() : 0;
     std::atomic<index_t> missing{left_tasks};
     auto const first = [&](index_t k) {

@@ -108,8 +108,8 @@ template <r16_kind Kind, int S, int T>
 SLIM_INLINE void sparse_step(std::uint8_t const* stage, std::int8_t const* x, book_register book, integers<T>& sums) {
   __m256i const nibbles = _mm256_and_si256(shifted_right<4 * (S % 2)>(vector_at(stage + 64 + S / 2 * 64)), bytes_of(15));
   __m256i const codes = has_book(Kind) ? _mm256_shuffle_epi8(book, nibbles) : _mm256_sub_epi8(nibbles, bytes_of(8));
-  __m256i const columns = _mm256_or_si256(_mm256_and_si256(shifted_right<2 * S>(vector_at(stage)), bytes_of(3)),
-                                          _mm256_set1_epi32(0x04040000));
+  __m256i const columns =
+      _mm256_or_si256(_mm256_and_si256(shifted_right<2 * S>(vector_at(stage)), bytes_of(3)), _mm256_set1_epi32(0x04040000));
   if constexpr (narrow_sums<Kind>) sums.offset = _mm256_add_epi16(sums.offset, _mm256_maddubs_epi16(bytes_of(128), codes));
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
