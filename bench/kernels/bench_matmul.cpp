@@ -27,6 +27,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <random>
 #include <string>
 
 namespace {
@@ -236,14 +237,19 @@ public:
   }
 
   void run() {
-    for (int round = -2; round < s_.rounds; ++round) // two to warm up
-      for (contestant& c : contestants_) {
-        for (int fetch = 0; s_.resident() && fetch < 2; ++fetch) c.run(0); // what the others have evicted
+    std::vector<contestant*> order; // another one every round: who comes before makes a difference
+    for (contestant& c : contestants_) order.push_back(&c);
+    std::mt19937 shuffling;
+    for (int round = -2; round < s_.rounds; ++round) { // two to warm up
+      std::shuffle(order.begin(), order.end(), shuffling);
+      for (contestant* const c : order) {
+        for (int fetch = 0; s_.resident() && fetch < 2; ++fetch) c->run(0); // what the others have evicted
         for (int repetition = 0; repetition < (s_.resident() ? 5 : 1); ++repetition) {
-          double const seconds = bench::seconds_of([&] { c.run((round + 2) % c.copies); });
-          if (round >= 0) c.seconds.push_back(seconds);
+          double const seconds = bench::seconds_of([&] { c->run((round + 2) % c->copies); });
+          if (round >= 0) c->seconds.push_back(seconds);
         }
       }
+    }
   }
 
   void print() const {
