@@ -14,22 +14,22 @@ public:
 
   integer_product(r16_matrix const& w, input_precision inputs, simd_level level)
       : w_(&w), kernels_(&r16_kernels_of(level)), planes_(inputs == input_precision::int16 ? 2 : 1),
-        row_block_bytes_(w.layout().row_block_bytes()) {
+        row_block_bytes_(w.layout().row_block_bytes()), header_bytes_(w.layout().header_bytes()) {
     constexpr index_t wide = r16_block_cols / r16_stage_cols;
     r16_layout const& layout = w.layout();
     if (inputs == input_precision::int8_128 && layout.scale_cols % r16_block_cols == 0) stages_per_scale_ = wide;
     for (std::size_t k = 0; k < w.levels().size(); ++k)
       book_[k] = static_cast<std::uint8_t>(w.levels()[k] + (is_sparse(layout.kind) ? 0 : 128));
     index_t const set_stages = layout.scale_cols > 0 ? layout.scale_cols / r16_stage_cols : layout.stages();
-    walk_ = {.header = w.data(),
-             .stages = w.data() + layout.header_bytes(),
+    walk_ = {.header = nullptr, // see block_of
+             .stages = nullptr,
              .stage_count = layout.stages(),
              .scales = layout.scale_cols > 0,
              .set_bytes = layout.set_bytes(),
              .set_stages = set_stages,
              .input_stages = stages_per_scale_,
              .set_inputs = (set_stages + stages_per_scale_ - 1) / stages_per_scale_,
-             .book = nullptr, // see block_of
+             .book = nullptr,
              .zero_points = layout.zero_points};
   }
 
@@ -90,8 +90,8 @@ private:
 
   [[nodiscard]] r16_row_block block_of(index_t rb) const noexcept {
     r16_row_block block = walk_;
-    block.header += rb * row_block_bytes_;
-    block.stages += rb * row_block_bytes_;
+    block.header = w_->data() + rb * row_block_bytes_;
+    block.stages = block.header + header_bytes_;
     block.book = book_;
     return block;
   }
@@ -143,8 +143,8 @@ private:
 
   r16_matrix const* w_;
   r16_kernels const* kernels_;
-  index_t planes_, row_block_bytes_, stages_per_scale_ = 1, tokens_ = 0;
-  r16_row_block walk_; ///< of the first row block
+  index_t planes_, row_block_bytes_, header_bytes_, stages_per_scale_ = 1, tokens_ = 0;
+  r16_row_block walk_; ///< of every row block
   std::uint8_t book_[16] = {};
   std::vector<input_tile> inputs_;
 };
