@@ -220,15 +220,17 @@ private:
   /// `join(r, pairs)` gives the pairs of row r for at most tile_cols columns.
   template <class Join>
   void put_pairs(std::uint8_t* stages, index_t rows, index_t cols, Join const& join) const {
-    std::uint8_t pairs[4][tile_cols / 2];
-    std::uint8_t const* const four_rows[] = {pairs[0], pairs[1], pairs[2], pairs[3]};
-    for (index_t r = 0; r < r16_rows; r += 4) {
-      for (index_t k = 0; k < 4; ++k)
+    constexpr index_t at_a_time = 8;
+    std::uint8_t pairs[at_a_time][tile_cols / 2];
+    std::uint8_t const* places[at_a_time];
+    for (index_t k = 0; k < at_a_time; ++k) places[k] = pairs[k];
+    for (index_t r = 0; r < r16_rows; r += at_a_time) {
+      for (index_t k = 0; k < at_a_time; ++k)
         if (r + k < rows)
           join(r + k, pairs[k]);
         else
           std::fill_n(pairs[k], tile_cols / 2, std::uint8_t{0});
-      kernels_.pack_pairs(four_rows, (cols + r16_stage_cols - 1) / r16_stage_cols, stages + 4 * r);
+      kernels_.pack_pairs(places, (cols + r16_stage_cols - 1) / r16_stage_cols, stages + 4 * r);
     }
   }
 

@@ -13,12 +13,14 @@
 namespace slim::inline SLIM_ABI {
 namespace detail {
 
-/// What one task works in: codes of 16 rows, and, of pruned rows, the kept weights of a panel and the places of all.
+/// What one task works in: codes, scales and zero points of 16 rows, and, of pruned rows, the kept weights of a panel and the
+/// places of all.
 struct packing_room {
   matrix<std::int8_t> codes;
   matrix<std::uint8_t> places;
-  std::vector<float> kept, scales;
-  std::vector<std::int8_t> zeros;
+  std::vector<float> kept;
+  matrix<float> scales;
+  matrix<std::int8_t> zeros;
 };
 
 /// Packs rows that have scales of their own, a row block at a time. `weights(i, r, first, width, room)` gives those to round of
@@ -32,23 +34,24 @@ r16_matrix pack_rows(matrix_view<float const> w, absmax_quantizer const& quantiz
   r16_packer packer({rows, cols, how.bits, how.block, !how.symmetric && w.size() > 0, sparse, {}}, ctx.simd);
   auto const& kernels = rounding_kernels_of(ctx.simd);
   auto const codes_of = [&](index_t columns) { return sparse ? (columns + 3) / 4 * 2 : columns; };
-  auto const groups = static_cast<std::size_t>(panel / group);
+  index_t const groups = (cols + group - 1) / group;
   constexpr index_t row_blocks_per_task = 4;
   ctx.parallel_for(packer.layout().row_blocks(), row_blocks_per_task, [&](index_t begin, index_t end) {
     packing_room room{matrix<std::int8_t>(r16_rows, codes_of(cols)),
                       matrix<std::uint8_t>(sparse ? r16_rows : 0, codes_of(cols)),
-                      std::vector<float>(static_cast<std::size_t>(sparse ? codes_of(panel) : 0)), std::vector<float>(groups),
-                      std::vector<std::int8_t>(groups)};
+                      std::vector<float>(static_cast<std::size_t>(sparse ? codes_of(panel) : 0)),
+                      matrix<float>(r16_rows, groups), matrix<std::int8_t>(r16_rows, groups)};
     for (index_t row_block = begin; row_block < end; ++row_block) {
-      packer.begin(row_block);
-      for (index_t r = 0; r < std::min(r16_rows, rows - row_block * r16_rows); ++r)
+      index_t const begin_row = row_block * r16_rows, count = std::min(r16_rows, rows - begin_row);
+      for (index_t r = 0; r < count; ++r)
         for (index_t first = 0; first < cols; first += panel) {
-          index_t const i = row_block * r16_rows + r, width = std::min(panel, cols - first);
-          quantizer.quantize_groups(kernels, weights(i, r, first, width, room), codes_of(width),
-                                    codes_of(std::min(group, cols)), room.scales.data(), room.zeros.data(),
-                                    room.codes.row(r) + codes_of(first));
-          packer.put_scales(i, first / group, (width + group - 1) / group, room.scales.data(), room.zeros.data());
+          index_t const width = std::min(panel, cols - first);
+          quantizer.quantize_groups(kernels, weights(begin_row + r, r, first, width, room), codes_of(width),
+                                    codes_of(std::min(group, cols)), room.scales.row(r) + first / group,
+                                    room.zeros.row(r) + first / group, room.codes.row(r) + codes_of(first));
         }
+      packer.begin(row_block);
+      for (index_t r = 0; r < count; ++r) packer.put_scales(begin_row + r, 0, groups, room.scales.row(r), room.zeros.row(r));
       if (sparse)
         packer.put_gathered(row_block, room.codes, room.places);
       else
