@@ -8,6 +8,11 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 using slim::detail::array_in_slab;
 using slim::detail::huge_page;
 using slim::detail::page_slab;
@@ -25,6 +30,31 @@ TEST_CASE("a slab is handed out to its end, and only what was last is free again
   slab.give_back(second, huge_page / 2 - 64);
   CHECK(slab.take(huge_page / 2) == second);
 }
+
+#if defined(__linux__)
+TEST_CASE("a small array keeps no large one's memory that was given back") {
+  constexpr std::size_t pages = 8;
+  page_slab slab(pages * huge_page);
+  std::size_t const small = 4096, large = (pages - 2) * huge_page;
+  std::uint8_t* const before = slab.take(small);
+  std::uint8_t* const array = slab.take(large);
+  std::uint8_t* const behind = slab.take(small);
+  std::memset(before, 1, small);
+  std::memset(array, 2, large);
+  std::memset(behind, 3, small);
+  auto const resident = [&] {
+    auto const page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    std::vector<unsigned char> here(pages * huge_page / page);
+    REQUIRE(::mincore(before, pages * huge_page, here.data()) == 0);
+    return page * static_cast<std::size_t>(std::count_if(here.begin(), here.end(), [](auto b) { return (b & 1) != 0; }));
+  };
+  CHECK(resident() >= large);
+  slab.give_back(array, large);
+  CHECK(resident() <= 2 * huge_page); // its first and its last, where the others lie
+  CHECK(std::all_of(before, before + small, [](std::uint8_t b) { return b == 1; }));
+  CHECK(std::all_of(behind, behind + small, [](std::uint8_t b) { return b == 3; }));
+}
+#endif
 
 TEST_CASE("arrays of slabs are apart, and outlive whoever came before and after them") {
   std::vector<std::vector<std::shared_ptr<std::uint8_t[]>>> of(3);

@@ -39,8 +39,9 @@ inline constexpr std::size_t huge_page = std::size_t{1} << 21;
 
 inline void release_array(void* memory, std::size_t bytes) noexcept { ::operator delete(memory, array_alignment(bytes)); }
 
-/// Huge pages that arrays share, handed out one behind the other. What was handed out last is free again when it is given back,
-/// the rest when the slab goes.
+/// Huge pages that arrays share, handed out one behind the other. Whole pages of an array that is given back return to the
+/// system at once, so that a small array keeps no large one's memory. Its addresses are free again if it was handed out last,
+/// or else when the slab goes.
 class page_slab {
 public:
   explicit page_slab(std::size_t bytes)
@@ -61,6 +62,10 @@ public:
   void give_back(std::uint8_t const* array, std::size_t bytes) noexcept {
     auto const begin = static_cast<std::size_t>(array - memory_);
     std::size_t end = begin + bytes;
+#if defined(__linux__)
+    std::size_t const whole = (begin + huge_page - 1) / huge_page * huge_page, rest = end / huge_page * huge_page;
+    if (whole < rest) (void)::madvise(memory_ + whole, rest - whole, MADV_DONTNEED);
+#endif
     used_.compare_exchange_strong(end, begin);
   }
 
