@@ -2,6 +2,7 @@
 
 #include "elementwise.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 namespace slim_llm {
@@ -70,6 +71,25 @@ matrix<float> apply(linear const& l, matrix_view<float const> x, context const& 
   matrix<float> y(x.rows(), l.d_out());
   apply_into(l, x, y, ctx);
   return y;
+}
+
+std::vector<matrix<float>> apply_each(std::initializer_list<linear const*> group, matrix_view<float const> x,
+                                      context const& ctx) {
+  std::vector<matrix<float>> results;
+  linear const& first = **group.begin();
+  bool const together = std::all_of(group.begin(), group.end(), [&](linear const* l) {
+    return l->packed && !l->round_input && l->d_in() == x.cols() && l->packed_inputs == first.packed_inputs;
+  });
+  if (!together) {
+    for (linear const* l : group) results.push_back(apply(*l, x, ctx));
+    return results;
+  }
+  std::vector<slim::layer_output> outputs;
+  for (linear const* l : group) results.emplace_back(x.rows(), l->d_out());
+  for (std::size_t k = 0; k < results.size(); ++k) outputs.push_back({group.begin()[k]->packed.get(), results[k].view()});
+  slim::matmul_into(outputs, x, {.inputs = first.packed_inputs}, ctx);
+  for (std::size_t k = 0; k < results.size(); ++k) add_bias(group.begin()[k]->bias, results[k].view(), ctx);
+  return results;
 }
 
 forward_pass::forward_pass(model const& m, index_t window, context const& ctx) : model_(m), window_(window), ctx_(ctx) {
@@ -304,11 +324,13 @@ void forward_pass::add_mlp_output(block const& b, matrix_view<float const> mixed
 void forward_pass::run_block(block const& b, matrix_view<float> hidden) const {
   {
     auto const x = attention_input(b, hidden);
-    auto const mixed = attention_mix(b, apply(b.q, x, ctx_), apply(b.k, x, ctx_), apply(b.v, x, ctx_));
+    auto qkv = apply_each({&b.q, &b.k, &b.v}, x, ctx_);
+    auto const mixed = attention_mix(b, std::move(qkv[0]), std::move(qkv[1]), std::move(qkv[2]));
     add_attention_output(b, mixed, hidden);
   }
   auto const x = mlp_input(b, hidden);
-  auto const mixed = mlp_mix(b, apply(b.gate, x, ctx_), apply(b.up, x, ctx_));
+  auto both = apply_each({&b.gate, &b.up}, x, ctx_);
+  auto const mixed = mlp_mix(b, std::move(both[0]), std::move(both[1]));
   add_mlp_output(b, mixed, hidden);
 }
 
@@ -317,13 +339,15 @@ void forward_pass::run_block(block& b, matrix_view<float> hidden, group_observer
   {
     auto const x = attention_input(b, hidden);
     observe(groups[0], x);
-    auto const mixed = attention_mix(b, apply(b.q, x, ctx_), apply(b.k, x, ctx_), apply(b.v, x, ctx_));
+    auto qkv = apply_each({&b.q, &b.k, &b.v}, x, ctx_);
+    auto const mixed = attention_mix(b, std::move(qkv[0]), std::move(qkv[1]), std::move(qkv[2]));
     observe(groups[1], mixed);
     add_attention_output(b, mixed, hidden);
   }
   auto const x = mlp_input(b, hidden);
   observe(groups[2], x);
-  auto const mixed = mlp_mix(b, apply(b.gate, x, ctx_), apply(b.up, x, ctx_));
+  auto both = apply_each({&b.gate, &b.up}, x, ctx_);
+  auto const mixed = mlp_mix(b, std::move(both[0]), std::move(both[1]));
   observe(groups[3], mixed);
   add_mlp_output(b, mixed, hidden);
 }

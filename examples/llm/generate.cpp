@@ -32,12 +32,13 @@ std::vector<float> generation::append(std::span<int const> tokens) {
     block const& b = model_.blocks[n];
     {
       auto const x = pass_.attention_input(b, hidden);
-      auto const mixed =
-          pass_.attention_mix_cached(b, apply(b.q, x, ctx_), apply(b.k, x, ctx_), apply(b.v, x, ctx_), size_, caches_[n]);
+      auto qkv = apply_each({&b.q, &b.k, &b.v}, x, ctx_);
+      auto const mixed = pass_.attention_mix_cached(b, std::move(qkv[0]), std::move(qkv[1]), qkv[2], size_, caches_[n]);
       pass_.add_attention_output(b, mixed, hidden);
     }
     auto const x = pass_.mlp_input(b, hidden);
-    pass_.add_mlp_output(b, pass_.mlp_mix(b, apply(b.gate, x, ctx_), apply(b.up, x, ctx_)), hidden);
+    auto both = apply_each({&b.gate, &b.up}, x, ctx_);
+    pass_.add_mlp_output(b, pass_.mlp_mix(b, std::move(both[0]), std::move(both[1])), hidden);
   }
   size_ += count;
   auto const last = pass_.head_input(hidden.view().middle_rows(count - 1, 1));

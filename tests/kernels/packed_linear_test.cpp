@@ -138,6 +138,47 @@ TEST_CASE("a layer and its adapter take one parallel region, and the order of th
     }
 }
 
+TEST_CASE("layers that read the same inputs give together what they give one by one, in one parallel region") {
+  index_t const cols = 200;
+  auto const codes_of = [&](index_t rows, index_t width, std::uint64_t seed, int bits) {
+    return absmax_quantizer({.bits = bits, .block = per_group(128), .scale_format = number_format::fp16})
+        .quantize(normal_matrix(rows, width, seed).view(), calibration(width));
+  };
+  mask const kept = nm_pruner<2, 4>(magnitude{}).select(normal_matrix(90, cols, 1), calibration(cols));
+  std::vector<packed_linear> layers;
+  layers.push_back(
+      {pack_r16(codes_of(90, cols, 1, 4), kept), pack_r16(codes_of(20, cols, 2, 4)), pack_r16(codes_of(90, 20, 3, 4))});
+  layers.push_back({pack_r16(codes_of(16, cols, 4, 3)), {}, {}});
+  layers.push_back({pack_r16(codes_of(0, cols, 5, 4)), {}, {}});
+  layers.push_back({pack_r16(codes_of(33, cols, 6, 8)), pack_r16(normal_matrix(7, cols, 7).view(), number_format::fp16),
+                    pack_r16(normal_matrix(33, 7, 8).view(), number_format::fp16)});
+  thread_team_executor const team{3};
+  for (auto const inputs : {input_precision::int8, input_precision::int16, input_precision::exact})
+    for (index_t const tokens : {0, 1, 2, 5, 70})
+      for (bool const add : {false, true}) {
+        matrix<float> const x = normal_matrix(tokens, cols, 9);
+        std::vector<matrix<float>> apart;
+        for (packed_linear const& layer : layers) {
+          apart.push_back(normal_matrix(tokens, layer.weight.rows(), 10));
+          matmul_into(layer, x.view(), apart.back().view(), {.inputs = inputs, .add = add});
+        }
+        counting_executor const counting;
+        for (context const& ctx : {on(counting), on(team), context{}}) {
+          std::vector<matrix<float>> together;
+          for (packed_linear const& layer : layers) together.push_back(normal_matrix(tokens, layer.weight.rows(), 10));
+          std::vector<layer_output> outputs;
+          for (std::size_t k = 0; k < layers.size(); ++k) outputs.push_back({&layers[k], together[k].view()});
+          matmul_into(outputs, x.view(), {.inputs = inputs, .add = add}, ctx);
+          for (std::size_t k = 0; k < layers.size(); ++k) REQUIRE(same_bits(together[k], apart[k]));
+        }
+        if (tokens == 1 || tokens == 2) CHECK(counting.regions == 1);
+      }
+  matmul_into(std::span<layer_output const>{}, normal_matrix(2, 3, 1).view());
+  matrix<float> narrow(1, 15), wide(1, 90);
+  layer_output const wrong[] = {{&layers[0], wide.view()}, {&layers[1], narrow.view()}};
+  CHECK_THROWS_AS(matmul_into(wrong, normal_matrix(1, cols, 1).view()), shape_error);
+}
+
 TEST_CASE("matmul takes and fills matrices of any type and order") {
   matrix<float> const w = normal_matrix(20, 64, 1);
   auto const layer = compress(w, chain(absmax_quantizer({.bits = 4, .scale_format = number_format::fp16})));

@@ -8,7 +8,9 @@
 #include "slim/kernels/pack_r16.hpp"
 
 #include <atomic>
+#include <deque>
 #include <optional>
+#include <span>
 
 namespace slim::inline SLIM_ABI {
 
@@ -57,56 +59,117 @@ template <class Layer>
   return pack_linear(layer.codes, kept, low_rank, ctx);
 }
 
+/// A layer of a joint product and where its outputs go, Y (tokens x d_out).
+struct layer_output {
+  packed_linear const* layer;
+  matrix_view<float> y;
+};
+
 namespace detail {
 
-/// One layer for up to most_tokens tokens, in one parallel region: the row blocks of L and W, then, when all are done, those of
-/// R. Whoever finishes the last block of L rounds X L for R. (The inputs of many tokens are rounded in regions before it.)
-class linear_product {
+/// Layers that read the same X, up to most_tokens tokens of it, in one parallel region: the row blocks of all L and W, then,
+/// when all are done, those of R. Whoever finishes the last block of an L rounds its X L for R. (The inputs of many tokens are
+/// rounded in regions before it.)
+class joint_product {
 public:
-  linear_product(packed_linear const& layer, matmul_options const& options, context const& ctx)
-      : options_(options), ctx_(ctx), weight_(layer.weight, options.inputs, ctx.simd), rank_(layer.rank()) {
-    if (!layer.left) return;
-    left_.emplace(*layer.left, options.inputs, ctx.simd);
-    right_.emplace(*layer.right, options.inputs, ctx.simd);
+  joint_product(std::span<layer_output const> outputs, matmul_options const& options, context const& ctx)
+      : options_(options), ctx_(ctx) {
+    for (layer_output const& o : outputs) members_.emplace_back(o, options.inputs, ctx.simd);
   }
 
-  void run(matrix_view<float const> x, matrix_view<float> y) {
-    weight_.prepare(x, ctx_);
-    matrix<float> inner(x.rows(), rank_);
-    if (left_) left_->prepare_beside(weight_, x, ctx_);
-    index_t const left_tasks = left_ ? left_->tasks() : 0;
-    std::atomic<index_t> missing{left_tasks};
-    auto const first = [&](index_t k) {
-      if (k >= left_tasks) return weight_.run_task(k - left_tasks, y, options_.add);
-      left_->run_task(k, inner.view(), false);
-      if (missing.fetch_sub(1) == 1) right_->prepare(matrix_view<float const>(inner.view()), ctx_.inside_task());
+  /// Tokens first .. first + x.rows() - 1, which are x.
+  void run(matrix_view<float const> x, index_t first) {
+    index_t of_left = 0, of_weight = 0, of_right = 0;
+    for (member& m : members_) {
+      m.begin(x, first, members_.front().weight, ctx_);
+      of_left += tasks(m.left);
+      of_weight += m.weight.tasks();
+      of_right += tasks(m.right);
+    }
+    auto const inputs_first = [&](index_t k) {
+      for (member& m : members_) {
+        if (k < tasks(m.left)) return run_left(m, k);
+        k -= tasks(m.left);
+      }
+      for (member& m : members_) {
+        if (k < m.weight.tasks()) return m.weight.run_task(k, m.now, options_.add);
+        k -= m.weight.tasks();
+      }
     };
-    auto const second = [&](index_t k) { right_->run_task(k, y, true); };
-    ctx_.run_in_turn(left_tasks + weight_.tasks(), first, right_ ? right_->tasks() : 0, second);
+    auto const right = [&](index_t k) {
+      for (member& m : members_) {
+        if (k < tasks(m.right)) return m.right->run_task(k, m.now, true);
+        k -= tasks(m.right);
+      }
+    };
+    ctx_.run_in_turn(of_left + of_weight, inputs_first, of_right, right);
   }
 
 private:
+  struct member {
+    member(layer_output const& o, input_precision inputs, simd_level level)
+        : weight(o.layer->weight, inputs, level), y(o.y), rank(o.layer->rank()) {
+      if (!o.layer->left) return;
+      left.emplace(*o.layer->left, inputs, level);
+      right.emplace(*o.layer->right, inputs, level);
+    }
+
+    void begin(matrix_view<float const> x, index_t first, packed_product const& rounded, context const& ctx) {
+      if (&rounded == &weight)
+        weight.prepare(x, ctx);
+      else
+        weight.prepare_beside(rounded, x, ctx);
+      if (left) left->prepare_beside(rounded, x, ctx);
+      now = y.middle_rows(first, x.rows());
+      inner = matrix<float>(x.rows(), rank);
+      missing = tasks(left);
+    }
+
+    packed_product weight;
+    std::optional<packed_product> left, right;
+    matrix_view<float> y, now; ///< of all tokens, of those that run
+    index_t rank;
+    matrix<float> inner;             ///< X L
+    std::atomic<index_t> missing{0}; ///< tasks of L
+  };
+
+  [[nodiscard]] static index_t tasks(std::optional<packed_product> const& product) { return product ? product->tasks() : 0; }
+
+  void run_left(member& m, index_t task) const {
+    m.left->run_task(task, m.inner.view(), false);
+    if (m.missing.fetch_sub(1) == 1) m.right->prepare(matrix_view<float const>(m.inner.view()), ctx_.inside_task());
+  }
+
   matmul_options options_;
   context const& ctx_;
-  packed_product weight_;
-  index_t rank_;
-  std::optional<packed_product> left_, right_;
+  std::deque<member> members_; ///< which cannot be moved
 };
 
 } // namespace detail
 
-/// Y = X W^T + (X L) R, or Y +=; X (tokens x d_in), Y (tokens x d_out). X L is rounded like X. @throws shape_error
+/// Y = X W^T + (X L) R, or Y +=, of several layers that read the same X (tokens x d_in): queries, keys and values, say. X is
+/// rounded once, threads meet twice instead of twice a layer; the bits are those of the layers one by one. X L is rounded like
+/// X. @throws shape_error
+inline void matmul_into(std::span<layer_output const> outputs, matrix_view<float const> x, matmul_options const& options = {},
+                        context const& ctx = {}) {
+  if (outputs.empty()) return;
+  for (layer_output const& o : outputs) {
+    r16_matrix const& w = o.layer->weight;
+    if (x.cols() != w.cols() || o.y.cols() != w.rows() || x.rows() != o.y.rows())
+      throw shape_error(message("matmul_into: X ", x.rows(), " x ", x.cols(), ", W ", w.rows(), " x ", w.cols(), ", Y ",
+                                o.y.rows(), " x ", o.y.cols()));
+  }
+  detail::joint_product product(outputs, options, ctx);
+  constexpr index_t most = detail::packed_product::most_tokens;
+  for (index_t first = 0; first < x.rows(); first += most)
+    product.run(x.middle_rows(first, std::min(most, x.rows() - first)), first);
+}
+
+/// The same of one layer.
 inline void matmul_into(packed_linear const& layer, matrix_view<float const> x, matrix_view<float> y,
                         matmul_options const& options = {}, context const& ctx = {}) {
-  if (x.cols() != layer.weight.cols() || y.cols() != layer.weight.rows() || x.rows() != y.rows())
-    throw shape_error(message("matmul_into: X ", x.rows(), " x ", x.cols(), ", W ", layer.weight.rows(), " x ",
-                              layer.weight.cols(), ", Y ", y.rows(), " x ", y.cols()));
-  detail::linear_product product(layer, options, ctx);
-  constexpr index_t most = detail::packed_product::most_tokens;
-  for (index_t first = 0; first < x.rows(); first += most) {
-    index_t const count = std::min(most, x.rows() - first);
-    product.run(x.middle_rows(first, count), y.middle_rows(first, count));
-  }
+  layer_output const output{&layer, y};
+  matmul_into(std::span(&output, 1), x, options, ctx);
 }
 
 /// The same for any matrix types: X is read as floats, Y (tokens x d_out) is written in its own type and strides.
