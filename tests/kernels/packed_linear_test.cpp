@@ -138,7 +138,7 @@ TEST_CASE("a layer and its adapter take one parallel region, and the order of th
     }
 }
 
-TEST_CASE("layers that read the same inputs give together what they give one by one, in one parallel region") {
+TEST_CASE("layers that read the same inputs give together what their matrices give one by one, in one parallel region") {
   index_t const cols = 200;
   auto const codes_of = [&](index_t rows, index_t width, std::uint64_t seed, int bits) {
     return absmax_quantizer({.bits = bits, .block = per_group(128), .scale_format = number_format::fp16})
@@ -157,10 +157,15 @@ TEST_CASE("layers that read the same inputs give together what they give one by 
     for (index_t const tokens : {0, 1, 2, 5, 70})
       for (bool const add : {false, true}) {
         matrix<float> const x = normal_matrix(tokens, cols, 9);
-        std::vector<matrix<float>> apart;
+        std::vector<matrix<float>> apart; // matrix by matrix
         for (packed_linear const& layer : layers) {
           apart.push_back(normal_matrix(tokens, layer.weight.rows(), 10));
-          matmul_into(layer, x.view(), apart.back().view(), {.inputs = inputs, .add = add});
+          matrix_view<float> const y = apart.back().view();
+          matmul_into(layer.weight, x.view(), y, {.inputs = inputs, .add = add});
+          if (!layer.left) continue;
+          matrix<float> inner(tokens, layer.rank());
+          matmul_into(*layer.left, x.view(), inner.view(), {.inputs = inputs});
+          matmul_into(*layer.right, inner.view(), y, {.inputs = inputs, .add = true});
         }
         counting_executor const counting;
         for (context const& ctx : {on(counting), on(team), context{}}) {
