@@ -38,7 +38,7 @@ void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> 
 /// The same into a new matrix; an empty linear gives an empty matrix.
 [[nodiscard]] matrix<float> apply(linear const& l, matrix_view<float const> x, context const& ctx = {});
 
-/// `apply` of linears that read the same X, in one parallel region if they are packed alike: threads meet less often.
+/// `apply` of one or more linears that read the same X (tokens, d_in); in one parallel region if all are packed alike.
 [[nodiscard]] std::vector<matrix<float>> apply_each(std::initializer_list<linear const*> group, matrix_view<float const> x,
                                                     context const& ctx = {});
 
