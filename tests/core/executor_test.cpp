@@ -164,19 +164,20 @@ TEST_CASE("loops in turn: the second starts after the first, and not at all if t
   on_every_executor([&](auto const& where, char const* name) {
     INFO(name);
     std::atomic<int> first = 0, second = 0, early = 0;
-    auto const count = [&](index_t) { ++first; };
-    slim::run_in_turn(where, 20, count, 30, [&](index_t) {
+    auto const count = [&](index_t begin, index_t end) { first += static_cast<int>(end - begin); };
+    slim::run_in_turn(where, 20, count, 30, [&](index_t begin, index_t end) {
       if (first != 20) ++early;
-      ++second;
+      second += static_cast<int>(end - begin);
     });
     CHECK(first == 20);
     CHECK(second == 30);
     CHECK(early == 0);
-    auto const fail = [&](index_t k) {
-      if (k >= 7) throw std::runtime_error(std::to_string(k));
+    auto const fail = [&](index_t begin, index_t end) {
+      for (index_t k = begin; k < end; ++k)
+        if (k >= 7) throw std::runtime_error(std::to_string(k));
     };
     second = 0;
-    CHECK_THROWS_WITH(slim::run_in_turn(where, 20, fail, 30, [&](index_t) { ++second; }), "7");
+    CHECK_THROWS_WITH(slim::run_in_turn(where, 20, fail, 30, [&](index_t, index_t) { ++second; }), "7");
     CHECK(second == 0);
     CHECK_THROWS_WITH(slim::run_in_turn(where, 20, count, 30, fail), "7");
     CHECK_THROWS_WITH(slim::run_in_turn(where, 0, count, 30, fail), "7");
@@ -229,24 +230,35 @@ TEST_CASE("a pool that is really parallel runs tasks on several threads") {
 TEST_CASE("tasks of a team: all of them once whoever comes, and neighbours for whoever works alone") {
   for (index_t const count : {0, 1, 2, 7, 16, 1000})
     for (int const team : {1, 2, 3, 5})
-      for (int const missing : {0, 1, team - 1}) {
-        INFO(count << " tasks, team of " << team << ", " << missing << " do not come");
-        slim::detail::task_shares shares(count, team);
-        std::vector<std::atomic<int>> ran(static_cast<std::size_t>(count));
-        auto const task = [&](index_t k) { ++ran[static_cast<std::size_t>(k)]; };
-        std::vector<std::thread> members;
-        for (int who = std::min(missing, team - 1); who < team; ++who)
-          members.emplace_back([&, who] { shares.work(who, task); });
-        for (std::thread& member : members) member.join();
-        for (auto const& times : ran) CHECK(times == 1);
-      }
-  for (int who = 0; who < 4; ++who) {
-    slim::detail::task_shares shares(12, 4);
-    std::vector<index_t> order;
-    shares.work(who, [&](index_t k) { order.push_back(k); });
-    std::vector<index_t> expected;
-    for (index_t k = 0; k < 12; ++k) expected.push_back((3 * who + k) % 12);
-    CHECK(order == expected);
-  }
+      for (int const missing : {0, 1, team - 1})
+        for (bool const ranges : {false, true}) {
+          INFO(count << " tasks, team of " << team << ", " << missing << " do not come, ranges " << ranges);
+          slim::detail::task_shares shares(count, team, ranges);
+          std::vector<std::atomic<int>> ran(static_cast<std::size_t>(count));
+          auto const tasks = [&](index_t begin, index_t end) {
+            for (index_t k = begin; k < end; ++k) ++ran[static_cast<std::size_t>(k)];
+          };
+          std::vector<std::thread> members;
+          for (int who = std::min(missing, team - 1); who < team; ++who)
+            members.emplace_back([&, who] { shares.work(who, tasks); });
+          for (std::thread& member : members) member.join();
+          for (auto const& times : ran) CHECK(times == 1);
+        }
+  std::vector<std::pair<index_t, index_t>> order;
+  auto const remember = [&](index_t begin, index_t end) { order.emplace_back(begin, end); };
+  slim::detail::task_shares one_by_one(12, 4, false);
+  one_by_one.work(1, remember);
+  REQUIRE(order.size() == 12);
+  CHECK(order[0] == std::pair<index_t, index_t>{3, 4});
+  CHECK(order[1] == std::pair<index_t, index_t>{4, 5});
+  CHECK(order[2] == std::pair<index_t, index_t>{5, 6});
+  order.clear();
+  slim::detail::task_shares by_halves(64, 2, true); // its own half, half of the rest at a time, then from the other member
+  by_halves.work(1, remember);
+  REQUIRE(order.size() > 7);
+  CHECK(order[0] == std::pair<index_t, index_t>{32, 48});
+  CHECK(order[1] == std::pair<index_t, index_t>{48, 56});
+  CHECK(order[5] == std::pair<index_t, index_t>{63, 64});
+  CHECK(order[6] == std::pair<index_t, index_t>{16, 24});
 }
 #endif

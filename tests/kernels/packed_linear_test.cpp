@@ -49,7 +49,7 @@ struct counting_executor {
   void for_each_in_turn(std::span<task_loop const> loops) const {
     ++regions;
     for (task_loop const& loop : loops)
-      for (index_t k = loop.count; k-- > 0;) loop.task(k);
+      for (index_t k = loop.count; k-- > 0;) loop.tasks(k, k + 1);
   }
 };
 

@@ -91,15 +91,34 @@ std::vector<std::uint8_t> stages_of(r16_layout const& layout, integer_codes cons
   return bytes;
 }
 
+/// Where the stages of a row block stand: two sets of scales, or four with zero points, then their stages.
+std::vector<index_t> stage_places(r16_layout const& layout) {
+  std::vector<index_t> places;
+  index_t const set_cols = layout.scale_cols, at_a_time = layout.zero_points ? 4 : 2;
+  index_t place = 0;
+  for (index_t j = 0; j < layout.cols; j += 32, place += stage_bytes(layout.kind)) {
+    if (set_cols > 0 && j % (at_a_time * set_cols) == 0) {
+      index_t const sets = std::min(at_a_time, (layout.cols - j + set_cols - 1) / set_cols);
+      place += (sets * (layout.zero_points ? 48 : 32) + 63) / 64 * 64;
+    }
+    places.push_back(place);
+  }
+  return places;
+}
+
 void check_stages(integer_codes const& codes, mask const* kept) {
   for (simd_level const level : simd_levels()) {
     r16_matrix const packed = kept ? pack_r16(codes, *kept, at(level)) : pack_r16(codes, at(level));
     r16_layout const& layout = packed.layout();
     INFO(codes.rows() << " x " << codes.cols() << ", " << name_of(layout.kind) << ", level " << static_cast<int>(level));
     for (index_t b = 0; b < layout.row_blocks(); ++b) {
-      auto const* const stages = packed.data() + b * layout.row_block_bytes() + layout.header_bytes();
+      auto const* const row_block = packed.data() + b * layout.row_block_bytes();
       auto const expected = stages_of(layout, codes, kept, b);
-      REQUIRE(std::equal(expected.begin(), expected.end(), stages));
+      auto const places = stage_places(layout);
+      for (std::size_t s = 0; s < places.size(); ++s) {
+        auto const from = expected.begin() + static_cast<std::ptrdiff_t>(s) * stage_bytes(layout.kind);
+        REQUIRE(std::equal(from, from + stage_bytes(layout.kind), row_block + places[s]));
+      }
     }
     for (index_t i = 0; i < codes.rows(); ++i)
       for (index_t j = 0; j < codes.cols(); ++j) REQUIRE(packed.scale(i, j) == codes.scale_at(i, j));

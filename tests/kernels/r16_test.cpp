@@ -30,18 +30,42 @@ unsigned stored(integer_codes const& codes, index_t i, index_t j) {
 
 } // namespace
 
-TEST_CASE("the header of a row block is 16 fp16 scales, little-endian, then 16 zero points without sign") {
+TEST_CASE("a set is 16 fp16 scales, little-endian, then 16 zero points without sign") {
   integer_codes codes = two_stages(4);
   codes.zeros = matrix<std::int8_t>(16, 2);
   for (index_t i = 0; i < 16; ++i) codes.zeros(i, 1) = static_cast<std::int8_t>(i - 8);
   r16_matrix const packed = pack_r16(codes);
-  REQUIRE(packed.layout().header_bytes() == 128); // two sets of 48 bytes, up to a cache line
-  CHECK(packed.data()[0] == 0x00);                // 0.5 as fp16 is 0x3800
+  REQUIRE(packed.layout().header_bytes(2) == 128); // two sets of 48 bytes, up to a cache line
+  CHECK(packed.data()[0] == 0x00);                 // 0.5 as fp16 is 0x3800
   CHECK(packed.data()[1] == 0x38);
   CHECK(packed.data()[48 + 2 * 15] == 0x00); // 16 is 0x4c00
   CHECK(packed.data()[48 + 2 * 15 + 1] == 0x4c);
   for (index_t i = 0; i < 16; ++i) CHECK(packed.data()[32 + i] == 8);
   for (index_t i = 0; i < 16; ++i) CHECK(packed.data()[48 + 32 + i] == i);
+}
+
+TEST_CASE("scales stand in front of their stages, as many sets as fill cache lines") {
+  for (bool const zero_points : {false, true}) {
+    integer_codes codes(32, 352, 2, per_group(32), number_format::fp16); // 11 sets of one stage
+    for (index_t k = 0; k < codes.scales.size(); ++k) codes.scales.data()[k] = static_cast<float>(k % 256 + 1);
+    if (zero_points) codes.zeros = matrix<std::int8_t>(32, 11);
+    for (index_t k = 0; k < codes.codes.size(); ++k) codes.codes.data()[k] = static_cast<std::int8_t>(k / 32 % 11 % 4 - 2);
+    r16_matrix const packed = pack_r16(codes);
+    index_t const row_block_bytes = zero_points ? 2 * (192 + 4 * 128) + 192 + 3 * 128 : 5 * (64 + 2 * 128) + 64 + 128;
+    REQUIRE(packed.layout().byte_size() == 2 * row_block_bytes);
+    for (index_t set = 0; set < 11; ++set) {
+      index_t const chunk = zero_points ? set / 4 * (192 + 4 * 128) : set / 2 * (64 + 2 * 128);
+      index_t const in_chunk = zero_points ? set % 4 : set % 2, header = zero_points ? 192 : 64;
+      std::uint8_t const* const second = packed.data() + row_block_bytes;
+      std::uint8_t const* const scales = second + chunk + in_chunk * (zero_points ? 48 : 32);
+      for (index_t r = 0; r < 16; ++r)
+        REQUIRE(fp16::from_bits(static_cast<std::uint16_t>(scales[2 * r] | scales[2 * r + 1] << 8)) ==
+                fp16(codes.scales(16 + r, set)));
+      auto const code = static_cast<std::uint8_t>(set % 4);
+      std::uint8_t const four = static_cast<std::uint8_t>(code * 0b01010101);
+      for (index_t k = 0; k < 128; ++k) REQUIRE(second[chunk + header + in_chunk * 128 + k] == four);
+    }
+  }
 }
 
 TEST_CASE("a stage of dense codes has the bits of the diagram") {

@@ -47,7 +47,11 @@ struct context {
     slim::parallel_for(where, n, grain, f);
   }
 
-  /// slim::run_in_turn on this context's executor.
+  /// slim::run_in_turn on this context's executor, of one loop or of two.
+  template <class F>
+  void run_in_turn(index_t n, F const& f) const {
+    run_in_turn(n, f, 0, f);
+  }
   template <class F, class G>
   void run_in_turn(index_t n, F const& f, index_t m, G const& g) const {
     slim::run_in_turn(where, n, f, m, g);

@@ -3,12 +3,14 @@
 /// Where parallel work runs. An executor offers one thing, `for_each(count, task)`: call `task(k)` once for every k in
 /// [0, count), in any order, on any threads, and return when all are done. How work is cut into tasks depends on the
 /// problem only, never on the executor: that is why results are bit-identical for any number of threads. It may offer a second,
-/// `for_each_in_turn(loops)`: several such loops, each after all tasks of the one before, without letting the threads go.
+/// `for_each_in_turn(loops)`: several such loops, each after all tasks of the one before, without letting the threads go, whose
+/// tasks may be called several neighbours at a time.
 
 #include "slim/core/matrix_view.hpp"
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <exception>
 #include <limits>
 #include <mutex>
@@ -39,10 +41,28 @@ private:
   void (*call_)(void*, index_t);
 };
 
-/// `task(k)` for every k in [0, count).
+/// The same to a callable `void(index_t begin, index_t end)`: tasks begin .. end - 1, one after the other.
+class task_range_ref {
+public:
+  template <class F>
+    requires(!std::same_as<std::remove_cvref_t<F>, task_range_ref>) && std::is_invocable_v<F&, index_t, index_t>
+  task_range_ref(F&& f) noexcept // NOLINT: implicit on purpose
+      : object_(const_cast<void*>(static_cast<void const*>(std::addressof(f)))),
+        call_([](void* object, index_t begin, index_t end) {
+          (*static_cast<std::remove_reference_t<F>*>(object))(begin, end);
+        }) {}
+
+  void operator()(index_t begin, index_t end) const { call_(object_, begin, end); }
+
+private:
+  void* object_;
+  void (*call_)(void*, index_t, index_t);
+};
+
+/// Every task in [0, count) once, in ranges of any lengths.
 struct task_loop {
   index_t count;
-  task_ref task;
+  task_range_ref tasks;
 };
 
 /// Runs tasks. Laws: every k in [0, count) runs exactly once; `for_each` returns after the last one. Tasks handed over by
@@ -59,67 +79,105 @@ struct serial_executor {
   void for_each(index_t count, task_ref task) const {
     for (index_t k = 0; k < count; ++k) task(k);
   }
+
+  void for_each_in_turn(std::span<task_loop const> loops) const {
+    for (task_loop const& loop : loops)
+      if (loop.count > 0) loop.tasks(0, loop.count);
+  }
 };
 
-static_assert(executor<serial_executor>);
+static_assert(in_turn_executor<serial_executor>);
 
 #if defined(_OPENMP)
 namespace detail {
 
 /// The tasks of a loop, handed out to a team: every member begins with a share of neighbours, for then it reads on where its
-/// last task stopped; whoever has done its share helps the others.
+/// last task stopped; whoever has done its share takes the second half of what another one has left.
 class task_shares {
 public:
-  task_shares(index_t count, int team) : shares_(static_cast<std::size_t>(team)) {
-    for (int k = 0; k < team; ++k) {
-      shares_[static_cast<std::size_t>(k)].next = count * k / team;
-      shares_[static_cast<std::size_t>(k)].end = count * (k + 1) / team;
-    }
+  /// `ranges`: tasks are worth calling together; a member takes half of what it has left at a time, and calls fewer and fewer.
+  task_shares(index_t count, int team, bool ranges)
+      : count_(count), grain_(count / most_grains + 1), ranges_(ranges), shares_(static_cast<std::size_t>(team)) {
+    index_t const grains = (count + grain_ - 1) / grain_;
+    for (int k = 0; k < team; ++k)
+      shares_[static_cast<std::size_t>(k)].left.store(
+          {.next = static_cast<std::uint32_t>(grains * k / team), .end = static_cast<std::uint32_t>(grains * (k + 1) / team)});
   }
 
   /// What member `who` does; members that do not come are stood in for.
-  void work(int who, task_ref task) {
-    std::size_t const team = shares_.size();
-    for (std::size_t k = 0; k < team; ++k) {
-      share& now = shares_[(static_cast<std::size_t>(who) + k) % team];
-      for (index_t next = now.next++; next < now.end; next = now.next++) task(next);
-    }
+  void work(int who, task_range_ref tasks) {
+    share& mine = shares_[static_cast<std::size_t>(who)];
+    do
+      for (range all = mine.left.load(); all.next < all.end;) {
+        std::uint32_t const end = all.next + (ranges_ ? (all.end - all.next + 1) / 2 : 1);
+        if (!mine.left.compare_exchange_weak(all, {end, all.end})) continue;
+        tasks(all.next * grain_, std::min(count_, end * grain_));
+        all = mine.left.load();
+      }
+    while (take_over(mine, who));
   }
 
 private:
-  struct alignas(64) share {
-    std::atomic<index_t> next;
-    index_t end;
+  static constexpr index_t most_grains = index_t{1} << 31;
+
+  struct range {
+    std::uint32_t next, end;
   };
+  struct alignas(64) share {
+    std::atomic<range> left;
+  };
+
+  /// Whether there was something. Nobody but its member fills a share that is empty.
+  bool take_over(share& mine, int who) {
+    for (std::size_t k = 1; k < shares_.size(); ++k) {
+      share& other = shares_[(static_cast<std::size_t>(who) + k) % shares_.size()];
+      for (range all = other.left.load(); all.next < all.end;) {
+        std::uint32_t const middle = all.next + (all.end - all.next) / 2;
+        if (!other.left.compare_exchange_weak(all, {all.next, middle})) continue;
+        mine.left.store({middle, all.end});
+        return true;
+      }
+    }
+    return false;
+  }
+
+  index_t count_, grain_;
+  bool ranges_;
   std::vector<share> shares_;
 };
 
 } // namespace detail
 
-/// OpenMP threads; `threads == 0` takes OpenMP's own default. Each begins with neighbouring tasks, then helps the others.
+/// OpenMP threads; `threads == 0` takes OpenMP's own default. Each begins with neighbouring tasks, then takes over from others.
 struct openmp_executor {
   int threads = 0;
 
   void for_each(index_t count, task_ref task) const {
-    task_loop const loop{count, task};
-    for_each_in_turn({&loop, 1});
+    auto const one_by_one = [&](index_t begin, index_t end) {
+      for (index_t k = begin; k < end; ++k) task(k);
+    };
+    task_loop const loop{count, one_by_one};
+    run({&loop, 1}, false);
   }
 
-  void for_each_in_turn(std::span<task_loop const> loops) const {
+  void for_each_in_turn(std::span<task_loop const> loops) const { run(loops, true); }
+
+private:
+  void run(std::span<task_loop const> loops, bool ranges) const {
     index_t most = 0;
     for (task_loop const& loop : loops) most = std::max(most, loop.count);
     int const wanted = threads > 0 ? threads : omp_get_max_threads();
     int const team = static_cast<int>(std::min<index_t>(wanted, most));
     if (team <= 1) {
-      for (task_loop const& loop : loops) serial_executor{}.for_each(loop.count, loop.task);
+      serial_executor{}.for_each_in_turn(loops);
       return;
     }
     std::vector<detail::task_shares> shares;
     shares.reserve(loops.size());
-    for (task_loop const& loop : loops) shares.emplace_back(loop.count, team);
+    for (task_loop const& loop : loops) shares.emplace_back(loop.count, team, ranges);
 #pragma omp parallel num_threads(team)
     for (std::size_t k = 0; k < loops.size(); ++k) {
-      shares[k].work(omp_get_thread_num(), loops[k].task);
+      shares[k].work(omp_get_thread_num(), loops[k].tasks);
 #pragma omp barrier
     }
   }
@@ -146,7 +204,7 @@ public:
           if constexpr (in_turn_executor<E>)
             where.for_each_in_turn(loops);
           else
-            for (task_loop const& loop : loops) where.for_each(loop.count, loop.task);
+            for (task_loop const& loop : loops) where.for_each(loop.count, [&loop](index_t k) { loop.tasks(k, k + 1); });
         }) {}
 
   /// A temporary executor would be gone before it is used.
@@ -215,16 +273,17 @@ void parallel_for(executor_ref where, index_t n, index_t grain, F const& f) {
   failed.rethrow();
 }
 
-/// Runs `f(k)` for every k in [0, n), then `g(k)` for every k in [0, m), in one parallel region if the executor can. If an f
-/// throws, no g runs; the exception of the lowest task is thrown again.
+/// Runs `f(begin, end)` over ranges that cover [0, n) once, then `g(begin, end)` over [0, m), in one parallel region if the
+/// executor can. How ranges are cut is the executor's choice: results must not depend on it. If an f throws, no g runs; the
+/// exception of the lowest range is thrown again.
 template <class F, class G>
 void run_in_turn(executor_ref where, index_t n, F const& f, index_t m, G const& g) {
   detail::first_exception failed;
-  auto const first = [&](index_t k) noexcept { failed.guard(k, [&] { f(k); }); };
-  auto const second = [&](index_t k) noexcept {
-    if (!failed.any_below(n)) failed.guard(n + k, [&] { g(k); });
+  auto const first = [&](index_t begin, index_t end) noexcept { failed.guard(begin, [&] { f(begin, end); }); };
+  auto const second = [&](index_t begin, index_t end) noexcept {
+    if (!failed.any_below(n)) failed.guard(n + begin, [&] { g(begin, end); });
   };
-  task_loop const loops[] = {{n, task_ref(first)}, {m, task_ref(second)}};
+  task_loop const loops[] = {{n, task_range_ref(first)}, {m, task_range_ref(second)}};
   where.for_each_in_turn(std::span(loops, m > 0 ? 2 : 1));
   failed.rethrow();
 }

@@ -62,7 +62,7 @@ private:
 
   void decode(index_t rb, index_t from, index_t cols, block& out) const {
     r16_layout const& layout = w_->layout();
-    std::uint8_t const* const stages = w_->data() + rb * layout.row_block_bytes() + layout.header_bytes();
+    std::uint8_t const* const begin = w_->data() + rb * layout.row_block_bytes();
     float const* const book = has_book(layout.kind) ? levels_ : nullptr;
     alignas(64) float scales[r16_rows], zeros[r16_rows];
     index_t known = -1; // the set that scales and zeros are of
@@ -73,7 +73,7 @@ private:
         zeros[r] = static_cast<float>(w_->zero(rb * r16_rows + r, j));
       }
       known = set;
-      std::uint8_t const* const stage = stages + j / r16_stage_cols * stage_bytes(layout.kind);
+      std::uint8_t const* const stage = begin + layout.stage_offset(j / r16_stage_cols);
       if (sparse_)
         kernels_->decode_sparse(stage, static_cast<unsigned>(c), scales, book, out.w + c / 2, out.columns + c / 2);
       else

@@ -4,6 +4,8 @@
 
 #include "slim/kernels/activations.hpp"
 
+#include <initializer_list>
+
 namespace slim::inline SLIM_ABI {
 namespace detail {
 
@@ -14,22 +16,25 @@ public:
 
   integer_product(r16_matrix const& w, input_precision inputs, simd_level level)
       : w_(&w), kernels_(&r16_kernels_of(level)), planes_(inputs == input_precision::int16 ? 2 : 1),
-        row_block_bytes_(w.layout().row_block_bytes()), header_bytes_(w.layout().header_bytes()) {
+        row_block_bytes_(w.layout().row_block_bytes()) {
     constexpr index_t wide = r16_block_cols / r16_stage_cols;
     r16_layout const& layout = w.layout();
     if (inputs == input_precision::int8_128 && layout.scale_cols % r16_block_cols == 0) stages_per_scale_ = wide;
     for (std::size_t k = 0; k < w.levels().size(); ++k)
       book_[k] = static_cast<std::uint8_t>(w.levels()[k] + (is_sparse(layout.kind) ? 0 : 128));
-    index_t const set_stages = layout.scale_cols > 0 ? layout.scale_cols / r16_stage_cols : layout.stages();
-    walk_ = {.header = nullptr, // see block_of
-             .stages = nullptr,
-             .stage_count = layout.stages(),
-             .scales = layout.scale_cols > 0,
+    bool const scales = layout.scale_cols > 0;
+    index_t const set_stages = scales ? layout.scale_cols / r16_stage_cols : wide; // as if groups of 128 had no scales
+    index_t const chunk_sets = layout.chunk_sets(), rest = layout.sets() % chunk_sets;
+    walk_ = {.stage_count = layout.stages(),
+             .scales = scales,
+             .chunk_sets = chunk_sets,
+             .header_bytes = layout.header_bytes(chunk_sets),
+             .last_header_bytes = layout.header_bytes(rest > 0 ? rest : chunk_sets),
              .set_bytes = layout.set_bytes(),
              .set_stages = set_stages,
              .input_stages = stages_per_scale_,
              .set_inputs = (set_stages + stages_per_scale_ - 1) / stages_per_scale_,
-             .book = nullptr,
+             .book = book_,
              .zero_points = layout.zero_points};
   }
 
@@ -37,7 +42,7 @@ public:
     index_t const most = tokens_per_tile(), tiles = (x.rows() + most - 1) / most;
     tokens_ = x.rows();
     inputs_.assign(static_cast<std::size_t>(tiles), {});
-    input_rounding const how{planes_, stages_per_scale_, std::max<index_t>(walk_.set_inputs, 1), &w_->input_factors(),
+    input_rounding const how{planes_, stages_per_scale_, walk_.set_inputs, &w_->input_factors(),
                              kernels_->flips_inputs(w_->layout().kind)};
     ctx.parallel_for(tiles, 2, [&](index_t begin, index_t end) {
       for (index_t tile = begin; tile < end; ++tile) {
@@ -65,21 +70,23 @@ public:
   /// neighbouring pairs go on where the last ones ended.
   [[nodiscard]] index_t parts() const noexcept { return (w_->layout().row_blocks() + 1) / 2; }
 
-  /// Rows of W in parts [begin, end) into their columns of Y (tokens x d_out).
+  /// Rows of W in parts [begin, end) into their columns of Y (tokens x d_out). Parts are best computed many at a time: what
+  /// happens between two calls of a kernel is not hidden behind the memory, and costs more than it looks.
   void multiply(index_t begin, index_t end, matrix_view<float> y, bool add) const {
-    bool const few = inputs_.size() == 1 && inputs_[0].width <= 2;
-    for (index_t first = begin; first < end; ++first) {
-      index_t const pair[] = {first, first + parts()};
-      std::span const row_blocks(pair, pair[1] < w_->layout().row_blocks() ? 2 : 1);
-      if (few)
-        multiply_tile(row_blocks, 0, y, add);
-      else
-        for (index_t const& rb : row_blocks)
-          for (index_t tile = 0; tile < static_cast<index_t>(inputs_.size()); ++tile) multiply_tile({&rb, 1}, tile, y, add);
+    index_t const pairs = std::min(end, w_->layout().row_blocks() - parts()); // the last part may be a single row block
+    if (inputs_.size() == 1 && inputs_[0].width <= 2) {
+      for (index_t first = begin, count = 0; first < pairs; first += count)
+        count = multiply_tile({first, first + parts()}, pairs - first, 0, y, add);
+      if (std::max(begin, pairs) < end) multiply_tile({end - 1}, 1, 0, y, add);
+    } else {
+      for (index_t rb = begin; rb < end; ++rb) multiply_tiles(rb, y, add);
+      for (index_t rb = begin; rb < pairs; ++rb) multiply_tiles(rb + parts(), y, add);
     }
   }
 
 private:
+  static constexpr index_t at_a_time = 8; ///< vectors times row blocks, where the kernel's sums are not the outputs
+
   [[nodiscard]] index_t tokens_per_tile() const noexcept { return kernels_->most_vectors / planes_; }
 
   [[nodiscard]] static int log2_above(index_t vectors) noexcept {
@@ -88,63 +95,74 @@ private:
     return log;
   }
 
-  [[nodiscard]] r16_row_block block_of(index_t rb) const noexcept {
-    r16_row_block block = walk_;
-    block.header = w_->data() + rb * row_block_bytes_;
-    block.stages = block.header + header_bytes_;
-    block.book = book_;
-    return block;
+  /// A row block times all tiles.
+  void multiply_tiles(index_t rb, matrix_view<float> y, bool add) const {
+    for (index_t tile = 0; tile < static_cast<index_t>(inputs_.size()); ++tile) multiply_tile({rb}, 1, tile, y, add);
   }
 
-  /// One or two row blocks times a tile.
-  void multiply_tile(std::span<index_t const> row_blocks, index_t tile, matrix_view<float> y, bool add) const {
+  /// Row blocks from each of `first` on, one or two of them, times a tile: up to `count`, returns how many.
+  index_t multiply_tile(std::initializer_list<index_t> first, index_t count, index_t tile, matrix_view<float> y,
+                        bool add) const {
     auto const kind = static_cast<int>(w_->layout().kind);
     input_tile const& inputs = inputs_[static_cast<std::size_t>(tile)];
     int const width = log2_above(inputs.width);
-    float sums[8 * r16_rows];
-    bool const two = row_blocks.size() == 2;
-    r16_row_block const blocks[] = {block_of(row_blocks.front()), block_of(row_blocks.back())};
-    r16_kernel const kernel = two ? kernels_->two[kind][width] : kernels_->of[kind][width];
-    kernel(blocks, inputs.values.data(), inputs.scales.data(), inputs.sums.data(), sums);
-    for (std::size_t k = 0; k < row_blocks.size(); ++k)
-      write(row_blocks[k], inputs, sums + static_cast<index_t>(k) * inputs.width * r16_rows, tile * tokens_per_tile(), y, add);
+    index_t const first_token = tile * tokens_per_tile(), tokens = std::min(tokens_per_tile(), tokens_ - first_token);
+    index_t const whole = w_->rows() / r16_rows - *(first.end() - 1); // row blocks of 16 rows that are there
+    bool const finished = whole > 0 && w_->layout().scale_cols > 0 && w_->level_unit() == 1.0f;
+    count = std::min(count, finished ? whole : at_a_time / inputs.width);
+    float sums[2][at_a_time * r16_rows]; // [stream]
+    r16_output to{{}, y.row_stride(), tokens, planes_, add};
+    if (!finished) to = {{}, count * r16_rows, inputs.width, 1, false};
+    std::uint8_t const* streams[2];
+    auto const used = static_cast<int>(first.size());
+    for (int k = 0; k < used; ++k) {
+      streams[k] = w_->data() + first.begin()[k] * row_block_bytes_;
+      to.first[k] = finished ? y.row(first_token) + first.begin()[k] * r16_rows : sums[k];
+    }
+    r16_kernel const kernel = used == 2 ? kernels_->two[kind][width] : kernels_->of[kind][width];
+    kernel(walk_, streams, count, inputs.values.data(), inputs.scales.data(), inputs.sums.data(), to);
+    for (int k = 0; k < used && !finished; ++k)
+      for (index_t n = 0; n < count; ++n)
+        finish(first.begin()[k] + n, inputs, sums[k] + n * r16_rows, to.stride, y.middle_rows(first_token, tokens), add);
+    return count;
   }
 
-  void write(index_t rb, input_tile const& inputs, float* sums, index_t first, matrix_view<float> y, bool add) const {
+  /// What a kernel found of a row block, a vector every `stride`, to the outputs of its tokens: scales of rows and levels, and
+  /// rows that are not there.
+  void finish(index_t rb, input_tile const& inputs, float* found, index_t stride, matrix_view<float> y, bool add) const {
     r16_layout const& layout = w_->layout();
-    if (layout.scale_cols == 0) scale_rows(rb, inputs, sums);
+    if (layout.scale_cols == 0) scale_rows(rb, inputs, found, stride);
     float const unit = layout.scale_cols == 0 ? 1.0f : w_->level_unit();
-    index_t const rows = std::min(r16_rows, layout.rows - rb * r16_rows), count = std::min(tokens_per_tile(), tokens_ - first);
-    for (index_t t = 0; t < count; ++t) {
-      float* const out = y.row(first + t) + rb * r16_rows;
-      float const* const s = sums + t * planes_ * r16_rows;
-      float const* const rest = planes_ == 2 ? s + r16_rows : nullptr;
-      float values[r16_rows]; // all, so that loops have a length
-      for (index_t r = 0; r < r16_rows; ++r) values[r] = unit * (rest ? s[r] + rest[r] : s[r]);
-      if (add)
-        for (index_t r = 0; r < rows; ++r) out[r] += values[r];
-      else
-        std::copy_n(values, rows, out);
+    index_t const rows = std::min(r16_rows, layout.rows - rb * r16_rows);
+    for (index_t t = 0; t < y.rows(); ++t) {
+      float* const out = y.row(t) + rb * r16_rows;
+      float const* const s = found + t * planes_ * stride;
+      for (index_t r = 0; r < rows; ++r) {
+        float const value = unit * (planes_ == 2 ? s[r] + s[stride + r] : s[r]);
+        out[r] = add ? out[r] + value : value;
+      }
     }
   }
 
   /// Scale and zero point of rows that have only one.
-  void scale_rows(index_t rb, input_tile const& inputs, float* sums) const {
+  void scale_rows(index_t rb, input_tile const& inputs, float* found, index_t stride) const {
     auto const plain = static_cast<float>(plain_zero(w_->layout().kind));
     for (index_t t = 0; t < inputs.width; ++t) {
-      float const whole = inputs.sums[static_cast<std::size_t>(t)];
+      float whole = 0;
+      for (std::size_t k = static_cast<std::size_t>(t); k < inputs.sums.size(); k += static_cast<std::size_t>(inputs.width))
+        whole += inputs.sums[k];
       for (index_t r = 0; r < r16_rows; ++r) {
         auto const row = static_cast<std::size_t>(rb * r16_rows + r);
         float const zero = w_->row_zeros().empty() ? plain : w_->row_zeros()[row];
-        sums[t * r16_rows + r] = w_->row_scales()[row] * (sums[t * r16_rows + r] - zero * whole);
+        found[t * stride + r] = w_->row_scales()[row] * (found[t * stride + r] - zero * whole);
       }
     }
   }
 
   r16_matrix const* w_;
   r16_kernels const* kernels_;
-  index_t planes_, row_block_bytes_, header_bytes_, stages_per_scale_ = 1, tokens_ = 0;
-  r16_row_block walk_; ///< of every row block
+  index_t planes_, row_block_bytes_, stages_per_scale_ = 1, tokens_ = 0;
+  r16_walk walk_;
   std::uint8_t book_[16] = {};
   std::vector<input_tile> inputs_;
 };

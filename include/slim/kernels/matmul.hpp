@@ -39,16 +39,16 @@ public:
 
   [[nodiscard]] index_t tasks() const noexcept { return (parts_ + parts_per_task() - 1) / parts_per_task(); }
 
-  void run_task(index_t task, matrix_view<float> y, bool add) const {
-    index_t const begin = task * parts_per_task(), end = std::min(parts_, begin + parts_per_task());
-    std::visit([&](auto const& p) { p.multiply(begin, end, y, add); }, product_);
+  void run_tasks(index_t begin, index_t end, matrix_view<float> y, bool add) const {
+    index_t const first = begin * parts_per_task(), last = std::min(parts_, end * parts_per_task());
+    std::visit([&](auto const& p) { p.multiply(first, last, y, add); }, product_);
   }
 
 private:
   using either = std::variant<integer_product, exact_product>;
 
-  /// Long streams, and enough tasks for uneven threads. Depends on the matrix only.
-  [[nodiscard]] index_t parts_per_task() const noexcept { return std::max<index_t>(parts_ / 16, 1); }
+  /// Enough tasks for threads to end together. Depends on the matrix only.
+  [[nodiscard]] index_t parts_per_task() const noexcept { return std::max<index_t>(parts_ / 64, 1); }
 
   static either made(r16_matrix const& w, input_precision inputs, simd_level level) {
     if (inputs == input_precision::exact || !has_codes(w.layout().kind)) return exact_product(w, level);
@@ -77,9 +77,7 @@ inline void matmul_into(r16_matrix const& w, matrix_view<float const> x, matrix_
     index_t const count = std::min(detail::packed_product::most_tokens, x.rows() - first);
     product.prepare(x.middle_rows(first, count), ctx);
     matrix_view<float> const part = y.middle_rows(first, count);
-    ctx.parallel_for(product.tasks(), 1, [&](index_t begin, index_t end) {
-      for (index_t task = begin; task < end; ++task) product.run_task(task, part, options.add);
-    });
+    ctx.run_in_turn(product.tasks(), [&](index_t begin, index_t end) { product.run_tasks(begin, end, part, options.add); });
   }
 }
 

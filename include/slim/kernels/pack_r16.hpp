@@ -77,7 +77,12 @@ public:
   }
 
   /// Before scales and codes of a row block are put: scale 0 for all its rows.
-  void begin(index_t row_block) { std::fill_n(header(row_block), layout().header_bytes(), std::uint8_t{0}); }
+  void begin(index_t row_block) {
+    for (index_t set = 0; set < layout().sets(); set += layout().chunk_sets()) {
+      index_t const sets = std::min(layout().chunk_sets(), layout().sets() - set);
+      std::fill_n(bytes_of(row_block) + layout().set_offset(set), layout().header_bytes(sets), std::uint8_t{0});
+    }
+  }
 
   /// Scales (and zero points) of `count` groups of row i, from number `first` on. @throws config_error
   void put_scales(index_t i, index_t first, index_t count, float const* scales, std::int8_t const* zeros) {
@@ -88,14 +93,15 @@ public:
       return;
     }
     index_t const r = i % r16_rows;
-    std::uint8_t* set = header(i / r16_rows) + first * layout().set_bytes();
+    std::uint8_t* const row_block = bytes_of(i / r16_rows);
     constexpr index_t some = 64;
     std::array<std::uint16_t, some> halves;
     for (index_t g = 0; g < count; g += some) {
       index_t const here = std::min(some, count - g);
       if (!kernels_.halves_of(scales + g, here, halves.data()))
         for (index_t k = 0; k < here; ++k) halves[static_cast<std::size_t>(k)] = half_of(scales[g + k], i, first + g + k);
-      for (index_t k = 0; k < here; ++k, set += layout().set_bytes()) {
+      for (index_t k = 0; k < here; ++k) {
+        std::uint8_t* const set = row_block + layout().set_offset(first + g + k);
         set[2 * r] = static_cast<std::uint8_t>(halves[static_cast<std::size_t>(k)] & 255);
         set[2 * r + 1] = static_cast<std::uint8_t>(halves[static_cast<std::size_t>(k)] >> 8);
         if (layout().zero_points) set[2 * r16_rows + r] = static_cast<std::uint8_t>(stored(zeros[g + k]));
@@ -113,14 +119,12 @@ public:
   /// A row block of a sparse matrix from what is kept alone: two codes for every four columns, the last perhaps fewer, and for
   /// each a byte `column << 4 | 8`.
   void put_gathered(index_t row_block, matrix<std::int8_t> const& codes, matrix<std::uint8_t> const& places) {
-    std::uint8_t* stages = header(row_block) + layout().header_bytes();
     for (index_t first = 0; first < layout().cols; first += tile_cols) {
       index_t const cols = std::min(tile_cols, layout().cols - first), count = (cols + 3) / 4 * 2;
-      put_pairs(stages, rows_of(row_block), cols, [&](index_t r, std::uint8_t* pairs) {
+      put_pairs(row_block, first, cols, [&](index_t r, std::uint8_t* pairs) {
         kernels_.join_gathered(codes.row(r) + first / 2, places.row(r) + first / 2, count, pairs);
         for (index_t k = count; k % (r16_stage_cols / 2) != 0; ++k) pairs[k] = k % 2 == 0 ? 0x08 : 0x18;
       });
-      stages += tile_cols / r16_stage_cols * stage_bytes(layout().kind);
     }
   }
 
@@ -132,21 +136,29 @@ private:
 
   /// Columns first .. first + cols - 1 of what the pointers show.
   struct tile {
-    index_t rows, first, cols;
+    index_t row_block, first, cols;
     std::int8_t const* const* codes;
     std::uint8_t const* const* kept;
   };
 
   /// Codes of a row block (and what is kept, unless null), a pointer per row.
   void put_codes(index_t row_block, std::int8_t const* const* codes, std::uint8_t const* const* kept) {
-    std::uint8_t* stages = header(row_block) + layout().header_bytes();
     for (index_t first = 0; first < layout().cols; first += tile_cols) {
-      tile const part{rows_of(row_block), first, std::min(tile_cols, layout().cols - first), codes, kept};
+      tile const part{row_block, first, std::min(tile_cols, layout().cols - first), codes, kept};
       if (kept)
-        put_sparse_tile(stages, row_block * r16_rows, part);
+        put_sparse_tile(part);
       else
-        put_dense_tile(stages, part);
-      stages += tile_cols / r16_stage_cols * stage_bytes(layout().kind);
+        put_dense_tile(part);
+    }
+  }
+
+  /// Calls `put(k, count, out)` for the stages first + k .. first + k + count - 1 that lie one behind the other at `out`, until
+  /// `stages` are done.
+  template <class Put>
+  void for_each_run(index_t row_block, index_t first, index_t stages, Put const& put) {
+    for (index_t k = 0, count = 0; k < stages; k += count) {
+      count = std::min(stages - k, layout().chunk_stages() - (first + k) % layout().chunk_stages());
+      put(k, count, bytes_of(row_block) + layout().stage_offset(first + k));
     }
   }
 
@@ -154,7 +166,7 @@ private:
     return std::min(r16_rows, layout().rows - row_block * r16_rows);
   }
 
-  [[nodiscard]] std::uint8_t* header(index_t row_block) noexcept {
+  [[nodiscard]] std::uint8_t* bytes_of(index_t row_block) noexcept {
     return packed_.bytes_.data() + row_block * layout().row_block_bytes();
   }
 
@@ -190,14 +202,18 @@ private:
   }
 
   /// What pads rows and columns is a code whose stored bits are 0.
-  void put_dense_tile(std::uint8_t* stages, tile const& part) const {
+  void put_dense_tile(tile const& part) {
     int const bits = code_bits(layout().kind);
     std::int8_t padding[tile_cols];
     std::fill_n(padding, tile_cols, static_cast<std::int8_t>(-(1 << (bits - 1))));
     std::int8_t const* row[r16_rows];
-    for (index_t r = 0; r < r16_rows; ++r) row[r] = r < part.rows ? part.codes[r] + part.first : padding;
-    index_t const whole = part.cols / r16_stage_cols;
-    kernels_.pack_dense(bits, row, whole, stages);
+    for (index_t r = 0; r < r16_rows; ++r) row[r] = r < rows_of(part.row_block) ? part.codes[r] + part.first : padding;
+    index_t const whole = part.cols / r16_stage_cols, first_stage = part.first / r16_stage_cols;
+    for_each_run(part.row_block, first_stage, whole, [&](index_t k, index_t count, std::uint8_t* out) {
+      std::int8_t const* from[r16_rows];
+      for (index_t r = 0; r < r16_rows; ++r) from[r] = row[r] + k * r16_stage_cols;
+      kernels_.pack_dense(bits, from, count, out);
+    });
     if (part.cols % r16_stage_cols == 0) return;
     std::int8_t last[r16_rows][r16_stage_cols];
     for (index_t r = 0; r < r16_rows; ++r) {
@@ -205,11 +221,12 @@ private:
       std::copy(row[r] + whole * r16_stage_cols, row[r] + part.cols, last[r]);
       row[r] = last[r];
     }
-    kernels_.pack_dense(bits, row, 1, stages + whole * stage_bytes(layout().kind));
+    kernels_.pack_dense(bits, row, 1, bytes_of(part.row_block) + layout().stage_offset(first_stage + whole));
   }
 
-  void put_sparse_tile(std::uint8_t* stages, index_t first_row, tile const& part) const {
-    put_pairs(stages, part.rows, part.cols, [&](index_t r, std::uint8_t* pairs) {
+  void put_sparse_tile(tile const& part) {
+    index_t const first_row = part.row_block * r16_rows;
+    put_pairs(part.row_block, part.first, part.cols, [&](index_t r, std::uint8_t* pairs) {
       std::uint8_t const* const kept = part.kept[r] + part.first;
       if (!join_pairs(part.codes[r] + part.first, kept, part.cols, pairs))
         throw_crowded(first_row + r, part.first, part.cols, kept);
@@ -217,20 +234,23 @@ private:
     });
   }
 
-  /// `join(r, pairs)` gives the pairs of row r for at most tile_cols columns.
+  /// Columns first .. first + cols - 1, at most tile_cols; `join(r, pairs)` gives the pairs of row r.
   template <class Join>
-  void put_pairs(std::uint8_t* stages, index_t rows, index_t cols, Join const& join) const {
+  void put_pairs(index_t row_block, index_t first, index_t cols, Join const& join) {
     constexpr index_t at_a_time = 8;
     std::uint8_t pairs[at_a_time][tile_cols / 2];
-    std::uint8_t const* places[at_a_time];
-    for (index_t k = 0; k < at_a_time; ++k) places[k] = pairs[k];
+    index_t const rows = rows_of(row_block), stages = (cols + r16_stage_cols - 1) / r16_stage_cols;
     for (index_t r = 0; r < r16_rows; r += at_a_time) {
       for (index_t k = 0; k < at_a_time; ++k)
         if (r + k < rows)
           join(r + k, pairs[k]);
         else
           std::fill_n(pairs[k], tile_cols / 2, std::uint8_t{0});
-      kernels_.pack_pairs(places, (cols + r16_stage_cols - 1) / r16_stage_cols, stages + 4 * r);
+      for_each_run(row_block, first / r16_stage_cols, stages, [&](index_t k, index_t count, std::uint8_t* out) {
+        std::uint8_t const* from[at_a_time];
+        for (index_t row = 0; row < at_a_time; ++row) from[row] = pairs[row] + k * (r16_stage_cols / 2);
+        kernels_.pack_pairs(from, count, out + 4 * r);
+      });
     }
   }
 

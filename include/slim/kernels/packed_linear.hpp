@@ -86,20 +86,23 @@ public:
       of_weight += m.weight.tasks();
       of_right += tasks(m.right);
     }
-    auto const inputs_first = [&](index_t k) {
+    auto const inputs_first = [&](index_t begin, index_t end) {
+      index_t at = 0; // where the tasks of a product begin
       for (member& m : members_) {
-        if (k < tasks(m.left)) return run_left(m, k);
-        k -= tasks(m.left);
+        in_range(at, tasks(m.left), begin, end, [&](index_t from, index_t to) { run_left(m, from, to); });
+        at += tasks(m.left);
       }
       for (member& m : members_) {
-        if (k < m.weight.tasks()) return m.weight.run_task(k, m.now, options_.add);
-        k -= m.weight.tasks();
+        in_range(at, m.weight.tasks(), begin, end,
+                 [&](index_t from, index_t to) { m.weight.run_tasks(from, to, m.now, options_.add); });
+        at += m.weight.tasks();
       }
     };
-    auto const right = [&](index_t k) {
+    auto const right = [&](index_t begin, index_t end) {
+      index_t at = 0;
       for (member& m : members_) {
-        if (k < tasks(m.right)) return m.right->run_task(k, m.now, true);
-        k -= tasks(m.right);
+        in_range(at, tasks(m.right), begin, end, [&](index_t from, index_t to) { m.right->run_tasks(from, to, m.now, true); });
+        at += tasks(m.right);
       }
     };
     ctx_.run_in_turn(of_left + of_weight, inputs_first, of_right, right);
@@ -135,9 +138,17 @@ private:
 
   [[nodiscard]] static index_t tasks(std::optional<packed_product> const& product) { return product ? product->tasks() : 0; }
 
-  void run_left(member& m, index_t task) const {
-    m.left->run_task(task, m.inner.view(), false);
-    if (m.missing.fetch_sub(1) == 1) m.right->prepare(matrix_view<float const>(m.inner.view()), ctx_.inside_task());
+  /// Calls `run` for the part of tasks [begin, end) that belongs to a product whose `count` tasks begin at `at`.
+  template <class F>
+  static void in_range(index_t at, index_t count, index_t begin, index_t end, F const& run) {
+    index_t const from = std::max(begin - at, index_t{0}), to = std::min(end - at, count);
+    if (from < to) run(from, to);
+  }
+
+  void run_left(member& m, index_t begin, index_t end) const {
+    m.left->run_tasks(begin, end, m.inner.view(), false);
+    if (m.missing.fetch_sub(end - begin) == end - begin)
+      m.right->prepare(matrix_view<float const>(m.inner.view()), ctx_.inside_task());
   }
 
   matmul_options options_;

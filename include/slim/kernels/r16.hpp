@@ -3,9 +3,12 @@
 /// "R16", the byte layout that the CPU kernels run on: 16 rows stand side by side, so that a vector register holds one step of
 /// 16 rows and no sum ever crosses lanes. One layout for every instruction set; what is saved is packing/.
 ///
-///     row block  [sets of scales and zero points in the order of the columns, up to a whole cache line] stage stage ...
+///     row block  chunk chunk ...
+///     chunk      [sets of the next scales and zero points, as many as fill whole cache lines] the stages that they belong to
 ///     set        16 fp16 scales [16 zero points of a byte]
 ///     stage      16 rows x 32 columns, some vectors of 64 bytes; byte 4 r + k belongs to row r
+///
+/// Every byte is read in the order it lies in, so that the machine sees one stream and fetches ahead by itself.
 ///
 ///     sparse24   step s = columns 8 s .. 8 s + 7, k = 2 group + slot: the slot-th kept weight of a group of four
 ///                M (bits 2 s, 2 s + 1: column)  V0 (nibble 0: step 0, nibble 1: step 1)  V1 (steps 2, 3)     192 bytes
@@ -75,10 +78,31 @@ struct r16_layout {
   [[nodiscard]] constexpr index_t row_blocks() const noexcept { return (rows + r16_rows - 1) / r16_rows; }
   [[nodiscard]] constexpr index_t stages() const noexcept { return (cols + r16_stage_cols - 1) / r16_stage_cols; }
   [[nodiscard]] constexpr index_t sets() const noexcept { return scale_cols == 0 ? 0 : (cols + scale_cols - 1) / scale_cols; }
-  [[nodiscard]] constexpr index_t set_bytes() const noexcept { return zero_points ? 3 * r16_rows : 2 * r16_rows; }
-  /// In front of the stages of a row block.
-  [[nodiscard]] constexpr index_t header_bytes() const noexcept { return (sets() * set_bytes() + 63) / 64 * 64; }
-  [[nodiscard]] constexpr index_t row_block_bytes() const noexcept { return header_bytes() + stages() * stage_bytes(kind); }
+  [[nodiscard]] constexpr index_t set_bytes() const noexcept {
+    return scale_cols == 0 ? 0 : zero_points ? 3 * r16_rows : 2 * r16_rows;
+  }
+  /// Sets of a chunk, a power of two: their bytes end with a cache line. The last chunk may have fewer.
+  [[nodiscard]] constexpr index_t chunk_sets() const noexcept { return zero_points ? 4 : 2; }
+  /// In front of the stages of a chunk of so many sets.
+  [[nodiscard]] constexpr index_t header_bytes(index_t of_sets) const noexcept {
+    return (of_sets * set_bytes() + 63) / 64 * 64;
+  }
+  [[nodiscard]] constexpr index_t chunk_stages() const noexcept {
+    return scale_cols == 0 ? stages() : chunk_sets() * (scale_cols / r16_stage_cols);
+  }
+  [[nodiscard]] constexpr index_t row_block_bytes() const noexcept {
+    return header_bytes(sets()) + stages() * stage_bytes(kind);
+  }
+  /// Of a set in its row block.
+  [[nodiscard]] constexpr index_t set_offset(index_t set) const noexcept {
+    index_t const first = set & ~(chunk_sets() - 1); // of its chunk
+    return set * set_bytes() + first * (scale_cols / r16_stage_cols) * stage_bytes(kind);
+  }
+  /// Of a stage in its row block.
+  [[nodiscard]] constexpr index_t stage_offset(index_t stage) const noexcept {
+    index_t const sets_before = scale_cols == 0 ? 0 : (stage / chunk_stages() + 1) * chunk_sets();
+    return header_bytes(std::min(sets_before, sets())) + stage * stage_bytes(kind);
+  }
   [[nodiscard]] constexpr index_t byte_size() const noexcept { return row_blocks() * row_block_bytes(); }
 
   friend constexpr bool operator==(r16_layout const&, r16_layout const&) = default;
@@ -86,6 +110,7 @@ struct r16_layout {
 
 static_assert(r16_layout{r16_kind::sparse24, 16, 256, 128, false}.byte_size() * 8 == 16 * 256 * 25 / 8,
               "3.125 bits per weight with groups of 128");
+static_assert(r16_layout{r16_kind::dense3, 16, 512, 128, true}.header_bytes(4) == 4 * 48, "four sets leave no gap");
 
 /// A matrix of codes in the R16 layout. Made by `pack_r16` (kernels/pack_r16.hpp).
 class r16_matrix {
@@ -137,7 +162,7 @@ private:
   friend r16_matrix pack_r16(matrix_view<float const>, number_format, context const&);
 
   [[nodiscard]] std::uint8_t const* scales_at(index_t i, index_t j) const noexcept {
-    return data() + i / r16_rows * layout_.row_block_bytes() + j / layout_.scale_cols * layout_.set_bytes();
+    return data() + i / r16_rows * layout_.row_block_bytes() + layout_.set_offset(j / layout_.scale_cols);
   }
 
   r16_layout layout_;
@@ -198,8 +223,7 @@ struct sparse_pair {
 
 inline void r16_matrix::decode_block(index_t row_block, index_t col_block,
                                      float values[r16_block_cols][r16_rows]) const noexcept {
-  std::uint8_t const* const stages = data() + row_block * layout_.row_block_bytes() + layout_.header_bytes() +
-                                     col_block * (r16_block_cols / r16_stage_cols) * stage_bytes(layout_.kind);
+  std::uint8_t const* const begin = data() + row_block * layout_.row_block_bytes();
   index_t const rows = std::min(r16_rows, layout_.rows - row_block * r16_rows);
   index_t const cols = std::min(r16_block_cols, layout_.cols - col_block * r16_block_cols);
   for (index_t j = 0; j < r16_block_cols; ++j) std::fill_n(values[j], r16_rows, 0.0f);
@@ -211,7 +235,7 @@ inline void r16_matrix::decode_block(index_t row_block, index_t col_block,
   };
   for (index_t r = 0; r < rows; ++r)
     for (index_t first = 0; first < cols; first += r16_stage_cols) {
-      std::uint8_t const* const at = stages + first / r16_stage_cols * stage_bytes(layout_.kind);
+      std::uint8_t const* const at = begin + layout_.stage_offset((col_block * r16_block_cols + first) / r16_stage_cols);
       if (!has_codes(layout_.kind)) {
         for (index_t c = first; c < std::min(cols, first + r16_stage_cols); ++c)
           values[c][r] = detail::stage_number(layout_.kind, at, r, c - first);

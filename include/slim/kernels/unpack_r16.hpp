@@ -38,8 +38,8 @@ namespace slim::inline SLIM_ABI {
   };
   for (index_t i = 0; i < layout.rows; ++i)
     for (index_t first = 0; first < layout.cols; first += r16_stage_cols) {
-      std::uint8_t const* const stage = packed.data() + i / r16_rows * layout.row_block_bytes() + layout.header_bytes() +
-                                        first / r16_stage_cols * stage_bytes(layout.kind);
+      std::uint8_t const* const stage =
+          packed.data() + i / r16_rows * layout.row_block_bytes() + layout.stage_offset(first / r16_stage_cols);
       for (index_t k = 0; k < r16_stage_cols; ++k) {
         if (!is_sparse(layout.kind)) put(i, first + k, detail::dense_code(layout.kind, stage, i % r16_rows, k));
         if (!is_sparse(layout.kind) || k % 4 != 0) continue;

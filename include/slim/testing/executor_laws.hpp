@@ -36,16 +36,24 @@ template <executor E>
         break;
 
     if constexpr (in_turn_executor<E>) {
-      std::atomic<index_t> early{0}, first_done{0}, second_done{0};
-      auto const first_task = [&](index_t) { ++first_done; };
-      auto const second_task = [&](index_t) {
-        if (first_done != count) ++early;
-        ++second_done;
+      std::atomic<index_t> early{0}, first_done{0}, empty{0};
+      std::vector<std::atomic<int>> in_turn(static_cast<std::size_t>(3 * count)); // runs of the first loop, of the second
+      auto const first_tasks = [&](index_t begin, index_t end) {
+        if (begin >= end) ++empty;
+        for (index_t k = std::max(begin, index_t{0}); k < std::min(end, count); ++k) ++in_turn[static_cast<std::size_t>(k)];
+        first_done += end - begin;
       };
-      task_loop const loops[] = {{count, task_ref(first_task)}, {2 * count, task_ref(second_task)}};
+      auto const second_tasks = [&](index_t begin, index_t end) {
+        if (first_done != count) ++early;
+        if (begin >= end) ++empty;
+        for (index_t k = std::max(begin, index_t{0}); k < std::min(end, 2 * count); ++k)
+          ++in_turn[static_cast<std::size_t>(count + k)];
+      };
+      task_loop const loops[] = {{count, task_range_ref(first_tasks)}, {2 * count, task_range_ref(second_tasks)}};
       e.for_each_in_turn(loops);
-      judge.expect(first_done == count && second_done == 2 * count, "in turn, every task runs exactly once",
-                   message(index_t{first_done}, " and ", index_t{second_done}, " ran"));
+      judge.expect(std::all_of(in_turn.begin(), in_turn.end(), [](auto const& n) { return n == 1; }),
+                   "in turn, every task runs exactly once");
+      judge.expect(empty == 0, "in turn, no range is empty", message(index_t{empty}, " were"));
       judge.expect(early == 0, "in turn, a loop starts after the one before", message(index_t{early}, " tasks were early"));
     }
 

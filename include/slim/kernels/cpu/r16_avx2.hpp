@@ -3,7 +3,7 @@
 /// R16 products with AVX2: half a step (8 rows) per register, `vpmaddubsw` multiplies and adds pairs in 16 bits. See
 /// kernels/cpu/r16_kernels.hpp.
 
-#include "slim/kernels/cpu/r16_row_block.hpp"
+#include "slim/kernels/cpu/r16_walk.hpp"
 #include "slim/linalg/simd.hpp"
 
 #if SLIM_SIMD_X86
@@ -22,6 +22,9 @@ namespace avx2 {
 
 inline constexpr index_t lanes = 8;
 inline constexpr bool signed_bytes = true;
+
+template <r16_kind Kind>
+inline constexpr float code_unit = 1.0f;
 
 typedef __m256 floats;
 SLIM_INLINE floats every(float x) { return _mm256_set1_ps(x); }
@@ -54,7 +57,7 @@ SLIM_INLINE __m256i eight_inputs(std::int8_t const* x) {
 typedef __m256i book_register;
 
 template <r16_kind Kind>
-SLIM_INLINE book_register book_of(r16_row_block const& a) {
+SLIM_INLINE book_register book_of(r16_walk const& a) {
   if constexpr (has_book(Kind)) return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<__m128i const*>(a.book)));
   return _mm256_setzero_si256();
 }
@@ -169,9 +172,6 @@ SLIM_INLINE floats zeros_of(std::uint8_t const* header) {
   __m128i const zeros = _mm_loadl_epi64(reinterpret_cast<__m128i const*>(header));
   return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(zeros));
 }
-
-SLIM_INLINE void prefetch_far(std::uint8_t const* line) { _mm_prefetch(reinterpret_cast<char const*>(line), _MM_HINT_T1); }
-SLIM_INLINE void prefetch_near(std::uint8_t const* line) { _mm_prefetch(reinterpret_cast<char const*>(line), _MM_HINT_T0); }
 
 /// Inputs as int8; see kernels/cpu/r16_kernels.hpp.
 inline void round_inputs(float const* x, index_t stages, std::int8_t* out, index_t out_stride, float* scale, float* sum,

@@ -3,7 +3,7 @@
 /// R16 products with AVX-512 VNNI: a register holds one step of 16 rows, `vpdpbusd` adds the four products of a row into its
 /// lane. See kernels/cpu/r16_kernels.hpp.
 
-#include "slim/kernels/cpu/r16_row_block.hpp"
+#include "slim/kernels/cpu/r16_walk.hpp"
 #include "slim/linalg/simd.hpp"
 
 #if SLIM_SIMD_X86
@@ -53,7 +53,7 @@ SLIM_INLINE __m512i eight_inputs(std::int8_t const* x) {
 typedef __m512i book_register;
 
 template <r16_kind Kind>
-SLIM_INLINE book_register book_of(r16_row_block const& a) {
+SLIM_INLINE book_register book_of(r16_walk const& a) {
   if constexpr (has_book(Kind))
     return _mm512_maskz_broadcast_i32x4(every_lane, _mm_loadu_si128(reinterpret_cast<__m128i const*>(a.book)));
   return _mm512_setzero_si512();
@@ -82,11 +82,28 @@ SLIM_INLINE floats sum_of(integers<T> const& sums, int t) {
   return _mm512_maskz_cvtepi32_ps(every_lane, is_sparse(Kind) ? _mm512_sub_epi32(sums.lane[t], sums.offset) : sums.lane[t]);
 }
 
+/// What the codes of a kernel are multiplied in: one in the upper half of its byte is 16 times itself, with its sign, and needs
+/// no subtraction of 8.
+template <r16_kind Kind>
+inline constexpr float code_unit = Kind == r16_kind::sparse24 ? 1.0f / 16 : 1.0f;
+
+/// Codes of columns 8 S .. 8 S + 7 of a 2:4 stage.
+template <r16_kind Kind, int S>
+SLIM_INLINE __m512i sparse_codes(std::uint8_t const* stage, book_register book) {
+  __m512i const two_steps = vector_at(stage + 64 + S / 2 * 64);
+  if constexpr (has_book(Kind)) {
+    return _mm512_shuffle_epi8(book, _mm512_and_si512(shifted_right<4 * (S % 2)>(two_steps), bytes_of(15)));
+  } else {
+    constexpr int first_xor_second_and_third = 0x28; // the stored top bit is 1 where the sign is +
+    return _mm512_ternarylogic_epi32(shifted_right<4 * (S % 2) - 4>(two_steps), bytes_of(0x80), bytes_of(0xf0),
+                                     first_xor_second_and_third);
+  }
+}
+
 /// Columns 8 S .. 8 S + 7 of a 2:4 stage. Inputs are stored + 128.
 template <r16_kind Kind, int S, int T>
 SLIM_INLINE void sparse_step(std::uint8_t const* stage, std::int8_t const* x, book_register book, integers<T>& sums) {
-  __m512i const nibbles = _mm512_and_si512(shifted_right<4 * (S % 2)>(vector_at(stage + 64 + S / 2 * 64)), bytes_of(15));
-  __m512i const codes = has_book(Kind) ? _mm512_shuffle_epi8(book, nibbles) : _mm512_sub_epi8(nibbles, bytes_of(8));
+  __m512i const codes = sparse_codes<Kind, S>(stage, book);
   __m512i const second_group = _mm512_set1_epi32(0x04040000);
   __m512i const columns = // (bits & 3) | 4 for the second group of the step
       _mm512_ternarylogic_epi32(shifted_right<2 * S>(vector_at(stage)), bytes_of(3), second_group, 0xEA);
@@ -141,9 +158,6 @@ SLIM_INLINE floats zeros_of(std::uint8_t const* header) {
   __m128i const zeros = _mm_loadu_si128(reinterpret_cast<__m128i const*>(header));
   return _mm512_maskz_cvtepi32_ps(every_lane, _mm512_maskz_cvtepu8_epi32(every_lane, zeros));
 }
-
-SLIM_INLINE void prefetch_far(std::uint8_t const* line) { _mm_prefetch(reinterpret_cast<char const*>(line), _MM_HINT_T1); }
-SLIM_INLINE void prefetch_near(std::uint8_t const* line) { _mm_prefetch(reinterpret_cast<char const*>(line), _MM_HINT_T0); }
 
 #include "slim/kernels/cpu/r16_product.inc"
 

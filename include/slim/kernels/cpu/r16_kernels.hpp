@@ -7,17 +7,17 @@
 #include "slim/kernels/cpu/r16_avx2.hpp"
 #include "slim/kernels/cpu/r16_avx512.hpp"
 #include "slim/kernels/cpu/r16_neon.hpp"
-#include "slim/kernels/cpu/r16_row_block.hpp"
+#include "slim/kernels/cpu/r16_walk.hpp"
 #include "slim/linalg/simd.hpp"
 
 namespace slim::inline SLIM_ABI {
 namespace detail {
 
-/// `out[t][r]` = sum over the columns of scale (code - zero) x for the vectors t of a tile; values, scales and sums as in
-/// input_tile. Where a row has one scale (no sets) it is left out, and so is the zero point of dense codes: the sum is over
-/// code * x. Codes of a book are its levels, + 128 if dense.
-using r16_kernel = void (*)(r16_row_block const*, std::int8_t const* values, float const* scales, float const* sums,
-                            float* out);
+/// Row blocks of 16 rows that lie one behind the other, in one stream or in two, times the vectors of a tile: the sum over the
+/// columns of scale (code - zero) x, with values, scales and sums as in input_tile. Where a row has one scale it is left out,
+/// and so is the zero point of dense codes: the sum is over code * x. Codes of a book are its levels, + 128 if dense.
+using r16_kernel = void (*)(r16_walk const&, std::uint8_t const* const* streams, index_t row_blocks, std::int8_t const* values,
+                            float const* scales, float const* sums, r16_output const& to);
 
 /// Rounds stages of 32 inputs to int8 with one scale, largest / 127: codes to `out`, a stage every `out_stride`, scale and
 /// scale times their sum, and what is left of x to `rest`, which may be x or null. An input that is not finite makes the scale
@@ -32,7 +32,7 @@ struct r16_kernels {
   input_kernel round_inputs;
   /// [kind][log2 of the vectors of a tile]
   r16_kernel of[7][4];
-  /// The same for two row blocks: memory answers two streams faster than one. Tiles of 1 and 2 vectors, which wait for it.
+  /// The same for two streams: memory answers two faster than one. Tiles of 1 and 2 vectors, which wait for it.
   r16_kernel two[7][2];
 
   [[nodiscard]] bool flips_inputs(r16_kind kind) const noexcept {
@@ -66,14 +66,14 @@ inline void round_inputs(float const* x, index_t stages, std::int8_t* out, index
 
 /// Code of column c of a dense stage, level of a book.
 template <r16_kind Kind>
-int multiplied_code(r16_row_block const& a, std::uint8_t const* stage, index_t r, index_t c) {
+int multiplied_code(r16_walk const& a, std::uint8_t const* stage, index_t r, index_t c) {
   int const code = dense_code(Kind, stage, r, c);
   return has_book(Kind) ? a.book[code] : code;
 }
 
 /// Sum over a stage of a row.
 template <r16_kind Kind>
-int stage_product(r16_row_block const& a, std::uint8_t const* stage, index_t r, std::int8_t const* x) {
+int stage_product(r16_walk const& a, std::uint8_t const* stage, index_t r, std::int8_t const* x) {
   int sum = 0;
   if constexpr (is_sparse(Kind)) {
     for (index_t group = 0; group < r16_stage_cols / 4; ++group) {
@@ -89,35 +89,62 @@ int stage_product(r16_row_block const& a, std::uint8_t const* stage, index_t r, 
   return sum;
 }
 
+/// A row block; returns where the next one begins.
 template <r16_kind Kind, int T>
-void one_product(r16_row_block const& a, std::int8_t const* values, float const* scales, float const* sums, float* out) {
+std::uint8_t const* one_product(r16_walk const& a, std::uint8_t const* stages, std::int8_t const* values, float const* scales,
+                                float const* sums, float* out) {
   for (int k = 0; k < T * r16_rows; ++k) out[k] = 0.0f;
-  std::uint8_t const* header = a.header;
-  for (index_t first = 0; first < a.stage_count; first += a.set_stages, header += a.set_bytes, sums += T) {
-    index_t const last = std::min(a.stage_count, first + a.set_stages);
+  std::uint8_t const* set = stages;
+  for (index_t first = 0, s = 0; first < a.stage_count; first += a.set_stages, ++s, sums += T) {
+    if (s % a.chunk_sets == 0) {
+      set = stages;
+      stages += a.stage_count - first <= a.chunk_sets * a.set_stages ? a.last_header_bytes : a.header_bytes;
+    }
+    index_t const count = std::min(a.stage_count - first, a.set_stages);
     for (index_t r = 0; r < r16_rows; ++r) {
       float scale = 1.0f, zero = 0.0f;
       if (a.scales) {
-        scale = static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(header[2 * r] | header[2 * r + 1] << 8)));
-        zero = static_cast<float>(a.zero_points ? header[2 * r16_rows + r] : plain_zero(Kind));
+        scale = static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(set[2 * r] | set[2 * r + 1] << 8)));
+        zero = static_cast<float>(a.zero_points ? set[2 * r16_rows + r] : plain_zero(Kind));
       }
       for (int t = 0; t < T; ++t) {
         float sum = 0;
-        for (index_t s = first; s < last; s += a.input_stages) {
+        for (index_t from = 0; from < count; from += a.input_stages) {
           int dot = 0;
-          for (index_t k = s; k < std::min(last, s + a.input_stages); ++k)
-            dot += stage_product<Kind>(a, a.stages + k * stage_bytes(Kind), r, values + (k * T + t) * r16_stage_cols);
-          sum += scales[s / a.input_stages * T + t] * static_cast<float>(dot);
+          for (index_t k = from; k < std::min(count, from + a.input_stages); ++k)
+            dot += stage_product<Kind>(a, stages + k * stage_bytes(Kind), r, values + (k * T + t) * r16_stage_cols);
+          sum += scales[from / a.input_stages * T + t] * static_cast<float>(dot);
         }
         out[t * r16_rows + r] += scale * (sum - (is_sparse(Kind) ? 0.0f : zero * sums[t]));
       }
     }
+    set += a.set_bytes;
+    stages += count * stage_bytes(Kind);
+    values += count * T * r16_stage_cols;
+    scales += a.set_inputs * T;
   }
+  return stages;
 }
 
 template <r16_kind Kind, int T, int Streams>
-void r16_product(r16_row_block const* blocks, std::int8_t const* values, float const* scales, float const* sums, float* out) {
-  for (int k = 0; k < Streams; ++k) one_product<Kind, T>(blocks[k], values, scales, sums, out + k * T * r16_rows);
+void r16_product(r16_walk const& a, std::uint8_t const* const* streams, index_t row_blocks, std::int8_t const* values,
+                 float const* scales, float const* sums, r16_output const& to) {
+  for (int k = 0; k < Streams; ++k) {
+    std::uint8_t const* at = streams[k];
+    for (index_t n = 0; n < row_blocks; ++n) {
+      float found[T * r16_rows];
+      at = one_product<Kind, T>(a, at, values, scales, sums, found);
+      for (index_t t = 0; t < to.tokens; ++t)
+        for (index_t r = 0; r < r16_rows; ++r) {
+          float& y = to.first[k][t * to.stride + n * r16_rows + r];
+          float const* const v = found + t * to.planes * r16_rows + r;
+          float sum = v[0];
+          if constexpr (T > 1)
+            if (to.planes == 2) sum += v[r16_rows];
+          y = to.add ? y + sum : sum;
+        }
+    }
+  }
 }
 
 } // namespace scalar

@@ -4,7 +4,7 @@
 /// row into its lane. See kernels/cpu/r16_kernels.hpp.
 
 #include "slim/kernels/cpu/arm_dot.hpp"
-#include "slim/kernels/cpu/r16_row_block.hpp"
+#include "slim/kernels/cpu/r16_walk.hpp"
 
 #if SLIM_SIMD_ARM
 namespace slim::inline SLIM_ABI {
@@ -17,6 +17,9 @@ namespace neon {
 
 inline constexpr index_t lanes = 4;
 inline constexpr bool signed_bytes = true;
+
+template <r16_kind Kind>
+inline constexpr float code_unit = 1.0f;
 
 typedef float32x4_t floats;
 SLIM_INLINE floats every(float x) { return vdupq_n_f32(x); }
@@ -34,7 +37,7 @@ SLIM_INLINE uint8x16_t shifted_right(uint8x16_t v) {
 typedef int8x16_t book_register;
 
 template <r16_kind Kind>
-SLIM_INLINE book_register book_of(r16_row_block const& a) {
+SLIM_INLINE book_register book_of(r16_walk const& a) {
   if constexpr (has_book(Kind)) return vreinterpretq_s8_u8(vld1q_u8(a.book));
   return vdupq_n_s8(0);
 }
@@ -119,10 +122,6 @@ SLIM_INLINE floats zeros_of(std::uint8_t const* header) {
                           static_cast<float>(header[3])};
   return vld1q_f32(zeros);
 }
-
-/// Cores that have these instructions find a plain walk over memory by themselves.
-SLIM_INLINE void prefetch_far(std::uint8_t const*) {}
-SLIM_INLINE void prefetch_near(std::uint8_t const*) {}
 
 #include "slim/kernels/cpu/r16_product.inc"
 
