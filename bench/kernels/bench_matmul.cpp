@@ -1,6 +1,7 @@
 // Products with packed matrices, side by side with a plain read loop, the float products of Eigen and OpenBLAS and, where it
 // was built beside the project, ggml's quantized products (repacked layouts included). All contestants take turns in one run;
-// weights rotate through more than five times the last-level cache, or, with 0 megabytes, stay in it. Medians, and ratios to
+// weights rotate through more than five times the last-level cache, or, with 0 megabytes, stay in it. A turn is a product with
+// one copy, untimed, and one with the next, as of a model's layers one after the other. Medians, and ratios to
 // the peers of the same run. Usage: bench_matmul [threads = 1] [d_out = 4096] [d_in = 4096] [tokens = 1] [rounds = 25]
 // [megabytes of weights = 192]
 #include "../timing.hpp"
@@ -243,9 +244,10 @@ public:
     for (int round = -2; round < s_.rounds; ++round) { // two to warm up
       std::shuffle(order.begin(), order.end(), shuffling);
       for (contestant* const c : order) {
-        for (int fetch = 0; s_.resident() && fetch < 2; ++fetch) c->run(0); // what the others have evicted
+        int copy = 2 * (round + 2);
+        for (int fetch = 0; fetch < (s_.resident() ? 2 : 1); ++fetch) c->run(copy++ % c->copies); // code, and resident weights
         for (int repetition = 0; repetition < (s_.resident() ? 5 : 1); ++repetition) {
-          double const seconds = bench::seconds_of([&] { c->run((round + 2) % c->copies); });
+          double const seconds = bench::seconds_of([&] { c->run(copy % c->copies); });
           if (round >= 0) c->seconds.push_back(seconds);
         }
       }
