@@ -307,6 +307,32 @@ TEST_CASE("a token's result does not depend on the batch, the executor or the ot
   }
 }
 
+TEST_CASE("how row blocks are shared out does not show: all in one call of a kernel, one by one and backwards, or by a team") {
+  index_t const rows = GENERATE(16 * 129, 16 * 130 + 7); // an odd number of row blocks; a ragged one
+  packed_case const cases[] = {dense_case(rows, 100, 3, per_group(32), false, 5), sparse_case(rows, 100, per_channel, 6),
+                               sparse_case(rows, 100, per_group(64), 7)};
+  for (packed_case const& c : cases)
+    for (index_t const tokens : {1, 2, 5})
+      for (auto const inputs : {input_precision::int8, input_precision::int16}) {
+        matrix<float> const x = normal_matrix(tokens, 100, 8);
+        matrix<float> const before = normal_matrix(tokens, rows, 9);
+        serial_executor const serial;
+        backwards_executor const backwards;
+        thread_team_executor const team{3};
+        matrix<float> whole(before);
+        matmul_into(c.packed, x.view(), whole.view(), {.inputs = inputs, .add = true}, on(serial));
+        matrix<float> fresh(tokens, rows);
+        matmul_into(c.packed, x.view(), fresh.view(), {.inputs = inputs}, on(serial));
+        for (index_t k = 0; k < whole.size(); ++k) REQUIRE(whole.data()[k] == before.data()[k] + fresh.data()[k]);
+        REQUIRE(distance(fresh, product(c.w, rounded_inputs(x, inputs == input_precision::int16 ? 2 : 1))) <= 1e-3);
+        for (context const& ctx : {on(backwards), on(team), context{}}) {
+          matrix<float> parts(before);
+          matmul_into(c.packed, x.view(), parts.view(), {.inputs = inputs, .add = true}, ctx);
+          REQUIRE(same_bits(whole, parts));
+        }
+      }
+}
+
 TEST_CASE("NaN and infinity of a token reach its outputs and no others") {
   packed_case const c = sparse_case(18, 64, per_channel, 11);
   matrix<float> x = normal_matrix(3, 64, 12);
