@@ -20,8 +20,6 @@ public:
     constexpr index_t wide = r16_block_cols / r16_stage_cols;
     r16_layout const& layout = w.layout();
     if (inputs == input_precision::int8_128 && layout.scale_cols % r16_block_cols == 0) stages_per_scale_ = wide;
-    for (std::size_t k = 0; k < w.levels().size(); ++k)
-      book_[k] = static_cast<std::uint8_t>(w.levels()[k] + (is_sparse(layout.kind) ? 0 : 128));
     bool const scales = layout.scale_cols > 0;
     index_t const set_stages = scales ? layout.scale_cols / r16_stage_cols : wide; // as if groups of 128 had no scales
     index_t const chunk_sets = layout.chunk_sets(), rest = layout.sets() % chunk_sets;
@@ -34,8 +32,10 @@ public:
              .set_stages = set_stages,
              .input_stages = stages_per_scale_,
              .set_inputs = (set_stages + stages_per_scale_ - 1) / stages_per_scale_,
-             .book = book_,
-             .zero_points = layout.zero_points};
+             .zero_points = layout.zero_points,
+             .book = {}};
+    for (std::size_t k = 0; k < w.levels().size(); ++k)
+      walk_.book[k] = static_cast<std::uint8_t>(w.levels()[k] + (is_sparse(layout.kind) ? 0 : 128));
   }
 
   void prepare(matrix_view<float const> x, context const& ctx) {
@@ -163,7 +163,6 @@ private:
   r16_kernels const* kernels_;
   index_t planes_, row_block_bytes_, stages_per_scale_ = 1, tokens_ = 0;
   r16_walk walk_;
-  std::uint8_t book_[16] = {};
   std::vector<input_tile> inputs_;
 };
 

@@ -22,8 +22,8 @@ struct r16_walk {
   index_t set_stages;        ///< of a set
   index_t input_stages;      ///< that share a scale of the inputs; divides set_stages
   index_t set_inputs;        ///< scales of the inputs in a set
-  std::uint8_t const* book;  ///< levels of a code book, 16; + 128 if dense
   bool zero_points;
+  std::uint8_t book[16]; ///< levels of a code book; + 128 if dense
 };
 
 /// Where the sums of a tile go: row r of the n-th row block of a stream, token t, to `first[stream][t * stride + 16 n + r]`.
