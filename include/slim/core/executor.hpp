@@ -120,7 +120,7 @@ public:
 private:
   static constexpr index_t most_grains = index_t{1} << 31;
 
-  struct range {
+  struct alignas(8) range { // as one word: clang asks for a lock otherwise
     std::uint32_t next, end;
   };
   struct alignas(64) share {
