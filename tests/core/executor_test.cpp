@@ -119,7 +119,7 @@ void on_every_executor(Check const& check) {
 
 } // namespace
 
-TEST_CASE("blocks cover [0, n) once, and depend on n and grain only") {
+TEST_CASE("blocks cover 0 to n - 1 once, and depend on n and grain only") {
   for (index_t const n : {1, 2, 7, 64, 65, 1000})
     for (index_t const grain : {1, 3, 64, 5000}) {
       blocks expected;

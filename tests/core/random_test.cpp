@@ -16,7 +16,7 @@ TEST_CASE("the numbers of a seed never change between versions") { // results of
   CHECK(slim::random_normal(1, 0) == Approx(-0.020661914581578594).epsilon(1e-14));
 }
 
-TEST_CASE("uniform numbers lie in [0, 1) and have its moments") {
+TEST_CASE("uniform numbers lie between 0 and 1, 1 excluded, and have its moments") {
   int const n = 200000;
   double sum = 0, squares = 0, neighbours = 0, between_seeds = 0;
   for (int k = 0; k < n; ++k) {
