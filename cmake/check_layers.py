@@ -2,44 +2,42 @@
 """Checks the house rules that a compiler does not: check_layers.py INCLUDE_DIR [...]. Prints one line per breach, exit code 1.
 
 Rules: headers include downwards only (LAYERS), the headers of a folder do not include each other in a circle, macros are
-called SLIM_..., no anonymous namespace and no `static` at namespace scope (two programs' worth of symbols), no costly
-standard headers, no printing, Eigen only in linalg/ and interop/, xtensor and CBLAS only in interop/, json only in io/.
+called SLIM_..., no anonymous namespace and no `static` at namespace scope (two programs' worth of symbols), the context is
+the last parameter, the library's namespaces are opened so that ctags sees them, no costly standard headers, no printing, Eigen only in linalg/ and interop/, xtensor and CBLAS only in interop/, json only in io/.
 """
 import re
 import sys
 from pathlib import Path
 
 # folder -> folders it may include. Siblings meet only where SIBLINGS says so.
-BASE = {"core", "linalg", "calibration"}
-METHODS = {"saliency", "pruning", "quantization", "transforms", "adapters"}
+BASE = {"core", "simd", "linalg", "calibration"}
+METHODS = {"saliency", "pruning", "quantization", "transforms", "adapters", "allocation"}
 LAYERS = {
     "core": set(),
-    "linalg": {"core"},
-    "calibration": {"core", "linalg"},
+    "simd": {"core"},
+    "linalg": {"core", "simd"},
+    "calibration": {"core", "simd", "linalg"},
     **{folder: BASE for folder in METHODS},
     "joint": BASE | METHODS,
     "packing": {"core"},
-    "kernels": {"core", "packing"},
-    "pipeline": BASE | METHODS | {"joint", "packing"},
+    "kernels": {"core", "simd", "packing"},
+    "pipeline": BASE | METHODS | {"joint", "packing", "kernels"},
     "io": {"core", "packing", "pipeline"},
     "interop": {"core", "linalg"},
-    "testing": BASE | METHODS | {"joint", "packing", "pipeline"},
+    "testing": BASE | METHODS | {"joint", "packing", "kernels", "pipeline"},
     # slim.hpp itself: the umbrella
     "": BASE | METHODS | {"joint", "packing", "kernels", "pipeline"},
 }
 # Single headers of other folders. Siblings meet only here: concepts, and the plain data types (mask, codes) that go from one
 # to the other. The one header of models in the list is named by the aliases that pair a solver with its paper's saliency
-# (slim_lora = saliency_lora<...>). Packed formats and kernels take the data types, and nothing that makes them; but
-# quantize_and_pack.hpp runs pruner, quantizer and packer row by row.
+# (slim_lora = saliency_lora<...>). Packed formats and kernels take the data types, and nothing that makes them.
 SIBLINGS = {
     "pruning": {"slim/saliency/saliency.hpp"},
     "transforms": {"slim/saliency/saliency.hpp", "slim/pruning/mask.hpp"},
     "adapters": {"slim/saliency/saliency.hpp", "slim/saliency/channel_weights.hpp", "slim/quantization/quantizer.hpp",
-                 "slim/quantization/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/pruning/pruner.hpp"},
-    "packing": {"slim/quantization/integer_codes.hpp", "slim/pruning/mask.hpp"},
-    "kernels": {"slim/quantization/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/adapters/adapter.hpp",
-                "slim/linalg/simd.hpp", "slim/linalg/for_each_simd_level.inc", "slim/quantization/absmax.hpp",
-                "slim/pruning/nm_pruner.hpp"},
+                 "slim/quantization/codes/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/pruning/pruner.hpp"},
+    "packing": {"slim/quantization/codes/integer_codes.hpp", "slim/pruning/mask.hpp"},
+    "kernels": {"slim/quantization/codes/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/adapters/adapter.hpp"},
 }
 
 COSTLY = {"iostream", "regex", "random", "ranges", "format"}
@@ -103,7 +101,7 @@ def check_file(path, root):
     text = path.read_text(encoding="utf-8")
     if folder and folder not in LAYERS:
         yield 1, f"folder {folder}/ is not in the layers of cmake/check_layers.py"
-    if not text.startswith("#pragma once\n"):
+    if path.suffix != ".inc" and not text.startswith("#pragma once\n"):
         yield 1, "does not begin with #pragma once"
     for number, line in enumerate(text.split("\n"), 1):
         if include := re.match(r'\s*#\s*include\s*[<"]([^>"]+)[>"]', line):
@@ -112,10 +110,14 @@ def check_file(path, root):
             yield number, f"macro {define.group(1)} is not called SLIM_..."
     code = without_comments(text)
     for number, line in enumerate(code.split("\n"), 1):
+        if re.search(r"context const& \w+ = \{\},", line):
+            yield number, "the context is not the last parameter"
         if PRINTING.search(line):
             yield number, "prints or aborts"
         if "Eigen::" in line and folder not in ONLY_IN["Eigen"]:
             yield number, "Eigen is named outside interop, linalg"
+        if re.search(r"namespace\s+slim::", line):
+            yield number, "open `namespace slim {` and `inline namespace SLIM_ABI {` one by one: ctags does not read the short form"
     for number, statement in namespace_scope(without_preprocessor(code)):
         if re.match(r"(inline\s+)?namespace\s*\{", statement):
             yield number, "anonymous namespace"
@@ -147,7 +149,7 @@ def check_circles(root):
 
 def check_tree(root):
     """All breaches under an include folder, as lines of text."""
-    for path in sorted(list((root / "slim").rglob("*.hpp")) + list((root / "slim").rglob("*.cuh"))):
+    for path in sorted(p for ending in ("hpp", "cuh", "inc") for p in (root / "slim").rglob(f"*.{ending}")):
         for line, what in check_file(path, root):
             yield f"{path}:{line}: {what}"
     for name, what in check_circles(root):

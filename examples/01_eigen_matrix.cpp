@@ -31,11 +31,11 @@ int main() {
   Eigen::MatrixXf const W = synthetic_weights(96, 192); // column-major, Eigen's default: strides are free
   Eigen::MatrixXf const X = synthetic_inputs(512, W.cols(), 2);
 
-  slim::calibration seen(W.cols(), {.gram = true}); // with a Gram matrix output errors are exact
-  seen.observe(X.topRows(256));                     // blocks and maps are matrices, too
-  seen.observe(X.bottomRows(256));
+  slim::calibration calib(W.cols(), {.gram = true}); // with a Gram matrix output errors are exact
+  calib.observe(X.topRows(256));                     // blocks and maps are matrices, too
+  calib.observe(X.bottomRows(256));
 
-  auto const layer = slim::compress(W, seen,
+  auto const layer = slim::compress(W, calib,
                                     slim::chain(slim::slim_quantizer({.bits = 4}), slim::nm_pruner<2, 4>(slim::wanda{}),
                                                 slim::slim_lora({.rank = {.ratio = 0.1}})));
   for (auto const& step : layer.report.steps)

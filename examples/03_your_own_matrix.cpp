@@ -48,7 +48,7 @@ int main() {
 
   // Weights become floats at the door: the result has the bits of the same numbers in the library's own matrix.
   auto const recipe =
-      slim::chain(slim::slim_quantizer({.bits = 4}), slim::unstructured_pruner({.sparsity = 0.5}, slim::magnitude{}));
+      slim::chain(slim::slim_quantizer({.bits = 4}), slim::unstructured_pruner(slim::magnitude{}, {.sparsity = 0.5}));
   auto const layer = slim::compress(W, recipe);
   auto const expected = slim::compress(plain, recipe);
 

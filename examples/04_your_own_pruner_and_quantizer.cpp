@@ -85,9 +85,9 @@ int main() {
 
   auto const W = slim::testing::normal_matrix(64, 128, 1, 0.02f); // synthetic, as are the inputs
   auto const X = slim::testing::normal_matrix(256, 128, 2);
-  auto const seen = slim::testing::observed(X, {.gram = true});
+  auto const calib = slim::testing::observed(X, {.gram = true});
   auto const layer =
-      slim::compress(W, seen, slim::chain(block_pruner{}, ternary_quantizer{}, slim::slim_lora({.rank = {.ratio = 0.25}})));
+      slim::compress(W, calib, slim::chain(block_pruner{}, ternary_quantizer{}, slim::slim_lora({.rank = {.ratio = 0.25}})));
   for (auto const& step : layer.report.steps)
     std::printf("%-55s output error %.3f, sparsity %.2f, %.2f bits per weight\n", step.step.c_str(), step.output_error,
                 step.sparsity, step.bits_per_weight);

@@ -1,6 +1,6 @@
 /// An ablation grid on one layer: recipes that are put together at run time, one row each.
 ///
-/// `any_recipe` holds any chain, with one virtual call per matrix. The layer is synthetic: heavy-tailed weights, input channels
+/// `any_chain` holds any chain, with one virtual call per matrix. The layer is synthetic: heavy-tailed weights, input channels
 /// whose sizes differ by a factor of a hundred. On a real model the same is `slim-llm ablate`.
 
 #include <slim/slim.hpp>
@@ -11,7 +11,7 @@
 
 struct row {
   char const* name;
-  slim::any_recipe recipe;
+  slim::any_chain recipe;
 };
 
 int main() {
@@ -25,8 +25,8 @@ int main() {
     double const size = std::exp(1.2 * slim::random_normal(2, static_cast<std::uint64_t>(k % d_in))); // of the channel
     X.data()[k] = static_cast<float>(size * slim::random_normal(3, static_cast<std::uint64_t>(k)));
   }
-  slim::calibration seen(d_in, {.gram = true});
-  seen.observe(X);
+  slim::calibration calib(d_in, {.gram = true});
+  calib.observe(X);
 
   slim::absmax_quantizer const absmax({.bits = 4, .block = slim::per_tensor});
   slim::slim_quantizer const slim_quant({.bits = 4});
@@ -48,7 +48,7 @@ int main() {
   std::vector<double> error;
   std::printf("%-24s %12s %12s %8s\n", "recipe", "weight error", "output error", "bits");
   for (row const& r : grid) {
-    slim::any_layer const layer = r.recipe.compress(W, seen);
+    slim::any_layer const layer = r.recipe.compress(W, calib);
     slim::step_report const last = layer.report.last();
     std::printf("%-24s %12.4f %12.4f %8.3f\n", r.name, last.relative_error, last.output_error, last.bits_per_weight);
     error.push_back(last.output_error);

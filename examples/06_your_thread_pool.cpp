@@ -83,9 +83,9 @@ int main() {
   auto const recipe = slim::chain(slim::slim_quantizer(), slim::nm_pruner<2, 4>(slim::wanda{}), slim::slim_lora());
 
   auto const run_on = [&](slim::context const& ctx) {
-    slim::calibration seen(X.cols(), {.gram = true});
-    seen.observe(X, ctx);
-    return slim::compress(W, seen, recipe, ctx);
+    slim::calibration calib(X.cols(), {.gram = true});
+    calib.observe(X, ctx);
+    return slim::compress(W, calib, recipe, ctx);
   };
   pool threads(3);
   pool_executor const mine{&threads}; // the context refers to it: keep it alive

@@ -9,15 +9,15 @@
 
 int main() {
   Eigen::MatrixXf const W = Eigen::MatrixXf::Random(768, 1024), X = Eigen::MatrixXf::Random(512, 1024);
-  slim::calibration seen(W.cols());
-  seen.observe(X);
+  slim::calibration calib(W.cols());
+  calib.observe(X);
 
   // Scales that the kernels read are fp16; factors of adapters have theirs along the dimension that is summed over.
   slim::absmax_quantizer const codes({.bits = 4, .block = slim::per_group(128), .scale_format = slim::number_format::fp16});
   slim::absmax_quantizer const factor_codes(
       {.bits = 4, .block = slim::per_column_group(128), .scale_format = slim::number_format::fp16});
   auto const layer = slim::compress(
-      W, seen,
+      W, calib,
       slim::chain(slim::nm_pruner<2, 4>(slim::wanda{}), codes, slim::quantized_adapter(slim::slim_lora(), factor_codes)));
 
   slim::packed_linear const packed = slim::pack(layer);
@@ -29,7 +29,7 @@ int main() {
   Eigen::MatrixXf Y(X.rows(), W.rows());
   float worst = 0;
   for (auto const inputs : {slim::input_precision::int8, slim::input_precision::int16, slim::input_precision::exact}) {
-    slim::matmul(packed, X, Y, {.inputs = inputs});
+    slim::forward_into(packed, X, Y, {.inputs = inputs});
     worst = (Y - expected).norm() / expected.norm();
     std::printf("inputs %s: relative error %.1e\n",
                 inputs == slim::input_precision::int8    ? "in 8 bits"

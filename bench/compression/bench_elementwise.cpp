@@ -2,7 +2,7 @@
 // take turns in one run; medians. GB/s of float weights read.
 // Usage: bench_elementwise [--quick] [--only TEXT] [threads = 1] [rounds = 9] [simd level: 0 automatic, 1 scalar, 2 AVX2,
 // 3 AVX-512]. --quick takes 512 x 1024 instead of 4096 x 11008, --only the passes whose names begin with the text.
-#include "slim/kernels/quantize_and_pack.hpp"
+#include "slim/pipeline/quantize_and_pack.hpp"
 #include "slim/quantization/weight_histogram.hpp"
 #include "slim/saliency/wanda.hpp"
 #include "slim/testing/hard_matrices.hpp"
@@ -146,9 +146,9 @@ int main(int argc, char** argv) {
 
   slim::matrix<float> const w = slim::testing::normal_matrix(rows, cols, 1, 0.02f);
   slim::matrix<float> const bf16_w = slim::testing::mapped(w, [](float x) { return static_cast<float>(slim::bf16(x)); });
-  slim::calibration const seen = slim::testing::observed(slim::testing::normal_matrix(64, cols, 2));
+  slim::calibration const calib = slim::testing::observed(slim::testing::normal_matrix(64, cols, 2));
   std::vector<float> norm;
-  for (double const square : seen.mean_square()) norm.push_back(static_cast<float>(std::sqrt(square)));
+  for (double const square : calib.mean_square()) norm.push_back(static_cast<float>(std::sqrt(square)));
   slim::matrix<std::uint8_t> kept(rows, cols);
   slim::matrix<std::int8_t> codes(rows, cols);
   float const largest = slim::largest_magnitude(w.view(), ctx);
@@ -158,7 +158,7 @@ int main(int argc, char** argv) {
   slim::absmax_config const grouped{.bits = 4, .block = slim::per_group(128), .scale_format = slim::number_format::fp16};
   slim::absmax_config const by_row{.bits = 4, .block = slim::per_channel};
   auto const ranking = slim::wanda{};
-  auto const score = ranking.prepare(w, seen);
+  auto const score = ranking.prepare(w, calib);
   slim::mask old_mask(rows, cols, {2, 4});
   slim::absmax_quantizer const rounding(grouped);
   slim::integer_codes old_codes = rounding.zero_codes(rows, cols);
@@ -185,18 +185,18 @@ int main(int argc, char** argv) {
       {"histogram, 20000 bins", [&] { return histogram(w, 20000); }},
       {"histogram of bf16 weights, exact", [&] { return histogram(bf16_w, 4096); }},
       {"2:4 mask by wanda",
-       [&] { return static_cast<double>(slim::nm_pruner<2, 4>(ranking).select(w, seen, ctx).kept(0, 0)); }},
+       [&] { return static_cast<double>(slim::nm_pruner<2, 4>(ranking).select(w, calib, ctx).kept(0, 0)); }},
       {"2:4 mask by wanda, into an old mask", mask_again},
       {"2:4 mask, int4 by row, pack: one walk",
-       [&] { return first_byte(slim::prune_and_pack(w, ranking, by_row, seen, ctx)); }},
+       [&] { return first_byte(slim::prune_and_pack(w, ranking, by_row, calib, ctx)); }},
       {"2:4 mask, int4 by 128, pack: one walk",
-       [&] { return first_byte(slim::prune_and_pack(w, ranking, grouped, seen, ctx)); }},
+       [&] { return first_byte(slim::prune_and_pack(w, ranking, grouped, calib, ctx)); }},
       {"int4 by 128: codes",
-       [&] { return static_cast<double>(slim::absmax_quantizer(grouped).quantize(w, seen, ctx).codes(0, 0)); }},
+       [&] { return static_cast<double>(slim::absmax_quantizer(grouped).quantize(w, calib, ctx).codes(0, 0)); }},
       {"int4 by 128: codes, into old codes", codes_again},
       {"int4 by 128, pack: one walk", [&] { return first_byte(slim::quantize_and_pack(w, grouped, ctx)); }},
       {"int4 by 128, pack: codes first",
-       [&] { return first_byte(slim::pack_r16(slim::absmax_quantizer(grouped).quantize(w, seen, ctx), ctx)); }},
+       [&] { return first_byte(slim::pack_r16(slim::absmax_quantizer(grouped).quantize(w, calib, ctx), ctx)); }},
       {"peer: absmax, Eigen, 1 thread", [&] { return eigen_absmax(w); }},
       {"peer: histogram, 4096 bins, plain loop, 1 thread", [&] { return plain_histogram(w, largest, 4096); }},
       {"peer: 2:4 mask, stable_sort, 1 thread", [&] { return plain_mask(w, norm, kept); }},

@@ -113,9 +113,9 @@ int main(int argc, char** argv) {
     w.data()[k] = 0.5f * static_cast<float>(slim::random_normal(1, static_cast<std::uint64_t>(k)));
   for (index_t k = 0; k < x.size(); ++k)
     x.data()[k] = static_cast<float>(slim::random_normal(2, static_cast<std::uint64_t>(k)));
-  slim::calibration seen(n, {.gram = true});
-  seen.observe(x.view());
-  auto const h = slim::curvature(seen, 0.01);
+  slim::calibration calib(n, {.gram = true});
+  calib.observe(x.view());
+  auto const h = slim::hessian(calib, 0.01);
   rows const w_eigen = Eigen::Map<rows>(w.data(), n, n);
   columns const h_eigen = Eigen::Map<rows const>(h.data(), n, n);
 

@@ -43,7 +43,7 @@ public:
   }
   template <class... Steps>
   void chain(char const* what, double study, double study_deviation, Steps const&... steps) {
-    put(what, study, study_deviation, slim::decompress(slim::compress(layer_.w, layer_.seen, slim::chain(steps...))));
+    put(what, study, study_deviation, slim::decompress(slim::compress(layer_.w, layer_.calib, slim::chain(steps...))));
   }
 
 private:
@@ -67,9 +67,9 @@ void quantization(ladder& out) {
             slim::slim_quantizer({.block = slim::per_channel, .output_weighted = true}));
   out.chain("4 bit: absmax, groups of 128", 0.1779, 0.0185, slim::absmax_quantizer());
   out.chain("4 bit: exact step, groups of 128", 0.1478, 0.0107, slim::slim_quantizer({.block = slim::per_group(128)}));
-  out.chain("4 bit: GPTQ, per tensor", 0.1389, 0.0057, slim::obs_compressor(dense(slim::per_tensor)));
-  out.chain("4 bit: GPTQ, per channel", 0.1278, 0.0042, slim::obs_compressor(dense(slim::per_channel)));
-  out.chain("4 bit: GPTQ, groups of 128", 0.1056, 0.0039, slim::obs_compressor(dense(slim::per_group(128))));
+  out.chain("4 bit: GPTQ, per tensor", 0.1389, 0.0057, slim::error_feedback(dense(slim::per_tensor)));
+  out.chain("4 bit: GPTQ, per channel", 0.1278, 0.0042, slim::error_feedback(dense(slim::per_channel)));
+  out.chain("4 bit: GPTQ, groups of 128", 0.1056, 0.0039, slim::error_feedback(dense(slim::per_group(128))));
 }
 
 void pruning(ladder& out, layer const& l) {
@@ -79,27 +79,27 @@ void pruning(ladder& out, layer const& l) {
   out.chain("2:4: RIA", 0.1912, 0.0131, slim::nm_pruner<2, 4>(slim::ria()));
   matrix<float> pruned = l.w;
   slim::mask chosen(l.w.rows(), l.w.cols(), {2, 4});
-  slim::feed_back(pruned.view(), slim::factor_for_feedback(slim::curvature(l.seen, 0.01).view()).upper.view(), nullptr, &chosen,
+  slim::feed_back(pruned.view(), slim::factor_for_feedback(slim::hessian(l.calib, 0.01).view()).upper.view(), nullptr, &chosen,
                   {.choose = {2, 4}});
   out.put("2:4: SparseGPT", 0.1287, 0.0085, pruned);
-  auto const solved = [&](slim::mask const& kept) { return slim::masked_least_squares(l.w.view(), kept, l.seen).weights; };
-  out.put("2:4: Wanda's mask, least squares", 0.1204, 0.0075, solved(by_wanda.select(l.w.view(), l.seen)));
+  auto const solved = [&](slim::mask const& kept) { return slim::masked_least_squares(l.w.view(), kept, l.calib).weights; };
+  out.put("2:4: Wanda's mask, least squares", 0.1204, 0.0075, solved(by_wanda.select(l.w.view(), l.calib)));
   out.put("2:4: SparseGPT's mask, least squares", 0.1169, 0.0074, solved(chosen));
 }
 
 void together(ladder& out, index_t rank_number) {
   slim::adapter_rank const rank{.number = rank_number};
-  slim::quantized_set const set({.scale_format = slim::number_format::fp32}, slim::nm_pattern<2, 4>{});
+  slim::quantized_set const set({.scale_format = slim::number_format::fp32}, slim::nm<2, 4>{});
   slim::slim_quantizer const codes({.search = slim::scale_search::reference});
   auto const by_wanda = slim::nm_pruner<2, 4>(slim::wanda());
   out.chain("Wanda + SLiM-Quant", 0.2637, 0.0178, codes, by_wanda);
-  out.chain("SparseGPT + GPTQ", 0.1893, 0.0082, slim::obs_compressor(set));
+  out.chain("SparseGPT + GPTQ", 0.1893, 0.0082, slim::error_feedback(set));
   out.chain("Wanda + SLiM-Quant, naive adapter", 0.2205, 0.0190, codes, by_wanda, slim::naive_lora({.rank = rank}));
   out.chain("Wanda + SLiM-Quant, SLiM-LoRA", 0.1616, 0.0094, codes, by_wanda,
             slim::saliency_lora<slim::rms_saliency>({.rank = rank}));
   out.chain("Wanda + SLiM-Quant, exact adapter (QERA)", 0.1176, 0.0058, codes, by_wanda,
             slim::exact_lora({.rank = rank, .damping = 0.01}));
-  out.chain("SparseGPT + GPTQ, exact adapter (EoRA)", 0.1166, 0.0061, slim::obs_compressor(set),
+  out.chain("SparseGPT + GPTQ, exact adapter (EoRA)", 0.1166, 0.0061, slim::error_feedback(set),
             slim::exact_lora({.rank = rank, .damping = 0.01}));
 
   slim::joint_config config = slim::alternating_config(rank);

@@ -54,7 +54,7 @@ slim::matrix<float> error_matrix(index_t n) {
   auto u = gaussian(n, 64, 2), v = gaussian(64, n, 3);
   for (index_t k = 0; k < 64; ++k)
     for (index_t j = 0; j < n; ++j) v(k, j) *= 0.5f * std::pow(0.95f, static_cast<float>(k));
-  slim::gemm_into(u.view(), v.view(), out, {}, slim::destination::add);
+  slim::gemm_into(u.view(), v.view(), out, slim::destination::add);
   for (index_t j = 0; j < n; ++j) {
     auto const scale = static_cast<float>(std::exp(0.3 * slim::random_normal(4, static_cast<std::uint64_t>(j))));
     for (index_t i = 0; i < n; ++i) out(i, j) *= scale;
@@ -97,7 +97,7 @@ row low_rank_row(char const* name, slim::matrix<float> const& a, int rounds, sli
   for (auto k = static_cast<std::size_t>(rank); k < s.size(); ++k)
     best += static_cast<double>(s[k]) * static_cast<double>(s[k]);
   slim::matrix<float> rest = a; // by subtraction, not by the energies the solver reports
-  slim::gemm_into(f.basis.view(), f.coefficients.view(), rest, ctx, slim::destination::subtract);
+  slim::gemm_into(f.basis.view(), f.coefficients.view(), rest, slim::destination::subtract, ctx);
   char text[96];
   std::snprintf(text, sizeof text, "residual/optimal %.4f, %td products%s%s", std::sqrt(energy(rest) / best), f.multiplies,
                 f.fallbacks.empty() ? "" : ", ", f.fallbacks.c_str());
@@ -151,18 +151,18 @@ row search_row(slim::matrix<float> const& w, int rounds, slim::context const& ct
 /// a full SVD; mask and rounding are the same code on both sides.
 row layer_row(slim::matrix<float> const& w, int rounds, slim::context const& ctx) {
   index_t const n = w.cols();
-  slim::calibration seen(n);
-  seen.observe(gaussian(256, n, 9), ctx);
+  slim::calibration calib(n);
+  calib.observe(gaussian(256, n, 9), ctx);
   row out{slim::message("whole slim layer ", n, "^2"), "reference search + sgesdd", "compress", {}, {}, {}};
-  auto const weights = slim::slim_saliency{}.channel_weights(seen);
+  auto const weights = slim::slim_saliency{}.channel_weights(calib);
   for (int round = 0; round < rounds; ++round) {
     out.our_seconds.push_back(seconds_of([&] {
-      (void)slim::compress(w, seen,
+      (void)slim::compress(w, calib,
                            slim::chain(slim::slim_quantizer{}, slim::nm_pruner<2, 4>(slim::wanda{}), slim::slim_lora()), ctx);
     }));
     out.peer_seconds.push_back(seconds_of([&] {
       auto const lossy = slim::compress(
-          w, seen,
+          w, calib,
           slim::chain(slim::slim_quantizer({.search = slim::scale_search::reference}), slim::nm_pruner<2, 4>(slim::wanda{})),
           ctx);
       slim::matrix<float> error = w;

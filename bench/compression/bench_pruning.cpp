@@ -45,21 +45,21 @@ private:
 };
 
 template <slim::pruner P>
-matrix<float> pruned(matrix<float> w, slim::calibration const& seen, P const& p) {
-  p.select(slim::matrix_view<float const>(w.view()), seen).apply_to(w.view());
+matrix<float> pruned(matrix<float> w, slim::calibration const& calib, P const& p) {
+  p.select(slim::matrix_view<float const>(w.view()), calib).apply_to(w.view());
   return w;
 }
 
 template <slim::pruner P>
-matrix<float> solved(matrix<float> const& w, slim::calibration const& seen, P const& p) {
-  return slim::masked_least_squares(w.view(), p.select(w.view(), seen), seen).weights;
+matrix<float> solved(matrix<float> const& w, slim::calibration const& calib, P const& p) {
+  return slim::masked_least_squares(w.view(), p.select(w.view(), calib), calib).weights;
 }
 
 /// Prune under a permutation, and back.
 template <slim::saliency S, class F>
 matrix<float> permuted(layer const& l, S const& ranking, F const& prune) {
-  auto const found = slim::permutation_for_nm(l.w.view(), l.seen, ranking);
-  matrix<float> const s = prune(found.permutation.apply(l.w.view()), found.permutation.apply_to(l.seen));
+  auto const found = slim::permutation_for_nm(l.w.view(), l.calib, ranking);
+  matrix<float> const s = prune(found.permutation.apply(l.w.view()), found.permutation.apply_to(l.calib));
   return found.permutation.invert(s.view());
 }
 
@@ -67,34 +67,35 @@ void measure_nm(table& out, layer const& l) {
   auto const magnitude = slim::nm_pruner<2, 4>(slim::magnitude());
   auto const wanda = slim::nm_pruner<2, 4>(slim::wanda());
   auto const ria = slim::nm_pruner<2, 4>(slim::ria());
-  out.measure("2:4 magnitude", l, [&] { return pruned(l.w, l.seen, magnitude); });
-  out.measure("2:4 wanda", l, [&] { return pruned(l.w, l.seen, wanda); });
-  out.measure("2:4 ria", l, [&] { return pruned(l.w, l.seen, ria); });
+  out.measure("2:4 magnitude", l, [&] { return pruned(l.w, l.calib, magnitude); });
+  out.measure("2:4 wanda", l, [&] { return pruned(l.w, l.calib, wanda); });
+  out.measure("2:4 ria", l, [&] { return pruned(l.w, l.calib, ria); });
   out.measure("2:4 wanda, permuted", l, [&] {
-    return permuted(l, slim::wanda(), [&](auto const& w, auto const& seen) { return pruned(w, seen, wanda); });
+    return permuted(l, slim::wanda(), [&](auto const& w, auto const& calib) { return pruned(w, calib, wanda); });
   });
-  out.measure("2:4 ria, permuted", l,
-              [&] { return permuted(l, slim::ria(), [&](auto const& w, auto const& seen) { return pruned(w, seen, ria); }); });
-  out.measure("2:4 wanda, least squares", l, [&] { return solved(l.w, l.seen, wanda); });
-  out.measure("2:4 ria, least squares", l, [&] { return solved(l.w, l.seen, ria); });
+  out.measure("2:4 ria, permuted", l, [&] {
+    return permuted(l, slim::ria(), [&](auto const& w, auto const& calib) { return pruned(w, calib, ria); });
+  });
+  out.measure("2:4 wanda, least squares", l, [&] { return solved(l.w, l.calib, wanda); });
+  out.measure("2:4 ria, least squares", l, [&] { return solved(l.w, l.calib, ria); });
   out.measure("2:4 wanda, permuted, least squares", l, [&] {
-    return permuted(l, slim::wanda(), [&](auto const& w, auto const& seen) { return solved(w, seen, wanda); });
+    return permuted(l, slim::wanda(), [&](auto const& w, auto const& calib) { return solved(w, calib, wanda); });
   });
-  out.measure("2:4 alps", l, [&] { return slim::alps(magnitude).solve(l.w.view(), l.seen).solved.weights; });
+  out.measure("2:4 alps", l, [&] { return slim::alps(magnitude).solve(l.w.view(), l.calib).solved.weights; });
   out.measure("2:4 alps, permuted by wanda", l, [&] {
-    return permuted(l, slim::wanda(), [&](auto const& w, auto const& seen) {
-      return slim::alps(magnitude).solve(w.view(), seen).solved.weights;
+    return permuted(l, slim::wanda(), [&](auto const& w, auto const& calib) {
+      return slim::alps(magnitude).solve(w.view(), calib).solved.weights;
     });
   });
 }
 
 void measure_half(table& out, layer const& l) {
   slim::unstructured_config const whole{.sparsity = 0.5, .scope = slim::prune_scope::matrix};
-  auto const wanda = slim::unstructured_pruner({.sparsity = 0.5}, slim::wanda());
-  out.measure("half wanda", l, [&] { return pruned(l.w, l.seen, wanda); });
-  out.measure("half wanda, least squares", l, [&] { return solved(l.w, l.seen, wanda); });
+  auto const wanda = slim::unstructured_pruner(slim::wanda(), {.sparsity = 0.5});
+  out.measure("half wanda", l, [&] { return pruned(l.w, l.calib, wanda); });
+  out.measure("half wanda, least squares", l, [&] { return solved(l.w, l.calib, wanda); });
   out.measure("half alps", l, [&] {
-    return slim::alps(slim::unstructured_pruner(whole, slim::magnitude())).solve(l.w.view(), l.seen).solved.weights;
+    return slim::alps(slim::unstructured_pruner(slim::magnitude(), whole)).solve(l.w.view(), l.calib).solved.weights;
   });
 }
 

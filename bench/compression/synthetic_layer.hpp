@@ -16,7 +16,7 @@ using slim::matrix;
 
 struct layer {
   matrix<float> w; ///< d_out x d_in
-  slim::calibration seen, held_out;
+  slim::calibration calib, held_out;
 };
 
 /// Numbers drawn one after the other.
@@ -66,7 +66,7 @@ struct token_source {
   }
 
   [[nodiscard]] slim::calibration observed(index_t tokens, source& draw) const {
-    slim::calibration seen(mix.rows(), {.gram = true});
+    slim::calibration calib(mix.rows(), {.gram = true});
     constexpr index_t batch = 1024;
     matrix<float> x(batch, mix.cols());
     for (index_t t = 0; t < tokens; t += batch) {
@@ -75,9 +75,9 @@ struct token_source {
         auto const norm = static_cast<float>(std::exp(0.4 * draw.normal()));
         for (index_t j = 0; j < x.cols(); ++j) x(i, j) = norm * (x(i, j) + mean[static_cast<std::size_t>(j)]);
       }
-      seen.observe(x.view());
+      calib.observe(x.view());
     }
-    return seen;
+    return calib;
   }
 };
 
@@ -119,8 +119,8 @@ inline matrix<float> synthetic_weight(index_t d_out, index_t d_in, source& draw)
 inline layer synthetic_layer(index_t d_out, index_t d_in, index_t tokens, std::uint64_t seed) {
   source draw(seed);
   token_source const text(d_in, draw);
-  slim::calibration seen = text.observed(tokens, draw), held_out = text.observed(tokens / 2, draw);
-  return {synthetic_weight(d_out, d_in, draw), std::move(seen), std::move(held_out)};
+  slim::calibration calib = text.observed(tokens, draw), held_out = text.observed(tokens / 2, draw);
+  return {synthetic_weight(d_out, d_in, draw), std::move(calib), std::move(held_out)};
 }
 
 /// ||X (W - approximation)^T|| / ||X W^T|| on held-out tokens.

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Runs bench_matmul several times, each a process of its own, and prints its row of docs/benchmarks.md: medians over the processes of
+"""Runs bench_linear several times, each a process of its own, and prints its row of docs/benchmarks.md: medians over the processes of
 what each printed, ratios formed within a process, their range in brackets.
 
-    bench/kernels/table.py --processes 5 build/release/bench/bench_matmul 1 4096 4096 1 41
+    bench/kernels/table.py --processes 5 build/release/bench/bench_linear 1 4096 4096 1 41
 """
 import argparse
 import re
@@ -43,7 +43,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
     parser.add_argument("--processes", type=int, default=5)
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of bench_matmul: threads, d_out, d_in, tokens, rounds, megabytes")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of bench_linear: threads, d_out, d_in, tokens, rounds, megabytes")
     options = parser.parse_args()
     runs = [run([options.program, *options.arguments]) for _ in range(options.processes)]
 
@@ -52,7 +52,7 @@ def main():
             if all(name in rows for rows in runs):
                 print(f"  {title}: {spread([rows[name][2] for rows in runs], form)}")
 
-    print(f"bench_matmul {' '.join(options.arguments)}, {options.processes} processes")
+    print(f"bench_linear {' '.join(options.arguments)}, {options.processes} processes")
     print(f"  2:4 int4 ms: {spread([rows[SPARSE][0] for rows in runs], '{:.3f}'.format)}")
     times(**OURS)
     for title, name in {"2:4": SPARSE, "int3": OURS["int3"], "int4": OURS["int4"], "adapters": OURS["adapters"]}.items():

@@ -123,24 +123,24 @@ private:
     if (how_.towards_dense)
       for (linear const* member : group.members) outputs += member->d_out();
     index_t const d_in = group.members.front()->d_in();
-    slim::calibration seen(d_in, {.gram = true, .outputs = outputs}), held_out(d_in, {.gram = true});
+    slim::calibration calib(d_in, {.gram = true, .outputs = outputs}), held_out(d_in, {.gram = true});
     for (index_t w = 0; w < windows_; ++w) {
       stage_data const data = data_of(w);
       if (w >= windows_ - held_out_)
         held_out.observe(slim::matrix_view<float const>(data.x.view()), ctx_);
       else if (outputs > 0)
-        seen.observe(slim::matrix_view<float const>(data.x.view()), slim::matrix_view<float const>(data.y.view()), ctx_);
+        calib.observe(slim::matrix_view<float const>(data.x.view()), slim::matrix_view<float const>(data.y.view()), ctx_);
       else
-        seen.observe(slim::matrix_view<float const>(data.x.view()), ctx_);
+        calib.observe(slim::matrix_view<float const>(data.x.view()), ctx_);
     }
-    if (held_out_ > 0) seen.hold_out(std::move(held_out));
+    if (held_out_ > 0) calib.hold_out(std::move(held_out));
     index_t first = 0;
     for (linear* member : group.members) {
       std::string const role = role_of(b, *member);
       auto const chain = how_.chain(how_.rank_of(member->name, role));
       auto const compressed = outputs > 0
-                                  ? chain.compress(member->weight.view(), seen.for_outputs(first, member->d_out()), ctx_)
-                                  : chain.compress(member->weight.view(), seen, ctx_);
+                                  ? chain.compress(member->weight.view(), calib.for_outputs(first, member->d_out()), ctx_)
+                                  : chain.compress(member->weight.view(), calib, ctx_);
       first += member->d_out();
       member->weight = slim::decompress(compressed, ctx_);
       if (packed_) packed_->emplace(member->name, pack(member->name, compressed, ctx_));

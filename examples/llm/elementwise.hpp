@@ -4,7 +4,7 @@
 /// the length alone. The functions that take a `simd_level` have one meaning and one kernel per instruction set
 /// (elementwise_kernels.inc); between levels, bits may differ where the machine fuses products and sums.
 
-#include "slim/linalg/simd.hpp"
+#include "slim/simd/levels.hpp"
 
 #include <array>
 

@@ -1,7 +1,7 @@
 #include "export_model.hpp"
 
-#include "slim/io/gguf_writer.hpp"
-#include "slim/io/safetensors_writer.hpp"
+#include "slim/io/gguf/writer.hpp"
+#include "slim/io/safetensors/writer.hpp"
 
 #include <unordered_map>
 

@@ -42,7 +42,11 @@ std::vector<float> causal_softmax(matrix_view<float> scores, index_t query_begin
 
 } // namespace
 
-void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> y, context const& ctx, slim::destination mode) {
+void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> y, context const& ctx) {
+  apply_into(l, x, y, slim::destination::overwrite, ctx);
+}
+
+void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> y, slim::destination mode, context const& ctx) {
   if (x.cols() != l.d_in() || y.cols() != l.d_out() || x.rows() != y.rows())
     throw slim::shape_error(slim::message("apply_into: ", l.name, " is ", l.d_out(), " x ", l.d_in(), ", X is ", x.rows(),
                                           " x ", x.cols(), ", Y is ", y.rows(), " x ", y.cols()));
@@ -54,14 +58,14 @@ void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> 
   }
   if (l.packed) {
     bool const add = mode == slim::destination::add;
-    slim::matmul_into(*l.packed, x, y, {.inputs = l.packed_inputs, .add = add}, ctx);
+    slim::forward_into(*l.packed, x, y, {.inputs = l.packed_inputs, .add = add}, ctx);
     return add_bias(l.bias, y, ctx);
   }
-  slim::gemm_into(x, slim::transposed(l.weight.view()), y, ctx, mode);
+  slim::gemm_into(x, slim::transposed(l.weight.view()), y, mode, ctx);
   if (!l.L.empty()) {
     matrix<float> inner(x.rows(), l.L.cols());
     slim::gemm_into(x, l.L.view(), inner, ctx);
-    slim::gemm_into(matrix_view<float const>(inner), l.R.view(), y, ctx, slim::destination::add);
+    slim::gemm_into(matrix_view<float const>(inner), l.R.view(), y, slim::destination::add, ctx);
   }
   add_bias(l.bias, y, ctx);
 }
@@ -87,7 +91,7 @@ std::vector<matrix<float>> apply_each(std::initializer_list<linear const*> group
   std::vector<slim::layer_output> outputs;
   for (linear const* l : group) results.emplace_back(x.rows(), l->d_out());
   for (std::size_t k = 0; k < results.size(); ++k) outputs.push_back({group.begin()[k]->packed.get(), results[k].view()});
-  slim::matmul_into(outputs, x, {.inputs = first.packed_inputs}, ctx);
+  slim::forward_into(outputs, x, {.inputs = first.packed_inputs}, ctx);
   for (std::size_t k = 0; k < results.size(); ++k) add_bias(group.begin()[k]->bias, results[k].view(), ctx);
   return results;
 }
@@ -290,7 +294,7 @@ void forward_pass::attend_to_cache(matrix_view<float const> q, attention_cache c
 }
 
 void forward_pass::add_attention_output(block const& b, matrix_view<float const> mixed, matrix_view<float> hidden) const {
-  apply_into(b.o, mixed, hidden, ctx_, slim::destination::add);
+  apply_into(b.o, mixed, hidden, slim::destination::add, ctx_);
   if (!model_.config.norm_before) normalize_into(b.attention_norm, hidden, hidden);
 }
 
@@ -317,7 +321,7 @@ matrix<float> forward_pass::mlp_mix(block const& b, matrix<float> gate, matrix<f
 }
 
 void forward_pass::add_mlp_output(block const& b, matrix_view<float const> mixed, matrix_view<float> hidden) const {
-  apply_into(b.down, mixed, hidden, ctx_, slim::destination::add);
+  apply_into(b.down, mixed, hidden, slim::destination::add, ctx_);
   if (!model_.config.norm_before) normalize_into(b.mlp_norm, hidden, hidden);
 }
 

@@ -32,8 +32,10 @@ using slim::context;
 /// Y = X W^T + bias + (X L) R, or Y += that, from packed codes if there are some.
 /// With `round_input`, X is copied and rounded first, for W and for the adapters alike. X (tokens, d_in), Y (tokens, d_out).
 /// @throws slim::shape_error.
-void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> y, context const& ctx = {},
-                slim::destination mode = slim::destination::overwrite);
+void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> y, slim::destination mode,
+                context const& ctx = {});
+/// Y = X W^T + bias + (X L) R.
+void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> y, context const& ctx = {});
 
 /// The same into a new matrix; an empty linear gives an empty matrix.
 [[nodiscard]] matrix<float> apply(linear const& l, matrix_view<float const> x, context const& ctx = {});

@@ -45,7 +45,7 @@ std::vector<float> generation::append(std::span<int const> tokens) {
   std::vector<float> logits(static_cast<std::size_t>(model_.embedding.rows()));
   matrix_view<float> const out(logits.data(), 1, model_.embedding.rows());
   if (head_)
-    slim::matmul_into(*head_, last.view(), out, {}, ctx_);
+    slim::linear_into(*head_, last.view(), out, {}, ctx_);
   else
     pass_.logits_into(last, 0, out);
   return logits;

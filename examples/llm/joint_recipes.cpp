@@ -53,10 +53,10 @@ joint_recipe const* find(std::string const& name) {
 
 /// `f(pattern)` with the pattern that a recipe asks for.
 template <class F>
-slim::any_recipe with_pattern(joint_recipe const& r, modifiers const& m, F const& f) {
+slim::any_chain with_pattern(joint_recipe const& r, modifiers const& m, F const& f) {
   if (!r.sparse) return f(slim::dense_pattern{});
   if (m.unstructured) return f(slim::unstructured_pattern{});
-  return f(slim::nm_pattern<2, 4>{});
+  return f(slim::nm<2, 4>{});
 }
 
 slim::grid_config grid_of(joint_recipe const& r, modifiers const& m) {
@@ -64,7 +64,7 @@ slim::grid_config grid_of(joint_recipe const& r, modifiers const& m) {
   return {.bits = r.bits,
           .block = m.block.value_or(r.block),
           .symmetric = r.symmetric,
-          .steps = plain && r.symmetric ? slim::step_rule::absmax : slim::step_rule::least_error};
+          .rule = plain && r.symmetric ? slim::scale_rule::absmax : slim::scale_rule::least_error};
 }
 
 slim::joint_config joint_config_of(joint_recipe const& r, slim::adapter_rank rank) {
@@ -75,19 +75,19 @@ slim::joint_config joint_config_of(joint_recipe const& r, slim::adapter_rank ran
 
 bool aims_at_dense(joint_recipe const& r, modifiers const& m) { return r.how == method::joint && m.targets; }
 
-slim::any_recipe chain_of(joint_recipe const& r, modifiers const& m, slim::adapter_rank rank) {
+slim::any_chain chain_of(joint_recipe const& r, modifiers const& m, slim::adapter_rank rank) {
   if (r.how == method::rtn)
     return slim::chain(slim::absmax_quantizer({.bits = r.bits,
                                                .block = m.block.value_or(r.block),
                                                .symmetric = r.symmetric,
                                                .scale_format = slim::number_format::fp16}));
-  return with_pattern(r, m, [&](auto pattern) -> slim::any_recipe {
+  return with_pattern(r, m, [&](auto pattern) -> slim::any_chain {
     slim::quantized_set const set(grid_of(r, m), pattern);
     switch (r.how) {
-    case method::gptq: return slim::chain(slim::obs_compressor(set, {.act_order = true}));
-    case method::feedback: return slim::chain(slim::obs_compressor(set));
+    case method::gptq: return slim::chain(slim::error_feedback(set, {.act_order = true}));
+    case method::feedback: return slim::chain(slim::error_feedback(set));
     case method::eora:
-      return slim::chain(slim::obs_compressor(set), slim::exact_lora({.rank = rank, .format = slim::number_format::bf16}));
+      return slim::chain(slim::error_feedback(set), slim::exact_lora({.rank = rank, .format = slim::number_format::bf16}));
     default: break;
     }
     slim::joint_slr const solver(set, joint_config_of(r, rank));

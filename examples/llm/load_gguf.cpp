@@ -6,7 +6,7 @@
 #include "assemble.hpp"
 #include "load_formats.hpp"
 
-#include "slim/io/gguf.hpp"
+#include "slim/io/gguf/reader.hpp"
 
 namespace slim_llm {
 namespace {

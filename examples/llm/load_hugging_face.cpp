@@ -6,7 +6,7 @@
 #include "load_formats.hpp"
 
 #include "slim/io/json.hpp"
-#include "slim/io/safetensors.hpp"
+#include "slim/io/safetensors/reader.hpp"
 
 namespace slim_llm {
 namespace {

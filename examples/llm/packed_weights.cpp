@@ -2,7 +2,7 @@
 
 #include "workspace.hpp"
 
-#include "slim/io/safetensors_writer.hpp"
+#include "slim/io/safetensors/writer.hpp"
 #include "slim/packing/unpack.hpp"
 
 namespace slim_llm {

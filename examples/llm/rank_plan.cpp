@@ -32,15 +32,15 @@ void price(wish& made, linear const& l, slim::adapter_format const& stored) {
 }
 
 /// The spectrum of the error that `how` leaves without adapter, in the norm of the output, relative to the output.
-wish wish_of(linear const& l, slim::calibration const& seen, recipe const& how, std::string const& role, context const& ctx) {
-  auto const bare = how.chain({.number = 0}).compress(l.weight.view(), seen, ctx);
+wish wish_of(linear const& l, slim::calibration const& calib, recipe const& how, std::string const& role, context const& ctx) {
+  auto const bare = how.chain({.number = 0}).compress(l.weight.view(), calib, ctx);
   auto const size = static_cast<double>(l.weight.size());
   wish made{l.name, {}, bare.report.last().bits_per_weight * size, size};
   price(made, l, *how.stored);
   matrix<float> error = l.weight;
   for (index_t k = 0; k < error.size(); ++k) error.data()[k] -= bare.weights.data()[k];
-  matrix<float> root = slim::curvature(seen, 0.01), weighted(error.rows(), error.cols());
-  double const whole = slim::energy_under(l.weight.view(), root.view(), ctx);
+  matrix<float> root = slim::hessian(calib, 0.01), weighted(error.rows(), error.cols());
+  double const whole = slim::hessian_energy(l.weight.view(), root.view(), ctx);
   if (!(whole > 0.0) || !slim::cholesky_inplace(root.view(), ctx)) return made;
   slim::gemm_into(error.view(), root.view(), weighted.view(), ctx);
   index_t const usual = how.rank_of(l.name, role).of(l.d_out(), l.d_in());
@@ -58,15 +58,15 @@ std::vector<wish> collect_wishes(recipe const& how, model const& m, std::span<in
   std::vector<wish> wishes;
   for (std::size_t b = 0; b < m.blocks.size(); ++b) {
     block copy = m.blocks[b];
-    std::map<stage, slim::calibration> seen;
+    std::map<stage, slim::calibration> calib;
     for (index_t w = 0; w < windows; ++w)
       pass.run_block(copy, hidden.view().middle_rows(w * window, window),
                      [&](linear_group const& g, matrix_view<float const> x) {
-                       seen.try_emplace(g.input, slim::calibration(x.cols(), {.gram = true})).first->second.observe(x, ctx);
+                       calib.try_emplace(g.input, slim::calibration(x.cols(), {.gram = true})).first->second.observe(x, ctx);
                      });
     for (auto const& group : linear_groups(copy))
       for (linear const* member : group.members)
-        wishes.push_back(wish_of(*member, seen.at(group.input), how, role_of(copy, *member), ctx));
+        wishes.push_back(wish_of(*member, calib.at(group.input), how, role_of(copy, *member), ctx));
     if (report) report(static_cast<index_t>(b) + 1, static_cast<index_t>(m.blocks.size()));
   }
   return wishes;

@@ -130,7 +130,7 @@ std::optional<slim::any_quantizer> quantizer_of(base_recipe const& base, modifie
 
 template <slim::saliency Saliency>
 slim::any_pruner pruner_by(Saliency ranking, bool unstructured) {
-  if (unstructured) return slim::unstructured_pruner({.sparsity = 0.5}, ranking);
+  if (unstructured) return slim::unstructured_pruner(ranking, {.sparsity = 0.5});
   return slim::nm_pruner<2, 4>(ranking);
 }
 
@@ -169,11 +169,11 @@ struct quantize_again {
   slim::slim_quantizer quantizer;
 
   template <class State>
-  State operator()(State state, slim::calibration const& seen, slim::context const& ctx) const {
+  State operator()(State state, slim::calibration const& calib, slim::context const& ctx) const {
     state.current = state.original;
     state.low_rank.subtract_from(state.current.view(), ctx);
     state.kept.apply_to(state.current.view());
-    auto const codes = quantizer.quantize(state.current.view(), seen, ctx);
+    auto const codes = quantizer.quantize(state.current.view(), calib, ctx);
     codes.dequantize_into(state.current.view(), ctx);
     state.codes = codes;
     return state;
@@ -183,12 +183,12 @@ struct quantize_again {
 
 /// The two lossy steps in their order, then the adapter if there is one.
 template <class First, class Second>
-slim::any_recipe in_order(First const& first, Second const& second, std::optional<slim::any_low_rank_solver> const& adapter) {
+slim::any_chain in_order(First const& first, Second const& second, std::optional<slim::any_low_rank_solver> const& adapter) {
   if (adapter) return slim::chain(first, second, *adapter);
   return slim::chain(first, second);
 }
 
-slim::any_recipe chain_of(base_recipe const& base, modifiers const& m, slim::adapter_rank rank) {
+slim::any_chain chain_of(base_recipe const& base, modifiers const& m, slim::adapter_rank rank) {
   auto const quantizer = quantizer_of(base, m);
   auto const pruner = pruner_of(base, m);
   auto const adapter = adapter_of(base, rank);

@@ -18,7 +18,7 @@ namespace slim_llm {
 /// What to do with every linear layer of a model.
 struct recipe {
   std::string name;
-  std::function<slim::any_recipe(slim::adapter_rank)> chain; ///< for adapters of that rank; empty: the weights stay as they are
+  std::function<slim::any_chain(slim::adapter_rank)> chain;  ///< for adapters of that rank; empty: the weights stay as they are
   slim::adapter_rank rank = {};                              ///< of the adapters, where `ranks` says nothing else
   std::map<std::string, slim::adapter_rank> ranks;           ///< by tensor name, or by role (q, k, ... down)
   std::optional<slim::adapter_format> stored;                ///< how adapters are stored; none: there is no adapter

@@ -200,10 +200,10 @@ void tokenizer::encode_byte_bpe(std::string_view text, std::vector<token_id>& ou
     std::size_t begin;
     std::size_t count;
   };
-  std::unordered_map<std::string_view, span_of_ids> seen;
+  std::unordered_map<std::string_view, span_of_ids> calib;
   for (std::string_view const piece : split(words_.rule, text)) {
     std::size_t const begin = out.size();
-    if (auto const found = seen.find(piece); found != seen.end()) {
+    if (auto const found = calib.find(piece); found != calib.end()) {
       for (std::size_t k = 0; k < found->second.count; ++k) out.push_back(token_id{out[found->second.begin + k]});
       continue;
     }
@@ -212,7 +212,7 @@ void tokenizer::encode_byte_bpe(std::string_view text, std::vector<token_id>& ou
       out.push_back(whole->second);
     else
       append_merged(piece, out);
-    seen.emplace(piece, span_of_ids{begin, out.size() - begin});
+    calib.emplace(piece, span_of_ids{begin, out.size() - begin});
   }
 }
 

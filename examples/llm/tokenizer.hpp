@@ -8,7 +8,7 @@
 /// characters, and those that only begin rare or invalid sequences.)
 
 #include "pre_tokenizer.hpp"
-#include "slim/io/gguf.hpp"
+#include "slim/io/gguf/reader.hpp"
 
 #include <array>
 #include <cstdint>

@@ -6,8 +6,8 @@
 #include "tokenizer.hpp"
 
 #include "slim/core/context.hpp"
-#include "slim/io/gguf.hpp"
-#include "slim/io/safetensors.hpp"
+#include "slim/io/gguf/reader.hpp"
+#include "slim/io/safetensors/reader.hpp"
 
 #include <filesystem>
 #include <variant>

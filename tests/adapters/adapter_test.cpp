@@ -53,11 +53,11 @@ TEST_CASE("the exact solver leaves the weighted error of the best adapter of its
   shape const s = GENERATE(shape{20, 31}, shape{31, 20}, shape{16, 16}, shape{1, 9}, shape{9, 1});
   index_t const rank = GENERATE(1, 4, 100);
   matrix<float> const e = normal_matrix(s.rows, s.cols, 1);
-  calibration const seen = uneven_calibration(s.cols, 2);
+  calibration const calib = uneven_calibration(s.cols, 2);
   auto const check = [&](auto const& solver) {
-    adapter const found = solver.solve(view(e), seen);
+    adapter const found = solver.solve(view(e), calib);
     CHECK(found.rank() == std::min({rank, s.rows, s.cols}));
-    std::vector<float> const weights = solver.channel_weights(seen);
+    std::vector<float> const weights = solver.channel_weights(calib);
     double const rest = weighted_rest(e, found, weights), best = optimal_rest(e, weights, rank);
     double const whole = weighted_rest(e, empty_adapter(s.cols, s.rows), weights);
     CHECK(rest <= best * (1 + 1e-4) + 1e-11 * whole); // factors in float
@@ -73,13 +73,13 @@ TEST_CASE("the exact solver leaves the weighted error of the best adapter of its
 TEST_CASE("the truncated solver leaves a residual within 1.003 of the best") {
   index_t const rank = GENERATE(3, 12);
   matrix<float> const e = normal_matrix(90, 130, 3); // flat spectrum: the hard case
-  calibration const seen = uneven_calibration(130, 4, 5);
+  calibration const calib = uneven_calibration(130, 4, 5);
   for (std::uint64_t const seed : {0u, 1u, 2u}) {
     context ctx;
     ctx.seed = seed;
     auto const solver = slim_lora({.rank = {.number = rank}});
-    double const rest = weighted_rest(e, solver.solve(view(e), seen, ctx), solver.channel_weights(seen));
-    CHECK(std::sqrt(rest / optimal_rest(e, solver.channel_weights(seen), rank)) <= 1.003);
+    double const rest = weighted_rest(e, solver.solve(view(e), calib, ctx), solver.channel_weights(calib));
+    CHECK(std::sqrt(rest / optimal_rest(e, solver.channel_weights(calib), rank)) <= 1.003);
   }
 }
 
@@ -100,22 +100,22 @@ TEST_CASE("an error of the rank asked for is repaired") {
 
 TEST_CASE("SLiM's adapter beats the naive one in SLiM's norm and loses in the plain one") {
   matrix<float> const e = normal_matrix(30, 44, 7);
-  calibration const seen = uneven_calibration(44, 8);
+  calibration const calib = uneven_calibration(44, 8);
   lora_config const config{.rank = {.number = 5}, .method = svd_method::exact};
-  adapter const naive = naive_lora(config).solve(view(e), seen), ours = slim_lora(config).solve(view(e), seen);
-  std::vector<float> const weights = slim_saliency().channel_weights(seen), ones(44, 1.0f);
+  adapter const naive = naive_lora(config).solve(view(e), calib), ours = slim_lora(config).solve(view(e), calib);
+  std::vector<float> const weights = slim_saliency().channel_weights(calib), ones(44, 1.0f);
   CHECK(weighted_rest(e, ours, weights) < 0.9 * weighted_rest(e, naive, weights));
   CHECK(weighted_rest(e, naive, ones) < weighted_rest(e, ours, ones));
 }
 
 TEST_CASE("dead channels neither break nor dominate the adapter") {
   matrix<float> const e = normal_matrix(20, 36, 9);
-  calibration const seen = uneven_calibration(36, 10, 12);
+  calibration const calib = uneven_calibration(36, 10, 12);
   auto const solver = slim_lora({.rank = {.number = 4}, .method = svd_method::exact});
-  adapter const found = solver.solve(view(e), seen);
+  adapter const found = solver.solve(view(e), calib);
   CHECK(all_finite(found.left));
-  CHECK(weighted_rest(e, found, solver.channel_weights(seen)) ==
-        Approx(optimal_rest(e, solver.channel_weights(seen), 4)).epsilon(1e-4));
+  CHECK(weighted_rest(e, found, solver.channel_weights(calib)) ==
+        Approx(optimal_rest(e, solver.channel_weights(calib), 4)).epsilon(1e-4));
 }
 
 TEST_CASE("the rank comes from ratio, number or multiple, and never exceeds the smaller extent") {
@@ -155,24 +155,24 @@ TEST_CASE("rank 0 is an empty adapter of the layer's shape that changes nothing"
 
 TEST_CASE("bf16 factors are bf16 numbers that cost 16 bits and little error") {
   matrix<float> const e = normal_matrix(30, 40, 12);
-  calibration const seen = uneven_calibration(40, 13);
+  calibration const calib = uneven_calibration(40, 13);
   auto const solver = slim_lora({.rank = {.number = 6}, .format = number_format::bf16});
-  adapter const found = solver.solve(view(e), seen);
+  adapter const found = solver.solve(view(e), calib);
   for (index_t k = 0; k < found.left.size(); ++k) CHECK(static_cast<float>(bf16(found.left.data()[k])) == found.left.data()[k]);
   CHECK(found.bits() == 6 * (30 + 40) * 16);
-  double const best = optimal_rest(e, solver.channel_weights(seen), 6);
-  CHECK(weighted_rest(e, found, solver.channel_weights(seen)) <= best * 1.002);
+  double const best = optimal_rest(e, solver.channel_weights(calib), 6);
+  CHECK(weighted_rest(e, found, solver.channel_weights(calib)) <= best * 1.002);
 }
 
 TEST_CASE("4-bit factors are absmax of the solver's factors, in groups along the summed dimension with a ragged tail") {
   matrix<float> const e = normal_matrix(21, 300, 14);
-  calibration const seen = uneven_calibration(300, 15);
+  calibration const calib = uneven_calibration(300, 15);
   auto const solver = slim_lora({.rank = {.number = 5}});
-  adapter const plain = solver.solve(view(e), seen);
+  adapter const plain = solver.solve(view(e), calib);
   adapter const found =
       quantized_adapter(solver,
                         absmax_quantizer({.bits = 4, .block = per_column_group(128), .scale_format = number_format::fp16}))
-          .solve(view(e), seen);
+          .solve(view(e), calib);
   auto const check = [](matrix<float> const& exact, matrix<float> const& rounded, integer_codes const& codes) {
     index_t const groups = (exact.rows() + 127) / 128;
     CHECK(codes.side_bits() == static_cast<double>(groups * exact.cols()) * 16);
@@ -196,10 +196,10 @@ TEST_CASE("4-bit factors are absmax of the solver's factors, in groups along the
 
 TEST_CASE("a sparse adapter keeps exactly the two largest of every four entries of L along d_in") {
   matrix<float> const e = normal_matrix(14, 43, 16);
-  calibration const seen = uneven_calibration(43, 17);
+  calibration const calib = uneven_calibration(43, 17);
   auto const solver = slim_lora({.rank = {.number = 3}, .method = svd_method::exact});
-  adapter const plain = solver.solve(view(e), seen);
-  adapter const thin = sparse_adapter(solver, nm_pruner<2, 4>(magnitude())).solve(view(e), seen);
+  adapter const plain = solver.solve(view(e), calib);
+  adapter const thin = sparse_adapter(solver, nm_pruner<2, 4>(magnitude())).solve(view(e), calib);
   REQUIRE(thin.left_mask);
   for (index_t k = 0; k < 3; ++k)
     for (index_t first = 0; first < 43; first += 4) {
@@ -219,10 +219,10 @@ TEST_CASE("a sparse adapter keeps exactly the two largest of every four entries 
 
 TEST_CASE("the refitted right factor is the least-squares optimum: no change of it lowers the error") {
   matrix<float> const e = normal_matrix(9, 32, 18);
-  calibration const seen = uneven_calibration(32, 19, 4);
+  calibration const calib = uneven_calibration(32, 19, 4);
   sparse_adapter const solver(slim_lora({.rank = {.number = 4}}), nm_pruner<2, 4>(magnitude()));
-  adapter const found = solver.solve(view(e), seen);
-  std::vector<float> const weights = solver.channel_weights(seen);
+  adapter const found = solver.solve(view(e), calib);
+  std::vector<float> const weights = solver.channel_weights(calib);
   double const best = weighted_rest(e, found, weights);
   for (index_t k = 0; k < found.right.size(); ++k)
     for (float const nudge : {-1e-2f, 1e-2f}) {
@@ -232,7 +232,7 @@ TEST_CASE("the refitted right factor is the least-squares optimum: no change of 
     }
   // And it beats the unfitted factor of the same pruned L.
   adapter unfitted = found;
-  unfitted.right = slim_lora({.rank = {.number = 4}}).solve(view(e), seen).right;
+  unfitted.right = slim_lora({.rank = {.number = 4}}).solve(view(e), calib).right;
   CHECK(best < weighted_rest(e, unfitted, weights));
 }
 

@@ -1,4 +1,4 @@
-#include "slim/adapters/rank_budget.hpp"
+#include "slim/allocation/rank_budget.hpp"
 
 #include "slim/core/random.hpp"
 

@@ -53,9 +53,9 @@ std::string what_of(std::function<void()> const& f) {
 TEST_CASE("moments are the means of plain double loops") {
   index_t const channels = GENERATE(0, 1, 3, 64, 131);
   matrix<float> const x = normal_matrix(29, channels, 7, 3.0f);
-  calibration const seen = observed(x);
-  CHECK(seen.tokens() == 29);
-  CHECK(seen.channels() == channels);
+  calibration const calib = observed(x);
+  CHECK(calib.tokens() == 29);
+  CHECK(calib.channels() == channels);
   for (index_t j = 0; j < channels; ++j) {
     double sum = 0, sum_abs = 0, sum_square = 0;
     float largest = 0;
@@ -67,11 +67,11 @@ TEST_CASE("moments are the means of plain double loops") {
       largest = std::max(largest, std::abs(x(t, j)));
     }
     auto const c = static_cast<std::size_t>(j);
-    CHECK(seen.mean()[c] == sum / 29);
-    CHECK(seen.mean_abs()[c] == sum_abs / 29);
-    CHECK(seen.mean_square()[c] == sum_square / 29);
-    CHECK(seen.max_abs()[c] == largest);
-    CHECK(seen.sample_peak_mean_abs()[c] == sum_abs / 29);
+    CHECK(calib.mean()[c] == sum / 29);
+    CHECK(calib.mean_abs()[c] == sum_abs / 29);
+    CHECK(calib.mean_square()[c] == sum_square / 29);
+    CHECK(calib.max_abs()[c] == largest);
+    CHECK(calib.sample_peak_mean_abs()[c] == sum_abs / 29);
   }
 }
 
@@ -92,13 +92,13 @@ TEST_CASE("moments do not depend on how tokens are cut into batches, bit for bit
 TEST_CASE("the peak of batch means is the largest of the batches' own means") {
   matrix<float> x(4, 1);
   x(0, 0) = 1, x(1, 0) = -3, x(2, 0) = 5, x(3, 0) = 0;
-  calibration seen(1);
-  seen.observe(rows_of(x, 0, 2).view());
-  seen.observe(rows_of(x, 2, 4).view());
-  CHECK(seen.sample_peak_mean_abs()[0] == 2.5);
-  CHECK(seen.mean_abs()[0] == 2.25);
-  seen.observe(matrix<float>(0, 1).view()); // an empty batch is no sample
-  CHECK(seen.sample_peak_mean_abs()[0] == 2.5);
+  calibration calib(1);
+  calib.observe(rows_of(x, 0, 2).view());
+  calib.observe(rows_of(x, 2, 4).view());
+  CHECK(calib.sample_peak_mean_abs()[0] == 2.5);
+  CHECK(calib.mean_abs()[0] == 2.25);
+  calib.observe(matrix<float>(0, 1).view()); // an empty batch is no sample
+  CHECK(calib.sample_peak_mean_abs()[0] == 2.5);
 }
 
 TEST_CASE("merging two calibrations is observing both") {
@@ -136,23 +136,23 @@ TEST_CASE("the Gram matrix is X^T X of a double loop, to float rounding of panel
   index_t const tokens = GENERATE(0, 1, 5, 255, 256, 257, 600);
   index_t const channels = GENERATE(1, 7, 40, 65);
   matrix<float> const x = normal_matrix(tokens, channels, 11);
-  calibration const seen = observed(x, {.gram = true});
+  calibration const calib = observed(x, {.gram = true});
   matrix<double> const gram = brute_gram(x);
   // A panel of 256 products of unit normals: error below 256 * 2^-24 * 256^(1/2) with room for outliers.
   double const tolerance = 1e-6 * static_cast<double>(std::max<index_t>(tokens, 1));
   for (index_t a = 0; a < channels; ++a)
     for (index_t b = 0; b < channels; ++b) {
-      REQUIRE(seen.gram()(a, b) == Approx(gram(a, b)).margin(tolerance));
-      REQUIRE(seen.gram()(a, b) == seen.gram()(b, a));
+      REQUIRE(calib.gram()(a, b) == Approx(gram(a, b)).margin(tolerance));
+      REQUIRE(calib.gram()(a, b) == calib.gram()(b, a));
     }
 }
 
 TEST_CASE("statistics are the same bits on every executor") {
   matrix<float> const x = normal_matrix(300, 150, 12);
   auto const run = [&](auto const& where) {
-    calibration seen(150, {.gram = true});
-    seen.observe(x.view(), on(where));
-    return seen;
+    calibration calib(150, {.gram = true});
+    calib.observe(x.view(), on(where));
+    return calib;
   };
   calibration const one = run(serial_executor{});
   auto const same = [&](calibration const& other) {
@@ -171,19 +171,19 @@ TEST_CASE("activations that are not finite are refused by token and channel, zer
   matrix<float> x = normal_matrix(6, 4, 13);
   x(3, 2) = bad;
   x(5, 1) = bad;
-  calibration seen(4, {.gram = true});
-  CHECK_THROWS_AS(seen.observe(x), nonfinite_error);
-  CHECK_THAT(what_of([&] { seen.observe(x); }), Contains("token 3") && Contains("channel 2"));
-  CHECK(seen.tokens() == 0);
-  CHECK(seen.mean_square() == std::vector<double>(4, 0.0));
+  calibration calib(4, {.gram = true});
+  CHECK_THROWS_AS(calib.observe(x), nonfinite_error);
+  CHECK_THAT(what_of([&] { calib.observe(x); }), Contains("token 3") && Contains("channel 2"));
+  CHECK(calib.tokens() == 0);
+  CHECK(calib.mean_square() == std::vector<double>(4, 0.0));
 
   context zero;
   zero.on_nonfinite = nonfinite::zero;
-  seen.observe(x, zero);
+  calib.observe(x, zero);
   matrix<float> cleaned = x;
   cleaned(3, 2) = cleaned(5, 1) = 0.0f;
-  CHECK(seen.mean_abs() == observed(cleaned).mean_abs());
-  CHECK(seen.zeroed_activations() == 2);
+  CHECK(calib.mean_abs() == observed(cleaned).mean_abs());
+  CHECK(calib.zeroed_activations() == 2);
 
   context propagate;
   propagate.on_nonfinite = nonfinite::propagate;
@@ -194,10 +194,10 @@ TEST_CASE("activations that are not finite are refused by token and channel, zer
 }
 
 TEST_CASE("observing another number of channels throws shape_error with both numbers and changes nothing") {
-  calibration seen(4);
-  CHECK_THROWS_AS(seen.observe(matrix<float>(2, 5)), shape_error);
-  CHECK_THAT(what_of([&] { seen.observe(matrix<float>(2, 5)); }), Contains("5") && Contains("4"));
-  CHECK(seen.tokens() == 0);
+  calibration calib(4);
+  CHECK_THROWS_AS(calib.observe(matrix<float>(2, 5)), shape_error);
+  CHECK_THAT(what_of([&] { calib.observe(matrix<float>(2, 5)); }), Contains("5") && Contains("4"));
+  CHECK(calib.tokens() == 0);
   CHECK_THROWS_AS(calibration(-1), shape_error);
   CHECK_THROWS_AS(calibration(3).gram(), config_error);
 }
@@ -228,9 +228,9 @@ TEST_CASE("output energy with a Gram matrix is ||X E^T||^2, without one the sum 
 TEST_CASE("output energy is the same bits on every executor") {
   bool const gram = GENERATE(false, true);
   matrix<float> const x = normal_matrix(90, 77, 17), e = normal_matrix(61, 77, 18);
-  calibration const seen = observed(x, {.gram = gram});
-  double const energy = output_energy(e.view(), seen, on(serial_executor{}));
+  calibration const calib = observed(x, {.gram = gram});
+  double const energy = output_energy(e.view(), calib, on(serial_executor{}));
   CHECK(energy > 0);
-  CHECK(energy == output_energy(e.view(), seen, on(thread_team_executor{4})));
-  CHECK(energy == output_energy(e.view(), seen, on(backwards_executor{})));
+  CHECK(energy == output_energy(e.view(), calib, on(thread_team_executor{4})));
+  CHECK(energy == output_energy(e.view(), calib, on(backwards_executor{})));
 }

@@ -24,12 +24,12 @@ TEST_CASE("a remapped calibration is the calibration of the remapped activations
   std::vector<index_t> const from{4, 0, 5, 2, 2, 1};
   std::vector<double> const factors{1.0, -2.0, 0.25, 8.0, 1.0, 0.0}; // powers of two: products are exact
   matrix<float> const y = moved(x, from, factors);
-  calibration seen(6, {.gram = true}), expected(6, {.gram = true});
+  calibration calib(6, {.gram = true}), expected(6, {.gram = true});
   for (index_t t = 0; t < 30; t += 10) {
-    seen.observe(x.view().middle_rows(t, 10));
+    calib.observe(x.view().middle_rows(t, 10));
     expected.observe(y.view().middle_rows(t, 10));
   }
-  calibration const found = seen.remapped(from, factors);
+  calibration const found = calib.remapped(from, factors);
   CHECK(found.tokens() == 30);
   CHECK(found.mean() == expected.mean());
   CHECK(found.mean_abs() == expected.mean_abs());
@@ -42,11 +42,11 @@ TEST_CASE("a remapped calibration is the calibration of the remapped activations
 
 TEST_CASE("without factors every number of a remapped calibration is copied exactly") {
   matrix<float> const x = normal_matrix(30, 3, 2);
-  calibration const seen = observed(x, {.gram = true});
-  calibration const found = seen.remapped(std::vector<index_t>{2, 0, 1});
+  calibration const calib = observed(x, {.gram = true});
+  calibration const found = calib.remapped(std::vector<index_t>{2, 0, 1});
   for (index_t j = 0; j < 3; ++j)
-    for (index_t k = 0; k < 3; ++k) CHECK(found.gram()(j, k) == seen.gram()((j + 2) % 3, (k + 2) % 3));
-  CHECK(found.mean()[0] == seen.mean()[2]);
+    for (index_t k = 0; k < 3; ++k) CHECK(found.gram()(j, k) == calib.gram()((j + 2) % 3, (k + 2) % 3));
+  CHECK(found.mean()[0] == calib.mean()[2]);
   CHECK_FALSE(observed(x).remapped(std::vector<index_t>{0}).has_gram());
   CHECK(observed(x).remapped(std::vector<index_t>{}).channels() == 0);
 }
@@ -54,22 +54,22 @@ TEST_CASE("without factors every number of a remapped calibration is copied exac
 TEST_CASE("remapping keeps what else a calibration knows") {
   matrix<float> x = normal_matrix(4, 2, 3);
   x(1, 1) = std::numeric_limits<float>::quiet_NaN();
-  calibration seen(2);
-  seen.observe(x, {.on_nonfinite = nonfinite::zero});
-  CHECK(seen.remapped(std::vector<index_t>{1, 0}).zeroed_activations() == 1);
-  CHECK(seen.remapped(std::vector<index_t>{1, 0}).tokens() == 4);
+  calibration calib(2);
+  calib.observe(x, {.on_nonfinite = nonfinite::zero});
+  CHECK(calib.remapped(std::vector<index_t>{1, 0}).zeroed_activations() == 1);
+  CHECK(calib.remapped(std::vector<index_t>{1, 0}).tokens() == 4);
 }
 
 TEST_CASE("remapping takes the cross moment with the outputs and the held-out tokens along") {
   matrix<float> const x = normal_matrix(12, 3, 4), y = normal_matrix(12, 2, 5), later = normal_matrix(5, 3, 6);
-  calibration seen(3, {.gram = true, .outputs = 2});
-  seen.observe(x.view(), y.view());
-  seen.hold_out(observed(later));
-  calibration const found = seen.remapped(std::vector<index_t>{2, 0, 1}, std::vector<double>{1.0, 4.0, -1.0});
+  calibration calib(3, {.gram = true, .outputs = 2});
+  calib.observe(x.view(), y.view());
+  calib.hold_out(observed(later));
+  calibration const found = calib.remapped(std::vector<index_t>{2, 0, 1}, std::vector<double>{1.0, 4.0, -1.0});
   for (index_t k = 0; k < 2; ++k) {
-    CHECK(found.cross()(0, k) == seen.cross()(2, k));
-    CHECK(found.cross()(1, k) == 4 * seen.cross()(0, k));
-    CHECK(found.cross()(2, k) == -seen.cross()(1, k));
+    CHECK(found.cross()(0, k) == calib.cross()(2, k));
+    CHECK(found.cross()(1, k) == 4 * calib.cross()(0, k));
+    CHECK(found.cross()(2, k) == -calib.cross()(1, k));
   }
   REQUIRE(found.held_out());
   CHECK(found.held_out()->tokens() == 5);
@@ -77,12 +77,12 @@ TEST_CASE("remapping takes the cross moment with the outputs and the held-out to
 }
 
 TEST_CASE("bad maps of channels are refused") {
-  calibration const seen(3);
+  calibration const calib(3);
   std::vector<index_t> const same{0, 1, 2};
-  CHECK_THROWS_AS(seen.remapped(std::vector<index_t>{0, 3}), shape_error);
-  CHECK_THROWS_AS(seen.remapped(std::vector<index_t>{-1}), shape_error);
-  CHECK_THROWS_AS(seen.remapped(same, std::vector<double>{1.0}), shape_error);
-  CHECK_THROWS_AS(seen.remapped(same, std::vector<double>{1.0, 2.0, std::numeric_limits<double>::infinity()}), config_error);
+  CHECK_THROWS_AS(calib.remapped(std::vector<index_t>{0, 3}), shape_error);
+  CHECK_THROWS_AS(calib.remapped(std::vector<index_t>{-1}), shape_error);
+  CHECK_THROWS_AS(calib.remapped(same, std::vector<double>{1.0}), shape_error);
+  CHECK_THROWS_AS(calib.remapped(same, std::vector<double>{1.0, 2.0, std::numeric_limits<double>::infinity()}), config_error);
 }
 
 TEST_CASE("what calibrations hold out is merged like what they show") {

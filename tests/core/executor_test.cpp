@@ -95,12 +95,12 @@ using blocks = std::set<std::pair<index_t, index_t>>;
 
 blocks blocks_of(slim::executor_ref where, index_t n, index_t grain) {
   std::mutex mutex;
-  blocks seen;
+  blocks calib;
   slim::parallel_for(where, n, grain, [&](index_t begin, index_t end) {
     std::lock_guard const lock(mutex);
-    if (!seen.emplace(begin, end).second) throw std::logic_error("a block ran twice");
+    if (!calib.emplace(begin, end).second) throw std::logic_error("a block ran twice");
   });
-  return seen;
+  return calib;
 }
 
 /// Runs a check on every executor there is.

@@ -34,8 +34,8 @@ slim::unpacked_matrix stored_and_read(slim::integer_codes const& codes, slim::ma
 
 /// Largest activation ever seen.
 struct peak_saliency {
-  std::vector<float> channel_weights(slim::calibration const& seen) const {
-    std::vector<float> weights = seen.max_abs();
+  std::vector<float> channel_weights(slim::calibration const& calib) const {
+    std::vector<float> weights = calib.max_abs();
     for (float& w : weights) w = std::max(w, 1e-6f);
     return weights;
   }
@@ -48,12 +48,12 @@ struct only_if_needed {
   Solver inner;
   double threshold = 0;
 
-  slim::adapter solve(slim::matrix_view<float const> e, slim::calibration const& seen, slim::context const& ctx = {}) const {
-    if (slim::output_energy(e, seen, ctx) <= threshold) return slim::empty_adapter(e.cols(), e.rows());
-    return inner.solve(e, seen, ctx);
+  slim::adapter solve(slim::matrix_view<float const> e, slim::calibration const& calib, slim::context const& ctx = {}) const {
+    if (slim::output_energy(e, calib, ctx) <= threshold) return slim::empty_adapter(e.cols(), e.rows());
+    return inner.solve(e, calib, ctx);
   }
-  double energy(slim::matrix_view<float const> e, slim::calibration const& seen, slim::context const& ctx = {}) const {
-    return inner.energy(e, seen, ctx);
+  double energy(slim::matrix_view<float const> e, slim::calibration const& calib, slim::context const& ctx = {}) const {
+    return inner.energy(e, calib, ctx);
   }
   std::string describe() const { return slim::message(std::string(inner.describe()), ", where needed"); }
 };
@@ -67,10 +67,10 @@ struct reversed {
     return out;
   }
   slim::matrix<float> invert(slim::matrix_view<float const> w) const { return apply(w); }
-  slim::calibration apply_to(slim::calibration const& seen) const {
+  slim::calibration apply_to(slim::calibration const& calib) const {
     std::vector<slim::index_t> from;
-    for (slim::index_t j = seen.channels() - 1; j >= 0; --j) from.push_back(j);
-    return seen.remapped(from);
+    for (slim::index_t j = calib.channels() - 1; j >= 0; --j) from.push_back(j);
+    return calib.remapped(from);
   }
   std::string describe() const { return "reversed channels"; }
 };
@@ -111,7 +111,7 @@ using namespace slim::testing;
 
 TEST_CASE("the saliency of the documentation keeps the laws, and prunes") {
   CHECK(describe(check_saliency(relative_magnitude{})) == "");
-  auto const shown = slim::unstructured_pruner({.sparsity = 0.5, .scope = slim::prune_scope::matrix}, relative_magnitude{});
+  auto const shown = slim::unstructured_pruner(relative_magnitude{}, {.sparsity = 0.5, .scope = slim::prune_scope::matrix});
   CHECK(describe(check_pruner(shown)) == "");
   slim::matrix<float> w(2, 2); // every row relative to its own largest: 1, 0.25 and 0.75, 1
   w(0, 0) = 400, w(0, 1) = 100, w(1, 0) = 3, w(1, 1) = -4;
@@ -128,9 +128,9 @@ TEST_CASE("the linear saliency of the documentation keeps the laws, and makes a 
 TEST_CASE("the low-rank solver of the documentation keeps the laws, and leaves small errors alone") {
   only_if_needed<slim::saliency_lora<slim::slim_saliency>> const solver{slim::slim_lora({.rank = {.number = 3}}), 1.0};
   CHECK(describe(check_low_rank_solver(solver, 3, hard_values())) == "");
-  auto const seen = observed(normal_matrix(40, 30, 1), {.gram = true});
-  CHECK(solver.solve(normal_matrix(20, 30, 2).view(), seen).rank() == 3);
-  CHECK(solver.solve(normal_matrix(20, 30, 2, 1e-4f).view(), seen).rank() == 0);
+  auto const calib = observed(normal_matrix(40, 30, 1), {.gram = true});
+  CHECK(solver.solve(normal_matrix(20, 30, 2).view(), calib).rank() == 3);
+  CHECK(solver.solve(normal_matrix(20, 30, 2, 1e-4f).view(), calib).rank() == 0);
 }
 
 TEST_CASE("the input quantizer of the documentation keeps the laws") {
@@ -143,10 +143,10 @@ TEST_CASE("the transform of the documentation keeps the laws, and the permutatio
   auto const calibration = observed(normal_matrix(64, 32, 2), {.gram = true});
   auto const found = slim::permutation_for_nm(W, calibration, slim::ria(), {.pattern = {2, 4}});
   auto const permuted = found.permutation.apply(W);
-  auto const seen = found.permutation.apply_to(calibration);
+  auto const calib = found.permutation.apply_to(calibration);
   auto const up = found.permutation.apply_to_producer(W_up);
   CHECK(found.score_after > found.score_before);
-  CHECK(slim::output_energy(permuted, seen) == Approx(slim::output_energy(W, calibration)));
+  CHECK(slim::output_energy(permuted, calib) == Approx(slim::output_energy(W, calibration)));
   CHECK(up(0, 0) == W_up(found.permutation.order()[0], 0));
 }
 
@@ -163,9 +163,9 @@ TEST_CASE("what the documentation stores is what it reads") {
 
 TEST_CASE("the step of the documentation brings the sum of every row back") {
   auto const W = normal_matrix(24, 32, 1);
-  auto const seen = observed(normal_matrix(64, 32, 2), {.gram = true});
+  auto const calib = observed(normal_matrix(64, 32, 2), {.gram = true});
   auto const layer =
-      slim::compress(W, seen, slim::chain(slim::nm_pruner<2, 4>(slim::wanda{}), restore_row_means{}, slim::slim_lora()));
+      slim::compress(W, calib, slim::chain(slim::nm_pruner<2, 4>(slim::wanda{}), restore_row_means{}, slim::slim_lora()));
   REQUIRE(layer.report.steps.size() == 3);
   CHECK(layer.report.steps[1].step == "restore row means");
   for (slim::index_t i = 0; i < W.rows(); ++i) {

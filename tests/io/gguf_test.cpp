@@ -1,4 +1,4 @@
-#include "slim/io/gguf_writer.hpp"
+#include "slim/io/gguf/writer.hpp"
 
 #include "slim/core/random.hpp"
 #include "support/temporary_folder.hpp"

@@ -2,8 +2,8 @@
 // readers give a value or a sentence, and never allocate out of proportion to the file. Run under ASan and UBSan by the
 // asan preset, which is where reads out of bounds would show.
 
-#include "slim/io/gguf_writer.hpp"
-#include "slim/io/safetensors_writer.hpp"
+#include "slim/io/gguf/writer.hpp"
+#include "slim/io/safetensors/writer.hpp"
 
 #include "slim/core/random.hpp"
 #include "support/temporary_folder.hpp"
@@ -163,11 +163,11 @@ TEST_CASE("a damaged GGUF file gives a value or a sentence, in memory proportion
   std::size_t refused = 0;
   auto const check = [&](std::string const& bytes) {
     write_file(path, bytes);
-    outcome const seen = outcome_of([&] { return slim::gguf_file::open(path); });
-    REQUIRE(seen.allocated <= allowed_bytes(bytes.size()));
+    outcome const calib = outcome_of([&] { return slim::gguf_file::open(path); });
+    REQUIRE(calib.allocated <= allowed_bytes(bytes.size()));
     ++files;
-    if (!seen.read) ++refused;
-    return seen.read;
+    if (!calib.read) ++refused;
+    return calib.read;
   };
   CHECK(check(good));
   auto const last = *slim::gguf_file::open(folder / "good")->tensors().back().bytes.rbegin();
@@ -190,10 +190,10 @@ TEST_CASE("a damaged safetensors file gives a value or a sentence, in memory pro
   std::size_t files = 0;
   auto const check = [&](std::string const& bytes) {
     write_file(path, bytes);
-    outcome const seen = outcome_of([&] { return slim::safetensors_file::open(path); });
-    REQUIRE(seen.allocated <= allowed_bytes(bytes.size()));
+    outcome const calib = outcome_of([&] { return slim::safetensors_file::open(path); });
+    REQUIRE(calib.allocated <= allowed_bytes(bytes.size()));
     ++files;
-    return seen.read;
+    return calib.read;
   };
   CHECK(check(good));
   for (std::size_t size = 0; size < good.size(); ++size) REQUIRE_FALSE(check(good.substr(0, size)));
@@ -219,10 +219,10 @@ TEST_CASE("a damaged index of shards gives a value or a sentence") {
   std::size_t files = 0;
   auto const check = [&](std::string const& bytes) {
     write_file(folder / "model.safetensors.index.json", bytes);
-    outcome const seen = outcome_of([&] { return slim::safetensors_folder::open(folder.path()); });
-    REQUIRE(seen.allocated <= allowed_bytes(bytes.size() + 200));
+    outcome const calib = outcome_of([&] { return slim::safetensors_folder::open(folder.path()); });
+    REQUIRE(calib.allocated <= allowed_bytes(bytes.size() + 200));
     ++files;
-    return seen.read;
+    return calib.read;
   };
   CHECK(check(good));
   for (std::size_t size = 0; size < good.size(); ++size) REQUIRE_FALSE(check(good.substr(0, size)));
@@ -238,7 +238,7 @@ TEST_CASE("a number of 200000 digits is refused in memory proportional to the fi
   std::uint64_t const length = bytes.size() - 8;
   std::memcpy(bytes.data(), &length, 8);
   write_file(path, bytes);
-  outcome const seen = outcome_of([&] { return slim::safetensors_file::open(path); });
-  CHECK_FALSE(seen.read);
-  CHECK(seen.allocated <= allowed_bytes(bytes.size()));
+  outcome const calib = outcome_of([&] { return slim::safetensors_file::open(path); });
+  CHECK_FALSE(calib.read);
+  CHECK(calib.allocated <= allowed_bytes(bytes.size()));
 }

@@ -1,4 +1,4 @@
-#include "slim/io/safetensors_writer.hpp"
+#include "slim/io/safetensors/writer.hpp"
 
 #include "slim/core/random.hpp"
 #include "support/temporary_folder.hpp"

@@ -2,8 +2,8 @@
 // written again: FOLDER/copy.gguf by template with F16 for 2-D tensors of F32, or FOLDER/copy.safetensors as F32.
 // For tests/golden/io_oracle.py.
 
-#include "slim/io/gguf_writer.hpp"
-#include "slim/io/safetensors_writer.hpp"
+#include "slim/io/gguf/writer.hpp"
+#include "slim/io/safetensors/writer.hpp"
 
 #include <cstdio>
 #include <fstream>

@@ -43,16 +43,16 @@ matrix<float> layer_weight(index_t rows, index_t cols, std::uint64_t seed) {
   for (index_t k = 0; k < w.size(); ++k) w.data()[k] *= 0.6f + 0.4f * w.data()[k] * w.data()[k];
   for (index_t r = 0; r < 8; ++r)
     for (index_t j = 0; j < cols; ++j) right(r, j) *= 0.5f / static_cast<float>(r + 1);
-  gemm_into(left.view(), right.view(), w.view(), {}, destination::add);
+  gemm_into(left.view(), right.view(), w.view(), destination::add);
   return w;
 }
 
 template <class Layer>
-double output_error(matrix<float> const& w, Layer const& layer, calibration const& seen) {
+double output_error(matrix<float> const& w, Layer const& layer, calibration const& calib) {
   matrix<float> rest = w;
   for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] -= layer.weights.data()[k];
   layer.low_rank.subtract_from(rest.view());
-  return std::sqrt(output_energy(rest.view(), seen) / output_energy(w.view(), seen));
+  return std::sqrt(output_energy(rest.view(), calib) / output_energy(w.view(), calib));
 }
 
 matrix_view<float const> view(matrix<float> const& m) { return m.view(); }
@@ -64,20 +64,20 @@ joint_config quick(int adapter_bits = 0) {
 } // namespace
 
 TEST_CASE("sets keep their laws") {
-  CHECK(describe(check_sweepable(quantized_set(grid_config{}, nm_pattern<2, 4>{}))) == "");
+  CHECK(describe(check_sweepable(quantized_set(grid_config{}, nm<2, 4>{}))) == "");
   CHECK(describe(check_sweepable(
             quantized_set(grid_config{.bits = 3, .block = per_group(16), .symmetric = false}, dense_pattern{}))) == "");
   CHECK(describe(check_sweepable(quantized_set(grid_config{.block = per_channel}, unstructured_pattern{}))) == "");
-  CHECK(describe(check_sweepable(quantized_set(grid_config{.block = per_group(7)}, nm_pattern<1, 3>{}))) == "");
+  CHECK(describe(check_sweepable(quantized_set(grid_config{.block = per_group(7)}, nm<1, 3>{}))) == "");
 }
 
 TEST_CASE("GPTQ, SparseGPT with codes and the joint solver keep their laws on hard matrices") {
   CHECK(describe(check_joint_compressor(
-            obs_compressor(quantized_set(grid_config{.bits = 3, .block = per_group(16), .symmetric = false}, dense_pattern{}),
+            error_feedback(quantized_set(grid_config{.bits = 3, .block = per_group(16), .symmetric = false}, dense_pattern{}),
                            {.act_order = true}))) == "");
-  CHECK(describe(check_joint_compressor(obs_compressor(quantized_set(grid_config{.block = per_group(16)}, nm_pattern<2, 4>{}),
+  CHECK(describe(check_joint_compressor(error_feedback(quantized_set(grid_config{.block = per_group(16)}, nm<2, 4>{}),
                                                        {.refit_groups = true, .descents = 1}))) == "");
-  CHECK(describe(check_joint_compressor(joint_slr(quantized_set(grid_config{}, nm_pattern<2, 4>{}), quick()))) == "");
+  CHECK(describe(check_joint_compressor(joint_slr(quantized_set(grid_config{}, nm<2, 4>{}), quick()))) == "");
   CHECK(describe(check_joint_compressor(joint_slr(
             quantized_set(grid_config{.bits = 3, .block = per_group(16), .symmetric = false}, dense_pattern{}), quick(4)))) ==
         "");
@@ -86,15 +86,15 @@ TEST_CASE("GPTQ, SparseGPT with codes and the joint solver keep their laws on ha
 TEST_CASE("the joint solver beats SLiM, EoRA and the plain alternation, on the tokens it saw and on others") {
   index_t const n = 256;
   matrix<float> const w = layer_weight(192, n, 5);
-  calibration const seen = observed(layer_input(4096, n, 1), {.gram = true}),
+  calibration const calib = observed(layer_input(4096, n, 1), {.gram = true}),
                     others = observed(layer_input(2048, n, 2), {.gram = true});
   adapter_rank const rank{.number = 19};
-  quantized_set const set(grid_config{}, nm_pattern<2, 4>{});
-  auto const slim = compress(w, seen, chain(slim_quantizer({.bits = 4}), nm_pruner<2, 4>(wanda{}), slim_lora({.rank = rank})));
-  auto const eora = compress(w, seen, chain(obs_compressor(set), exact_lora({.rank = rank})));
-  auto const alternating = compress(w, seen, chain(joint_slr(set, alternating_config(rank))));
-  auto const joint = compress(w, seen, chain(joint_slr(set, {.rank = rank, .damping = 0.01})));
-  for (calibration const* tokens : {&seen, &others}) {
+  quantized_set const set(grid_config{}, nm<2, 4>{});
+  auto const slim = compress(w, calib, chain(slim_quantizer({.bits = 4}), nm_pruner<2, 4>(wanda{}), slim_lora({.rank = rank})));
+  auto const eora = compress(w, calib, chain(error_feedback(set), exact_lora({.rank = rank})));
+  auto const alternating = compress(w, calib, chain(joint_slr(set, alternating_config(rank))));
+  auto const joint = compress(w, calib, chain(joint_slr(set, {.rank = rank, .damping = 0.01})));
+  for (calibration const* tokens : {&calib, &others}) {
     double const e_slim = output_error(w, slim, *tokens), e_eora = output_error(w, eora, *tokens),
                  e_alternating = output_error(w, alternating, *tokens), e_joint = output_error(w, joint, *tokens);
     CHECK(e_eora < 0.85 * e_slim);
@@ -110,22 +110,22 @@ TEST_CASE("the joint solver beats SLiM, EoRA and the plain alternation, on the t
 TEST_CASE("4-bit adapters solved inside cost far less than 4-bit adapters rounded afterwards") {
   index_t const n = 256;
   matrix<float> const w = layer_weight(192, n, 15);
-  calibration const seen = observed(layer_input(4096, n, 1), {.gram = true});
+  calibration const calib = observed(layer_input(4096, n, 1), {.gram = true});
   adapter_rank const rank{.number = 19};
-  quantized_set const set(grid_config{}, nm_pattern<2, 4>{});
-  auto const fp = compress(w, seen, chain(joint_slr(set, {.rank = rank, .damping = 0.01})));
-  auto const inside = compress(w, seen, chain(joint_slr(set, {.rank = rank, .stored = {.bits = 4}, .damping = 0.01})));
+  quantized_set const set(grid_config{}, nm<2, 4>{});
+  auto const fp = compress(w, calib, chain(joint_slr(set, {.rank = rank, .damping = 0.01})));
+  auto const inside = compress(w, calib, chain(joint_slr(set, {.rank = rank, .stored = {.bits = 4}, .damping = 0.01})));
   auto afterwards = fp;
   absmax_quantizer const rounding({.bits = 4, .block = per_column_group(128)});
   for (matrix<float>* factor : {&afterwards.low_rank.left, &afterwards.low_rank.right})
     rounding.quantize(view(*factor), calibration(factor->cols())).dequantize_into(factor->view());
-  double const e_fp = output_error(w, fp, seen), e_inside = output_error(w, inside, seen),
-               e_after = output_error(w, afterwards, seen);
+  double const e_fp = output_error(w, fp, calib), e_inside = output_error(w, inside, calib),
+               e_after = output_error(w, afterwards, calib);
   CHECK(e_fp < e_inside);
   CHECK(e_inside < 0.75 * e_after);
   CHECK(inside.low_rank.left_codes->block == per_column_group(128));
-  auto const eight = compress(w, seen, chain(joint_slr(set, {.rank = rank, .stored = {.bits = 8}, .damping = 0.01})));
-  CHECK(output_error(w, eight, seen) < 1.05 * e_fp);
+  auto const eight = compress(w, calib, chain(joint_slr(set, {.rank = rank, .stored = {.bits = 8}, .damping = 0.01})));
+  CHECK(output_error(w, eight, calib) < 1.05 * e_fp);
 }
 
 TEST_CASE("never above SLiM's error, on the calibration nor on tokens held out: a joint solution that is gets replaced") {
@@ -135,16 +135,16 @@ TEST_CASE("never above SLiM's error, on the calibration nor on tokens held out: 
   for (std::uint64_t seed = 0; seed < 6; ++seed) {
     index_t const n = 64;
     matrix<float> const w = normal_matrix(40, n, 100 + seed);
-    calibration seen = observed(normal_matrix(1 + static_cast<index_t>(seed), n, seed), {.gram = true});
-    seen.hold_out(observed(normal_matrix(64, n, seed + 50), {.gram = true}));
+    calibration calib = observed(normal_matrix(1 + static_cast<index_t>(seed), n, seed), {.gram = true});
+    calib.hold_out(observed(normal_matrix(64, n, seed + 50), {.gram = true}));
     joint_config const config{.rank = {.number = 4}, .damping = 1e-4, .iterations = 2, .descents = 1};
-    quantized_set const set(grid_config{.scale_format = number_format::fp32}, nm_pattern<2, 4>{});
-    auto const joint = compress(w, seen, chain(joint_slr(set, config)));
-    auto const slim = compress(w, seen,
+    quantized_set const set(grid_config{.scale_format = number_format::fp32}, nm<2, 4>{});
+    auto const joint = compress(w, calib, chain(joint_slr(set, config)));
+    auto const slim = compress(w, calib,
                                chain(nm_pruner<2, 4>(wanda{}), slim_quantizer({.bits = 4}),
                                      slim_lora({.rank = config.rank, .format = number_format::bf16})));
-    CHECK(output_error(w, joint, *seen.held_out()) <= output_error(w, slim, *seen.held_out()) * (1 + 1e-6));
-    CHECK(output_error(w, joint, seen) <= output_error(w, slim, seen) * (1 + 1e-6));
+    CHECK(output_error(w, joint, *calib.held_out()) <= output_error(w, slim, *calib.held_out()) * (1 + 1e-6));
+    CHECK(output_error(w, joint, calib) <= output_error(w, slim, calib) * (1 + 1e-6));
     for (auto const& note : joint.report.notes) replaced += note.find("worse than SLiM's") != std::string::npos;
   }
   CHECK(replaced > 0);
@@ -152,9 +152,9 @@ TEST_CASE("never above SLiM's error, on the calibration nor on tokens held out: 
 
 TEST_CASE("the whole joint solution is bit-identical for any executor") {
   matrix<float> const w = layer_weight(130, 132, 25);
-  calibration const seen = observed(layer_input(600, 132, 1), {.gram = true});
-  joint_slr const solver(quantized_set(grid_config{.block = per_group(32)}, nm_pattern<2, 4>{}), quick(4));
-  auto const run = [&](context const& ctx) { return decompress(compress(w, seen, chain(solver), ctx), ctx); };
+  calibration const calib = observed(layer_input(600, 132, 1), {.gram = true});
+  joint_slr const solver(quantized_set(grid_config{.block = per_group(32)}, nm<2, 4>{}), quick(4));
+  auto const run = [&](context const& ctx) { return decompress(compress(w, calib, chain(solver), ctx), ctx); };
   matrix<float> const expected = run(on(serial_executor{}));
   CHECK(same_bits(expected, run(on(thread_team_executor{2}))));
   CHECK(same_bits(expected, run(on(thread_team_executor{4}))));
@@ -164,10 +164,10 @@ TEST_CASE("the whole joint solution is bit-identical for any executor") {
 TEST_CASE("exact low rank is the best there is under the damped Gram matrix, by SVD in double") {
   index_t const rows = GENERATE(20, 33, 70), n = 40, rank = GENERATE(1, 5, 100);
   matrix<float> const e = normal_matrix(rows, n, 35);
-  calibration const seen = observed(layer_input(100, n, 1), {.gram = true});
+  calibration const calib = observed(layer_input(100, n, 1), {.gram = true});
   exact_lora const solver({.rank = {.number = rank}, .damping = 0.01, .method = svd_method::exact});
-  adapter const found = solver.solve(view(e), seen);
-  square const h = to_eigen(curvature(seen, 0.01).view());
+  adapter const found = solver.solve(view(e), calib);
+  square const h = to_eigen(hessian(calib, 0.01).view());
   square const root = Eigen::LLT<square>(h).matrixL();
   Eigen::VectorXd const values = Eigen::JacobiSVD<square>(to_eigen(e.view()) * root).singularValues();
   double const best = values.tail(std::max<index_t>(values.size() - rank, 0)).squaredNorm();
@@ -187,16 +187,16 @@ TEST_CASE("exact_lora keeps the laws, and says when it has no Gram matrix") {
 TEST_CASE("the target weight is the ridge regression of the targets, shrunk towards W") {
   index_t const n = 24, outputs = 10, tokens = 200;
   matrix<float> const x = layer_input(tokens, n, 1), w = normal_matrix(outputs, n, 45), y = normal_matrix(tokens, outputs, 46);
-  calibration seen(n, {.gram = true, .outputs = outputs});
-  seen.observe(x.view().middle_rows(0, 77), y.view().middle_rows(0, 77));
+  calibration calib(n, {.gram = true, .outputs = outputs});
+  calib.observe(x.view().middle_rows(0, 77), y.view().middle_rows(0, 77));
   calibration rest(n, {.gram = true, .outputs = outputs});
   rest.observe(x.view().middle_rows(77, 123), y.view().middle_rows(77, 123));
-  seen.merge(rest);
+  calib.merge(rest);
   square const xd = to_eigen(x.view()), wd = to_eigen(w.view()), yd = to_eigen(y.view());
   square h = xd.transpose() * xd / tokens;
   h += 0.05 * h.diagonal().mean() * square::Identity(n, n);
   square const expected = wd + (h.inverse() * xd.transpose() * (yd - xd * wd.transpose()) / tokens).transpose();
-  CHECK((to_eigen(target_weight<float>(view(w), seen).view()) - expected).norm() <= 1e-4 * expected.norm());
+  CHECK((to_eigen(target_weight<float>(view(w), calib).view()) - expected).norm() <= 1e-4 * expected.norm());
 
   matrix<float> exact(tokens, outputs); // targets that W itself gives: nothing to move
   gemm_into(x.view(), transposed(w.view()), exact.view());
@@ -204,27 +204,27 @@ TEST_CASE("the target weight is the ridge regression of the targets, shrunk towa
   met.observe(x.view(), exact.view());
   CHECK((to_eigen(target_weight<float>(view(w), met).view()) - wd).norm() <= 1e-4 * wd.norm());
 
-  auto const part = seen.for_outputs(3, 4);
+  auto const part = calib.for_outputs(3, 4);
   matrix<float> const some(w.view().middle_rows(3, 4));
   CHECK((to_eigen(target_weight<float>(view(some), part).view()) - expected.middleRows(3, 4)).norm() <= 1e-4 * expected.norm());
   CHECK_THROWS_AS(target_weight<float>(view(w), part), shape_error);
-  CHECK_THROWS_AS(seen.observe(x.view()), config_error);
-  CHECK_THROWS_AS(seen.observe(x.view(), y.view().middle_rows(0, 5)), shape_error);
+  CHECK_THROWS_AS(calib.observe(x.view()), config_error);
+  CHECK_THROWS_AS(calib.observe(x.view(), y.view().middle_rows(0, 5)), shape_error);
 }
 
 TEST_CASE("a chain towards the target is judged against the target; without targets it says so") {
   index_t const n = 32;
   matrix<float> const w = normal_matrix(16, n, 55), x = layer_input(300, n, 1), y = normal_matrix(300, 16, 56);
-  calibration seen(n, {.gram = true, .outputs = 16});
-  seen.observe(x.view(), y.view());
-  auto const layer = compress(w, seen, chain(toward_target{}, obs_compressor(quantized_set(grid_config{}, dense_pattern{}))));
-  matrix<float> const target = target_weight<float>(view(w), seen);
+  calibration calib(n, {.gram = true, .outputs = 16});
+  calib.observe(x.view(), y.view());
+  auto const layer = compress(w, calib, chain(toward_target{}, error_feedback(quantized_set(grid_config{}, dense_pattern{}))));
+  matrix<float> const target = target_weight<float>(view(w), calib);
   matrix<float> rest = target;
   for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] -= layer.weights.data()[k];
   CHECK(layer.report.last().output_error ==
-        Approx(std::sqrt(output_energy(rest.view(), seen) / output_energy(target.view(), seen))).epsilon(1e-3));
+        Approx(std::sqrt(output_energy(rest.view(), calib) / output_energy(target.view(), calib))).epsilon(1e-3));
   auto const plain = compress(w, observed(x, {.gram = true}),
-                              chain(toward_target{}, obs_compressor(quantized_set(grid_config{}, dense_pattern{}))));
+                              chain(toward_target{}, error_feedback(quantized_set(grid_config{}, dense_pattern{}))));
   CHECK(plain.report.notes == std::vector<std::string>{"no targets were observed: the layer is compressed towards W"});
 }
 
@@ -232,8 +232,8 @@ TEST_CASE("configurations that make no sense are refused with their values") {
   quantized_set const set(grid_config{}, dense_pattern{});
   CHECK_THROWS_AS(joint_slr(set, {.iterations = 0}), config_error);
   CHECK_THROWS_AS(joint_slr(set, {.damping = 0.0}), config_error);
-  CHECK_THROWS_AS(obs_compressor(set, {.damping = -1.0}), config_error);
-  CHECK_THROWS_AS(obs_compressor(set, {.act_order = true, .refit_groups = true}), config_error);
+  CHECK_THROWS_AS(error_feedback(set, {.damping = -1.0}), config_error);
+  CHECK_THROWS_AS(error_feedback(set, {.act_order = true, .refit_groups = true}), config_error);
   CHECK_THROWS_AS(quantized_set(grid_config{.bits = 9}, dense_pattern{}), config_error);
   CHECK_THROWS_AS(joint_slr(set).compress(view(matrix<float>(3, 5)), observed(normal_matrix(2, 4, 1))), shape_error);
   CHECK_THROWS_AS(joint_slr(set).compress(view(matrix<float>(3, 5)), calibration(5)), config_error);

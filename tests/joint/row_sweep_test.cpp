@@ -1,10 +1,10 @@
 // Error feedback and descent against unblocked float64 versions written from the papers.
 #include "slim/joint/row_sweep.hpp"
 
-#include "slim/calibration/curvature.hpp"
+#include "slim/calibration/hessian.hpp"
+#include "slim/joint/error_feedback.hpp"
 #include "slim/joint/feedback_factor.hpp"
-#include "slim/joint/obs_compressor.hpp"
-#include "slim/joint/step_fit.hpp"
+#include "slim/joint/scale_fit.hpp"
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/same_bits.hpp"
@@ -29,14 +29,14 @@ square to_eigen(matrix_view<float const> a) {
 }
 
 /// Correlated activations with uneven channels.
-matrix<float> correlated_curvature(index_t n, std::uint64_t seed, double damping = 0.01) {
+matrix<float> correlated_hessian(index_t n, std::uint64_t seed, double damping = 0.01) {
   matrix<float> const mix = normal_matrix(n, n, seed, 0.3f);
   matrix<float> x = normal_matrix(3 * n + 5, n, seed + 1), y(x.rows(), n);
   gemm_into(x.view(), mix.view(), y.view());
   for (index_t t = 0; t < y.rows(); ++t)
     for (index_t j = 0; j < n; ++j)
       y(t, j) = (y(t, j) + x(t, j)) * static_cast<float>(std::exp(0.5 * random_normal(seed, static_cast<std::uint64_t>(j))));
-  return curvature(observed(y, {.gram = true}), damping);
+  return hessian(observed(y, {.gram = true}), damping);
 }
 
 struct reference_result {
@@ -128,7 +128,7 @@ struct sweep_case {
 integer_codes fitted(matrix<float> const& w, sweep_case const& c) {
   integer_codes codes(c.rows, c.cols, c.bits, c.block, number_format::fp16);
   if (!c.symmetric) codes.zeros = matrix<std::int8_t>(codes.scales.rows(), codes.scales.cols());
-  fit_steps(codes, w.view(), step_rule::least_error);
+  fit_scales(codes, w.view(), scale_rule::least_error);
   return codes;
 }
 
@@ -136,7 +136,7 @@ integer_codes fitted(matrix<float> const& w, sweep_case const& c) {
 
 TEST_CASE("the feedback factor is upper triangular and U^T U is the inverse of H") {
   index_t const n = GENERATE(0, 1, 2, 5, 127, 128, 129, 300);
-  matrix<float> const h = n == 0 ? matrix<float>(0, 0) : correlated_curvature(n, 7);
+  matrix<float> const h = n == 0 ? matrix<float>(0, 0) : correlated_hessian(n, 7);
   auto const found = factor_for_feedback(h.view());
   CHECK(found.damping == 0.0);
   square const u = to_eigen(found.upper.view());
@@ -146,7 +146,7 @@ TEST_CASE("the feedback factor is upper triangular and U^T U is the inverse of H
     CHECK((u.transpose() * u * to_eigen(h.view()) - square::Identity(n, n)).norm() < 2e-4 * std::sqrt(static_cast<double>(n)));
 }
 
-TEST_CASE("a curvature that is not positive definite is damped until it is, and the factor says so; NaN throws") {
+TEST_CASE("a Hessian that is not positive definite is damped until it is, and the factor says so; NaN throws") {
   matrix<float> h(6, 6);
   for (index_t i = 0; i < 6; ++i)
     for (index_t j = 0; j < 6; ++j) h(i, j) = i == j ? 1.0f : 1.001f;
@@ -158,9 +158,9 @@ TEST_CASE("a curvature that is not positive definite is damped until it is, and 
   CHECK_THROWS_AS(factor_for_feedback(matrix<float>(2, 3).view()), shape_error);
 }
 
-TEST_CASE("the down-dated curvature is the least error over all multiples of the directions") {
+TEST_CASE("the down-dated Hessian is the least error over all multiples of the directions") {
   index_t const n = GENERATE(3, 40, 150), r = GENERATE(0, 1, 3);
-  matrix<float> const h = correlated_curvature(n, 11);
+  matrix<float> const h = correlated_hessian(n, 11);
   matrix<float> p = normal_matrix(n, r, 12);
   if (r == 3) // dependent directions, very different lengths
     for (index_t j = 0; j < n; ++j) {
@@ -184,7 +184,7 @@ TEST_CASE("error feedback picks the codes of the unblocked float64 version and l
   index_t const m = GENERATE(0, 4, 3, 8);
   bool const act_order = GENERATE(false, true);
   index_t const n = m / 2;
-  matrix<float> const h = correlated_curvature(c.cols, 21), w = normal_matrix(c.rows, c.cols, 22, 0.02f);
+  matrix<float> const h = correlated_hessian(c.cols, 21), w = normal_matrix(c.rows, c.cols, 22, 0.02f);
   integer_codes codes = fitted(w, c);
   auto const order = act_order ? slim::detail::activation_order(h.view(), std::max<index_t>(m, 1)) : identity(c.cols);
   std::vector<std::vector<bool>> kept(static_cast<std::size_t>(c.rows),
@@ -219,7 +219,7 @@ TEST_CASE("error feedback picks the codes of the unblocked float64 version and l
 
 TEST_CASE("pruning alone with feedback is SparseGPT: the unblocked float64 loss to 1e-4") {
   index_t const rows = 23, cols = 140;
-  matrix<float> const h = correlated_curvature(cols, 31), w = normal_matrix(rows, cols, 32);
+  matrix<float> const h = correlated_hessian(cols, 31), w = normal_matrix(rows, cols, 32);
   std::vector<std::vector<bool>> kept(rows, std::vector<bool>(cols, true));
   square const expected =
       reference_feedback(to_eigen(w.view()), to_eigen(h.view()), nullptr, identity(cols), 2, 4, kept).weights;
@@ -237,7 +237,7 @@ TEST_CASE("pruning alone with feedback is SparseGPT: the unblocked float64 loss 
 
 TEST_CASE("a share pruned on the way leaves the least harmful of every block of every row") {
   index_t const rows = 5, cols = 200;
-  matrix<float> const h = correlated_curvature(cols, 41), w = normal_matrix(rows, cols, 42);
+  matrix<float> const h = correlated_hessian(cols, 41), w = normal_matrix(rows, cols, 42);
   matrix<float> found = w;
   mask chosen(rows, cols);
   auto const u = factor_for_feedback(h.view()).upper;
@@ -262,7 +262,7 @@ TEST_CASE("a share pruned on the way leaves the least harmful of every block of 
 TEST_CASE("every instruction set and executor gives the sweep the same result, lanes of ragged tiles included") {
   index_t const rows = GENERATE(1, 15, 16, 17, 113);
   sweep_case const c{rows, 70, per_group(32), 4, true};
-  matrix<float> const h = correlated_curvature(70, 51), w = normal_matrix(rows, 70, 52);
+  matrix<float> const h = correlated_hessian(70, 51), w = normal_matrix(rows, 70, 52);
   auto const u = factor_for_feedback(h.view()).upper;
   auto const run = [&](context const& ctx) {
     integer_codes codes = fitted(w, c);
@@ -331,7 +331,7 @@ TEST_CASE("descent on single groups of 2:4 finds what trying everything finds, w
 TEST_CASE("descent never raises the loss, and returns the gradient of where it ended") {
   index_t const m = GENERATE(0, 4, 8); // 8: the mask stays
   index_t const rows = 50, cols = 150;
-  matrix<float> const h = correlated_curvature(cols, 71), w = normal_matrix(rows, cols, 72);
+  matrix<float> const h = correlated_hessian(cols, 71), w = normal_matrix(rows, cols, 72);
   integer_codes codes = fitted(w, {rows, cols, per_group(32), 4, false});
   mask kept(rows, cols, {m / 2, m});
   matrix<float> values = w;
@@ -358,7 +358,7 @@ TEST_CASE("fitted steps are the best of their candidates, by trying all in doubl
   sweep_case const c{19, 70, per_group(32), 3, symmetric};
   matrix<float> const w = normal_matrix(c.rows, c.cols, 81);
   integer_codes const codes = fitted(w, c);
-  auto const fractions = step_fractions(step_rule::least_error, symmetric);
+  auto const fractions = scale_fractions(scale_rule::least_error, symmetric);
   double const top = symmetric ? codes.highest() : codes.highest() - codes.lowest();
   for (index_t i = 0; i < c.rows; ++i)
     for (index_t g = 0; g < 3; ++g) {
@@ -391,7 +391,7 @@ TEST_CASE("fitted steps are the best of their candidates, by trying all in doubl
 TEST_CASE("refitted steps are the closed-form optimum for one scale, and never raise the loss for many") {
   scale_block const block = GENERATE(per_tensor, per_channel, per_group(32), per_group(128));
   index_t const rows = 21, cols = 150;
-  matrix<float> const h = correlated_curvature(cols, 91), w = normal_matrix(rows, cols, 92);
+  matrix<float> const h = correlated_hessian(cols, 91), w = normal_matrix(rows, cols, 92);
   integer_codes codes = fitted(w, {rows, cols, block, 4, true});
   codes.scale_format = number_format::fp32;
   codes.encode(w.view());
@@ -404,7 +404,7 @@ TEST_CASE("refitted steps are the closed-form optimum for one scale, and never r
   };
   double const before = loss(original, values(), hd);
   square const start = values();
-  refit_steps(codes, w.view(), h.view());
+  refit_scales(codes, w.view(), h.view());
   double const after = loss(original, values(), hd);
   CHECK(after < before);
   if (block == per_tensor) {
@@ -436,9 +436,9 @@ TEST_CASE("a sweep refuses shapes that disagree and options that cannot be met")
 
 TEST_CASE("steps refitted on the way are those of the weights as they are when the sweep arrives") {
   index_t const rows = 20, cols = 96;
-  matrix<float> const h = correlated_curvature(cols, 101), w = normal_matrix(rows, cols, 102);
+  matrix<float> const h = correlated_hessian(cols, 101), w = normal_matrix(rows, cols, 102);
   auto const u = factor_for_feedback(h.view()).upper;
-  auto const fractions = step_fractions(step_rule::absmax, true);
+  auto const fractions = scale_fractions(scale_rule::absmax, true);
   integer_codes codes = fitted(w, {rows, cols, per_group(32), 4, true});
   matrix<float> found = w;
   feed_back(found.view(), u.view(), &codes, nullptr, {.refit_groups = true, .fractions = fractions});
@@ -466,7 +466,7 @@ TEST_CASE("steps refitted on the way are those of the weights as they are when t
 
 TEST_CASE("groups may have bits of their own, and outliers may stay unrounded: as the unblocked float64 version has it") {
   index_t const rows = 31, cols = 200;
-  matrix<float> const h = correlated_curvature(cols, 111);
+  matrix<float> const h = correlated_hessian(cols, 111);
   matrix<float> w = normal_matrix(rows, cols, 112);
   integer_codes codes = fitted(w, {rows, cols, per_group(40), 4, true});
   std::vector<std::uint8_t> const bits = {4, 2, 3, 4, 1};
@@ -515,7 +515,7 @@ TEST_CASE("steps refitted on the way to groups of fewer bits reach the largest w
   matrix<float> const w = normal_matrix(rows, cols, 121);
   std::vector<std::uint8_t> const bits = {4, 2};
   bool const symmetric = GENERATE(true, false);
-  auto const fractions = step_fractions(step_rule::absmax, symmetric);
+  auto const fractions = scale_fractions(scale_rule::absmax, symmetric);
   integer_codes codes = fitted(w, {rows, cols, per_group(32), 4, symmetric});
   matrix<float> found = w;
   feed_back(found.view(), unit.view(), &codes, nullptr, {.refit_groups = true, .fractions = fractions, .group_bits = bits});

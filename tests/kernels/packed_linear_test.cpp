@@ -26,7 +26,7 @@ namespace {
 double error_of(packed_linear const& packed, matrix<float> const& dense, input_precision inputs, index_t tokens) {
   matrix<float> const x = normal_matrix(tokens, dense.cols(), 3);
   matrix<float> y(tokens, dense.rows());
-  matmul_into(packed, x.view(), y.view(), {.inputs = inputs});
+  forward_into(packed, x.view(), y.view(), {.inputs = inputs});
   double error = 0, size = 0;
   for (index_t t = 0; t < tokens; ++t)
     for (index_t i = 0; i < dense.rows(); ++i) {
@@ -68,20 +68,20 @@ void check_layer(Layer const& layer) {
 
 TEST_CASE("a packed 2:4 layer with adapters in 4 bits or floats computes what its dense weight computes") {
   matrix<float> const w = normal_matrix(70, 200, 1);
-  calibration const seen = observed(normal_matrix(300, 200, 2));
+  calibration const calib = observed(normal_matrix(300, 200, 2));
   auto const codes = slim_quantizer({.bits = 4, .block = per_group(128), .scale_format = number_format::fp16});
   auto const sparse = nm_pruner<2, 4>(wanda{});
   auto const lora = slim_lora({.rank = {.number = 20}});
   absmax_quantizer const rounding({.bits = 4, .block = per_column_group(128), .scale_format = number_format::fp16});
-  auto const floats = compress(w, seen, chain(codes, sparse, lora));
+  auto const floats = compress(w, calib, chain(codes, sparse, lora));
   check_layer(floats);
-  auto const four_bits = compress(w, seen, chain(codes, sparse, quantized_adapter(lora, rounding)));
+  auto const four_bits = compress(w, calib, chain(codes, sparse, quantized_adapter(lora, rounding)));
   check_layer(four_bits);
   packed_linear const packed = pack(four_bits);
   CHECK(packed.rank() == 20);
   CHECK(packed.byte_size() < pack(floats).byte_size());
   for (number_format const format : {number_format::bf16, number_format::fp16}) {
-    auto const halves = compress(w, seen, chain(codes, sparse, slim_lora({.rank = {.number = 20}, .format = format})));
+    auto const halves = compress(w, calib, chain(codes, sparse, slim_lora({.rank = {.number = 20}, .format = format})));
     check_layer(halves);
     CHECK(pack(halves).byte_size() < pack(floats).byte_size());
   }
@@ -89,15 +89,15 @@ TEST_CASE("a packed 2:4 layer with adapters in 4 bits or floats computes what it
 
 TEST_CASE("a layer without adapter or mask packs too, and a left factor pruned 2:4 runs as 2:4") {
   matrix<float> const w = normal_matrix(40, 64, 1);
-  calibration const seen = observed(normal_matrix(300, 64, 2));
+  calibration const calib = observed(normal_matrix(300, 64, 2));
   absmax_quantizer const rounding({.bits = 4, .block = per_group(32), .scale_format = number_format::fp16});
-  auto const plain = compress(w, seen, chain(rounding));
+  auto const plain = compress(w, calib, chain(rounding));
   packed_linear const packed = pack(plain);
   CHECK(packed.rank() == 0);
   CHECK(error_of(packed, decompress(plain), input_precision::exact, 3) < 1e-5);
 
   absmax_quantizer const columns({.bits = 4, .block = per_column_group(32), .scale_format = number_format::fp16});
-  auto lora = compress(w, seen, chain(rounding, quantized_adapter(slim_lora({.rank = {.number = 8}}), columns)));
+  auto lora = compress(w, calib, chain(rounding, quantized_adapter(slim_lora({.rank = {.number = 8}}), columns)));
   mask kept(8, 64, {2, 4});
   for (index_t i = 0; i < 8; ++i)
     for (index_t j = 0; j < 64; ++j)
@@ -115,10 +115,10 @@ TEST_CASE("a layer without adapter or mask packs too, and a left factor pruned 2
 
 TEST_CASE("a layer and its adapter take one parallel region, and the order of the tasks does not show") {
   matrix<float> const w = normal_matrix(300, 200, 1);
-  calibration const seen = observed(normal_matrix(300, 200, 2));
+  calibration const calib = observed(normal_matrix(300, 200, 2));
   absmax_quantizer const rounding({.bits = 4, .block = per_group(128), .scale_format = number_format::fp16});
   absmax_quantizer const columns({.bits = 4, .block = per_column_group(128), .scale_format = number_format::fp16});
-  auto const layer = compress(w, seen, chain(rounding, quantized_adapter(slim_lora({.rank = {.number = 90}}), columns)));
+  auto const layer = compress(w, calib, chain(rounding, quantized_adapter(slim_lora({.rank = {.number = 90}}), columns)));
   packed_linear const packed = pack(layer);
   serial_executor const serial;
   thread_team_executor const team{3};
@@ -127,13 +127,13 @@ TEST_CASE("a layer and its adapter take one parallel region, and the order of th
       counting_executor const counting;
       matrix<float> const x = normal_matrix(tokens, 200, 3);
       matrix<float> expected(tokens, 300), y(tokens, 300);
-      matmul_into(packed, x.view(), expected.view(), {.inputs = inputs}, on(serial));
+      forward_into(packed, x.view(), expected.view(), {.inputs = inputs}, on(serial));
       for (context const& ctx : {on(counting), on(team), context{}}) {
-        matmul_into(packed, x.view(), y.view(), {.inputs = inputs}, ctx);
+        forward_into(packed, x.view(), y.view(), {.inputs = inputs}, ctx);
         REQUIRE(same_bits(y, expected));
       }
       CHECK(counting.regions == 1);
-      matmul_into(packed, x.view(), y.view(), {.inputs = inputs, .add = true});
+      forward_into(packed, x.view(), y.view(), {.inputs = inputs, .add = true});
       for (index_t k = 0; k < y.size(); ++k) REQUIRE(y.data()[k] == Approx(2 * expected.data()[k]).margin(1e-4));
     }
 }
@@ -161,11 +161,11 @@ TEST_CASE("layers that read the same inputs give together what their matrices gi
         for (packed_linear const& layer : layers) {
           apart.push_back(normal_matrix(tokens, layer.weight.rows(), 10));
           matrix_view<float> const y = apart.back().view();
-          matmul_into(layer.weight, x.view(), y, {.inputs = inputs, .add = add});
+          linear_into(layer.weight, x.view(), y, {.inputs = inputs, .add = add});
           if (!layer.left) continue;
           matrix<float> inner(tokens, layer.rank());
-          matmul_into(*layer.left, x.view(), inner.view(), {.inputs = inputs});
-          matmul_into(*layer.right, inner.view(), y, {.inputs = inputs, .add = true});
+          linear_into(*layer.left, x.view(), inner.view(), {.inputs = inputs});
+          linear_into(*layer.right, inner.view(), y, {.inputs = inputs, .add = true});
         }
         counting_executor const counting;
         for (context const& ctx : {on(counting), on(team), context{}}) {
@@ -173,34 +173,34 @@ TEST_CASE("layers that read the same inputs give together what their matrices gi
           for (packed_linear const& layer : layers) together.push_back(normal_matrix(tokens, layer.weight.rows(), 10));
           std::vector<layer_output> outputs;
           for (std::size_t k = 0; k < layers.size(); ++k) outputs.push_back({&layers[k], together[k].view()});
-          matmul_into(outputs, x.view(), {.inputs = inputs, .add = add}, ctx);
+          forward_into(outputs, x.view(), {.inputs = inputs, .add = add}, ctx);
           for (std::size_t k = 0; k < layers.size(); ++k) REQUIRE(same_bits(together[k], apart[k]));
         }
         if (tokens == 1 || tokens == 2) CHECK(counting.regions == 1);
       }
-  matmul_into(std::span<layer_output const>{}, normal_matrix(2, 3, 1).view());
+  forward_into(std::span<layer_output const>{}, normal_matrix(2, 3, 1).view());
   matrix<float> narrow(1, 15), wide(1, 90);
   layer_output const wrong[] = {{&layers[0], wide.view()}, {&layers[1], narrow.view()}};
-  CHECK_THROWS_AS(matmul_into(wrong, normal_matrix(1, cols, 1).view()), shape_error);
+  CHECK_THROWS_AS(forward_into(wrong, normal_matrix(1, cols, 1).view()), shape_error);
 }
 
-TEST_CASE("matmul takes and fills matrices of any type and order") {
+TEST_CASE("forward_into takes and fills matrices of any type and order") {
   matrix<float> const w = normal_matrix(20, 64, 1);
   auto const layer = compress(w, chain(absmax_quantizer({.bits = 4, .scale_format = number_format::fp16})));
   packed_linear const packed = pack(layer);
   matrix<float> const x = normal_matrix(3, 64, 2);
   matrix<float> expected(3, 20);
-  matmul_into(packed, x.view(), expected.view());
+  forward_into(packed, x.view(), expected.view());
   Eigen::MatrixXd const columns =
       Eigen::Map<Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> const>(x.data(), 3, 64).cast<double>();
   Eigen::MatrixXd y = Eigen::MatrixXd::Constant(3, 20, 1.0);
-  matmul(packed, columns, y);
+  forward_into(packed, columns, y);
   for (index_t t = 0; t < 3; ++t)
     for (index_t j = 0; j < 20; ++j) REQUIRE(y(t, j) == static_cast<double>(expected(t, j)));
-  matmul(packed, columns, y, {.add = true});
+  forward_into(packed, columns, y, {.add = true});
   CHECK(y(2, 19) == Approx(2 * static_cast<double>(expected(2, 19))));
   Eigen::MatrixXd narrow(3, 19);
-  CHECK_THROWS_AS(matmul(packed, columns, narrow), shape_error);
+  CHECK_THROWS_AS(forward_into(packed, columns, narrow), shape_error);
 }
 
 TEST_CASE("codes have a transpose, blocks and zero points with them") {
@@ -235,10 +235,10 @@ TEST_CASE("the inputs of a layer and its adapter are rounded once, and to the sa
             packed_linear const layer{sparse ? pack_r16(codes, kept) : pack_r16(codes), left, right};
             matrix<float> const x = normal_matrix(tokens, 300, 4);
             matrix<float> together(tokens, 50), apart(tokens, 50), inner(tokens, 20);
-            matmul_into(layer, x.view(), together.view(), {.inputs = inputs});
-            matmul_into(layer.weight, x.view(), apart.view(), {.inputs = inputs});
-            matmul_into(left, x.view(), inner.view(), {.inputs = inputs});
-            matmul_into(right, inner.view(), apart.view(), {.inputs = inputs, .add = true});
+            forward_into(layer, x.view(), together.view(), {.inputs = inputs});
+            linear_into(layer.weight, x.view(), apart.view(), {.inputs = inputs});
+            linear_into(left, x.view(), inner.view(), {.inputs = inputs});
+            linear_into(right, inner.view(), apart.view(), {.inputs = inputs, .add = true});
             REQUIRE(same_bits(together, apart));
           }
   }

@@ -1,6 +1,6 @@
 // Packed bytes against a writer that puts one code at a time where the comment in kernels/r16.hpp says, and one walk over the
 // weights against the components one after the other.
-#include "slim/kernels/quantize_and_pack.hpp"
+#include "slim/pipeline/quantize_and_pack.hpp"
 
 #include "slim/saliency/magnitude.hpp"
 #include "slim/saliency/wanda.hpp"
@@ -240,12 +240,12 @@ TEST_CASE("prune_and_pack gives the bytes of pruning, quantizing, then packing")
     for (scale_block const block : {per_tensor, per_channel, per_group(32), per_group(128), per_group(40)})
       for (int const bits : {2, 4, 5}) {
         matrix<float> const w = hard_weights(rows, cols);
-        calibration const seen = observed(normal_matrix(9, cols, 12));
+        calibration const calib = observed(normal_matrix(9, cols, 12));
         absmax_config const how{.bits = bits, .block = block, .scale_format = number_format::fp16};
         auto const expect = [&, n = cols](auto const& ranking) {
           return outcome([&] {
             context const ctx = at(simd_level::scalar);
-            mask const kept = nm_pruner<2, 4>(ranking).select(w.view(), seen, ctx);
+            mask const kept = nm_pruner<2, 4>(ranking).select(w.view(), calib, ctx);
             matrix<float> pruned = w;
             kept.apply_to(pruned.view());
             return pack_r16(absmax_quantizer(how).quantize(pruned.view(), calibration(n), ctx), kept, ctx);
@@ -255,8 +255,8 @@ TEST_CASE("prune_and_pack gives the bytes of pruning, quantizing, then packing")
         INFO(rows << " x " << cols << ", " << absmax_quantizer(how).describe());
         for (simd_level const level : simd_levels())
           for (context const& ctx : {at(level), on(team, at(level))}) {
-            auto const a = outcome([&] { return prune_and_pack(w.view(), wanda{}, how, seen, ctx); });
-            auto const b = outcome([&] { return prune_and_pack(w.view(), magnitude{}, how, seen, ctx); });
+            auto const a = outcome([&] { return prune_and_pack(w.view(), wanda{}, how, calib, ctx); });
+            auto const b = outcome([&] { return prune_and_pack(w.view(), magnitude{}, how, calib, ctx); });
             REQUIRE((a.second == by_wanda.second && b.second == by_magnitude.second));
             REQUIRE((same_packed(a.first, by_wanda.first) && same_packed(b.first, by_magnitude.first)));
           }

@@ -1,11 +1,11 @@
 // The bytes of the layout, written here a second time from docs/formats/r16.md, and what comes back from them.
-#include "slim/kernels/pack_r16.hpp"
+#include "slim/kernels/cpu/pack_r16.hpp"
 
-#include "slim/kernels/unpack_r16.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/quantization/absmax.hpp"
 #include "slim/saliency/magnitude.hpp"
 #include "slim/testing/hard_matrices.hpp"
+#include "slim/testing/unpack_r16.hpp"
 
 #include <catch2/catch.hpp>
 

@@ -16,11 +16,13 @@ SOUND = """#pragma once
   static a
 #endif
 /// static int in_a_comment; namespace { ; Eigen:: ; printf(
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail { inline int f(int a = 3) { static int const table[] = {1, 2}; return table[0] + a; } }
 struct s { static int g() { return 1; } static constexpr int h = 2; };
 inline constexpr char const* text = "namespace { static std::cout";
 template <class T> requires requires(T t) { t.f(); } int k(T) { return static_cast<int>(1); }
+} // namespace SLIM_ABI
 } // namespace slim
 """
 
@@ -47,6 +49,9 @@ BREACHES = [
     ("core/b.hpp", "#include <xtensor/xtensor.hpp>", "xtensor is named outside"),
     ("linalg/b.hpp", "#include <cblas.h>", "cblas.h is named outside"),
     ("core/b.hpp", '#include <cstdio>\ninline void f() { std::printf("x"); }', "prints"),
+    ("core/b.hpp", "namespace slim::inline SLIM_ABI {\n}", "ctags"),
+    ("core/b.hpp", "inline void f(context const& ctx = {}, int n = 0) {}", "not the last parameter"),
+    ("simd/b.inc", '#include "slim/linalg/a.hpp"', "simd/ must not include slim/linalg/a.hpp"),
     ("nowhere/b.hpp", "", "folder nowhere/"),
 ]
 

@@ -1,7 +1,7 @@
 #include "slim/linalg/gemm.hpp"
 
 #include "linalg/products.hpp"
-#include "slim/joint/obs_compressor.hpp"
+#include "slim/joint/error_feedback.hpp"
 #include "support/skip.hpp"
 
 #ifdef SLIM_TEST_CBLAS
@@ -68,7 +68,7 @@ void check_product(index_t m, index_t n, index_t k, int a_layout, int b_layout, 
   for (index_t i = 0; i < m; ++i) std::fill_n(storage.data() + i * stride + n, 5, -3.0f);
   slim::matrix<float> before(m, n);
   for (index_t i = 0; i < before.size(); ++i) before.data()[i] = 0.75f;
-  slim::gemm_into(a.matrix, b.matrix, c, ctx, mode);
+  slim::gemm_into(a.matrix, b.matrix, c, mode, ctx);
   test::require_product(a.matrix, b.matrix, before, c, mode);
   for (index_t i = 0; i < m; ++i)
     for (index_t j = n; j < stride; ++j) REQUIRE(storage[static_cast<std::size_t>(i * stride + j)] == -3.0f);
@@ -155,14 +155,14 @@ TEST_CASE("Gram matrices stay ours, cross products go to the hook") {
 TEST_CASE("inside a parallel task products are our own") {
   CHECK(hooked().inside_task().sgemm == nullptr);
   operand const rows(300, 300, 0, 1), tokens(400, 300, 0, 2);
-  slim::calibration seen(300, {.gram = true});
-  seen.observe(slim::matrix<float>(tokens.matrix).view());
+  slim::calibration calib(300, {.gram = true});
+  calib.observe(slim::matrix<float>(tokens.matrix).view());
   telling_executor const where;
   slim::context ctx = hooked(); // a call inside a task breaks the rules that the hook checks
   ctx.where = where;
   slim::matrix<float> const w(rows.matrix);
-  slim::obs_compressor const compressor(slim::quantized_set(slim::grid_config{}, slim::dense_pattern{}), {.descents = 1});
-  CHECK(calls_during([&] { CHECK(compressor.compress(w.view(), seen, ctx).weights.rows() == 300); }) > 0);
+  slim::error_feedback const compressor(slim::quantized_set(slim::grid_config{}, slim::dense_pattern{}), {.descents = 1});
+  CHECK(calls_during([&] { CHECK(compressor.compress(w.view(), calib, ctx).weights.rows() == 300); }) > 0);
 }
 
 #ifdef SLIM_TEST_CBLAS

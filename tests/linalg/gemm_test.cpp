@@ -39,7 +39,7 @@ void check_product(index_t m, index_t n, index_t k, int a_layout, int b_layout, 
   slim::matrix_view<float> const c(storage.data(), m, n, stride);
   slim::matrix<float> before(m, n);
   for (index_t i = 0; i < before.size(); ++i) before.data()[i] = 0.75f;
-  slim::gemm_into(a.matrix, b.matrix, c, context_at(level), mode);
+  slim::gemm_into(a.matrix, b.matrix, c, mode, context_at(level));
   require_product(a.matrix, b.matrix, before, c, mode);
   for (index_t i = 0; i < m; ++i)
     for (index_t j = n; j < stride; ++j) REQUIRE(storage[static_cast<std::size_t>(i * stride + j)] == 0.75f);

@@ -59,9 +59,9 @@ TEST_CASE("every layer is calibrated on what the compressed layers before it mak
   forward_pass const pass(other, 8);
   auto hidden = pass.embed(ids);
   auto const compress = [&](linear& l, matrix<float> const& x) {
-    slim::calibration seen(l.d_in(), {.gram = true});
-    for (index_t w = 0; w < 5; ++w) seen.observe(matrix_view<float const>(x.view()).middle_rows(8 * w, 8));
-    l.weight = slim::decompress(how.chain(how.rank).compress(l.weight.view(), seen));
+    slim::calibration calib(l.d_in(), {.gram = true});
+    for (index_t w = 0; w < 5; ++w) calib.observe(matrix_view<float const>(x.view()).middle_rows(8 * w, 8));
+    l.weight = slim::decompress(how.chain(how.rank).compress(l.weight.view(), calib));
   };
   for (block& b : other.blocks) {
     auto const x = pass.attention_input(b, hidden);

@@ -209,7 +209,7 @@ TEST_CASE("adapters stand for the weight (L R)^T") {
   CHECK(relative_difference(apply(adapted, x), apply(plain, x)) < 1e-6);
   matrix<float> y(7, 13);
   apply_into(plain, x, y);
-  apply_into(plain, x, y, {}, slim::destination::add);
+  apply_into(plain, x, y, slim::destination::add);
   auto const once = apply(plain, x);
   for (index_t k = 0; k < y.size(); ++k) CHECK(y.data()[k] == Approx(2 * once.data()[k]).margin(1e-5));
 }

@@ -4,7 +4,7 @@
 
 #include "random_model.hpp"
 
-#include "slim/io/gguf_writer.hpp"
+#include "slim/io/gguf/writer.hpp"
 
 #include <filesystem>
 

@@ -1,7 +1,7 @@
 #include "tokenizer.hpp"
 
 #include "slim/core/random.hpp"
-#include "slim/io/gguf_writer.hpp"
+#include "slim/io/gguf/writer.hpp"
 #include "slim/io/json.hpp"
 #include "support/skip.hpp"
 #include "support/temporary_folder.hpp"

@@ -78,19 +78,19 @@ bool same_layer(Layer const& a, Layer const& b) {
 
 TEST_CASE("steps run in the order of the arguments: both orders are what they literally are") {
   matrix<float> const w = normal_matrix(12, 30, 1), x = normal_matrix(40, 30, 2);
-  calibration const seen = observed(x);
+  calibration const calib = observed(x);
   absmax_quantizer const quantize({.bits = 2, .block = per_tensor});
   auto const prune = nm_pruner<2, 4>(wanda());
 
-  matrix<float> quantized = dequantized(quantize.quantize(w.view(), seen));
-  prune.select(quantized.view(), seen).apply_to(quantized.view());
-  auto const first = compress(w, seen, chain(quantize, prune));
+  matrix<float> quantized = dequantized(quantize.quantize(w.view(), calib));
+  prune.select(quantized.view(), calib).apply_to(quantized.view());
+  auto const first = compress(w, calib, chain(quantize, prune));
   CHECK(same_bits(first.weights, quantized));
 
   matrix<float> pruned = w;
-  prune.select(w.view(), seen).apply_to(pruned.view());
-  matrix<float> const then = dequantized(quantize.quantize(pruned.view(), seen));
-  auto const second = compress(w, seen, chain(prune, quantize));
+  prune.select(w.view(), calib).apply_to(pruned.view());
+  matrix<float> const then = dequantized(quantize.quantize(pruned.view(), calib));
+  auto const second = compress(w, calib, chain(prune, quantize));
   CHECK(same_bits(second.weights, then));
 
   CHECK_FALSE(same_bits(first.weights, second.weights)); // otherwise the test says nothing
@@ -101,8 +101,8 @@ TEST_CASE("steps run in the order of the arguments: both orders are what they li
 TEST_CASE("between all steps, W_c is mask times the values of the codes") {
   for (named_matrix const& w : hard_matrices(5)) {
     INFO(w.name);
-    calibration const seen = observed(normal_matrix(20, w.values.cols(), 3));
-    auto const layer = compress(w.values, seen, default_recipe());
+    calibration const calib = observed(normal_matrix(20, w.values.cols(), 3));
+    auto const layer = compress(w.values, calib, default_recipe());
     matrix<float> expected = dequantized(layer.codes);
     layer.kept.apply_to(expected.view());
     CHECK(layer.weights == expected);
@@ -112,10 +112,10 @@ TEST_CASE("between all steps, W_c is mask times the values of the codes") {
 
 TEST_CASE("the adapter repairs original minus current, whatever came before") {
   matrix<float> const w = normal_matrix(24, 50, 6), x = normal_matrix(60, 50, 7);
-  calibration const seen = observed(x);
-  auto const layer = compress(w, seen, default_recipe());
+  calibration const calib = observed(x);
+  auto const layer = compress(w, calib, default_recipe());
   matrix<float> const error = difference(w, layer.weights);
-  adapter const direct = slim_lora({.rank = {.ratio = 0.1}}).solve(matrix_view<float const>(error.view()), seen);
+  adapter const direct = slim_lora({.rank = {.ratio = 0.1}}).solve(matrix_view<float const>(error.view()), calib);
   CHECK(same_bits(layer.low_rank, direct));
   CHECK(layer.low_rank.rank() == 2);
 }
@@ -146,8 +146,8 @@ TEST_CASE("reports hold relative error and output error as computed by hand, aft
   matrix<float> x = normal_matrix(70, 33, 11);
   for (index_t t = 0; t < 70; ++t)
     for (index_t j = 1; j < 33; ++j) x(t, j) = 0.6f * x(t, j - 1) + 0.8f * x(t, j); // correlated: Gram and diagonal differ
-  calibration const seen = observed(x, {.gram = gram});
-  auto const layer = compress(w, seen, default_recipe());
+  calibration const calib = observed(x, {.gram = gram});
+  auto const layer = compress(w, calib, default_recipe());
   REQUIRE(layer.report.steps.size() == 3);
   CHECK(layer.report.exact_output_error == gram);
   CHECK(layer.report.rows == 18);
@@ -176,13 +176,13 @@ TEST_CASE("without activations there is no output error, and recipes that need n
 
 TEST_CASE("the ledger of bits: 2:4 with 4-bit codes is 3 bits, scales and adapters on top") {
   matrix<float> const w = normal_matrix(64, 256, 13);
-  calibration const seen = observed(normal_matrix(32, 256, 14));
+  calibration const calib = observed(normal_matrix(32, 256, 14));
   double const size = 64 * 256;
-  auto const bits = [&](auto const& recipe) { return compress(w, seen, recipe).report.last().bits_per_weight; };
+  auto const bits = [&](auto const& recipe) { return compress(w, calib, recipe).report.last().bits_per_weight; };
   auto const prune = nm_pruner<2, 4>(wanda());
   CHECK(bits(chain()) == 16.0);
   CHECK(bits(chain(prune)) == 8.0 + 1.0);
-  CHECK(bits(chain(unstructured_pruner<wanda>({.sparsity = 0.75}, {}))) == 4.0 + 1.0);
+  CHECK(bits(chain(unstructured_pruner(wanda{}, {.sparsity = 0.75}))) == 4.0 + 1.0);
   CHECK(bits(chain(slim_quantizer({.scale_format = number_format::fp16}))) == 4.0 + 16 / size);
   CHECK(bits(chain(slim_quantizer({.scale_format = number_format::fp16}), prune)) == 3.0 + 16 / size);
   CHECK(bits(chain(absmax_quantizer({.block = per_group(128), .scale_format = number_format::fp16}), prune)) ==
@@ -220,10 +220,10 @@ TEST_CASE("a step of one's own sees and changes the state") {
   CHECK(layer.report.steps[1].relative_error > layer.report.steps[0].relative_error);
 }
 
-TEST_CASE("any_recipe is the static chain, bit for bit") {
+TEST_CASE("any_chain is the static chain, bit for bit") {
   matrix<float> const w = normal_matrix(20, 60, 17);
-  calibration const seen = observed(normal_matrix(50, 60, 18), {.gram = true});
-  auto const layer = compress(w, seen, default_recipe());
+  calibration const calib = observed(normal_matrix(50, 60, 18), {.gram = true});
+  auto const layer = compress(w, calib, default_recipe());
   auto const check = [&](any_layer const& any) {
     CHECK(same_bits(any.weights, layer.weights));
     REQUIRE((any.kept && any.codes && any.low_rank));
@@ -236,7 +236,7 @@ TEST_CASE("any_recipe is the static chain, bit for bit") {
       CHECK(any.report.steps[k].bits_per_weight == layer.report.steps[k].bits_per_weight);
     }
   };
-  any_layer const plain = any_recipe(default_recipe()).compress(w, seen);
+  any_layer const plain = any_chain(default_recipe()).compress(w, calib);
   check(plain);
   REQUIRE(plain.codes->get_if<integer_codes>() != nullptr);
   CHECK(same_bits(*plain.codes->get_if<integer_codes>(), layer.codes));
@@ -244,8 +244,8 @@ TEST_CASE("any_recipe is the static chain, bit for bit") {
   any_quantizer const quantize = slim_quantizer({.bits = 4});
   any_pruner const prune = nm_pruner<2, 4>(wanda());
   any_low_rank_solver const repair = slim_lora({.rank = {.ratio = 0.1}});
-  check(any_recipe(chain(quantize, prune, repair)).compress(w, seen));
-  any_layer const pruned = any_recipe(chain(prune)).compress(w, seen);
+  check(any_chain(chain(quantize, prune, repair)).compress(w, calib));
+  any_layer const pruned = any_chain(chain(prune)).compress(w, calib);
   CHECK((pruned.kept && !pruned.codes && !pruned.low_rank));
 }
 
@@ -253,11 +253,11 @@ TEST_CASE("compress is bit-identical for serial, OpenMP with 1, 2 and 4 threads,
   matrix<float> const w = normal_matrix(150, 210, 19), x = normal_matrix(300, 210, 20);
   auto const run = [&](auto const& where) {
     context const ctx = on(where);
-    calibration seen(210, {.gram = true});
-    seen.observe(x.view(), ctx);
+    calibration calib(210, {.gram = true});
+    calib.observe(x.view(), ctx);
     quantized_adapter const small(slim_lora({.rank = {.ratio = 0.1}}), absmax_quantizer({.block = per_column_group(128)}));
     return compress(
-        w, seen, chain(slim_quantizer({.block = per_group(64), .outlier_share = 0.05}), nm_pruner<2, 4>(wanda()), small), ctx);
+        w, calib, chain(slim_quantizer({.block = per_group(64), .outlier_share = 0.05}), nm_pruner<2, 4>(wanda()), small), ctx);
   };
   auto const one = run(serial_executor{});
   CHECK(one.low_rank.rank() == 15);
@@ -271,31 +271,31 @@ TEST_CASE("compress is bit-identical for serial, OpenMP with 1, 2 and 4 threads,
 
 TEST_CASE("compress per tensor and by the matrix is bit-identical on several threads too") {
   matrix<float> const w = normal_matrix(260, 300, 21);
-  calibration const seen = observed(normal_matrix(64, 300, 22));
-  auto const recipe = chain(unstructured_pruner<wanda>({.scope = prune_scope::matrix}, {}),
+  calibration const calib = observed(normal_matrix(64, 300, 22));
+  auto const recipe = chain(unstructured_pruner(wanda{}, {.scope = prune_scope::matrix}),
                             slim_quantizer({.output_weighted = true}), naive_lora({.rank = {.number = 9}}));
-  auto const one = compress(w, seen, recipe, on(serial_executor{}));
-  CHECK(same_layer(one, compress(w, seen, recipe, on(thread_team_executor{4}))));
-  CHECK(same_layer(one, compress(w, seen, recipe, on(backwards_executor{}))));
+  auto const one = compress(w, calib, recipe, on(serial_executor{}));
+  CHECK(same_layer(one, compress(w, calib, recipe, on(thread_team_executor{4}))));
+  CHECK(same_layer(one, compress(w, calib, recipe, on(backwards_executor{}))));
 }
 
 TEST_CASE("weights that are not finite are refused by row and column, taken as 0 with a note, or let through") {
   matrix<float> w = normal_matrix(5, 8, 23);
   w(3, 6) = GENERATE(std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity());
-  calibration const seen = observed(normal_matrix(9, 8, 24));
-  CHECK_THROWS_AS(compress(w, seen, default_recipe()), nonfinite_error);
-  CHECK_THROWS_WITH(compress(w, seen, default_recipe()), Contains("row 3") && Contains("column 6"));
+  calibration const calib = observed(normal_matrix(9, 8, 24));
+  CHECK_THROWS_AS(compress(w, calib, default_recipe()), nonfinite_error);
+  CHECK_THROWS_WITH(compress(w, calib, default_recipe()), Contains("row 3") && Contains("column 6"));
   context zero;
   zero.on_nonfinite = nonfinite::zero;
-  auto const layer = compress(w, seen, default_recipe(), zero);
+  auto const layer = compress(w, calib, default_recipe(), zero);
   REQUIRE(layer.report.notes.size() == 1);
   CHECK_THAT(layer.report.notes[0], Contains("1 weights were not finite"));
   matrix<float> cleaned = w;
   cleaned(3, 6) = 0.0f;
-  CHECK(same_bits(decompress(layer), decompress(compress(cleaned, seen, default_recipe()))));
+  CHECK(same_bits(decompress(layer), decompress(compress(cleaned, calib, default_recipe()))));
   context propagate;
   propagate.on_nonfinite = nonfinite::propagate;
-  CHECK_NOTHROW(compress(w, seen, chain(absmax_quantizer(), nm_pruner<2, 4>(wanda())), propagate));
+  CHECK_NOTHROW(compress(w, calib, chain(absmax_quantizer(), nm_pruner<2, 4>(wanda())), propagate));
 }
 
 TEST_CASE("notes tell of dead channels and zeroed activations") {
@@ -305,9 +305,9 @@ TEST_CASE("notes tell of dead channels and zeroed activations") {
   x(4, 0) = std::numeric_limits<float>::infinity();
   context zero;
   zero.on_nonfinite = nonfinite::zero;
-  calibration seen(8);
-  seen.observe(x, zero);
-  auto const layer = compress(w, seen, default_recipe());
+  calibration calib(8);
+  calib.observe(x, zero);
+  auto const layer = compress(w, calib, default_recipe());
   REQUIRE(layer.report.notes.size() == 2);
   CHECK_THAT(layer.report.notes[0], Contains("2 input channels were 0"));
   CHECK_THAT(layer.report.notes[1], Contains("1 activations were not finite"));
@@ -327,14 +327,14 @@ TEST_CASE("in SLiM's norm, the error of the SLiM adapter is at most that of the 
     for (index_t t = 0; t < 50; ++t)
       for (index_t j = 0; j < 64; ++j)
         x(t, j) *= static_cast<float>(std::exp(2 * random_normal(seed, static_cast<std::uint64_t>(j))));
-    calibration const seen = observed(x);
-    auto const base = compress(w, seen, chain(slim_quantizer({.bits = 4}), nm_pruner<2, 4>(wanda())));
+    calibration const calib = observed(x);
+    auto const base = compress(w, calib, chain(slim_quantizer({.bits = 4}), nm_pruner<2, 4>(wanda())));
     matrix<float> const error = difference(w, base.weights);
-    std::vector<float> const weights = slim_saliency().channel_weights(seen);
+    std::vector<float> const weights = slim_saliency().channel_weights(calib);
     lora_config const config{.rank = {.number = 6}, .method = svd_method::exact};
     double const none = weighted_rest(error, empty_adapter(64, 40), weights);
-    double const naive = weighted_rest(error, naive_lora(config).solve(matrix_view<float const>(error.view()), seen), weights);
-    double const ours = weighted_rest(error, slim_lora(config).solve(matrix_view<float const>(error.view()), seen), weights);
+    double const naive = weighted_rest(error, naive_lora(config).solve(matrix_view<float const>(error.view()), calib), weights);
+    double const ours = weighted_rest(error, slim_lora(config).solve(matrix_view<float const>(error.view()), calib), weights);
     CHECK(ours <= naive * (1 + 1e-6));
     CHECK(ours < none);
   }

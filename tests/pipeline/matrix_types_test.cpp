@@ -40,9 +40,9 @@ namespace {
 
 template <class W, class X>
 matrix<float> compressed(W const& w, X const& x) {
-  calibration seen(as_matrix_view(x).cols());
-  seen.observe(x);
-  return compress(w, seen, chain(absmax_quantizer({.bits = 4, .block = per_group(8)}), nm_pruner<2, 4>(wanda()))).weights;
+  calibration calib(as_matrix_view(x).cols());
+  calib.observe(x);
+  return compress(w, calib, chain(absmax_quantizer({.bits = 4, .block = per_group(8)}), nm_pruner<2, 4>(wanda()))).weights;
 }
 
 } // namespace

@@ -20,8 +20,8 @@ namespace {
 template <pruner P>
 struct where_gram {
   alps<P> inner;
-  mask select(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
-    return seen.has_gram() ? inner.select(w, seen, ctx) : mask(w.rows(), w.cols());
+  mask select(matrix_view<float const> w, calibration const& calib, context const& ctx = {}) const {
+    return calib.has_gram() ? inner.select(w, calib, ctx) : mask(w.rows(), w.cols());
   }
   std::string describe() const { return inner.describe(); }
 };
@@ -49,7 +49,7 @@ double best_of_all_masks(matrix<float> const& w, matrix<double> const& c) {
 
 TEST_CASE("alps keeps the laws of a pruner, N:M and unstructured") {
   CHECK(describe(check_pruner(where_gram<two_of_four>{alps_24()})) == "");
-  unstructured const rows({.sparsity = 0.5}, magnitude()), whole({.sparsity = 0.7, .scope = prune_scope::matrix}, magnitude());
+  unstructured const rows(magnitude(), {.sparsity = 0.5}), whole(magnitude(), {.sparsity = 0.7, .scope = prune_scope::matrix});
   CHECK(describe(check_pruner(where_gram<unstructured>{alps<unstructured>(rows)})) == "");
   CHECK(describe(check_pruner(where_gram<unstructured>{alps<unstructured>(whole)})) == "");
 }
@@ -57,15 +57,15 @@ TEST_CASE("alps keeps the laws of a pruner, N:M and unstructured") {
 TEST_CASE("alps' weights lie on its mask, are finite, and are never worse than its first mask solved exactly") {
   for (named_matrix const& w : hard_matrices(60))
     for (named_calibration const& known : hard_calibrations(w.values.cols())) {
-      if (!known.seen.has_gram()) continue;
+      if (!known.calib.has_gram()) continue;
       INFO(w.name << "; " << known.name);
-      alps_result const found = alps_24().solve(w.values.view(), known.seen);
+      alps_result const found = alps_24().solve(w.values.view(), known.calib);
       CHECK(all_finite(found.solved.weights));
       matrix<float> again = found.solved.weights;
       found.kept.apply_to(again.view());
       CHECK(same_bits(again, found.solved.weights));
-      CHECK(found.kept == alps_24().select(w.values.view(), known.seen));
-      matrix<double> const c = damped_gram(known.seen, 0.01);
+      CHECK(found.kept == alps_24().select(w.values.view(), known.calib));
+      matrix<double> const c = damped_gram(known.calib, 0.01);
       for (index_t i = 0; i < w.values.rows(); ++i) { // the masked W itself bounds it as well
         double energy = 0;
         for (index_t j = 0; j < c.rows(); ++j) energy += std::abs(static_cast<double>(w.values(i, j))) * std::sqrt(c(j, j));
@@ -76,9 +76,9 @@ TEST_CASE("alps' weights lie on its mask, are finite, and are never worse than i
 
 TEST_CASE("alps' weights are the least squares on its mask") {
   matrix<float> const w = normal_matrix(24, 40, 1, 0.02f);
-  calibration const seen = observed(correlated_activations(200, 40, 2), {.gram = true});
-  alps_result const found = alps_24().solve(w.view(), seen);
-  matrix<double> const c = damped_gram(seen, 0.01);
+  calibration const calib = observed(correlated_activations(200, 40, 2), {.gram = true});
+  alps_result const found = alps_24().solve(w.view(), calib);
+  matrix<double> const c = damped_gram(calib, 0.01);
   double const best = total_error(w, least_squares(w, found.kept, c), c);
   CHECK(total_error(w, found.solved.weights, c) == Approx(best).epsilon(1e-4));
   CHECK(found.solved.error_after == Approx(best).epsilon(1e-3));
@@ -90,28 +90,28 @@ TEST_CASE("on one row of 8, alps comes nearer to the best of all masks than wand
   double ours = 0, wanda_solved = 0, best = 0;
   for (std::uint64_t seed = 0; seed < 40; ++seed) {
     matrix<float> const w = normal_matrix(1, 8, seed);
-    calibration const seen = observed(correlated_activations(50, 8, seed + 100), {.gram = true});
-    matrix<double> const c = damped_gram(seen, 0.01);
+    calibration const calib = observed(correlated_activations(50, 8, seed + 100), {.gram = true});
+    matrix<double> const c = damped_gram(calib, 0.01);
     double const limit = best_of_all_masks(w, c);
-    double const found = alps_24().solve(w.view(), seen).solved.error_after;
+    double const found = alps_24().solve(w.view(), calib).solved.error_after;
     CHECK(found >= limit * (1 - 1e-4));
     double const scale = 1 / limit; // every row counts the same
     ours += found * scale;
     best += 1.0;
-    wanda_solved += scale * masked_least_squares(w.view(), nm_pruner<2, 4>(wanda()).select(w.view(), seen), seen).error_after;
+    wanda_solved += scale * masked_least_squares(w.view(), nm_pruner<2, 4>(wanda()).select(w.view(), calib), calib).error_after;
   }
   CHECK(ours - best < 0.75 * (wanda_solved - best));
 }
 
 TEST_CASE("alps beats wanda's mask solved exactly, N:M and unstructured") {
   matrix<float> const w = normal_matrix(48, 64, 3, 0.02f);
-  calibration const seen = observed(correlated_activations(400, 64, 4), {.gram = true});
-  double const nm = masked_least_squares(w.view(), nm_pruner<2, 4>(wanda()).select(w.view(), seen), seen).error_after;
-  CHECK(alps_24().solve(w.view(), seen).solved.error_after < 0.9 * nm);
+  calibration const calib = observed(correlated_activations(400, 64, 4), {.gram = true});
+  double const nm = masked_least_squares(w.view(), nm_pruner<2, 4>(wanda()).select(w.view(), calib), calib).error_after;
+  CHECK(alps_24().solve(w.view(), calib).solved.error_after < 0.9 * nm);
   unstructured_config const half{.sparsity = 0.5, .scope = prune_scope::matrix};
   double const free =
-      masked_least_squares(w.view(), unstructured_pruner<wanda>(half, wanda()).select(w.view(), seen), seen).error_after;
-  alps_result const found = alps<unstructured>(unstructured(half, magnitude())).solve(w.view(), seen);
+      masked_least_squares(w.view(), unstructured_pruner<wanda>(wanda(), half).select(w.view(), calib), calib).error_after;
+  alps_result const found = alps<unstructured>(unstructured(magnitude(), half)).solve(w.view(), calib);
   CHECK(found.solved.error_after < 0.9 * free);
   CHECK(found.kept.count() == 48 * 64 / 2);
 }
@@ -119,9 +119,9 @@ TEST_CASE("alps beats wanda's mask solved exactly, N:M and unstructured") {
 TEST_CASE("without correlation alps keeps what wanda keeps, and its weights") {
   matrix<float> x(16, 16), w = normal_matrix(6, 16, 5);
   for (index_t j = 0; j < 16; ++j) x(j, j) = static_cast<float>(1 + j % 5);
-  calibration const seen = observed(x, {.gram = true});
-  alps_result const found = alps_24({.solve = {.damping = 0.0}}).solve(w.view(), seen);
-  CHECK(found.kept == nm_pruner<2, 4>(wanda()).select(w.view(), seen));
+  calibration const calib = observed(x, {.gram = true});
+  alps_result const found = alps_24({.solve = {.damping = 0.0}}).solve(w.view(), calib);
+  CHECK(found.kept == nm_pruner<2, 4>(wanda()).select(w.view(), calib));
   for (index_t i = 0; i < 6; ++i)
     for (index_t j = 0; j < 16; ++j)
       CHECK(found.solved.weights(i, j) == Approx(found.kept.kept(i, j) ? w(i, j) : 0.0f).epsilon(1e-4));
@@ -139,12 +139,12 @@ TEST_CASE("the scale of weights and of activations does not matter to alps") {
 
 TEST_CASE("a penalty that freezes the support at once is lowered") {
   matrix<float> const w = normal_matrix(24, 40, 8, 0.02f);
-  calibration const seen = observed(correlated_activations(200, 40, 9), {.gram = true});
-  alps_result const frozen = alps_24({.rho = 1e5}).solve(w.view(), seen);
+  calibration const calib = observed(correlated_activations(200, 40, 9), {.gram = true});
+  alps_result const frozen = alps_24({.rho = 1e5}).solve(w.view(), calib);
   CHECK(frozen.restarts > 0);
-  alps_result const usual = alps_24().solve(w.view(), seen);
+  alps_result const usual = alps_24().solve(w.view(), calib);
   CHECK(usual.solved.error_after < frozen.solved.error_after);
-  CHECK(alps_24({.max_iterations = 0}).solve(w.view(), seen).iterations == 0);
+  CHECK(alps_24({.max_iterations = 0}).solve(w.view(), calib).iterations == 0);
 }
 
 TEST_CASE("alps refuses bad configurations and calibrations without a Gram matrix") {

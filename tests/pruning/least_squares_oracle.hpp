@@ -14,8 +14,8 @@ namespace slim_test {
 using slim::index_t;
 
 /// X^T X + damping * mean diagonal, from a calibration with a Gram matrix.
-inline slim::matrix<double> damped_gram(slim::calibration const& seen, double damping) {
-  slim::matrix<double> c(seen.gram());
+inline slim::matrix<double> damped_gram(slim::calibration const& calib, double damping) {
+  slim::matrix<double> c(calib.gram());
   double mean = 0;
   for (index_t j = 0; j < c.rows(); ++j) mean += c(j, j) / static_cast<double>(c.rows());
   for (index_t j = 0; j < c.rows(); ++j) c(j, j) += damping * mean;

@@ -101,7 +101,7 @@ TEST_CASE("2:4 by wanda keeps what sorting by |w| ||x|| keeps") {
     return std::abs(static_cast<double>(w(i, j))) * std::sqrt(square[static_cast<std::size_t>(j)]);
   };
   CHECK(nm_pruner<2, 4>(wanda()).select(w.view(), observed(x)) == oracle_nm(w, score, 2, 4));
-  CHECK(unstructured_pruner<wanda>({.sparsity = 0.6}, {}).select(w.view(), observed(x)) ==
+  CHECK(unstructured_pruner(wanda{}, {.sparsity = 0.6}).select(w.view(), observed(x)) ==
         oracle_unstructured(w, score, 0.6, true));
 }
 
@@ -120,7 +120,7 @@ TEST_CASE("NaN scores lose to every other score, -infinity aside") {
   w(0, 1) = w(0, 2) = w(0, 6) = std::numeric_limits<float>::quiet_NaN();
   mask const kept = nm_pruner<2, 4>(magnitude()).select(w.view(), calibration(8));
   CHECK((kept.kept(0, 0) && kept.kept(0, 3) && !kept.kept(0, 6)));
-  mask const all = unstructured_pruner<magnitude>({.sparsity = 0.25}, {}).select(w.view(), calibration(8));
+  mask const all = unstructured_pruner(magnitude{}, {.sparsity = 0.25}).select(w.view(), calibration(8));
   CHECK(all.count() == 6);
   CHECK((all.kept(0, 0) && all.kept(0, 3) && all.kept(0, 4) && all.kept(0, 5) && all.kept(0, 7)));
 }
@@ -130,9 +130,9 @@ TEST_CASE("unstructured pruning keeps what sorting keeps, per row and per matrix
   for (named_matrix const& w : hard_matrices(60)) {
     INFO(w.name << " at " << sparsity);
     calibration const none(w.values.cols());
-    mask const by_row = unstructured_pruner<magnitude>({.sparsity = sparsity}, {}).select(w.values.view(), none);
+    mask const by_row = unstructured_pruner(magnitude{}, {.sparsity = sparsity}).select(w.values.view(), none);
     mask const whole =
-        unstructured_pruner<magnitude>({.sparsity = sparsity, .scope = prune_scope::matrix}, {}).select(w.values.view(), none);
+        unstructured_pruner(magnitude{}, {.sparsity = sparsity, .scope = prune_scope::matrix}).select(w.values.view(), none);
     CHECK(by_row == oracle_unstructured(w.values, magnitude_of(w.values), sparsity, true));
     CHECK(whole == oracle_unstructured(w.values, magnitude_of(w.values), sparsity, false));
     CHECK(by_row.count() ==
@@ -145,13 +145,13 @@ TEST_CASE("unstructured pruning keeps what sorting keeps, per row and per matrix
 TEST_CASE("pruners keep the laws") {
   CHECK(describe(check_pruner(nm_pruner<2, 4>(wanda()))) == "");
   CHECK(describe(check_pruner(nm_pruner<3, 7>(magnitude()))) == "");
-  CHECK(describe(check_pruner(unstructured_pruner<wanda>({.sparsity = 0.5}, {}))) == "");
-  CHECK(describe(check_pruner(unstructured_pruner<magnitude>({.sparsity = 0.3, .scope = prune_scope::matrix}, {}))) == "");
+  CHECK(describe(check_pruner(unstructured_pruner(wanda{}, {.sparsity = 0.5}))) == "");
+  CHECK(describe(check_pruner(unstructured_pruner(magnitude{}, {.sparsity = 0.3, .scope = prune_scope::matrix}))) == "");
 }
 
 TEST_CASE("a sparsity outside [0, 1] is refused with its value") {
   double const sparsity = GENERATE(-0.1, 1.1, std::numeric_limits<double>::quiet_NaN());
-  CHECK_THROWS_AS((unstructured_pruner<magnitude>({.sparsity = sparsity}, {})), config_error);
+  CHECK_THROWS_AS((unstructured_pruner(magnitude{}, {.sparsity = sparsity})), config_error);
 }
 
 TEST_CASE("an external mask is taken as it is, whatever its type") {

@@ -51,9 +51,9 @@ TEST_CASE("no step of three thousand is better under output weights than the one
   scale_block const block = GENERATE(per_tensor, per_channel, per_group(16), per_column_group(5));
   int const bits = GENERATE(2, 3, 4, 8);
   matrix<float> const w = mapped(normal_matrix(13, 50, 1, 0.02f), [](float x) { return x + 20 * x * x * x; });
-  calibration const seen = observed(loud_and_quiet(60, 50, 2));
-  integer_codes const codes = slim_quantizer({.bits = bits, .block = block, .output_weighted = true}).quantize(w.view(), seen);
-  std::vector<double> const cost = seen.mean_square();
+  calibration const calib = observed(loud_and_quiet(60, 50, 2));
+  integer_codes const codes = slim_quantizer({.bits = bits, .block = block, .output_weighted = true}).quantize(w.view(), calib);
+  std::vector<double> const cost = calib.mean_square();
   for (index_t b = 0; b < codes.scales.rows(); ++b)
     for (index_t g = 0; g < codes.scales.cols(); ++g) {
       INFO(slim::describe(block) << ", " << bits << " bits, block " << b << ", " << g);
@@ -69,11 +69,11 @@ TEST_CASE("output weights pay: less output error than without, on uncorrelated c
   for (scale_block const block : {per_tensor, per_channel, per_group(16)}) {
     INFO(slim::describe(block));
     matrix<float> const w = normal_matrix(24, 64, 3, 0.02f);
-    calibration const seen = observed(loud_and_quiet(200, 64, 4));
-    std::vector<double> const cost = seen.mean_square();
+    calibration const calib = observed(loud_and_quiet(200, 64, 4));
+    std::vector<double> const cost = calib.mean_square();
     auto const error = [&](bool weighted) {
       integer_codes const codes =
-          slim_quantizer({.bits = 3, .block = block, .output_weighted = weighted}).quantize(w.view(), seen);
+          slim_quantizer({.bits = 3, .block = block, .output_weighted = weighted}).quantize(w.view(), calib);
       double sum = 0;
       for (index_t i = 0; i < 24; ++i)
         for (index_t j = 0; j < 64; ++j)
@@ -87,10 +87,10 @@ TEST_CASE("output weights pay: less output error than without, on uncorrelated c
 
 TEST_CASE("equal channels: output weights cost nothing in squared error") {
   matrix<float> const w = normal_matrix(9, 30, 5);
-  calibration const seen = observed(mapped(normal_matrix(4, 30, 6), [](float) { return 3.0f; }));
+  calibration const calib = observed(mapped(normal_matrix(4, 30, 6), [](float) { return 3.0f; }));
   for (scale_block const block : {per_tensor, per_channel, per_group(8)}) {
     auto const error = [&](bool weighted) {
-      integer_codes const codes = slim_quantizer({.block = block, .output_weighted = weighted}).quantize(w.view(), seen);
+      integer_codes const codes = slim_quantizer({.block = block, .output_weighted = weighted}).quantize(w.view(), calib);
       double sum = 0;
       for (index_t i = 0; i < 9; ++i)
         for (index_t j = 0; j < 30; ++j)
@@ -103,9 +103,9 @@ TEST_CASE("equal channels: output weights cost nothing in squared error") {
 
 TEST_CASE("a whole matrix of more than 65536 weights gets its output-weighted step by histogram, within 0.1% of the best") {
   matrix<float> const w = normal_matrix(300, 240, 7, 0.02f);
-  calibration const seen = observed(loud_and_quiet(100, 240, 8));
-  integer_codes const codes = slim_quantizer({.bits = 4, .output_weighted = true}).quantize(w.view(), seen);
-  weighted_values const all = block_of(w, seen.mean_square(), per_tensor, 0, 0);
+  calibration const calib = observed(loud_and_quiet(100, 240, 8));
+  integer_codes const codes = slim_quantizer({.bits = 4, .output_weighted = true}).quantize(w.view(), calib);
+  weighted_values const all = block_of(w, calib.mean_square(), per_tensor, 0, 0);
   double best = std::numeric_limits<double>::infinity();
   for (int c = 1; c <= 300; ++c) best = std::min(best, brute_error(all, all.largest / 7 * c / 300, 4));
   CHECK(brute_error(all, static_cast<double>(codes.scales(0, 0)), 4) <= best * 1.001);

@@ -227,11 +227,11 @@ TEST_CASE("output weighting lowers the output-weighted error, and dead channels 
     w(i, 39) = 50.0f;
     for (index_t j = 0; j < 10; ++j) w(i, j) *= 0.2f;
   }
-  calibration const seen = observed(x);
+  calibration const calib = observed(x);
   auto const step = [&](bool weighted) {
-    return static_cast<double>(slim_quantizer({.bits = 4, .output_weighted = weighted}).quantize(w.view(), seen).scales(0, 0));
+    return static_cast<double>(slim_quantizer({.bits = 4, .output_weighted = weighted}).quantize(w.view(), calib).scales(0, 0));
   };
-  std::vector<double> const weights = seen.mean_square();
+  std::vector<double> const weights = calib.mean_square();
   CHECK(brute_error(w, step(true), 4, weights) < 0.5 * brute_error(w, step(false), 4, weights));
   double best = std::numeric_limits<double>::infinity();
   for (int c = 1; c <= 20000; ++c) best = std::min(best, brute_error(w, 50.0 / 7 * c / 20000, 4, weights));
@@ -242,9 +242,9 @@ TEST_CASE("outlier channels: the most important ones carry the factor, accounted
   matrix<float> const w = normal_matrix(6, 20, 8);
   matrix<float> x = normal_matrix(15, 20, 9);
   for (index_t t = 0; t < 15; ++t) x(t, 3) *= 50.0f, x(t, 17) *= 40.0f;
-  calibration const seen = observed(x);
+  calibration const calib = observed(x);
   integer_codes const codes =
-      slim_quantizer({.bits = 4, .outlier_share = 0.1, .scale_format = number_format::bf16}).quantize(w.view(), seen);
+      slim_quantizer({.bits = 4, .outlier_share = 0.1, .scale_format = number_format::bf16}).quantize(w.view(), calib);
   for (index_t j = 0; j < 20; ++j) CHECK(codes.factor_at(j) == (j == 3 || j == 17 ? 2.0f : 1.0f));
   CHECK(codes.side_bits() == 16 + 2 * 32);
   // Literally: scale the two channels, quantize with the reported step, scale back.

@@ -89,7 +89,7 @@ std::string hash_of(layer_report const& report) {
 struct small_layer {
   char const* name;
   matrix<float> weight;
-  calibration seen;
+  calibration calib;
 };
 
 /// Not divisible by 16, 64 or 128 in any direction, with dead channels and an outlier, and one that is wide.
@@ -101,11 +101,11 @@ std::vector<small_layer> layers() {
     for (index_t t = 0; t < x.rows(); ++t)
       for (index_t j = 1; j < cols; ++j)
         x(t, j) = j % 29 == 3 ? 0.0f : 0.4f * x(t, j - 1) + x(t, j) * (j % 13 == 2 ? 8.0f : 1.0f);
-    calibration seen(cols, {.gram = true}), held_out(cols, {.gram = true});
-    seen.observe(x.view().middle_rows(0, 80));
+    calibration calib(cols, {.gram = true}), held_out(cols, {.gram = true});
+    calib.observe(x.view().middle_rows(0, 80));
     held_out.observe(x.view().middle_rows(80, 16));
-    seen.hold_out(std::move(held_out));
-    all.push_back({name, std::move(w), std::move(seen)});
+    calib.hold_out(std::move(held_out));
+    all.push_back({name, std::move(w), std::move(calib)});
   }
   return all;
 }
@@ -121,7 +121,7 @@ void add_chain(record& all, std::string const& name, Steps const&... steps) {
   ctx.where = serial;
   ctx.simd = simd_level::scalar;
   for (auto const& l : layers()) {
-    auto const made = any_recipe(chain(steps...)).compress(l.weight.view(), l.seen, ctx);
+    auto const made = any_chain(chain(steps...)).compress(l.weight.view(), l.calib, ctx);
     std::ostringstream line;
     line << "weights " << hash_of(made.weights);
     if (made.codes)
@@ -136,9 +136,9 @@ void add_chain(record& all, std::string const& name, Steps const&... steps) {
 template <class Set>
 void add_joint(record& all, std::string const& name, Set const& set) {
   adapter_rank const rank{.number = 4};
-  add_chain(all, "feedback " + name, obs_compressor(set));
-  add_chain(all, "feedback act-order " + name, obs_compressor(set, {.act_order = true}));
-  add_chain(all, "feedback descent " + name, obs_compressor(set, {.descents = 2}));
+  add_chain(all, "feedback " + name, error_feedback(set));
+  add_chain(all, "feedback act-order " + name, error_feedback(set, {.act_order = true}));
+  add_chain(all, "feedback descent " + name, error_feedback(set, {.descents = 2}));
   add_chain(all, "alternating " + name, joint_slr(set, alternating_config(rank)));
   add_chain(all, "joint " + name, joint_slr(set, {.rank = rank, .stored = {.bits = 4, .group = 32}, .iterations = 3}));
 }
@@ -159,7 +159,7 @@ record made_now() {
   add_chain(all, "magnitude 2:4", nm_pruner<2, 4>(magnitude{}));
   add_chain(all, "wanda 2:4", nm_pruner<2, 4>(wanda{}));
   add_chain(all, "ria 4:8", nm_pruner<4, 8>(ria{}));
-  add_chain(all, "wanda 50%", unstructured_pruner({.sparsity = 0.5}, wanda{}));
+  add_chain(all, "wanda 50%", unstructured_pruner(wanda{}, {.sparsity = 0.5}));
   add_chain(all, "alps 2:4", alps(nm_pruner<2, 4>(magnitude{})));
   adapter_rank const rank{.number = 5};
   slim_quantizer const int4({.bits = 4, .scale_format = fp16_scales});
@@ -172,14 +172,14 @@ record made_now() {
   add_chain(all, "exact chain", int4, half, exact_lora({.rank = rank}));
   add_chain(all, "quantized adapter", int4, half, quantized_adapter(slim_lora({.rank = rank}), grouped));
   add_chain(all, "sparse adapter", int4, half, sparse_adapter(slim_lora({.rank = rank}), half));
-  add_joint(all, "2:4 int4", quantized_set({.bits = 4}, nm_pattern<2, 4>{}));
-  add_joint(all, "2:4 int4 groups", quantized_set({.bits = 4, .block = per_group(32)}, nm_pattern<2, 4>{}));
+  add_joint(all, "2:4 int4", quantized_set({.bits = 4}, nm<2, 4>{}));
+  add_joint(all, "2:4 int4 groups", quantized_set({.bits = 4, .block = per_group(32)}, nm<2, 4>{}));
   add_joint(all, "dense int3 zeros", quantized_set({.bits = 3, .block = per_group(32), .symmetric = false}, dense_pattern{}));
   add_joint(all, "dense int4 absmax",
-            quantized_set({.bits = 4, .block = per_group(32), .steps = step_rule::absmax}, dense_pattern{}));
+            quantized_set({.bits = 4, .block = per_group(32), .rule = scale_rule::absmax}, dense_pattern{}));
   add_joint(all, "half int4", quantized_set({.bits = 4}, unstructured_pattern{}));
   add_chain(all, "feedback refitted",
-            obs_compressor(quantized_set({.bits = 3, .block = per_group(32), .symmetric = false}, dense_pattern{}),
+            error_feedback(quantized_set({.bits = 3, .block = per_group(32), .symmetric = false}, dense_pattern{}),
                            {.refit_groups = true}));
   return all;
 }

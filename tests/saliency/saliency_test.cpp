@@ -60,9 +60,9 @@ TEST_CASE("linear saliencies keep the laws") {
 
 TEST_CASE("without dead channels the weights are mean |x|, root mean square, and L2QER's ratio") {
   matrix<float> const x = normal_matrix(20, 7, 7);
-  calibration seen(7);
-  seen.observe(x.view().middle_rows(0, 8));
-  seen.observe(x.view().middle_rows(8, 12));
+  calibration calib(7);
+  calib.observe(x.view().middle_rows(0, 8));
+  calib.observe(x.view().middle_rows(8, 12));
   std::vector<double> mean_abs(7), mean_square(7), peak(7);
   for (index_t j = 0; j < 7; ++j) {
     auto const c = static_cast<std::size_t>(j);
@@ -76,8 +76,8 @@ TEST_CASE("without dead channels the weights are mean |x|, root mean square, and
     peak[c] = std::max(first / 8, second / 12);
   }
   double const low = *std::min_element(peak.begin(), peak.end()), high = *std::max_element(peak.begin(), peak.end());
-  auto const unit = unit_saliency().channel_weights(seen), slim_weights = slim_saliency().channel_weights(seen),
-             rms = rms_saliency().channel_weights(seen), l2qer = l2qer_saliency().channel_weights(seen);
+  auto const unit = unit_saliency().channel_weights(calib), slim_weights = slim_saliency().channel_weights(calib),
+             rms = rms_saliency().channel_weights(calib), l2qer = l2qer_saliency().channel_weights(calib);
   for (std::size_t j = 0; j < 7; ++j) {
     CHECK(unit[j] == 1.0f);
     CHECK(static_cast<double>(slim_weights[j]) == Approx(mean_abs[j]).epsilon(1e-6));
@@ -106,9 +106,9 @@ TEST_CASE("a dead channel gets the smallest positive weight of the others; all d
 TEST_CASE("weights are finite and positive for activations at both ends of the floats") {
   matrix<float> x(1, 3);
   x(0, 0) = std::numeric_limits<float>::denorm_min(), x(0, 1) = std::numeric_limits<float>::max();
-  calibration const seen = observed(x);
+  calibration const calib = observed(x);
   for (auto const& weights :
-       {slim_saliency().channel_weights(seen), rms_saliency().channel_weights(seen), l2qer_saliency().channel_weights(seen)})
+       {slim_saliency().channel_weights(calib), rms_saliency().channel_weights(calib), l2qer_saliency().channel_weights(calib)})
     for (float const weight : weights) CHECK((std::isnormal(weight) && weight > 0));
 }
 

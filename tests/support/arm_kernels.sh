@@ -10,7 +10,7 @@ mkdir -p "$folder/include"
 ln -sfn "$eigen/Eigen" "$folder/include/Eigen"
 ln -sfn "$catch2/catch2" "$folder/include/catch2"
 "$compiler" -std=c++20 -O2 -Wall -Wextra -Wpedantic -Wno-psabi -static -I"$include" -isystem "$folder/include" -I"$tests" \
-  "$tests/support/main.cpp" "$tests/kernels/matmul_test.cpp" -o "$folder/test_kernels"
+  "$tests/support/main.cpp" "$tests/kernels/linear_test.cpp" -o "$folder/test_kernels"
 for cpu in max cortex-a53; do
   echo "on $cpu"
   "$emulator" -cpu $cpu "$folder/test_kernels"

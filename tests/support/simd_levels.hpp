@@ -1,5 +1,5 @@
 #pragma once
-#include "slim/linalg/simd.hpp"
+#include "slim/simd/levels.hpp"
 
 #include <vector>
 

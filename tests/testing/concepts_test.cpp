@@ -189,9 +189,9 @@ TEST_CASE("pruners need no more of a saliency than the concept says") {
   mask const kept = nm_pruner<2, 4>(saliency_archetype(0)).select(w.view(), calibration(9));
   for (index_t j = 0; j < 9; ++j) CHECK(kept.kept(1, j) == (j == 2 || j == 3 || j == 6 || j == 7 || j == 8));
   mask const last =
-      unstructured_pruner<saliency_archetype>({.sparsity = 0.7}, saliency_archetype(0)).select(w.view(), calibration(9));
+      unstructured_pruner<saliency_archetype>(saliency_archetype(0), {.sparsity = 0.7}).select(w.view(), calibration(9));
   for (index_t j = 0; j < 9; ++j) CHECK(last.kept(2, j) == (j >= 6));
-  CHECK(unstructured_pruner<saliency_archetype>({}, saliency_archetype(0)).describe().find("archetype") != std::string::npos);
+  CHECK(unstructured_pruner<saliency_archetype>(saliency_archetype(0)).describe().find("archetype") != std::string::npos);
 }
 
 TEST_CASE("compress needs no more of its steps than the concepts say") {
@@ -212,7 +212,7 @@ TEST_CASE("type erasure needs no more than the concepts say, and changes nothing
   any_pruner const p = pruner_archetype(0);
   any_quantizer const q = quantizer_archetype(0);
   any_low_rank_solver const s = low_rank_solver_archetype(0);
-  any_recipe const recipe = chain(p, q, s);
+  any_chain const recipe = chain(p, q, s);
   any_layer const layer = recipe.compress(w, calibration(6));
   CHECK(layer.weights == compress(w, chain(pruner_archetype(0), quantizer_archetype(0), low_rank_solver_archetype(0))).weights);
   REQUIRE(layer.codes);
@@ -225,7 +225,7 @@ TEST_CASE("type erasure needs no more than the concepts say, and changes nothing
 TEST_CASE("a quantized adapter needs no more of its solver than the concept says") {
   matrix<float> const e = normal_matrix(4, 5, 3);
   quantized_adapter<low_rank_solver_archetype, absmax_quantizer> const both(low_rank_solver_archetype(0),
-                                                                            absmax_config{.bits = 4});
+                                                                            absmax_quantizer({.bits = 4}));
   adapter const found = both.solve(matrix_view<float const>(e.view()), calibration(5));
   CHECK(found.rank() == 1);
   CHECK(found.left_codes.has_value());

@@ -90,9 +90,9 @@ struct saliency_with_memory {
 };
 
 struct weights_with_zeros {
-  std::vector<float> channel_weights(calibration const& seen) const {
+  std::vector<float> channel_weights(calibration const& calib) const {
     std::vector<float> weights;
-    for (double const m : seen.mean_abs()) weights.push_back(static_cast<float>(m));
+    for (double const m : calib.mean_abs()) weights.push_back(static_cast<float>(m));
     return weights;
   }
   std::string describe() const { return ""; }
@@ -231,8 +231,8 @@ struct solver_with_a_flaw {
     }
     return found;
   }
-  double energy(matrix_view<float const> e, calibration const& seen, context const& = {}) const {
-    return weighted_energy(e, std::vector<float>(static_cast<std::size_t>(seen.channels()), 1.0f));
+  double energy(matrix_view<float const> e, calibration const& calib, context const& = {}) const {
+    return weighted_energy(e, std::vector<float>(static_cast<std::size_t>(calib.channels()), 1.0f));
   }
   std::string describe() const { return ""; }
 };

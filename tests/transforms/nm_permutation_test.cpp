@@ -135,12 +135,12 @@ TEST_CASE("a common power of two of the scores does not matter, up to the ends o
 
 TEST_CASE("by saliency is by its scores") {
   matrix<float> const w = normal_matrix(10, 24, 6), x = normal_matrix(40, 24, 7);
-  calibration const seen = observed(x);
-  auto const score = ria().prepare(w.view(), seen);
+  calibration const calib = observed(x);
+  auto const score = ria().prepare(w.view(), calib);
   matrix<float> scores(10, 24);
   for (index_t i = 0; i < 10; ++i)
     for (index_t j = 0; j < 24; ++j) scores(i, j) = score(i, j);
-  CHECK(permutation_for_nm(w.view(), seen, ria()).permutation == permutation_for_nm(scores.view()).permutation);
+  CHECK(permutation_for_nm(w.view(), calib, ria()).permutation == permutation_for_nm(scores.view()).permutation);
 }
 
 TEST_CASE("bad patterns and blocks are refused") {

@@ -42,7 +42,7 @@ struct half_a_transform {
   channel_permutation inner;
   matrix<float> apply(matrix_view<float const> w) const { return inner.apply(w); }
   matrix<float> invert(matrix_view<float const> w) const { return inner.invert(w); }
-  calibration apply_to(calibration const& seen) const { return seen; }
+  calibration apply_to(calibration const& calib) const { return calib; }
   std::string describe() const { return "half"; }
 };
 
@@ -51,7 +51,7 @@ struct wrong_inverse {
   channel_permutation inner;
   matrix<float> apply(matrix_view<float const> w) const { return inner.apply(w); }
   matrix<float> invert(matrix_view<float const> w) const { return inner.apply(w); }
-  calibration apply_to(calibration const& seen) const { return inner.apply_to(seen); }
+  calibration apply_to(calibration const& calib) const { return inner.apply_to(calib); }
   std::string describe() const { return "wrong inverse"; }
 };
 

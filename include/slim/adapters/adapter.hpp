@@ -6,13 +6,14 @@
 #include "slim/core/scalar.hpp"
 #include "slim/linalg/gemm.hpp"
 #include "slim/pruning/mask.hpp"
-#include "slim/quantization/integer_codes.hpp"
+#include "slim/quantization/codes/integer_codes.hpp"
 
 #include <optional>
 #include <string>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Y += (X left) right, with left (d_in x r) and right (r x d_out): the weight it stands for is (left right)^T.
 struct adapter {
@@ -34,13 +35,13 @@ struct adapter {
   }
 
   /// w += (left right)^T, w (d_out x d_in). @throws shape_error
-  void add_to(matrix_view<float> w, context const& ctx = {}) const { merge(w, ctx, destination::add); }
+  void add_to(matrix_view<float> w, context const& ctx = {}) const { merge(w, destination::add, ctx); }
   /// w -= (left right)^T. @throws shape_error
-  void subtract_from(matrix_view<float> w, context const& ctx = {}) const { merge(w, ctx, destination::subtract); }
+  void subtract_from(matrix_view<float> w, context const& ctx = {}) const { merge(w, destination::subtract, ctx); }
 
 private:
-  void merge(matrix_view<float> w, context const& ctx, destination mode) const {
-    if (rank() > 0) gemm_into(transposed(right.view()), transposed(left.view()), w, ctx, mode);
+  void merge(matrix_view<float> w, destination mode, context const& ctx) const {
+    if (rank() > 0) gemm_into(transposed(right.view()), transposed(left.view()), w, mode, ctx);
   }
 
   [[nodiscard]] double factor_bits(index_t stored, std::optional<integer_codes> const& codes) const noexcept {
@@ -63,9 +64,9 @@ private:
 ///
 /// `solve` may be a template, so that its linear algebra is compiled only where it is used.
 template <class S>
-concept low_rank_solver = requires(S const& s, matrix_view<float const> e, calibration const& seen, context const& ctx) {
-  { s.solve(e, seen, ctx) } -> std::same_as<adapter>;
-  { s.energy(e, seen, ctx) } -> std::same_as<double>;
+concept low_rank_solver = requires(S const& s, matrix_view<float const> e, calibration const& calib, context const& ctx) {
+  { s.solve(e, calib, ctx) } -> std::same_as<adapter>;
+  { s.energy(e, calib, ctx) } -> std::same_as<double>;
   { s.describe() } -> std::convertible_to<std::string>;
 };
 
@@ -120,4 +121,5 @@ struct adapter_rank {
   return rank.number >= 0 ? message("rank ", rank.number) : message("rank ratio ", rank.ratio);
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

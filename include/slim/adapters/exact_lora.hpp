@@ -6,9 +6,10 @@
 
 #include "slim/adapters/adapter.hpp"
 #include "slim/adapters/saliency_lora.hpp"
-#include "slim/calibration/curvature.hpp"
+#include "slim/calibration/hessian.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 struct exact_lora_config {
   adapter_rank rank = {};
@@ -25,7 +26,7 @@ struct exact_lora_config {
 /// `fallbacks` of the decomposition go to the notes. 2 d_out d_in^2 + the decomposition.
 template <std::same_as<float> T>
 [[nodiscard]] adapter output_optimal_adapter(matrix_view<T const> e, matrix_view<T const> root, index_t rank, svd_method method,
-                                             context const& ctx = {}, matrix_view<T const> start = {}) {
+                                             matrix_view<T const> start, context const& ctx = {}) {
   adapter found = empty_adapter(e.cols(), e.rows());
   if (rank == 0 || e.empty()) return found;
   matrix<T> weighted(e.rows(), e.cols());
@@ -57,26 +58,26 @@ public:
 
   [[nodiscard]] exact_lora_config const& config() const noexcept { return config_; }
 
-  /// tr(E H E^T) of the damped curvature.
-  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const {
-    require_channels(seen, e.cols(), "exact_lora");
-    return energy_under(e, curvature(seen, config_.damping).view(), ctx);
+  /// tr(E H E^T) of the damped Hessian.
+  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& calib, context const& ctx = {}) const {
+    require_channels(calib, e.cols(), "exact_lora");
+    return hessian_energy(e, hessian(calib, config_.damping).view(), ctx);
   }
 
   /// @throws shape_error if E and the calibration disagree on d_in; config_error before the first token.
   template <std::same_as<float> T>
-  [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& seen, context const& ctx = {}) const {
-    require_channels(seen, e.cols(), "exact_lora");
+  [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& calib, context const& ctx = {}) const {
+    require_channels(calib, e.cols(), "exact_lora");
     index_t const rank = config_.rank.of(e.rows(), e.cols());
-    matrix<T> const h = curvature(seen, config_.damping);
+    matrix<T> const h = hessian(calib, config_.damping);
     matrix<T> root = h;
     if (!cholesky_inplace(root.view(), ctx))
       throw nonfinite_error("exact_lora: the damped Gram matrix is not positive definite; raise the damping");
-    adapter found = output_optimal_adapter<T>(e, root.view(), rank, config_.method, ctx);
+    adapter found = output_optimal_adapter<T>(e, root.view(), rank, config_.method, {}, ctx);
     round_factors(found, config_.format);
-    if (!seen.has_gram()) found.notes.push_back("no Gram matrix: channels taken as uncorrelated");
+    if (!calib.has_gram()) found.notes.push_back("no Gram matrix: channels taken as uncorrelated");
     return unless_worse_than_none(std::move(found), e, ctx,
-                                  [&](matrix_view<float const> rest) { return energy_under(rest, h.view(), ctx); });
+                                  [&](matrix_view<float const> rest) { return hessian_energy(rest, h.view(), ctx); });
   }
 
   [[nodiscard]] std::string describe() const {
@@ -91,4 +92,5 @@ private:
 
 static_assert(low_rank_solver<exact_lora>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

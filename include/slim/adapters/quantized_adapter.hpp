@@ -4,10 +4,11 @@
 /// section 3.4: AbsMax, 4 bits, groups of 128).
 
 #include "slim/adapters/adapter.hpp"
-#include "slim/quantization/integer_codes.hpp"
+#include "slim/quantization/codes/integer_codes.hpp"
 #include "slim/saliency/saliency.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Solves, then rounds L and R. Both factors are quantized as they are stored, (d_in x r) and (r x d_out), so that
 /// `per_column_group(128)` groups along the dimension a product sums over, with a ragged last group; one scale per column if
@@ -17,24 +18,24 @@ class quantized_adapter {
 public:
   quantized_adapter(Solver solver, Rounding rounding) : solver_(std::move(solver)), rounding_(std::move(rounding)) {}
 
-  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const {
-    return solver_.energy(e, seen, ctx);
+  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& calib, context const& ctx = {}) const {
+    return solver_.energy(e, calib, ctx);
   }
   /// The inner solver's, if its norm is diagonal.
-  [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const
+  [[nodiscard]] std::vector<float> channel_weights(calibration const& calib) const
     requires linear_saliency<Solver>
   {
-    return solver_.channel_weights(seen);
+    return solver_.channel_weights(calib);
   }
 
   template <std::same_as<float> T>
-  [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& seen, context const& ctx = {}) const {
-    adapter found = solver_.solve(e, seen, ctx);
+  [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& calib, context const& ctx = {}) const {
+    adapter found = solver_.solve(e, calib, ctx);
     if (found.rank() == 0) return found;
     found.left_codes = round_factor(found.left, ctx);
     found.right_codes = round_factor(found.right, ctx);
     return unless_worse_than_none(std::move(found), e, ctx,
-                                  [&](matrix_view<float const> rest) { return energy(rest, seen, ctx); });
+                                  [&](matrix_view<float const> rest) { return energy(rest, calib, ctx); });
   }
 
   [[nodiscard]] std::string describe() const {
@@ -52,4 +53,5 @@ private:
   Rounding rounding_;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -7,7 +7,8 @@
 #include "slim/linalg/low_rank.hpp"
 #include "slim/saliency/channel_weights.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// How the singular value decomposition is computed.
 enum class svd_method {
@@ -28,23 +29,28 @@ struct lora_config {
 template <linear_saliency Saliency>
 class saliency_lora {
 public:
-  explicit saliency_lora(lora_config config, Saliency weighing = {}) : config_(config), weighing_(std::move(weighing)) {
+  /// @throws config_error on a rank that cannot be.
+  explicit saliency_lora(Saliency weighing, lora_config config = {}) : config_(config), weighing_(std::move(weighing)) {
     (void)config.rank.of(1, 1);
   }
+  /// The same with a default-made saliency.
+  explicit saliency_lora(lora_config config = {})
+    requires std::default_initializable<Saliency>
+      : saliency_lora(Saliency{}, config) {}
 
   [[nodiscard]] lora_config const& config() const noexcept { return config_; }
-  [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const { return weighing_.channel_weights(seen); }
+  [[nodiscard]] std::vector<float> channel_weights(calibration const& calib) const { return weighing_.channel_weights(calib); }
   /// ||E D||_F^2
-  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& seen, context const& = {}) const {
-    return weighted_energy(e, channel_weights(seen));
+  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& calib, context const& = {}) const {
+    return weighted_energy(e, channel_weights(calib));
   }
 
   /// @throws shape_error if E and the calibration disagree on d_in; config_error if the saliency needs activations and none
   /// were seen.
   template <std::same_as<float> T>
-  [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& seen, context const& ctx = {}) const {
-    require_channels(seen, e.cols(), "saliency_lora");
-    std::vector<float> const weights = channel_weights(seen);
+  [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& calib, context const& ctx = {}) const {
+    require_channels(calib, e.cols(), "saliency_lora");
+    std::vector<float> const weights = channel_weights(calib);
     index_t const rank = config_.rank.of(e.rows(), e.cols());
     if (rank == 0) return empty_adapter(e.cols(), e.rows());
     matrix<T> weighted(e);
@@ -91,4 +97,5 @@ private:
   return saliency_lora<l2qer_saliency>(config);
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -7,7 +7,8 @@
 #include "slim/pruning/pruner.hpp"
 #include "slim/saliency/saliency.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Solves, prunes left^T (r x d_in, so N:M groups run along d_in) with the given pruner, then solves the least squares
 /// R = argmin ||(E - (L R)^T) D||_F, D the solver's channel weights, in closed form: (L^T D^2 L) R = L^T D^2 E^T.
@@ -21,27 +22,27 @@ class sparse_adapter {
 public:
   sparse_adapter(Solver solver, Pruner thinning) : solver_(std::move(solver)), thinning_(std::move(thinning)) {}
 
-  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const {
-    return solver_.energy(e, seen, ctx);
+  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& calib, context const& ctx = {}) const {
+    return solver_.energy(e, calib, ctx);
   }
   /// The inner solver's, if its norm is diagonal.
-  [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const
+  [[nodiscard]] std::vector<float> channel_weights(calibration const& calib) const
     requires linear_saliency<Solver>
   {
-    return solver_.channel_weights(seen);
+    return solver_.channel_weights(calib);
   }
 
   template <std::same_as<float> T>
-  [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& seen, context const& ctx = {}) const {
-    adapter found = solver_.solve(e, seen, ctx);
+  [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& calib, context const& ctx = {}) const {
+    adapter found = solver_.solve(e, calib, ctx);
     if (found.rank() == 0) return found;
     matrix<float> left_rows(transposed(found.left.view()));
-    found.left_mask = thinning_.select(matrix_view<float const>(left_rows.view()), seen, ctx);
+    found.left_mask = thinning_.select(matrix_view<float const>(left_rows.view()), calib, ctx);
     found.left_mask->apply_to(left_rows.view());
     found.left = matrix<float>(transposed(left_rows.view()));
     found.left_codes.reset(); // the refit leaves the grid of a quantized adapter: quantize after pruning, not before
     found.right_codes.reset();
-    std::vector<float> const weights = solver_.channel_weights(seen);
+    std::vector<float> const weights = solver_.channel_weights(calib);
     if (!refit_right(found, e, weights))
       found.notes.push_back("sparse adapter: normal matrix not positive definite, right factor not refitted");
     return unless_worse_than_none(std::move(found), e, ctx,
@@ -83,4 +84,5 @@ private:
   Pruner thinning_;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

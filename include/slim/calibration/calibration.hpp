@@ -16,7 +16,8 @@
 #include <string>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Which statistics to collect beyond the moments of single channels.
 struct calibration_config {
@@ -80,7 +81,7 @@ public:
     zeroed_ += bad;
   }
 
-  /// Adds what another calibration of the same layer has seen, and what it holds out. @throws shape_error, config_error on a
+  /// Adds what another calibration of the same layer has calib, and what it holds out. @throws shape_error, config_error on a
   /// mismatch.
   void merge(calibration const& other) {
     if (other.channels_ != channels_)
@@ -266,15 +267,16 @@ private:
 };
 
 /// What a component says when matrix and calibration are of different layers. @throws shape_error
-inline void require_channels(calibration const& seen, index_t cols, char const* who) {
-  if (seen.channels() != cols)
-    throw shape_error(message(who, ": the matrix has ", cols, " columns, the calibration ", seen.channels(), " channels"));
+inline void require_channels(calibration const& calib, index_t cols, char const* who) {
+  if (calib.channels() != cols)
+    throw shape_error(message(who, ": the matrix has ", cols, " columns, the calibration ", calib.channels(), " channels"));
 }
 
 /// What a component says when it needs activations and was given none. @throws config_error
-inline void require_observed(calibration const& seen, char const* who) {
-  if (seen.tokens() == 0 && seen.channels() > 0)
+inline void require_observed(calibration const& calib, char const* who) {
+  if (calib.tokens() == 0 && calib.channels() > 0)
     throw config_error(message(who, ": needs activations, the calibration has seen no tokens"));
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -2,23 +2,24 @@
 /// @file
 /// How much a change of the weights changes the layer's output on the calibration tokens.
 
-#include "slim/calibration/curvature.hpp"
+#include "slim/calibration/hessian.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// ||X E^T||_F^2 over the calibration tokens, E (d_out x d_in): tr(E X^T X E^T). With a Gram matrix this is exact; without,
 /// channels are taken as uncorrelated, sum_ij e_ij^2 sum_t x_tj^2. Double sums over rows in order; O(d_out d_in^2) or
 /// O(d_out d_in). @throws shape_error
-inline double output_energy(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) {
-  require_channels(seen, e.cols(), "output_energy");
-  if (seen.has_gram()) {
-    matrix<float> const gram(seen.gram());
-    return energy_under(e, gram.view(), ctx);
+inline double output_energy(matrix_view<float const> e, calibration const& calib, context const& ctx = {}) {
+  require_channels(calib, e.cols(), "output_energy");
+  if (calib.has_gram()) {
+    matrix<float> const gram(calib.gram());
+    return hessian_energy(e, gram.view(), ctx);
   }
   constexpr index_t rows_per_task = 16;
   std::vector<double> row_energy(static_cast<std::size_t>(e.rows()));
-  std::vector<double> const weight = seen.mean_square();
-  double const tokens = static_cast<double>(seen.tokens());
+  std::vector<double> const weight = calib.mean_square();
+  double const tokens = static_cast<double>(calib.tokens());
   ctx.parallel_for(e.rows(), rows_per_task, [&](index_t begin, index_t end) {
     for (index_t i = begin; i < end; ++i)
       for (index_t j = 0; j < e.cols(); ++j) {
@@ -31,4 +32,5 @@ inline double output_energy(matrix_view<float const> e, calibration const& seen,
   return energy;
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

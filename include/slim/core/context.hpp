@@ -6,7 +6,8 @@
 
 #include <cstdint>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 namespace detail {
 /// The executor behind a default-made context; stateless, so one object serves every thread.
@@ -66,4 +67,5 @@ struct context {
   }
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

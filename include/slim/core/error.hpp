@@ -11,7 +11,8 @@
 #include <string>
 #include <string_view>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Base of what the library throws on a caller's mistake.
 struct error : std::invalid_argument {
@@ -59,4 +60,5 @@ template <class... Parts>
   return out;
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

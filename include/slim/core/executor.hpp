@@ -23,7 +23,8 @@
 #include <omp.h>
 #endif
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Non-owning reference to a callable `void(index_t)`; two words. Valid as long as the callable lives.
 class task_ref {
@@ -288,4 +289,5 @@ void run_in_turn(executor_ref where, index_t n, F const& f, index_t m, G const& 
   failed.rethrow();
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

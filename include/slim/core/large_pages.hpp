@@ -19,7 +19,8 @@
 #include <sys/mman.h>
 #endif
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 inline constexpr std::size_t huge_page = std::size_t{1} << 21;
@@ -111,4 +112,5 @@ struct large_page_allocator {
   friend constexpr bool operator==(large_page_allocator const&, large_page_allocator const&) noexcept { return true; }
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -8,7 +8,8 @@
 #include <limits>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Owns a row-major `rows x cols` matrix. Converts implicitly to the views of its elements.
 template <class T>
@@ -59,4 +60,5 @@ private:
   index_t cols_ = 0;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -15,7 +15,8 @@
 #include <type_traits>
 #include <utility>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// The only extension point. A specialisation offers `static auto view(M& or M const&)` returning a matrix_view.
 template <class M>
@@ -158,4 +159,5 @@ template <class M>
     return {};
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -9,7 +9,8 @@
 #include <cstddef>
 #include <type_traits>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Sizes and positions, signed so that differences are.
 using index_t = std::ptrdiff_t;
@@ -97,4 +98,5 @@ template <class T, class Layout>
   return {view.data(), view.cols(), view.rows(), view.col_stride(), view.row_stride()};
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

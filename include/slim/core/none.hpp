@@ -6,7 +6,8 @@
 
 #include <type_traits>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Using a slot of this type does not compile.
 struct none {};
@@ -14,4 +15,5 @@ struct none {};
 template <class T>
 inline constexpr bool is_none = std::is_same_v<T, none>;
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

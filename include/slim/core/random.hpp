@@ -8,7 +8,8 @@
 #include <cmath>
 #include <cstdint>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// 64 well-mixed bits of a counter: the finaliser of SplitMix64 (Steele, Lea, Flood 2014).
 [[nodiscard]] constexpr std::uint64_t random_bits(std::uint64_t seed, std::uint64_t counter) noexcept {
@@ -30,4 +31,5 @@ namespace slim::inline SLIM_ABI {
   return std::sqrt(-2.0 * std::log(u)) * std::cos(6.283185307179586 * v);
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

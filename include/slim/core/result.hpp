@@ -9,7 +9,8 @@
 #include <utility>
 #include <variant>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Why there is no value. Names the file or buffer, the place inside it, and the reason.
 struct failure {
@@ -56,4 +57,5 @@ private:
   std::variant<T, failure> state_;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

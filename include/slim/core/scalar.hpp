@@ -13,7 +13,8 @@
 #include <cstdint>
 #include <limits>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 namespace detail {
 
@@ -175,4 +176,5 @@ enum class number_format { fp32, bf16, fp16 };
   return format == number_format::bf16 ? "bf16" : format == number_format::fp16 ? "fp16" : "fp32";
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -5,7 +5,7 @@
 ///
 ///     slim::context ctx;
 ///     ctx.sgemm = slim::sgemm_by_cblas;
-///     auto layer = slim::compress(w, recipe, seen, ctx);
+///     auto layer = slim::compress(w, recipe, calib, ctx);
 ///
 /// That BLAS then decides on threads, order of summation, NaN and infinity in products: results are no longer bit-identical
 /// for any number of threads, unless it promises that itself.
@@ -14,7 +14,8 @@
 
 #include <cblas.h>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// An sgemm_function. Extents and strides must fit an int; gemm_into sees to that.
 inline void sgemm_by_cblas(bool transpose_a, bool transpose_b, index_t m, index_t n, index_t k, float alpha, float const* a,
@@ -24,4 +25,5 @@ inline void sgemm_by_cblas(bool transpose_a, bool transpose_b, index_t m, index_
               narrow(n), narrow(k), alpha, a, narrow(lda), b, narrow(ldb), beta, c, narrow(ldc));
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

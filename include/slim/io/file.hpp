@@ -21,7 +21,8 @@
 #include <unistd.h>
 #include <utility>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// The bytes of a regular file, mapped read-only. Moved, not copied; the bytes stay where they are when it is moved.
 /// A file that another process shortens while it is mapped ends the program (SIGBUS), as with every memory map.
@@ -30,7 +31,7 @@ public:
   [[nodiscard]] static result<mapped_file> open(std::filesystem::path const& path) {
     int const descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) return failure{message(path.string(), ": cannot be opened: ", std::strerror(errno))};
-    struct stat about{};
+    struct stat about {};
     std::string why;
     if (::fstat(descriptor, &about) != 0)
       why = message(path.string(), ": cannot be examined: ", std::strerror(errno));
@@ -143,4 +144,5 @@ private:
   int error_ = 0;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

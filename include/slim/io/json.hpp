@@ -14,7 +14,8 @@
 #include <string_view>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// What a JSON text may be at most.
 struct json_limits {
@@ -79,4 +80,5 @@ namespace detail {
   return parse_json(file->text(), path.string(), limits);
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

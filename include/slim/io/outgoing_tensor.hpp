@@ -8,7 +8,8 @@
 #include <functional>
 #include <variant>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Bytes that are copied as they are; a view of float that is converted; or a function called when the tensor is written.
 /// What bytes and views show must live until the file is written.
@@ -103,4 +104,5 @@ inline void write_outgoing(replacing_file& file, outgoing_tensor const& tensor) 
 }
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -4,7 +4,7 @@
 
 #include "slim/core/matrix.hpp"
 #include "slim/core/result.hpp"
-#include "slim/io/ggml_blocks.hpp"
+#include "slim/io/gguf/blocks.hpp"
 
 #include <cstring>
 #include <span>
@@ -12,7 +12,8 @@
 #include <string_view>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// How a file stores numbers. `other`: known to the container, not to read_matrix (integers, FP8, rarer quantizations).
 enum class tensor_type { f32, f16, bf16, f64, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, other };
@@ -170,4 +171,5 @@ inline std::string why_not_a_matrix(tensor_info const& tensor) {
   return out;
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -8,9 +8,10 @@
 #include "slim/adapters/adapter.hpp"
 #include "slim/joint/feedback_factor.hpp"
 #include "slim/joint/row_sweep.hpp"
-#include "slim/joint/step_fit.hpp"
+#include "slim/joint/scale_fit.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Storage of an adapter.
 struct adapter_format {
@@ -33,7 +34,7 @@ namespace detail {
                                                   context const& ctx) {
   integer_codes codes(a.rows(), a.cols(), how.bits, per_group(std::min(how.group, std::max<index_t>(a.cols(), 1))),
                       how.scale_format);
-  fit_steps(codes, a.view(), step_rule::least_error, {}, ctx);
+  fit_scales(codes, a.view(), scale_rule::least_error, {}, ctx);
   feed_back(a.view(), upper, &codes, nullptr, {}, ctx);
   return codes;
 }
@@ -56,13 +57,12 @@ inline void normalize_right(matrix<float>& right, matrix<float>& left_rows, inte
 }
 
 /// L^T H L for rows L^T (r x d_in), and L^T H.
-struct projected_curvature {
+struct projected_hessian {
   matrix<float> left_h; ///< r x d_in
   matrix<float> normal; ///< r x r
 };
-[[nodiscard]] inline projected_curvature project(matrix<float> const& left_rows, matrix_view<float const> h,
-                                                 context const& ctx) {
-  projected_curvature out{matrix<float>(left_rows.rows(), left_rows.cols()), matrix<float>(left_rows.rows(), left_rows.rows())};
+[[nodiscard]] inline projected_hessian project(matrix<float> const& left_rows, matrix_view<float const> h, context const& ctx) {
+  projected_hessian out{matrix<float>(left_rows.rows(), left_rows.cols()), matrix<float>(left_rows.rows(), left_rows.rows())};
   gemm_into(left_rows.view(), h, out.left_h.view(), ctx);
   gemm_into(out.left_h.view(), transposed(left_rows.view()), out.normal.view(), ctx);
   return out;
@@ -136,4 +136,5 @@ struct projected_curvature {
   return a;
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -1,10 +1,11 @@
 #pragma once
 /// @file
-/// The factor that error feedback runs on, and the curvature that is left when an adapter will absorb part of the error.
+/// The factor that error feedback runs on, and the Hessian that is left when an adapter will absorb part of the error.
 
 #include "slim/linalg/cholesky.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// U upper triangular with H^-1 = U^T U.
 struct feedback_factor {
@@ -38,7 +39,7 @@ struct feedback_factor {
   }
 }
 
-/// H - H P (P^T H P)^-1 P^T H: the curvature left to errors E when the best multiple of the directions P (n x r) is taken off
+/// H - H P (P^T H P)^-1 P^T H: the Hessian left to errors E when the best multiple of the directions P (n x r) is taken off
 /// each row of E afterwards (CALDERA, arXiv 2405.18886). Positive semidefinite; add damping before factoring it. Dependent
 /// directions count once. O(n^2 r). @throws shape_error
 [[nodiscard]] inline matrix<float> without_directions(matrix_view<float const> h, matrix_view<float const> p,
@@ -79,8 +80,9 @@ struct feedback_factor {
     for (index_t j = 0; j < n; ++j)
       rows(k, j) = static_cast<float>(static_cast<double>(hp(j, k)) * scale[static_cast<std::size_t>(k)]);
   solve_lower_inplace<float>(lower.view(), rows.view(), ctx);
-  gemm_into(transposed(rows.view()), rows.view(), left.view(), ctx, destination::subtract);
+  gemm_into(transposed(rows.view()), rows.view(), left.view(), destination::subtract, ctx);
   return left;
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -8,7 +8,8 @@
 #include <string>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// What a joint method made of W. Parts that it does not make have type `none`.
 template <class Mask = none, class Codes = none, class Adapter = none>
@@ -33,9 +34,10 @@ inline constexpr bool is_joint_result<joint_result<Mask, Codes, Adapter>> = true
 ///
 /// `compress` may be a template, so that its linear algebra is compiled only where it is used.
 template <class J>
-concept joint_compressor = requires(J const& j, matrix_view<float const> w, calibration const& seen, context const& ctx) {
-  requires detail::is_joint_result<decltype(j.compress(w, seen, ctx))>;
+concept joint_compressor = requires(J const& j, matrix_view<float const> w, calibration const& calib, context const& ctx) {
+  requires detail::is_joint_result<decltype(j.compress(w, calib, ctx))>;
   { j.describe() } -> std::convertible_to<std::string>;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -15,10 +15,11 @@
 #include "slim/adapters/exact_lora.hpp"
 #include "slim/adapters/quantized_adapter.hpp"
 #include "slim/calibration/output_error.hpp"
+#include "slim/joint/error_feedback.hpp"
 #include "slim/joint/feedback_adapter.hpp"
-#include "slim/joint/obs_compressor.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Where the alternation begins.
 enum class low_rank_start {
@@ -75,15 +76,15 @@ public:
 
   /// @throws shape_error if W and the calibration disagree on d_in; config_error before the first token.
   template <std::same_as<float> T>
-  [[nodiscard]] result compress(matrix_view<T const> w, calibration const& seen, context const& ctx = {}) const {
-    require_channels(seen, w.cols(), "joint_slr");
-    if (!config_.guard) return solve(w, seen, config_.damping, ctx);
-    result plain = slim_solution(w, seen, ctx);
-    judgement const bar = judged(w, plain, seen, ctx);
+  [[nodiscard]] result compress(matrix_view<T const> w, calibration const& calib, context const& ctx = {}) const {
+    require_channels(calib, w.cols(), "joint_slr");
+    if (!config_.guard) return solve(w, calib, config_.damping, ctx);
+    result plain = slim_solution(w, calib, ctx);
+    judgement const bar = judged(w, plain, calib, ctx);
     std::vector<std::string> notes;
     for (double const damping : {config_.damping, 10 * config_.damping}) {
-      result found = solve(w, seen, damping, ctx);
-      if (judged(w, found, seen, ctx).no_worse_than(bar)) {
+      result found = solve(w, calib, damping, ctx);
+      if (judged(w, found, calib, ctx).no_worse_than(bar)) {
         found.notes.insert(found.notes.begin(), notes.begin(), notes.end());
         return found;
       }
@@ -104,7 +105,7 @@ private:
   /// Everything about one layer that does not change between iterations.
   struct layer {
     matrix_view<float const> w;
-    calibration const& seen;
+    calibration const& calib;
     context const& ctx;
     matrix<float> h;
     matrix<float> root; ///< C lower, H = C C^T
@@ -113,8 +114,8 @@ private:
   };
 
   template <class T>
-  [[nodiscard]] layer prepare(matrix_view<T const> w, calibration const& seen, double damping, context const& ctx) const {
-    layer one{w, seen, ctx, curvature(seen, damping), {}, 0.0, config_.rank.of(w.rows(), w.cols())};
+  [[nodiscard]] layer prepare(matrix_view<T const> w, calibration const& calib, double damping, context const& ctx) const {
+    layer one{w, calib, ctx, hessian(calib, damping), {}, 0.0, config_.rank.of(w.rows(), w.cols())};
     one.root = one.h;
     if (!cholesky_inplace(one.root.view(), ctx))
       throw nonfinite_error("joint_slr: the damped Gram matrix is not positive definite; raise the damping");
@@ -139,16 +140,16 @@ private:
   [[nodiscard]] adapter fit(layer const& one, point const& p, adapter const& before) const {
     matrix<T> const start(transposed(before.right.view()));
     return output_optimal_adapter<T>(matrix_view<T const>(without(one.w, p, one.ctx).view()), one.root.view(), one.rank,
-                                     config_.method, one.ctx, start.view());
+                                     config_.method, start.view(), one.ctx);
   }
 
   [[nodiscard]] double error_of(layer const& one, point const& p, adapter const& low) const {
     matrix<float> rest = without(one.w, p, one.ctx);
     low.subtract_from(rest.view(), one.ctx);
-    return energy_under(rest.view(), one.h.view(), one.ctx);
+    return hessian_energy(rest.view(), one.h.view(), one.ctx);
   }
 
-  /// S around (L, R) by error feedback, under the curvature that (L, R) leaves when it is fitted again.
+  /// S around (L, R) by error feedback, under the Hessian that (L, R) leaves when it is fitted again.
   void sweep(layer const& one, point& p, adapter const& low, std::vector<std::string>& notes) const {
     matrix<float> h = one.h;
     if (one.rank > 0 && config_.down_date) {
@@ -167,17 +168,17 @@ private:
   }
 
   template <class T>
-  [[nodiscard]] result solve(matrix_view<T const> w, calibration const& seen, double damping, context const& ctx) const {
-    layer const one = prepare(w, seen, damping, ctx);
+  [[nodiscard]] result solve(matrix_view<T const> w, calibration const& calib, double damping, context const& ctx) const {
+    layer const one = prepare(w, calib, damping, ctx);
     std::vector<std::string> notes;
     std::vector<double> objective;
-    double const reference = energy_under(w, one.h.view(), ctx);
+    double const reference = hessian_energy(w, one.h.view(), ctx);
     auto const record = [&](double energy) { objective.push_back(reference > 0.0 ? std::sqrt(energy / reference) : 0.0); };
 
     adapter low = empty_adapter(w.cols(), w.rows());
     if (config_.start == low_rank_start::weight)
-      low = output_optimal_adapter<T>(w, one.root.view(), one.rank, config_.method, ctx);
-    point p = set_.start(without(w, low, ctx).view(), seen, ctx);
+      low = output_optimal_adapter<T>(w, one.root.view(), one.rank, config_.method, {}, ctx);
+    point p = set_.start(without(w, low, ctx).view(), calib, ctx);
     point best = p;
     adapter best_low = low;
     double least = std::numeric_limits<double>::infinity();
@@ -230,17 +231,17 @@ private:
 
   /// SLiM in the same set: Wanda's mask, codes to nearest, (L, R) by mean |x|, its codes by absmax.
   template <class T>
-  [[nodiscard]] result slim_solution(matrix_view<T const> w, calibration const& seen, context const& ctx) const {
-    point p = set_.start(w, seen, ctx);
+  [[nodiscard]] result slim_solution(matrix_view<T const> w, calibration const& calib, context const& ctx) const {
+    point p = set_.start(w, calib, ctx);
     matrix<T> const e = without(w, p, ctx);
     adapter_format const& stored = config_.stored;
     auto const solver = slim_lora(
         {.rank = config_.rank, .method = config_.method, .format = stored.bits == 0 ? stored.format : number_format::fp32});
-    adapter low = stored.bits == 0 ? solver.solve(matrix_view<T const>(e.view()), seen, ctx)
+    adapter low = stored.bits == 0 ? solver.solve(matrix_view<T const>(e.view()), calib, ctx)
                                    : quantized_adapter(solver, absmax_quantizer({.bits = stored.bits,
                                                                                  .block = per_column_group(stored.group),
                                                                                  .scale_format = stored.scale_format}))
-                                         .solve(matrix_view<T const>(e.view()), seen, ctx);
+                                         .solve(matrix_view<T const>(e.view()), calib, ctx);
     return {p.values(ctx), std::move(p.kept), std::move(p.codes), std::move(low), {}, {}};
   }
 
@@ -253,11 +254,12 @@ private:
   };
 
   template <class T>
-  [[nodiscard]] static judgement judged(matrix_view<T const> w, result const& r, calibration const& seen, context const& ctx) {
+  [[nodiscard]] static judgement judged(matrix_view<T const> w, result const& r, calibration const& calib, context const& ctx) {
     matrix<float> rest(w);
     for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] -= r.weights.data()[k];
     r.low_rank.subtract_from(rest.view(), ctx);
-    return {output_energy(rest.view(), seen, ctx), seen.held_out() ? output_energy(rest.view(), *seen.held_out(), ctx) : 0.0};
+    return {output_energy(rest.view(), calib, ctx),
+            calib.held_out() ? output_energy(rest.view(), *calib.held_out(), ctx) : 0.0};
   }
 
   Set set_;
@@ -265,6 +267,7 @@ private:
 };
 
 static_assert(joint_compressor<joint_slr<quantized_set<dense_pattern>>> &&
-              joint_compressor<joint_slr<quantized_set<nm_pattern<2, 4>>>>);
+              joint_compressor<joint_slr<quantized_set<nm<2, 4>>>>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -6,14 +6,15 @@
 
 #include "slim/core/none.hpp"
 #include "slim/joint/row_sweep.hpp"
-#include "slim/joint/step_fit.hpp"
+#include "slim/joint/scale_fit.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/pruning/unstructured_pruner.hpp"
 #include "slim/saliency/wanda.hpp"
 
 #include <concepts>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Every weight is kept.
 struct dense_pattern {
@@ -24,7 +25,7 @@ struct dense_pattern {
 
 /// N of M consecutive input channels are kept.
 template <int N, int M>
-struct nm_pattern {
+struct nm {
   using mask_type = mask;
   static constexpr index_t group = M;
   [[nodiscard]] std::string describe() const { return message(N, ":", M); }
@@ -42,8 +43,8 @@ struct unstructured_pattern {
 struct grid_config {
   int bits = 4;
   scale_block block = per_tensor;
-  bool symmetric = true;                    ///< false: a zero point per scale
-  step_rule steps = step_rule::least_error; ///< absmax whatever it says for zero points shared by several rows
+  bool symmetric = true;                     ///< false: a zero point per scale
+  scale_rule rule = scale_rule::least_error; ///< absmax whatever it says for zero points shared by several rows
   number_format scale_format = number_format::fp16;
 
   friend bool operator==(grid_config const&, grid_config const&) = default;
@@ -51,7 +52,7 @@ struct grid_config {
 
 [[nodiscard]] inline std::string describe(grid_config const& grid) {
   return message(grid.bits, " bit ", describe(grid.block), grid.symmetric ? "" : " with zero points",
-                 grid.steps == step_rule::absmax || (!grid.symmetric && grid.block.rows != 1) ? ", absmax steps" : "",
+                 grid.rule == scale_rule::absmax || (!grid.symmetric && grid.block.rows != 1) ? ", absmax scales" : "",
                  grid.scale_format == number_format::fp32 ? "" : message(", ", name_of(grid.scale_format), " scales"));
 }
 
@@ -73,8 +74,8 @@ struct set_point {
 /// `refit(V, H, point)` move codes and steps without ever raising ||V - S||_H beyond rounding. V is (d_out x d_in).
 template <class S>
 concept sweepable =
-    requires(S const& s, matrix_view<float const> v, calibration const& seen, context const& ctx, typename S::point& p) {
-      { s.start(v, seen, ctx) } -> std::same_as<typename S::point>;
+    requires(S const& s, matrix_view<float const> v, calibration const& calib, context const& ctx, typename S::point& p) {
+      { s.start(v, calib, ctx) } -> std::same_as<typename S::point>;
       s.sweep(v, v, p, ctx);
       s.refine(v, v, p, ctx);
       s.refit(v, v, p, ctx);
@@ -97,10 +98,10 @@ public:
   [[nodiscard]] static constexpr index_t group() noexcept { return Pattern::group; }
 
   /// Wanda's mask of V, and V rounded to nearest on it.
-  [[nodiscard]] point start(matrix_view<float const> v, calibration const& seen, context const& ctx = {}) const {
-    point p{empty_codes(v.rows(), v.cols()), choose(pattern_, v, seen, ctx)};
+  [[nodiscard]] point start(matrix_view<float const> v, calibration const& calib, context const& ctx = {}) const {
+    point p{empty_codes(v.rows(), v.cols()), choose(pattern_, v, calib, ctx)};
     matrix<float> const kept = masked(v, p);
-    fit_steps(p.codes, kept.view(), grid_.steps, {}, ctx);
+    fit_scales(p.codes, kept.view(), grid_.rule, {}, ctx);
     p.codes.encode(kept.view(), ctx);
     return p;
   }
@@ -109,10 +110,10 @@ public:
   /// whether steps are fitted again on the way. @throws shape_error
   void sweep(matrix_view<float const> v, matrix_view<float const> upper, point& p, context const& ctx = {},
              feedback_options way = {}) const {
-    fit_steps(p.codes, masked(v, p).view(), grid_.steps, {}, ctx);
+    fit_scales(p.codes, masked(v, p).view(), grid_.rule, {}, ctx);
     matrix<float> w(v);
     choose_on_the_way(way, pattern_);
-    auto const fractions = step_fractions(grid_.steps, grid_.symmetric);
+    auto const fractions = scale_fractions(grid_.rule, grid_.symmetric);
     way.fractions = fractions;
     feed_back(w.view(), upper, &p.codes, mask_of(p), way, ctx);
   }
@@ -127,7 +128,7 @@ public:
 
   /// Steps moved to their optimum for the codes at hand. @throws shape_error
   void refit(matrix_view<float const> v, matrix_view<float const> h, point& p, context const& ctx = {}) const {
-    refit_steps(p.codes, v, h, ctx);
+    refit_scales(p.codes, v, h, ctx);
   }
 
   [[nodiscard]] std::string describe() const { return message(pattern_.describe(), ", ", slim::describe(grid_)); }
@@ -141,16 +142,16 @@ private:
 
   static none choose(dense_pattern, matrix_view<float const>, calibration const&, context const&) { return {}; }
   template <int N, int M>
-  static mask choose(nm_pattern<N, M>, matrix_view<float const> v, calibration const& seen, context const& ctx) {
-    return nm_pruner<N, M>(wanda{}).select(v, seen, ctx);
+  static mask choose(nm<N, M>, matrix_view<float const> v, calibration const& calib, context const& ctx) {
+    return nm_pruner<N, M>(wanda{}).select(v, calib, ctx);
   }
-  static mask choose(unstructured_pattern p, matrix_view<float const> v, calibration const& seen, context const& ctx) {
-    return unstructured_pruner({.sparsity = p.sparsity}, wanda{}).select(v, seen, ctx);
+  static mask choose(unstructured_pattern p, matrix_view<float const> v, calibration const& calib, context const& ctx) {
+    return unstructured_pruner(wanda{}, {.sparsity = p.sparsity}).select(v, calib, ctx);
   }
 
   static void choose_on_the_way(feedback_options&, dense_pattern) {}
   template <int N, int M>
-  static void choose_on_the_way(feedback_options& way, nm_pattern<N, M>) {
+  static void choose_on_the_way(feedback_options& way, nm<N, M>) {
     way.choose = {N, M};
   }
   static void choose_on_the_way(feedback_options& way, unstructured_pattern p) { way.prune_share = p.sparsity; }
@@ -172,7 +173,8 @@ private:
   Pattern pattern_;
 };
 
-static_assert(sweepable<quantized_set<dense_pattern>> && sweepable<quantized_set<nm_pattern<2, 4>>> &&
+static_assert(sweepable<quantized_set<dense_pattern>> && sweepable<quantized_set<nm<2, 4>>> &&
               sweepable<quantized_set<unstructured_pattern>>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -14,12 +14,13 @@
 #include "slim/joint/sweep_kernels.hpp"
 #include "slim/linalg/gemm.hpp"
 #include "slim/pruning/mask.hpp"
-#include "slim/quantization/integer_codes.hpp"
+#include "slim/quantization/codes/integer_codes.hpp"
 
 #include <optional>
 #include <span>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// How `feed_back` meets a weight matrix.
 struct feedback_options {
@@ -31,7 +32,7 @@ struct feedback_options {
   double prune_share = 0.0;
   /// Refits the steps of a group (one row of it) when the sweep reaches it, to the weights as they are by then.
   bool refit_groups = false;
-  /// Fractions of the largest weight that a refitted step may reach; see step_fractions().
+  /// Fractions of the largest weight that a refitted step may reach; see scale_fractions().
   std::span<float const> fractions = {};
   /// Bits of the codes of each group of columns, one number per column of the scales, none above those of the codes; empty:
   /// all as the codes. Steps and zero points must fit them: given so, or refitted on the way.
@@ -200,7 +201,7 @@ public:
       for (index_t i = 0; i < rows; i += sweep_lanes)
         run_tile(storage.tile(), grids, now, errors, begin, i, std::min(sweep_lanes, rows - i), first, width);
       gemm_into(errors.view().block(0, 0, rows, width), u_.block(first, first + width, width, rest),
-                now.view().block(0, first + width, rows, rest), inner_, destination::subtract);
+                now.view().block(0, first + width, rows, rest), destination::subtract, inner_);
     }
   }
 
@@ -254,8 +255,8 @@ private:
     bool const symmetric = codes_->zeros.empty();
     int const spread = 1 << (bits_of(*codes_, options_.group_bits, group) - 1);
     auto const top = static_cast<float>(symmetric ? spread - 1 : 2 * spread - 1);
-    kernels_.search_steps(t.weight + j * sweep_lanes, width, nullptr, options_.fractions.data(),
-                          static_cast<index_t>(options_.fractions.size()), symmetric, top, {step, zero});
+    kernels_.search_scales(t.weight + j * sweep_lanes, width, nullptr, options_.fractions.data(),
+                           static_cast<index_t>(options_.fractions.size()), symmetric, top, {step, zero});
     for (index_t lane = 0; lane < count; ++lane) {
       codes_->scales(row + lane, group) = stored_scale(codes_->scale_format, step[lane]);
       if (!symmetric) codes_->zeros(row + lane, group) = static_cast<std::int8_t>(static_cast<int>(zero[lane]) - spread);
@@ -300,8 +301,8 @@ public:
         run_tile(storage.tile(), grids, changes, begin, i, std::min(sweep_lanes, rows - i), first, width);
       auto const moved = changes.view().block(0, 0, rows, width);
       auto const catch_up = [&](index_t from, index_t count) {
-        gemm_into(moved, h_.block(first, from, width, count), gradient_.block(begin, from, rows, count), inner_,
-                  destination::subtract);
+        gemm_into(moved, h_.block(first, from, width, count), gradient_.block(begin, from, rows, count), destination::subtract,
+                  inner_);
       };
       catch_up(0, first);
       catch_up(next, n - next);
@@ -376,4 +377,5 @@ inline void descend_codes(matrix_view<float> gradient, matrix_view<float const> 
   ctx.parallel_for(codes.rows(), detail::sweep_rows, [&](index_t begin, index_t end) { task.run(begin, end); });
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

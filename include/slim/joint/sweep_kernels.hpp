@@ -2,9 +2,10 @@
 /// @file
 /// Innermost loops of joint/row_sweep.hpp, one set per instruction set, chosen at run time.
 
-#include "slim/linalg/simd.hpp"
+#include "slim/simd/levels.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// Rows of W that one vector holds.
@@ -29,7 +30,7 @@ struct lane_grid {
 };
 
 /// What a step search writes, 16 numbers each.
-struct step_lanes {
+struct scale_lanes {
   float* step;
   float* zero; ///< codes below zero
 };
@@ -39,13 +40,14 @@ struct sweep_kernels {
   void (*feed_errors)(sweep_tile const&, lane_grid const&, float const* u, index_t u_stride, index_t begin, index_t end,
                       index_t block_end, index_t n, index_t m);
   void (*descend)(sweep_tile const&, lane_grid const&, float const* h, index_t h_stride, index_t width, bool pairs);
-  void (*search_steps)(float const* x, index_t cols, float const* weight, float const* fractions, index_t count, bool symmetric,
-                       float top, step_lanes const& out);
+  void (*search_scales)(float const* x, index_t cols, float const* weight, float const* fractions, index_t count,
+                        bool symmetric, float top, scale_lanes const& out);
 };
 
 #define SLIM_KERNELS sweep
 #define SLIM_KERNELS_FILE "slim/joint/sweep_kernels.inc"
-#include "slim/linalg/for_each_simd_level.inc"
+#include "slim/simd/for_each_level.inc"
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

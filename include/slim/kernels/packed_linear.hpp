@@ -4,15 +4,16 @@
 
 #include "slim/adapters/adapter.hpp"
 #include "slim/core/matrix_traits.hpp"
-#include "slim/kernels/matmul.hpp"
-#include "slim/kernels/pack_r16.hpp"
+#include "slim/kernels/cpu/pack_r16.hpp"
+#include "slim/kernels/linear.hpp"
 
 #include <atomic>
 #include <deque>
 #include <optional>
 #include <span>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Y = X W^T + (X L) R. d_in -> d_out. Made by `pack`, or `pack_linear` from its parts.
 struct packed_linear {
@@ -72,7 +73,7 @@ namespace detail {
 /// rounded in regions before it.)
 class joint_product {
 public:
-  joint_product(std::span<layer_output const> outputs, matmul_options const& options, context const& ctx)
+  joint_product(std::span<layer_output const> outputs, product_options const& options, context const& ctx)
       : options_(options), ctx_(ctx) {
     for (layer_output const& o : outputs) members_.emplace_back(o, options.inputs, ctx.simd);
   }
@@ -151,7 +152,7 @@ private:
       m.right->prepare(matrix_view<float const>(m.inner.view()), ctx_.inside_task());
   }
 
-  matmul_options options_;
+  product_options options_;
   context const& ctx_;
   std::deque<member> members_; ///< which cannot be moved
 };
@@ -161,13 +162,13 @@ private:
 /// Y = X W^T + (X L) R, or Y +=, of several layers that read the same X (tokens x d_in): queries, keys and values, say. X is
 /// rounded once, threads meet twice instead of twice a layer; the bits are those of the layers one by one. X L is rounded like
 /// X. @throws shape_error
-inline void matmul_into(std::span<layer_output const> outputs, matrix_view<float const> x, matmul_options const& options = {},
-                        context const& ctx = {}) {
+inline void forward_into(std::span<layer_output const> outputs, matrix_view<float const> x, product_options const& options = {},
+                         context const& ctx = {}) {
   if (outputs.empty()) return;
   for (layer_output const& o : outputs) {
     r16_matrix const& w = o.layer->weight;
     if (x.cols() != w.cols() || o.y.cols() != w.rows() || x.rows() != o.y.rows())
-      throw shape_error(message("matmul_into: X ", x.rows(), " x ", x.cols(), ", W ", w.rows(), " x ", w.cols(), ", Y ",
+      throw shape_error(message("forward_into: X ", x.rows(), " x ", x.cols(), ", W ", w.rows(), " x ", w.cols(), ", Y ",
                                 o.y.rows(), " x ", o.y.cols()));
   }
   detail::joint_product product(outputs, options, ctx);
@@ -177,16 +178,16 @@ inline void matmul_into(std::span<layer_output const> outputs, matrix_view<float
 }
 
 /// The same of one layer.
-inline void matmul_into(packed_linear const& layer, matrix_view<float const> x, matrix_view<float> y,
-                        matmul_options const& options = {}, context const& ctx = {}) {
+inline void forward_into(packed_linear const& layer, matrix_view<float const> x, matrix_view<float> y,
+                         product_options const& options = {}, context const& ctx = {}) {
   layer_output const output{&layer, y};
-  matmul_into(std::span(&output, 1), x, options, ctx);
+  forward_into(std::span(&output, 1), x, options, ctx);
 }
 
 /// The same for any matrix types: X is read as floats, Y (tokens x d_out) is written in its own type and strides.
 template <class Packed, class X, class Y>
   requires matrix_like<X const> && matrix_like<Y>
-void matmul(Packed const& packed, X const& x, Y&& y, matmul_options const& options = {}, context const& ctx = {}) {
+void forward_into(Packed const& packed, X const& x, Y&& y, product_options const& options = {}, context const& ctx = {}) {
   auto const out = as_matrix_view(y);
   using value = typename decltype(out)::value_type;
   matrix<float> const in = to_float(x);
@@ -194,9 +195,10 @@ void matmul(Packed const& packed, X const& x, Y&& y, matmul_options const& optio
   if (options.add)
     for (index_t t = 0; t < out.rows(); ++t)
       for (index_t j = 0; j < out.cols(); ++j) result(t, j) = static_cast<float>(out(t, j));
-  matmul_into(packed, in.view(), result.view(), options, ctx);
+  forward_into(packed, in.view(), result.view(), options, ctx);
   for (index_t t = 0; t < out.rows(); ++t)
     for (index_t j = 0; j < out.cols(); ++j) out(t, j) = static_cast<value>(result(t, j));
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

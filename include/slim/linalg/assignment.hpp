@@ -10,7 +10,8 @@
 #include <numeric>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 namespace detail {
 
@@ -137,4 +138,5 @@ private:
   return detail::assignment_solver(gain).solve();
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -11,7 +11,8 @@
 #include <cmath>
 #include <type_traits>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 template <class T>
@@ -56,8 +57,8 @@ inline void update_trailing(matrix_view<float const> l21, matrix_view<float> a22
   constexpr index_t strip = 512;
   for (index_t j = 0; j < a22.cols(); j += strip) {
     index_t const cols = std::min(strip, a22.cols() - j), rows = a22.rows() - j;
-    gemm_into(l21.middle_rows(j, rows), transposed(l21.middle_rows(j, cols)), a22.block(j, j, rows, cols), ctx,
-              destination::subtract);
+    gemm_into(l21.middle_rows(j, rows), transposed(l21.middle_rows(j, cols)), a22.block(j, j, rows, cols),
+              destination::subtract, ctx);
   }
 }
 
@@ -118,8 +119,8 @@ void solve_lower_inplace(matrix_view<std::type_identity_t<T> const> l, matrix_vi
       index_t const size = std::min(detail::cholesky_block, n - k), rest = n - k - size;
       auto const solved = b.middle_rows(k, size);
       detail::solve_diagonal_block<false, T>(l.block(k, k, size, size), solved, ctx);
-      gemm_into(l.block(k + size, k, rest, size), matrix_view<float const>(solved), b.middle_rows(k + size, rest), ctx,
-                destination::subtract);
+      gemm_into(l.block(k + size, k, rest, size), matrix_view<float const>(solved), b.middle_rows(k + size, rest),
+                destination::subtract, ctx);
     }
   }
 }
@@ -137,8 +138,8 @@ void solve_lower_transposed_inplace(matrix_view<std::type_identity_t<T> const> l
       index_t const size = std::min(detail::cholesky_block, n - k);
       auto const solved = b.middle_rows(k, size);
       detail::solve_diagonal_block<true, T>(l.block(k, k, size, size), solved, ctx);
-      gemm_into(transposed(l.block(k, 0, size, k)), matrix_view<float const>(solved), b.middle_rows(0, k), ctx,
-                destination::subtract);
+      gemm_into(transposed(l.block(k, 0, size, k)), matrix_view<float const>(solved), b.middle_rows(0, k),
+                destination::subtract, ctx);
     }
   }
 }
@@ -161,4 +162,5 @@ inline void invert_lower_inplace(matrix_view<float> l, context const& ctx = {}) 
   }
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -8,7 +8,8 @@
 
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// A = vectors * diag(values) * vectors^T.
 template <class T>
@@ -50,4 +51,5 @@ template <class T>
   return symmetric_eigen(matrix_view<T const>(a));
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -11,7 +11,8 @@
 
 #include "slim/core/matrix.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// C = A B, C += A B or C -= A B. A is (m, k), B is (k, n), C is (m, n) and must not overlap A or B. Transposes are free:
 /// pass `transposed(view)`; any strides, negative ones included, run at about the same speed. NaN and infinity propagate.
@@ -20,7 +21,7 @@ namespace slim::inline SLIM_ABI {
 /// each matrix has neighbouring elements in rows or columns, positive strides and extents that fit an int. @throws shape_error
 /// if the extents do not fit; config_error if `ctx.simd` forces instructions that the machine lacks.
 inline void gemm_into(matrix_view<float const, strided> a, matrix_view<float const, strided> b, matrix_view<float> c,
-                      context const& ctx = {}, destination mode = destination::overwrite) {
+                      destination mode, context const& ctx = {}) {
   if (a.cols() != b.rows() || a.rows() != c.rows() || b.cols() != c.cols())
     throw shape_error(message("gemm_into: (", a.rows(), " x ", a.cols(), ") (", b.rows(), " x ", b.cols(), ") -> ", c.rows(),
                               " x ", c.cols()));
@@ -31,7 +32,13 @@ inline void gemm_into(matrix_view<float const, strided> a, matrix_view<float con
     return;
   }
   if (ctx.sgemm && detail::multiply_by_hook(ctx.sgemm, a, b, c, mode)) return;
-  detail::multiply(a, b, c, ctx, mode);
+  detail::multiply(a, b, c, mode, ctx);
+}
+
+/// C = A B.
+inline void gemm_into(matrix_view<float const, strided> a, matrix_view<float const, strided> b, matrix_view<float> c,
+                      context const& ctx = {}) {
+  gemm_into(a, b, c, destination::overwrite, ctx);
 }
 
 /// G += X^T X, both triangles; a symmetric G stays symmetric to the last bit. X is (tokens, d), G is (d, d). Bits do not
@@ -64,4 +71,5 @@ inline void add_cross(matrix_view<float const> x, matrix_view<float const> y, ma
   }
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

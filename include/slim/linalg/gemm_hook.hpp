@@ -7,7 +7,8 @@
 #include <limits>
 #include <optional>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// A matrix as a BLAS reads it: rows (or, transposed, columns) of neighbouring floats, `stride` apart.
@@ -45,4 +46,5 @@ struct blas_operand {
 }
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -6,9 +6,10 @@
 ///  * `combine`: a linear combination of contiguous rows (few rows, plain right-hand side).
 /// Accumulators are named variables, not arrays: g++ 12 writes an array of vectors to memory in every iteration.
 
-#include "slim/linalg/simd.hpp"
+#include "slim/simd/levels.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// Inner loops of one instruction set.
@@ -280,4 +281,5 @@ SLIM_SIMD_END
 }
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

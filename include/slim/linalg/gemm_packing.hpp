@@ -14,7 +14,9 @@
 #include <xmmintrin.h>
 #endif
 
-namespace slim::inline SLIM_ABI::detail {
+namespace slim {
+inline namespace SLIM_ABI {
+namespace detail {
 
 /// Uninitialised storage on a cache-line boundary, for packed panels.
 template <class T>
@@ -89,4 +91,6 @@ inline void pack_panels(panel_source source, index_t first, index_t lanes, index
     pack_panel(source, first + lane, std::min(width, lanes - lane), k0, depth, width, out + lane * depth);
 }
 
-} // namespace slim::inline SLIM_ABI::detail
+} // namespace detail
+} // namespace SLIM_ABI
+} // namespace slim

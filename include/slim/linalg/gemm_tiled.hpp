@@ -9,7 +9,8 @@
 
 #include <algorithm>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// What a product does to its destination.
 enum class destination { overwrite, add, subtract };
@@ -108,7 +109,7 @@ struct gemm_grid {
 
 /// The general case: B packed strip by strip, A block by block inside each task.
 inline void multiply_tiled(matrix_view<float const, strided> a, matrix_view<float const, strided> b, matrix_view<float> c,
-                           context const& ctx, destination mode) {
+                           destination mode, context const& ctx) {
   auto const& kernels = kernels_of(ctx.simd);
   index_t const m = c.rows(), n = c.cols(), depth = a.cols();
   auto const grid = grid_for(m, n, kernels);
@@ -135,7 +136,7 @@ inline void multiply_tiled(matrix_view<float const, strided> a, matrix_view<floa
 
 /// Rows of A and columns of B both contiguous: inner products. Tasks are blocks of columns.
 inline void multiply_thin_dots(matrix_view<float const, strided> a, matrix_view<float const, strided> b,
-                               matrix_view<float, strided> c, context const& ctx, destination mode) {
+                               matrix_view<float, strided> c, destination mode, context const& ctx) {
   auto const& kernels = kernels_of(ctx.simd);
   index_t const m = c.rows(), n = c.cols(), depth = a.cols();
   index_t const grain = std::max<index_t>(4, round_up(ceil_div(index_t{1} << 16, depth), 4));
@@ -156,7 +157,7 @@ inline void multiply_thin_dots(matrix_view<float const, strided> a, matrix_view<
 
 /// Rows of B contiguous: each row of C is a combination of them. Tasks are blocks of columns.
 inline void multiply_thin_rows(matrix_view<float const, strided> a, matrix_view<float const, strided> b,
-                               matrix_view<float, strided> c, context const& ctx, destination mode) {
+                               matrix_view<float, strided> c, destination mode, context const& ctx) {
   constexpr index_t width = 256;
   auto const& kernels = kernels_of(ctx.simd);
   index_t const m = c.rows(), n = c.cols(), depth = a.cols();
@@ -174,26 +175,27 @@ inline void multiply_thin_rows(matrix_view<float const, strided> a, matrix_view<
 
 /// C with few rows. False if they are too many, or if the strides fit neither way: then packing reads them better.
 [[nodiscard]] inline bool multiply_thin(matrix_view<float const, strided> a, matrix_view<float const, strided> b,
-                                        matrix_view<float, strided> c, context const& ctx, destination mode) {
+                                        matrix_view<float, strided> c, destination mode, context const& ctx) {
   bool const contiguous_b_rows = b.col_stride() == 1 || b.cols() == 1;
   bool const contiguous_b_cols = b.row_stride() == 1 || b.rows() == 1;
   bool const contiguous_a_rows = a.col_stride() == 1 || a.cols() == 1;
   if (c.rows() <= gemm_thin_dots && contiguous_b_cols && contiguous_a_rows)
-    multiply_thin_dots(a, b, c, ctx, mode);
+    multiply_thin_dots(a, b, c, mode, ctx);
   else if (c.rows() <= gemm_thin_rows && contiguous_b_rows)
-    multiply_thin_rows(a, b, c, ctx, mode);
+    multiply_thin_rows(a, b, c, mode, ctx);
   else
     return false;
   return true;
 }
 
 inline void multiply(matrix_view<float const, strided> a, matrix_view<float const, strided> b, matrix_view<float> c,
-                     context const& ctx, destination mode) {
+                     destination mode, context const& ctx) {
   matrix_view<float, strided> const result(c);
-  if (multiply_thin(a, b, result, ctx, mode)) return;
-  if (multiply_thin(transposed(b), transposed(a), transposed(result), ctx, mode)) return;
-  multiply_tiled(a, b, c, ctx, mode);
+  if (multiply_thin(a, b, result, mode, ctx)) return;
+  if (multiply_thin(transposed(b), transposed(a), transposed(result), mode, ctx)) return;
+  multiply_tiled(a, b, c, mode, ctx);
 }
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -4,7 +4,8 @@
 
 #include "slim/linalg/gemm_tiled.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// Edge of the square tiles of the result: a multiple of every micro-kernel's width, and small enough for some parallel
@@ -66,4 +67,5 @@ void add_gram_of(matrix_view<float const, strided> x, matrix_view<T> gram, conte
 
 } // namespace detail
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

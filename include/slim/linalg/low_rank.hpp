@@ -17,7 +17,8 @@
 #include <type_traits>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// A ~ basis * coefficients, in order of decreasing singular value.
 template <class T>
@@ -180,10 +181,10 @@ template <class T>
   matrix<T> images(wide ? rows.rows() : a.rows(), wide ? a.cols() : rows.rows());
   if (wide) {
     gemm_into(rows.view(), a, images, ctx);
-    gemm_into(transposed(rows.view()), images.view(), rest, ctx, destination::subtract);
+    gemm_into(transposed(rows.view()), images.view(), rest, destination::subtract, ctx);
   } else {
     gemm_into(a, transposed(rows.view()), images, ctx);
-    gemm_into(images.view(), rows.view(), rest, ctx, destination::subtract);
+    gemm_into(images.view(), rows.view(), rest, destination::subtract, ctx);
   }
   return rest;
 }
@@ -304,4 +305,5 @@ template <class T = float>
   return out;
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -14,7 +14,9 @@
 #include <utility>
 #include <vector>
 
-namespace slim::inline SLIM_ABI::detail {
+namespace slim {
+inline namespace SLIM_ABI {
+namespace detail {
 
 /// Rows of `cols` elements that are worth a task of a cheap loop.
 [[nodiscard]] constexpr index_t rows_per_task(index_t cols) { return (index_t{1} << 16) / (cols + 1) + 1; }
@@ -333,7 +335,7 @@ private:
     bool const first_of_start = std::exchange(started_, false);
     if (first_of_start || !(range.largest < steep * range.smallest)) return look_at_ritz_vectors(h, left);
     next_ = image_;
-    gemm_into(projected.view(), basis_.view(), next_, ctx_, destination::subtract);
+    gemm_into(projected.view(), basis_.view(), next_, destination::subtract, ctx_);
     double const residual = squared_norm(matrix_view<T const>(next_), ctx_);
     return {range.smallest, range.largest / range.smallest, residual / (range.smallest * left), 0};
   }
@@ -414,4 +416,6 @@ private:
   index_t dominant_ = 0;
 };
 
-} // namespace slim::inline SLIM_ABI::detail
+} // namespace detail
+} // namespace SLIM_ABI
+} // namespace slim

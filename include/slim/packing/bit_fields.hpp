@@ -5,7 +5,8 @@
 
 #include "slim/packing/byte_stream.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// Bytes of a row of `count` fields.
@@ -80,4 +81,5 @@ private:
 }
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -10,7 +10,8 @@
 #include <span>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 static_assert(std::endian::native == std::endian::little, "slim: packed bytes are little-endian; this machine is not");
@@ -63,4 +64,5 @@ private:
 };
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

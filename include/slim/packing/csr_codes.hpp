@@ -8,7 +8,8 @@
 
 #include <limits>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Where each row begins among the kept codes, the column of each, and the codes in one run, so that the offset of a row is
 /// also where its codes are. `unpack(pack(codes, kept))` is `(codes, kept)` for every mask, with the promised pattern if it is
@@ -129,4 +130,5 @@ private:
 static_assert(packed_format<csr_codes>);
 static_assert(csr_codes::offset_bytes(0xffffffff) == 4 && csr_codes::offset_bytes(0x100000000) == 8);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

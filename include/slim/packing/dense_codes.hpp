@@ -4,7 +4,8 @@
 
 #include "slim/packing/side_data.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// All weights of all rows. There is no mask: a pruned weight is written as the zero point, and `unpack` says that every weight
 /// is kept. So `unpack(pack(codes, kept))` is `(codes, kept)` for masks that keep everything; for others the values are the
@@ -109,4 +110,5 @@ private:
 static_assert(packed_format<dense_codes>);
 static_assert(dense_codes::row_bytes(5, 3) == 2);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -6,7 +6,8 @@
 #include "slim/packing/promised_pattern.hpp"
 #include "slim/packing/side_data.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// One bit per weight, then the kept codes of each row in order of columns. `unpack(pack(codes, kept))` is `(codes, kept)` for
 /// every mask, with the promised pattern if it is true.
@@ -126,4 +127,5 @@ private:
 
 static_assert(packed_format<nm_bitmask>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

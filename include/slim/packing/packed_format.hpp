@@ -8,7 +8,8 @@
 #include <concepts>
 #include <optional>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Values of the 16 codes of 4 bits, lowest code (-8) first: the value of a code is scale * book[code + 8] / factor.
 using code_book = std::array<float, 16>;
@@ -36,4 +37,5 @@ concept packed_format = requires(integer_codes const& codes, mask const& kept, s
   { F::byte_size(codes, kept, book) } -> std::same_as<std::int64_t>;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -5,14 +5,15 @@
 #include "slim/core/result.hpp"
 #include "slim/packing/bit_fields.hpp"
 #include "slim/pruning/mask.hpp"
-#include "slim/quantization/integer_codes.hpp"
+#include "slim/quantization/codes/integer_codes.hpp"
 
 #include <array>
 #include <cstddef>
 #include <string_view>
 #include <type_traits>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Formats of a packed matrix, with the numbers they have in the header.
 enum class packed_kind : std::uint8_t { dense_codes = 1, sparse24 = 2, nm_bitmask = 3, csr_codes = 4 };
@@ -147,4 +148,5 @@ inline constexpr std::int64_t most_weights = std::int64_t{1} << 50;
   return header;
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -5,7 +5,8 @@
 #include "slim/packing/row_tasks.hpp"
 #include "slim/pruning/mask.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// n of every m consecutive columns of a row, ceil(t n / m) of a ragged last group of t. True without a pattern.
@@ -31,4 +32,5 @@ namespace detail {
 }
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

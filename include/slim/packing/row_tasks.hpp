@@ -7,7 +7,8 @@
 
 #include <string>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// Rows that are worth a task.
@@ -38,4 +39,5 @@ template <class Check>
 }
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

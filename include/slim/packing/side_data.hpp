@@ -7,7 +7,8 @@
 
 #include <algorithm>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// Bytes of scales, zero points, channel factors and code book.
@@ -246,4 +247,5 @@ template <class BodyBytes>
 }
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -6,7 +6,8 @@
 #include "slim/packing/promised_pattern.hpp"
 #include "slim/packing/side_data.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// At most two of every four consecutive columns of a row, stored as exactly two entries in ascending order of columns. A row
 /// whose length is not a multiple of 4 ends with a group that is completed by columns behind the end, which hold nothing.
@@ -188,4 +189,5 @@ private:
 static_assert(packed_format<sparse24>);
 static_assert(sparse24::row_code_bytes(4, 4) == 1 && sparse24::row_position_bytes(8) == 1);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

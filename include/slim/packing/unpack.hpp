@@ -7,7 +7,8 @@
 #include "slim/packing/nm_bitmask.hpp"
 #include "slim/packing/sparse24.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Reads the kind from the header and unpacks.
 [[nodiscard]] inline result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {},
@@ -23,4 +24,5 @@ namespace slim::inline SLIM_ABI {
   return failure{"packed matrix: unknown kind"};
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

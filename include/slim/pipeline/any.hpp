@@ -1,13 +1,14 @@
 #pragma once
 /// @file
 /// Type erasure at matrix granularity, for programs that choose components at run time: one virtual call per matrix, none per
-/// weight. `any_quantizer`, `any_pruner` and `any_low_rank_solver` model their concepts; `any_recipe` is any chain.
+/// weight. `any_quantizer`, `any_pruner` and `any_low_rank_solver` model their concepts; `any_chain` is any chain.
 
 #include "slim/pipeline/compress.hpp"
 
 #include <memory>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Codes of any quantizer. Copies share the codes, which never change.
 class any_codes {
@@ -61,8 +62,8 @@ public:
     requires(!std::same_as<Q, any_quantizer>)
   any_quantizer(Q q) : self_(std::make_shared<model<Q>>(std::move(q))) {} // NOLINT: implicit on purpose
 
-  [[nodiscard]] any_codes quantize(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
-    return self_->quantize(w, seen, ctx);
+  [[nodiscard]] any_codes quantize(matrix_view<float const> w, calibration const& calib, context const& ctx = {}) const {
+    return self_->quantize(w, calib, ctx);
   }
   [[nodiscard]] std::string describe() const { return self_->describe(); }
 
@@ -75,8 +76,8 @@ private:
   template <class Q>
   struct model final : face {
     explicit model(Q q) : component(std::move(q)) {}
-    any_codes quantize(matrix_view<float const> w, calibration const& seen, context const& ctx) const override {
-      return component.quantize(w, seen, ctx);
+    any_codes quantize(matrix_view<float const> w, calibration const& calib, context const& ctx) const override {
+      return component.quantize(w, calib, ctx);
     }
     std::string describe() const override { return component.describe(); }
     Q component;
@@ -94,8 +95,8 @@ public:
     requires(!std::same_as<P, any_pruner>)
   any_pruner(P p) : self_(std::make_shared<model<P>>(std::move(p))) {} // NOLINT: implicit on purpose
 
-  [[nodiscard]] mask select(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
-    return self_->select(w, seen, ctx);
+  [[nodiscard]] mask select(matrix_view<float const> w, calibration const& calib, context const& ctx = {}) const {
+    return self_->select(w, calib, ctx);
   }
   [[nodiscard]] std::string describe() const { return self_->describe(); }
 
@@ -108,8 +109,8 @@ private:
   template <class P>
   struct model final : face {
     explicit model(P p) : component(std::move(p)) {}
-    mask select(matrix_view<float const> w, calibration const& seen, context const& ctx) const override {
-      return component.select(w, seen, ctx);
+    mask select(matrix_view<float const> w, calibration const& calib, context const& ctx) const override {
+      return component.select(w, calib, ctx);
     }
     std::string describe() const override { return component.describe(); }
     P component;
@@ -127,11 +128,11 @@ public:
     requires(!std::same_as<S, any_low_rank_solver>)
   any_low_rank_solver(S s) : self_(std::make_shared<model<S>>(std::move(s))) {} // NOLINT: implicit on purpose
 
-  [[nodiscard]] adapter solve(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const {
-    return self_->solve(e, seen, ctx);
+  [[nodiscard]] adapter solve(matrix_view<float const> e, calibration const& calib, context const& ctx = {}) const {
+    return self_->solve(e, calib, ctx);
   }
-  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& seen, context const& ctx = {}) const {
-    return self_->energy(e, seen, ctx);
+  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& calib, context const& ctx = {}) const {
+    return self_->energy(e, calib, ctx);
   }
   [[nodiscard]] std::string describe() const { return self_->describe(); }
 
@@ -145,11 +146,11 @@ private:
   template <class S>
   struct model final : face {
     explicit model(S s) : component(std::move(s)) {}
-    adapter solve(matrix_view<float const> e, calibration const& seen, context const& ctx) const override {
-      return component.solve(e, seen, ctx);
+    adapter solve(matrix_view<float const> e, calibration const& calib, context const& ctx) const override {
+      return component.solve(e, calib, ctx);
     }
-    double energy(matrix_view<float const> e, calibration const& seen, context const& ctx) const override {
-      return component.energy(e, seen, ctx);
+    double energy(matrix_view<float const> e, calibration const& calib, context const& ctx) const override {
+      return component.energy(e, calib, ctx);
     }
     std::string describe() const override { return component.describe(); }
     S component;
@@ -177,15 +178,15 @@ struct any_layer {
 }
 
 /// Any chain, to be chosen at run time.
-class any_recipe {
+class any_chain {
 public:
   template <class... Steps>
-  any_recipe(step_chain<Steps...> steps)
+  any_chain(step_chain<Steps...> steps)
       : self_(std::make_shared<model<Steps...>>(std::move(steps))) {} // NOLINT: implicit on purpose
 
   /// slim::compress with this recipe. W is (d_out x d_in).
-  [[nodiscard]] any_layer compress(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
-    return self_->compress(w, seen, ctx);
+  [[nodiscard]] any_layer compress(matrix_view<float const> w, calibration const& calib, context const& ctx = {}) const {
+    return self_->compress(w, calib, ctx);
   }
   /// What each step is, in order.
   [[nodiscard]] std::vector<std::string> steps() const { return self_->describe(); }
@@ -199,8 +200,8 @@ private:
   template <class... Steps>
   struct model final : face {
     explicit model(step_chain<Steps...> c) : steps(std::move(c)) {}
-    any_layer compress(matrix_view<float const> w, calibration const& seen, context const& ctx) const override {
-      return erased(slim::compress(w, seen, steps, ctx));
+    any_layer compress(matrix_view<float const> w, calibration const& calib, context const& ctx) const override {
+      return erased(slim::compress(w, calib, steps, ctx));
     }
     std::vector<std::string> describe() const override {
       return std::apply([](auto const&... step) { return std::vector<std::string>{detail::name_of_step(step)...}; },
@@ -223,4 +224,5 @@ private:
   std::shared_ptr<face const> self_;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

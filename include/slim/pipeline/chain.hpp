@@ -13,7 +13,8 @@
 #include <type_traits>
 #include <utility>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// What a chain's steps hand on to each other. Between steps `current == mask .* dequantize(codes)`.
 template <class Mask = none, class Codes = none, class Adapter = none>
@@ -48,10 +49,10 @@ void require_shape(layer_state<Mask, Codes, Adapter> const& state, index_t rows,
 }
 
 template <class P, class Mask, class Codes, class Adapter>
-auto prune(P const& step, layer_state<Mask, Codes, Adapter> state, calibration const& seen, context const& ctx) {
+auto prune(P const& step, layer_state<Mask, Codes, Adapter> state, calibration const& calib, context const& ctx) {
   static_assert(is_none<Mask>, "slim::compress: the chain prunes twice; a layer has one mask.");
   static_assert(is_none<Adapter>, "slim::compress: a pruner after the adapter would undo the repair; put the adapter last.");
-  mask kept = step.select(matrix_view<float const>(state.current.view()), seen, ctx);
+  mask kept = step.select(matrix_view<float const>(state.current.view()), calib, ctx);
   require_shape(state, kept.rows(), kept.cols(), "pruner");
   kept.apply_to(state.current.view());
   return layer_state<mask, Codes, none>{
@@ -60,10 +61,10 @@ auto prune(P const& step, layer_state<Mask, Codes, Adapter> state, calibration c
 }
 
 template <class Q, class Mask, class Codes, class Adapter>
-auto quantize(Q const& step, layer_state<Mask, Codes, Adapter> state, calibration const& seen, context const& ctx) {
+auto quantize(Q const& step, layer_state<Mask, Codes, Adapter> state, calibration const& calib, context const& ctx) {
   static_assert(is_none<Codes>, "slim::compress: the chain quantizes twice; a layer has one set of codes.");
   static_assert(is_none<Adapter>, "slim::compress: a quantizer after the adapter would undo the repair; put the adapter last.");
-  auto codes = step.quantize(matrix_view<float const>(state.current.view()), seen, ctx);
+  auto codes = step.quantize(matrix_view<float const>(state.current.view()), calib, ctx);
   require_shape(state, codes.rows(), codes.cols(), "quantizer");
   codes.dequantize_into(state.current.view(), ctx);
   if constexpr (!is_none<Mask>)
@@ -74,22 +75,22 @@ auto quantize(Q const& step, layer_state<Mask, Codes, Adapter> state, calibratio
 }
 
 template <class S, class Mask, class Codes, class Adapter>
-auto repair(S const& step, layer_state<Mask, Codes, Adapter> state, calibration const& seen, context const& ctx) {
+auto repair(S const& step, layer_state<Mask, Codes, Adapter> state, calibration const& calib, context const& ctx) {
   static_assert(!is_none<Mask> || !is_none<Codes>, "slim::compress: an adapter before anything lossy has no error to repair.");
   static_assert(is_none<Adapter>, "slim::compress: the chain has two adapters; a layer has one.");
   matrix<float> error = state.original;
   for (index_t k = 0; k < error.size(); ++k) error.data()[k] -= state.current.data()[k];
-  adapter found = step.solve(matrix_view<float const>(error.view()), seen, ctx);
+  adapter found = step.solve(matrix_view<float const>(error.view()), calib, ctx);
   require_shape(state, found.right.cols(), found.left.rows(), "low-rank solver");
   return layer_state<Mask, Codes, adapter>{std::move(state.original), std::move(state.current), std::move(state.kept),
                                            std::move(state.codes),    std::move(found),         std::move(state.report)};
 }
 
 template <class J, class Mask, class Codes, class Adapter>
-auto compress_jointly(J const& step, layer_state<Mask, Codes, Adapter> state, calibration const& seen, context const& ctx) {
+auto compress_jointly(J const& step, layer_state<Mask, Codes, Adapter> state, calibration const& calib, context const& ctx) {
   static_assert(is_none<Mask> && is_none<Codes> && is_none<Adapter>,
                 "slim::compress: a joint compressor behind a pruner, quantizer or adapter would undo it; put it first.");
-  auto found = step.compress(matrix_view<float const>(state.current.view()), seen, ctx);
+  auto found = step.compress(matrix_view<float const>(state.current.view()), calib, ctx);
   require_shape(state, found.weights.rows(), found.weights.cols(), "joint compressor");
   state.report.notes.insert(state.report.notes.end(), found.notes.begin(), found.notes.end());
   state.report.objective = std::move(found.objective);
@@ -103,7 +104,7 @@ inline constexpr bool is_own_step = std::is_invocable_v<Step const&, State, cali
 
 /// One step, by the role its type plays.
 template <class Step, class State>
-auto apply_step(Step const& step, State state, calibration const& seen, context const& ctx) {
+auto apply_step(Step const& step, State state, calibration const& calib, context const& ctx) {
   constexpr int roles = int{pruner<Step>} + int{quantizer<Step>} + int{low_rank_solver<Step>} + int{joint_compressor<Step>};
   static_assert(
       roles <= 1,
@@ -113,19 +114,20 @@ auto apply_step(Step const& step, State state, calibration const& seen, context 
                 "low-rank solver or joint compressor, nor a callable (state, calibration, context) "
                 "-> state. To see why: static_assert(slim::quantizer<your_step>).");
   if constexpr (pruner<Step>)
-    return prune(step, std::move(state), seen, ctx);
+    return prune(step, std::move(state), calib, ctx);
   else if constexpr (quantizer<Step>)
-    return quantize(step, std::move(state), seen, ctx);
+    return quantize(step, std::move(state), calib, ctx);
   else if constexpr (low_rank_solver<Step>)
-    return repair(step, std::move(state), seen, ctx);
+    return repair(step, std::move(state), calib, ctx);
   else if constexpr (joint_compressor<Step>)
-    return compress_jointly(step, std::move(state), seen, ctx);
+    return compress_jointly(step, std::move(state), calib, ctx);
   else if constexpr (is_own_step<Step, State>)
-    return step(std::move(state), seen, ctx);
+    return step(std::move(state), calib, ctx);
   else
     return state; // the assertion above has said what is wrong
 }
 
 } // namespace detail
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

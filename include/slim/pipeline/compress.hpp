@@ -7,7 +7,8 @@
 
 #include <chrono>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// A compressed layer. Slots of steps that were not in the chain have type `none`; using them does not compile.
 template <class Mask, class Codes, class Adapter>
@@ -38,8 +39,8 @@ inline void check_weights(matrix<float>& w, layer_report& report, context const&
 
 /// Massive activations, said once per layer: a step or an adapter that does not care for such a channel ruins the output, and
 /// relative errors of the layer are those of this channel.
-inline void note_massive_channel(calibration const& seen, layer_report& report) {
-  std::vector<double> const squares = seen.mean_square();
+inline void note_massive_channel(calibration const& calib, layer_report& report) {
+  std::vector<double> const squares = calib.mean_square();
   if (squares.size() < 2) return;
   auto const largest = std::max_element(squares.begin(), squares.end());
   double const share = *largest / std::accumulate(squares.begin(), squares.end(), 0.0);
@@ -82,15 +83,16 @@ double stored_bits(layer_state<Mask, Codes, Adapter> const& state) {
 }
 
 template <class Mask, class Codes, class Adapter>
-step_report measured(layer_state<Mask, Codes, Adapter> const& state, reference_energy const& reference, calibration const& seen,
-                     context const& ctx) {
+step_report measured(layer_state<Mask, Codes, Adapter> const& state, reference_energy const& reference,
+                     calibration const& calib, context const& ctx) {
   step_report report;
   matrix<float> error = state.current;
   if constexpr (!is_none<Adapter>) state.low_rank.add_to(error.view(), ctx);
   for (index_t k = 0; k < error.size(); ++k) error.data()[k] = state.original.data()[k] - error.data()[k];
   report.relative_error = relative(frobenius_energy(error.view()), reference.weight);
-  if (seen.tokens() > 0) report.output_error = relative(output_energy(error.view(), seen, ctx), reference.output);
-  if (seen.held_out()) report.held_out_error = relative(output_energy(error.view(), *seen.held_out(), ctx), reference.held_out);
+  if (calib.tokens() > 0) report.output_error = relative(output_energy(error.view(), calib, ctx), reference.output);
+  if (calib.held_out())
+    report.held_out_error = relative(output_energy(error.view(), *calib.held_out(), ctx), reference.held_out);
   if constexpr (!is_none<Mask>) report.sparsity = state.kept.sparsity();
   if constexpr (!is_none<Adapter>) {
     report.rank = state.low_rank.rank();
@@ -108,27 +110,27 @@ std::string name_of_step(Step const& step) {
     return "own step";
 }
 
-[[nodiscard]] inline reference_energy energy_of(matrix_view<float const> w, calibration const& seen, context const& ctx) {
-  return {frobenius_energy(w), seen.tokens() > 0 ? output_energy(w, seen, ctx) : 0.0,
-          seen.held_out() ? output_energy(w, *seen.held_out(), ctx) : 0.0};
+[[nodiscard]] inline reference_energy energy_of(matrix_view<float const> w, calibration const& calib, context const& ctx) {
+  return {frobenius_energy(w), calib.tokens() > 0 ? output_energy(w, calib, ctx) : 0.0,
+          calib.held_out() ? output_energy(w, *calib.held_out(), ctx) : 0.0};
 }
 
 template <std::size_t Index, class Steps, class State>
-auto run_steps(Steps const& steps, State state, reference_energy reference, calibration const& seen, context const& ctx) {
+auto run_steps(Steps const& steps, State state, reference_energy reference, calibration const& calib, context const& ctx) {
   if constexpr (Index == std::tuple_size_v<Steps>) {
     return state;
   } else {
     auto const& step = std::get<Index>(steps);
     auto const start = std::chrono::steady_clock::now();
-    auto next = apply_step(step, std::move(state), seen, ctx);
+    auto next = apply_step(step, std::move(state), calib, ctx);
     double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if constexpr (is_own_step<std::decay_t<decltype(step)>, State>) // it may have aimed elsewhere
-      reference = energy_of(next.original.view(), seen, ctx);
-    step_report report = measured(next, reference, seen, ctx);
+      reference = energy_of(next.original.view(), calib, ctx);
+    step_report report = measured(next, reference, calib, ctx);
     report.step = name_of_step(step);
     report.seconds = seconds;
     next.report.steps.push_back(std::move(report));
-    return run_steps<Index + 1>(steps, std::move(next), reference, seen, ctx);
+    return run_steps<Index + 1>(steps, std::move(next), reference, calib, ctx);
   }
 }
 
@@ -144,24 +146,24 @@ auto finished(layer_state<Mask, Codes, Adapter> state) {
 /// executor. @throws shape_error if W and the calibration disagree on d_in; nonfinite_error (see context); config_error if a
 /// step needs activations and none were seen.
 template <class M, class... Steps>
-[[nodiscard]] auto compress(M const& w, calibration const& seen, step_chain<Steps...> const& recipe, context const& ctx = {}) {
+[[nodiscard]] auto compress(M const& w, calibration const& calib, step_chain<Steps...> const& recipe, context const& ctx = {}) {
   layer_state<> state;
   state.original = to_float(w);
-  if (state.original.cols() != seen.channels())
+  if (state.original.cols() != calib.channels())
     throw shape_error(
-        message("slim::compress: W has ", state.original.cols(), " input channels, the calibration ", seen.channels()));
+        message("slim::compress: W has ", state.original.cols(), " input channels, the calibration ", calib.channels()));
   detail::check_weights(state.original, state.report, ctx);
   state.current = state.original;
   state.report.rows = state.original.rows();
   state.report.cols = state.original.cols();
-  state.report.exact_output_error = seen.has_gram();
-  if (index_t const dead = seen.dead_channels(); dead > 0)
+  state.report.exact_output_error = calib.has_gram();
+  if (index_t const dead = calib.dead_channels(); dead > 0)
     state.report.notes.push_back(message(dead, " input channels were 0 in every token"));
-  detail::note_massive_channel(seen, state.report);
-  if (seen.zeroed_activations() > 0)
-    state.report.notes.push_back(message(seen.zeroed_activations(), " activations were not finite and are taken as 0"));
-  auto const reference = detail::energy_of(state.original.view(), seen, ctx);
-  return detail::finished(detail::run_steps<0>(recipe.steps, std::move(state), reference, seen, ctx));
+  detail::note_massive_channel(calib, state.report);
+  if (calib.zeroed_activations() > 0)
+    state.report.notes.push_back(message(calib.zeroed_activations(), " activations were not finite and are taken as 0"));
+  auto const reference = detail::energy_of(state.original.view(), calib, ctx);
+  return detail::finished(detail::run_steps<0>(recipe.steps, std::move(state), reference, calib, ctx));
 }
 
 /// The same for recipes that need no activations.
@@ -178,4 +180,5 @@ template <class Mask, class Codes, class Adapter>
   return weights;
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -7,7 +7,8 @@
 #include <string>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// State of the layer after one step.
 struct step_report {
@@ -41,4 +42,5 @@ struct layer_report {
   }
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

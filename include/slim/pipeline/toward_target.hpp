@@ -5,7 +5,8 @@
 #include "slim/calibration/output_target.hpp"
 #include "slim/pipeline/chain.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Replaces W by target_weight(W). Errors in the report are then relative to the target. A calibration without outputs leaves
 /// W as it is, with a note.
@@ -13,12 +14,12 @@ struct toward_target {
   double damping = 0.05; ///< of the mean diagonal of H
 
   template <class State>
-  [[nodiscard]] State operator()(State state, calibration const& seen, context const& ctx) const {
-    if (seen.cross().cols() == 0) {
+  [[nodiscard]] State operator()(State state, calibration const& calib, context const& ctx) const {
+    if (calib.cross().cols() == 0) {
       state.report.notes.push_back("no targets were observed: the layer is compressed towards W");
       return state;
     }
-    state.original = target_weight<float>(matrix_view<float const>(state.original.view()), seen, damping, ctx);
+    state.original = target_weight<float>(matrix_view<float const>(state.original.view()), calib, damping, ctx);
     state.current = state.original;
     return state;
   }
@@ -26,4 +27,5 @@ struct toward_target {
   [[nodiscard]] std::string describe() const { return message("towards the observed outputs, damping ", damping); }
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

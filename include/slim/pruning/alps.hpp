@@ -8,7 +8,8 @@
 #include "slim/pruning/masked_least_squares.hpp"
 #include "slim/pruning/pruner.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Defaults are the paper's (section 3.2 and its published code), but for the steps of the last solve, which are 10 there.
 struct alps_config {
@@ -38,9 +39,9 @@ namespace detail {
 template <pruner Projection>
 class alps_iteration {
 public:
-  alps_iteration(matrix<float> w, normalized_hessian const& hessian, Projection const& projection, calibration const& seen,
+  alps_iteration(matrix<float> w, normalized_hessian const& hessian, Projection const& projection, calibration const& calib,
                  alps_config const& config, context const& ctx)
-      : config_(config), projection_(projection), seen_(seen), ctx_(ctx), w_(std::move(w)), pull_(w_.rows(), w_.cols()),
+      : config_(config), projection_(projection), seen_(calib), ctx_(ctx), w_(std::move(w)), pull_(w_.rows(), w_.cols()),
         b_(pull_), d_(pull_), v_(pull_), kept_(projected(w_)), first_(kept_), rho_(config.rho),
         eigen_(symmetric_eigen(matrix<double>(hessian.h.view()).view())), inverse_(w_.cols(), w_.cols()) {
     if (!eigen_.converged) throw error("alps: the eigenvalue iteration did not converge");
@@ -151,7 +152,7 @@ private:
 /// A pruner, and more: `solve` returns the weights on the mask as well.
 ///
 /// @tparam Projection keeps the largest weights of a matrix, by whatever pattern: nm_pruner<2, 4>(magnitude()),
-/// unstructured_pruner({.sparsity = 0.5, .scope = prune_scope::matrix}, magnitude()). It is asked about W diag(scale), so the
+/// unstructured_pruner(magnitude(), {.sparsity = 0.5, .scope = prune_scope::matrix}). It is asked about W diag(scale), so the
 /// first mask is Wanda's on the damped second moments.
 ///
 /// **Numerics** Products in float, eigendecomposition in double. The error is never above that of the first mask with its
@@ -173,13 +174,13 @@ public:
 
   /// Mask and weights. @throws shape_error if W and the calibration disagree on d_in; config_error without a Gram matrix or
   /// tokens.
-  [[nodiscard]] alps_result solve(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
-    require_channels(seen, w.cols(), "alps");
-    require_observed(seen, "alps");
-    normalized_hessian const hessian(seen.gram(), config_.solve.damping, ctx);
+  [[nodiscard]] alps_result solve(matrix_view<float const> w, calibration const& calib, context const& ctx = {}) const {
+    require_channels(calib, w.cols(), "alps");
+    require_observed(calib, "alps");
+    normalized_hessian const hessian(calib.gram(), config_.solve.damping, ctx);
     matrix<float> scaled(w.rows(), w.cols());
     int const power = scale_into(w, hessian, scaled);
-    detail::alps_iteration<Projection> admm(std::move(scaled), hessian, projection_, seen, config_, ctx);
+    detail::alps_iteration<Projection> admm(std::move(scaled), hessian, projection_, calib, config_, ctx);
     admm.run();
     matrix<float> start(w.rows(), w.cols());
     for (index_t i = 0; i < w.rows(); ++i)
@@ -199,8 +200,8 @@ public:
   }
 
   /// The mask alone.
-  [[nodiscard]] mask select(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
-    return solve(w, seen, ctx).kept;
+  [[nodiscard]] mask select(matrix_view<float const> w, calibration const& calib, context const& ctx = {}) const {
+    return solve(w, calib, ctx).kept;
   }
 
   [[nodiscard]] std::string describe() const { return message("alps, ", std::string(projection_.describe())); }
@@ -229,4 +230,5 @@ private:
   Projection projection_;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -5,7 +5,8 @@
 #include "slim/core/matrix_traits.hpp"
 #include "slim/pruning/pruner.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 class external_mask {
 public:
@@ -50,4 +51,5 @@ private:
 
 static_assert(pruner<external_mask>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

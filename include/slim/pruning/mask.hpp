@@ -6,7 +6,8 @@
 
 #include <cstdint>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Structure promised by whoever made a mask. `n of m`: in every m consecutive columns of a row n are kept; a ragged last
 /// group of t columns keeps ceil(t n / m). `m == 0`: no structure.
@@ -73,4 +74,5 @@ private:
   sparsity_pattern pattern_;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -4,10 +4,11 @@
 /// C = X^T X + damping. What OPTIMA (arXiv 2512.13886) solves as one quadratic programme per row, s_k = C_kk^-1 C_k: w, done
 /// for all rows at once by conjugate gradients whose only heavy step is one product with C.
 
+#include "slim/calibration/hessian.hpp"
 #include "slim/pruning/mask.hpp"
-#include "slim/pruning/normalized_hessian.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 struct masked_least_squares_config {
   double damping = 0.01;    ///< added to the diagonal of X^T X, relative to its mean: guards against few tokens
@@ -188,12 +189,13 @@ inline void require_fit(matrix_view<float const> w, mask const& kept, index_t ch
 }
 
 /// The same for a calibration with a Gram matrix. @throws config_error without one, and before the first token.
-[[nodiscard]] inline masked_weights masked_least_squares(matrix_view<float const> w, mask const& kept, calibration const& seen,
+[[nodiscard]] inline masked_weights masked_least_squares(matrix_view<float const> w, mask const& kept, calibration const& calib,
                                                          masked_least_squares_config const& config = {},
                                                          context const& ctx = {}) {
-  require_channels(seen, w.cols(), "masked_least_squares");
-  require_observed(seen, "masked_least_squares");
-  return masked_least_squares(w, kept, seen.gram(), config, ctx);
+  require_channels(calib, w.cols(), "masked_least_squares");
+  require_observed(calib, "masked_least_squares");
+  return masked_least_squares(w, kept, calib.gram(), config, ctx);
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

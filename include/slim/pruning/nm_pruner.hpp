@@ -9,7 +9,8 @@
 
 #include <array>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 namespace detail {
 
@@ -61,9 +62,9 @@ class basic_nm_pruner {
 public:
   explicit basic_nm_pruner(Saliency ranking) : ranking_(std::move(ranking)) {}
 
-  [[nodiscard]] mask select(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
+  [[nodiscard]] mask select(matrix_view<float const> w, calibration const& calib, context const& ctx = {}) const {
     mask kept(w.rows(), w.cols(), {N, M});
-    auto const score = ranking_.prepare(w, seen);
+    auto const score = ranking_.prepare(w, calib);
     auto const& kernels = detail::selection_kernels_of(ctx.simd);
     constexpr index_t rows_per_task = 16;
     ctx.parallel_for(w.rows(), rows_per_task, [&](index_t begin, index_t end) {
@@ -84,4 +85,5 @@ template <int N, int M, saliency Saliency>
   return basic_nm_pruner<N, M, Saliency>(std::move(ranking));
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -8,14 +8,16 @@
 #include <concepts>
 #include <string>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// `select(W, calibration, ctx)` says which weights of W (d_out x d_in) are kept. Laws: the mask has W's shape and, where it
 /// promises a pattern, the pattern holds everywhere, ragged ends included; the same for every executor.
 template <class P>
-concept pruner = requires(P const& p, matrix_view<float const> w, calibration const& seen, context const& ctx) {
-  { p.select(w, seen, ctx) } -> std::same_as<mask>;
+concept pruner = requires(P const& p, matrix_view<float const> w, calibration const& calib, context const& ctx) {
+  { p.select(w, calib, ctx) } -> std::same_as<mask>;
   { p.describe() } -> std::convertible_to<std::string>;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

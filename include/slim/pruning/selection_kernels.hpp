@@ -2,9 +2,10 @@
 /// @file
 /// Innermost loops of 2:4 pruning, one set per instruction set, chosen at run time.
 
-#include "slim/linalg/simd.hpp"
+#include "slim/simd/levels.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// Inner loops of one instruction set; explained in selection_kernels.inc.
@@ -16,7 +17,8 @@ struct selection_kernels {
 
 #define SLIM_KERNELS selection
 #define SLIM_KERNELS_FILE "slim/pruning/selection_kernels.inc"
-#include "slim/linalg/for_each_simd_level.inc"
+#include "slim/simd/for_each_level.inc"
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

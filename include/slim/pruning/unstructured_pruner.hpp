@@ -7,7 +7,8 @@
 
 #include <algorithm>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// What weights compete with each other. Wanda compares within a row (an output channel).
 enum class prune_scope { row, matrix };
@@ -25,16 +26,17 @@ template <saliency Saliency>
 class unstructured_pruner {
 public:
   /// @throws config_error if the sparsity is not in [0, 1].
-  unstructured_pruner(unstructured_config config, Saliency ranking) : config_(config), ranking_(std::move(ranking)) {
+  explicit unstructured_pruner(Saliency ranking, unstructured_config config = {})
+      : config_(config), ranking_(std::move(ranking)) {
     if (!(config.sparsity >= 0.0 && config.sparsity <= 1.0))
       throw config_error(message("unstructured_pruner: sparsity ", config.sparsity, " is not in [0, 1]"));
   }
 
   [[nodiscard]] unstructured_config const& config() const noexcept { return config_; }
 
-  [[nodiscard]] mask select(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
+  [[nodiscard]] mask select(matrix_view<float const> w, calibration const& calib, context const& ctx = {}) const {
     mask kept(w.rows(), w.cols());
-    auto const score = ranking_.prepare(w, seen);
+    auto const score = ranking_.prepare(w, calib);
     bool const by_row = config_.scope == prune_scope::row;
     index_t const rows_together = by_row ? 1 : w.rows();
     index_t const teams = by_row ? w.rows() : 1;
@@ -79,4 +81,5 @@ private:
   Saliency ranking_;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -2,11 +2,12 @@
 /// @file
 /// AbsMax: round to nearest on a uniform grid that spans the largest weight of each block. Symmetric or with a zero point.
 
-#include "slim/quantization/integer_codes.hpp"
+#include "slim/quantization/codes/integer_codes.hpp"
 
 #include <array>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 struct absmax_config {
   int bits = 4;                                     ///< 2 to 8
@@ -26,7 +27,7 @@ struct absmax_config {
 class absmax_quantizer {
 public:
   /// @throws config_error unless 2 <= bits <= 8.
-  absmax_quantizer(absmax_config config = {}) : config_(config) { // NOLINT: implicit, so that a config can stand for it
+  explicit absmax_quantizer(absmax_config config = {}) : config_(config) {
     integer_codes(0, 0, config.bits, config.block, config.scale_format);
   }
 
@@ -137,4 +138,5 @@ private:
 
 static_assert(quantizer<absmax_quantizer>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -5,12 +5,13 @@
 
 #include "slim/core/context.hpp"
 #include "slim/core/scalar.hpp"
-#include "slim/quantization/integer_codes.hpp"
+#include "slim/quantization/codes/integer_codes.hpp"
 
 #include <concepts>
 #include <string>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// `round_inplace(X)` replaces X (tokens x d_in) by what the layer sees of it. Laws: idempotent up to one rounding of the
 /// scale; 0 stays 0; |x - x'| within the documented bound. NaN stays NaN; inputs with an infinity, or too small for a scale
@@ -84,4 +85,5 @@ public:
 
 static_assert(input_quantizer<fp8_input> && input_quantizer<int8_input>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -7,7 +7,8 @@
 #include <concepts>
 #include <string>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Codes of a matrix. `dequantize_into(V)` writes their values (V has the matrix's shape); `code_bits()` is what one code
 /// costs, `side_bits()` what everything else does (scales, zero points, channel factors), in bits of the whole matrix.
@@ -23,8 +24,8 @@ concept quantized_matrix = requires(C const& codes, matrix_view<float> values, c
 /// `quantize(W, calibration, ctx)` returns codes. Laws: values lie on the documented grid; finite in, finite out; the same
 /// for every executor. Input channels run along the columns of W (d_out x d_in).
 template <class Q>
-concept quantizer = requires(Q const& q, matrix_view<float const> w, calibration const& seen, context const& ctx) {
-  { q.quantize(w, seen, ctx) } -> quantized_matrix;
+concept quantizer = requires(Q const& q, matrix_view<float const> w, calibration const& calib, context const& ctx) {
+  { q.quantize(w, calib, ctx) } -> quantized_matrix;
   { q.describe() } -> std::convertible_to<std::string>;
 };
 
@@ -35,4 +36,5 @@ template <quantized_matrix C>
   return size == 0.0 ? 0.0 : static_cast<double>(codes.code_bits()) + codes.side_bits() / size;
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -4,9 +4,10 @@
 /// all give the same bits.
 
 #include "slim/core/scalar.hpp"
-#include "slim/linalg/simd.hpp"
+#include "slim/simd/levels.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// The grid of a row: `group` neighbouring columns share a scale.
@@ -44,7 +45,8 @@ struct rounding_kernels {
 
 #define SLIM_KERNELS rounding
 #define SLIM_KERNELS_FILE "slim/quantization/rounding_kernels.inc"
-#include "slim/linalg/for_each_simd_level.inc"
+#include "slim/simd/for_each_level.inc"
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

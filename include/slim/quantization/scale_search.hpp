@@ -16,7 +16,8 @@
 #include <span>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Sorted values with weights, as prefix sums. Value number i stands for one weight, or for all weights in a histogram bin.
 class prefix_moments {
@@ -232,4 +233,5 @@ private:
   return centers[static_cast<std::size_t>(best)];
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

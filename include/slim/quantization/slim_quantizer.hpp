@@ -3,12 +3,13 @@
 /// SLiM-Quant (arXiv 2410.09615, section 3.1): a uniform symmetric quantizer whose step minimises the expected squared error
 /// over the distribution of the weights, and SLiM-Quant^O, its activation-aware form.
 
-#include "slim/quantization/integer_codes.hpp"
+#include "slim/quantization/codes/integer_codes.hpp"
 #include "slim/quantization/weight_histogram.hpp"
 
 #include <numeric>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// How the step is searched.
 enum class scale_search {
@@ -42,7 +43,7 @@ class slim_quantizer {
 public:
   /// @throws config_error on bits outside 2..8, a share outside [0, 1], a factor that is not positive, or fewer than 1
   /// candidate.
-  slim_quantizer(slim_quant_config config = {}) : config_(config) { // NOLINT: implicit, so that a config can stand for it
+  explicit slim_quantizer(slim_quant_config config = {}) : config_(config) {
     integer_codes(0, 0, config.bits, config.block, config.scale_format);
     if (!(config.outlier_share >= 0.0 && config.outlier_share <= 1.0))
       throw config_error(message("slim_quantizer: outlier share ", config.outlier_share, " is not in [0, 1]"));
@@ -53,18 +54,18 @@ public:
 
   [[nodiscard]] slim_quant_config const& config() const noexcept { return config_; }
 
-  /// @throws if activations are needed: config_error if none were seen, shape_error if W and the calibration disagree on d_in.
-  [[nodiscard]] integer_codes quantize(matrix_view<float const> w, calibration const& seen, context const& ctx = {}) const {
+  /// @throws if activations are needed: config_error if none were calib, shape_error if W and the calibration disagree on d_in.
+  [[nodiscard]] integer_codes quantize(matrix_view<float const> w, calibration const& calib, context const& ctx = {}) const {
     if (config_.output_weighted || config_.outlier_share > 0.0) {
-      require_channels(seen, w.cols(), "slim_quantizer");
-      require_observed(seen, "slim_quantizer");
+      require_channels(calib, w.cols(), "slim_quantizer");
+      require_observed(calib, "slim_quantizer");
     }
     integer_codes result(w.rows(), w.cols(), config_.bits, config_.block, config_.scale_format);
-    std::vector<float> error_weights = config_.output_weighted ? squares_of_channels(seen) : std::vector<float>();
+    std::vector<float> error_weights = config_.output_weighted ? squares_of_channels(calib) : std::vector<float>();
     if (config_.outlier_share == 0.0) {
       set_scales(result, w, error_weights, ctx);
     } else {
-      result.channel_factors = factors_of_channels(w, seen);
+      result.channel_factors = factors_of_channels(w, calib);
       matrix<float> scaled(w);
       for (index_t j = 0; j < w.cols(); ++j) {
         float const factor = result.factor_at(j);
@@ -91,16 +92,16 @@ private:
 
   /// Mean square of every input channel, relative to the largest: what a squared weight error costs the output. Dead channels
   /// weigh 0.
-  static std::vector<float> squares_of_channels(calibration const& seen) {
-    std::vector<double> const squares = seen.mean_square();
+  static std::vector<float> squares_of_channels(calibration const& calib) {
+    std::vector<double> const squares = calib.mean_square();
     double const largest = squares.empty() ? 0.0 : *std::max_element(squares.begin(), squares.end());
     std::vector<float> weights;
     for (double const square : squares) weights.push_back(static_cast<float>(largest > 0.0 ? square / largest : square));
     return weights;
   }
 
-  std::vector<float> factors_of_channels(matrix_view<float const> w, calibration const& seen) const {
-    std::vector<double> importance = seen.mean_abs();
+  std::vector<float> factors_of_channels(matrix_view<float const> w, calibration const& calib) const {
+    std::vector<double> importance = calib.mean_abs();
     for (index_t j = 0; j < w.cols(); ++j) {
       double sum = 0;
       for (index_t i = 0; i < w.rows(); ++i) sum += static_cast<double>(std::abs(w(i, j)));
@@ -193,4 +194,5 @@ private:
 
 static_assert(quantizer<slim_quantizer>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -12,7 +12,8 @@
 #include <cstdint>
 #include <span>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Sorted moments of few values; `weights` (of the squared error) empty means 1 each. NaN is left out. O(n log n).
 [[nodiscard]] inline prefix_moments moments_of(std::vector<std::pair<float, double>>& values) {
@@ -166,4 +167,5 @@ inline bin_grid bins_up_to(float largest, index_t bins) noexcept {
   return moments;
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -6,7 +6,8 @@
 
 #include <limits>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 namespace detail {
 
@@ -34,8 +35,8 @@ inline std::vector<float> lifted_from_zero(std::vector<double> const& values) {
 /// All channels weigh the same: the adapter is the plain truncated SVD of the error ("Naive-LoRA").
 class unit_saliency {
 public:
-  [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const {
-    return std::vector<float>(static_cast<std::size_t>(seen.channels()), 1.0f);
+  [[nodiscard]] std::vector<float> channel_weights(calibration const& calib) const {
+    return std::vector<float>(static_cast<std::size_t>(calib.channels()), 1.0f);
   }
   [[nodiscard]] std::string describe() const { return "unit"; }
 };
@@ -45,9 +46,9 @@ public:
 class slim_saliency {
 public:
   /// @throws config_error before the first token.
-  [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const {
-    require_observed(seen, "slim_saliency");
-    std::vector<double> weights = seen.mean_abs();
+  [[nodiscard]] std::vector<float> channel_weights(calibration const& calib) const {
+    require_observed(calib, "slim_saliency");
+    std::vector<double> weights = calib.mean_abs();
     if (std::count(weights.begin(), weights.end(), 0.0) > 0) {
       double const shift = detail::smallest_positive(weights);
       for (double& weight : weights) weight += shift;
@@ -62,9 +63,9 @@ public:
 class rms_saliency {
 public:
   /// @throws config_error before the first token.
-  [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const {
-    require_observed(seen, "rms_saliency");
-    std::vector<double> weights = seen.mean_square();
+  [[nodiscard]] std::vector<float> channel_weights(calibration const& calib) const {
+    require_observed(calib, "rms_saliency");
+    std::vector<double> weights = calib.mean_square();
     for (double& weight : weights) weight = std::sqrt(weight);
     return detail::lifted_from_zero(weights);
   }
@@ -76,9 +77,9 @@ public:
 class l2qer_saliency {
 public:
   /// @throws config_error before the first token.
-  [[nodiscard]] std::vector<float> channel_weights(calibration const& seen) const {
-    require_observed(seen, "l2qer_saliency");
-    std::vector<double> weights = seen.sample_peak_mean_abs();
+  [[nodiscard]] std::vector<float> channel_weights(calibration const& calib) const {
+    require_observed(calib, "l2qer_saliency");
+    std::vector<double> weights = calib.sample_peak_mean_abs();
     if (weights.empty()) return {};
     double const smallest = detail::smallest_positive(weights);
     double const largest = *std::max_element(weights.begin(), weights.end());
@@ -92,4 +93,5 @@ public:
 static_assert(linear_saliency<unit_saliency> && linear_saliency<slim_saliency> && linear_saliency<rms_saliency> &&
               linear_saliency<l2qer_saliency>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

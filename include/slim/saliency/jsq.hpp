@@ -7,7 +7,8 @@
 #include "slim/core/matrix_traits.hpp"
 #include "slim/saliency/saliency.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 struct jsq_config {
   double rho = 2.1;   ///< weight of the range; the published code's default
@@ -120,4 +121,5 @@ private:
 
 static_assert(saliency<jsq>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

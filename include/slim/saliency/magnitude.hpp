@@ -4,7 +4,8 @@
 
 #include "slim/saliency/saliency.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 class magnitude {
 public:
@@ -23,4 +24,5 @@ public:
 
 static_assert(saliency<magnitude>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -6,7 +6,8 @@
 
 #include "slim/saliency/saliency.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 struct ria_config {
   double power = 0.5; ///< of the channel's norm; 0: relative importance alone, needs no activations
@@ -20,7 +21,7 @@ struct ria_config {
 class ria {
 public:
   /// @throws config_error unless power is a finite number >= 0.
-  ria(ria_config config = {}) : config_(config) { // NOLINT: implicit, so that a config can stand for it
+  explicit ria(ria_config config = {}) : config_(config) {
     if (!(config.power >= 0.0) || !std::isfinite(config.power))
       throw config_error(message("ria: power ", config.power, " is not a number >= 0"));
   }
@@ -55,11 +56,11 @@ public:
   };
 
   /// @throws shape_error if W and the calibration disagree on d_in; config_error before the first token, if it needs tokens.
-  [[nodiscard]] scorer prepare(matrix_view<float const> w, calibration const& seen) const {
-    require_channels(seen, w.cols(), "ria");
+  [[nodiscard]] scorer prepare(matrix_view<float const> w, calibration const& calib) const {
+    require_channels(calib, w.cols(), "ria");
     if (config_.power == 0.0) return scorer(w, std::vector<double>(static_cast<std::size_t>(w.cols()), 1.0));
-    require_observed(seen, "ria");
-    std::vector<double> factor = seen.mean_square();
+    require_observed(calib, "ria");
+    std::vector<double> factor = calib.mean_square();
     double const largest = factor.empty() ? 0.0 : *std::max_element(factor.begin(), factor.end());
     for (double& square : factor) square = largest > 0.0 ? std::pow(square / largest, config_.power / 2) : 0.0;
     return scorer(w, std::move(factor));
@@ -73,4 +74,5 @@ private:
 
 static_assert(saliency<ria>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

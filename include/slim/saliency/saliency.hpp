@@ -8,7 +8,8 @@
 #include <string>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 namespace detail {
 /// A scorer as algorithms hold it: a const lvalue.
@@ -20,17 +21,18 @@ std::remove_cvref_t<T> const& as_held(T&&) noexcept;
 /// from several threads. Laws: finite for finite input, pure, larger = more important. `describe()` says what it is, for
 /// reports.
 template <class S>
-concept saliency = requires(S const& s, matrix_view<float const> w, calibration const& seen) {
-  { detail::as_held(s.prepare(w, seen))(index_t{}, index_t{}) } -> std::same_as<float>;
+concept saliency = requires(S const& s, matrix_view<float const> w, calibration const& calib) {
+  { detail::as_held(s.prepare(w, calib))(index_t{}, index_t{}) } -> std::same_as<float>;
   { s.describe() } -> std::convertible_to<std::string>;
 };
 
 /// Weighs input channels, for adapters: F(E) = E diag(w). `channel_weights` returns d_in positive finite numbers, so that F
 /// is additive and invertible, the two conditions SLiM puts on a saliency (arXiv 2410.09615, section 3.3).
 template <class S>
-concept linear_saliency = requires(S const& s, calibration const& seen) {
-  { s.channel_weights(seen) } -> std::same_as<std::vector<float>>;
+concept linear_saliency = requires(S const& s, calibration const& calib) {
+  { s.channel_weights(calib) } -> std::same_as<std::vector<float>>;
   { s.describe() } -> std::convertible_to<std::string>;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

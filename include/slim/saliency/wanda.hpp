@@ -5,14 +5,15 @@
 
 #include "slim/saliency/saliency.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 class wanda {
 public:
   class scorer {
   public:
-    scorer(matrix_view<float const> w, calibration const& seen) : w_(w) {
-      std::vector<double> const squares = seen.mean_square();
+    scorer(matrix_view<float const> w, calibration const& calib) : w_(w) {
+      std::vector<double> const squares = calib.mean_square();
       double const largest = squares.empty() ? 0.0 : *std::max_element(squares.begin(), squares.end());
       // A common power of two changes no comparison; with norms below 1 no score overflows.
       int const exponent = largest > 0.0 ? std::ilogb(std::sqrt(largest)) + 1 : 0;
@@ -28,14 +29,15 @@ public:
   };
 
   /// @throws shape_error if W and the calibration disagree on d_in; config_error before the first token.
-  [[nodiscard]] scorer prepare(matrix_view<float const> w, calibration const& seen) const {
-    require_channels(seen, w.cols(), "wanda");
-    require_observed(seen, "wanda");
-    return scorer(w, seen);
+  [[nodiscard]] scorer prepare(matrix_view<float const> w, calibration const& calib) const {
+    require_channels(calib, w.cols(), "wanda");
+    require_observed(calib, "wanda");
+    return scorer(w, calib);
   }
   [[nodiscard]] std::string describe() const { return "wanda"; }
 };
 
 static_assert(saliency<wanda>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -12,7 +12,8 @@
 #include "slim/saliency/saliency.hpp"
 #include "slim/transforms/transform.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 /// What an archetype starts from.
@@ -54,8 +55,8 @@ struct saliency_archetype : archetype_base {
 /// All channels weigh 1.
 struct linear_saliency_archetype : archetype_base {
   using archetype_base::archetype_base;
-  std::vector<float> channel_weights(calibration const& seen) const {
-    return std::vector<float>(static_cast<std::size_t>(seen.channels()), 1.0f);
+  std::vector<float> channel_weights(calibration const& calib) const {
+    return std::vector<float>(static_cast<std::size_t>(calib.channels()), 1.0f);
   }
   text_archetype describe() const { return text_archetype(0); }
 };
@@ -144,7 +145,7 @@ struct transform_archetype : archetype_base {
   matrix<T> invert(matrix_view<T const> w) const {
     return matrix<T>(w);
   }
-  calibration apply_to(calibration const& seen) const { return seen; }
+  calibration apply_to(calibration const& calib) const { return calib; }
   text_archetype describe() const { return text_archetype(0); }
 };
 
@@ -177,4 +178,5 @@ static_assert(packed_format<packed_format_archetype>);
 static_assert(low_rank_solver<low_rank_solver_archetype> && executor<executor_archetype> && transform<transform_archetype>);
 
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

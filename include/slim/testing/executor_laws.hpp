@@ -8,7 +8,8 @@
 #include <atomic>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 /// Every task runs exactly once, for_each returns after the last one, and through slim::parallel_for blocks cover the range
@@ -77,4 +78,5 @@ template <executor E>
 }
 
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

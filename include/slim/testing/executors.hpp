@@ -9,7 +9,8 @@
 #include <thread>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 /// `threads` threads of its own for every parallel region; tasks go to whoever asks first. Stands for an embedder's pool.
@@ -46,4 +47,5 @@ template <executor E>
 }
 
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -9,7 +9,8 @@
 #include <string>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 struct named_codes {
@@ -94,4 +95,5 @@ struct named_codes {
 }
 
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -10,7 +10,8 @@
 #include <string>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 struct named_matrix {
@@ -20,7 +21,7 @@ struct named_matrix {
 
 struct named_calibration {
   std::string name;
-  calibration seen;
+  calibration calib;
 };
 
 /// Standard normal numbers times `spread`.
@@ -82,9 +83,9 @@ template <class F>
 
 /// A calibration that has seen X (tokens x d_in).
 [[nodiscard]] inline calibration observed(matrix<float> const& x, calibration_config config = {}) {
-  calibration seen(x.cols(), config);
-  seen.observe(x.view());
-  return seen;
+  calibration calib(x.cols(), config);
+  calib.observe(x.view());
+  return calib;
 }
 
 /// Calibrations of `channels` input channels: ordinary, constant, with dead channels, all dead, one token, outlier channels,
@@ -112,4 +113,5 @@ template <class F>
 }
 
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -7,7 +7,8 @@
 #include "slim/testing/same_bits.hpp"
 #include "slim/testing/violation.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 /// Finite stays finite, 0 stays 0, |x - x'| <= bound * max|x| (`bound`: what the component documents, e.g. 1 / 254 for int8),
@@ -42,4 +43,5 @@ template <input_quantizer Q>
 }
 
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

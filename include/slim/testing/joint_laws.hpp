@@ -2,7 +2,7 @@
 /// @file
 /// Laws of a joint compressor and of a set that solvers sweep over.
 
-#include "slim/calibration/curvature.hpp"
+#include "slim/calibration/hessian.hpp"
 #include "slim/joint/feedback_factor.hpp"
 #include "slim/joint/joint_compressor.hpp"
 #include "slim/joint/quantized_set.hpp"
@@ -10,7 +10,8 @@
 #include "slim/testing/pruner_laws.hpp"
 #include "slim/testing/quantizer_laws.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 namespace detail {
@@ -59,7 +60,7 @@ template <joint_compressor J>
       detail::collector judge(broken, message(w.name, "; ", c.name));
       matrix<float> const before = w.values;
       auto const run = [&](auto const& where) {
-        return j.compress(matrix_view<float const>(w.values.view()), c.seen, on(where));
+        return j.compress(matrix_view<float const>(w.values.view()), c.calib, on(where));
       };
       auto const found = run(serial_executor{});
       judge.expect(same_bits(w.values, before), "W is not changed");
@@ -90,14 +91,14 @@ template <sweepable S>
     for (named_calibration const& c : hard_calibrations(v.values.cols())) {
       detail::collector judge(broken, message(v.name, "; ", c.name));
       matrix_view<float const> const target = v.values.view();
-      matrix<float> const h = curvature(c.seen, 0.1);
+      matrix<float> const h = hessian(c.calib, 0.1);
       auto const energy = [&](auto const& p) {
         matrix<float> rest = p.values();
         for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] = v.values.data()[k] - rest.data()[k];
-        return energy_under(rest.view(), h.view());
+        return hessian_energy(rest.view(), h.view());
       };
-      double const whole = energy_under(target, h.view());
-      auto p = s.start(target, c.seen, context{});
+      double const whole = hessian_energy(target, h.view());
+      auto p = s.start(target, c.calib, context{});
       detail::judge_point(judge, p.values(), p.kept, p.codes);
       s.sweep(target, factor_for_feedback(h.view()).upper.view(), p, context{});
       detail::judge_point(judge, p.values(), p.kept, p.codes);
@@ -118,4 +119,5 @@ template <sweepable S>
 }
 
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

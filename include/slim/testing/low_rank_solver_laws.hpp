@@ -9,7 +9,8 @@
 #include "slim/testing/same_bits.hpp"
 #include "slim/testing/violation.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 /// ||(E - (L R)^T) diag(w)||_F^2 in double, with the library's gemm out of the way. O(d_out d_in r).
@@ -80,7 +81,7 @@ template <low_rank_solver S>
       matrix<float> const before = e.values;
       index_t const d_out = before.rows(), d_in = before.cols();
       auto const solve = [&](auto const& where) {
-        return s.solve(matrix_view<float const>(e.values.view()), c.seen, on(where));
+        return s.solve(matrix_view<float const>(e.values.view()), c.calib, on(where));
       };
       adapter const found = solve(serial_executor{});
       judge.expect(same_bits(e.values, before), "E is not changed");
@@ -92,8 +93,8 @@ template <low_rank_solver S>
       judge.expect(all_finite(found.left) && all_finite(found.right), "factors are finite");
       matrix<float> left_over = before;
       found.subtract_from(left_over.view());
-      double const none = s.energy(matrix_view<float const>(before.view()), c.seen, context{}),
-                   rest = s.energy(matrix_view<float const>(left_over.view()), c.seen, context{});
+      double const none = s.energy(matrix_view<float const>(before.view()), c.calib, context{}),
+                   rest = s.energy(matrix_view<float const>(left_over.view()), c.calib, context{});
       judge.expect(std::isfinite(none) && none >= 0.0, "the energy of an error is finite and not negative", message(none));
       judge.expect(rest <= none * (1 + 1e-5), "the energy left is not above that of no adapter",
                    message(rest / none, " times"));
@@ -106,4 +107,5 @@ template <low_rank_solver S>
 }
 
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -7,7 +7,8 @@
 #include "slim/testing/same_bits.hpp"
 #include "slim/testing/violation.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 namespace detail {
@@ -73,4 +74,5 @@ template <packed_format F>
 }
 
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

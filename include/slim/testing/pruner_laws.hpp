@@ -8,7 +8,8 @@
 #include "slim/testing/same_bits.hpp"
 #include "slim/testing/violation.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 namespace detail {
@@ -41,7 +42,7 @@ template <pruner P>
     for (named_calibration const& c : hard_calibrations(w.values.cols())) {
       detail::collector judge(broken, message(w.name, "; ", c.name));
       matrix<float> const before = w.values;
-      auto const select = [&](auto const& where) { return p.select(w.values.view(), c.seen, on(where)); };
+      auto const select = [&](auto const& where) { return p.select(w.values.view(), c.calib, on(where)); };
       mask const kept = select(serial_executor{});
       judge.expect(same_bits(w.values, before), "W is not changed");
       if (!judge.expect(kept.rows() == w.values.rows() && kept.cols() == w.values.cols(), "the mask has the shape of W",
@@ -57,4 +58,5 @@ template <pruner P>
 }
 
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -2,13 +2,14 @@
 /// @file
 /// Laws of a quantizer. Codes of type integer_codes are held to their documented grid as well.
 
-#include "slim/quantization/integer_codes.hpp"
+#include "slim/quantization/codes/integer_codes.hpp"
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/same_bits.hpp"
 #include "slim/testing/violation.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 namespace detail {
@@ -82,7 +83,7 @@ template <quantizer Q>
     for (named_calibration const& c : hard_calibrations(w.values.cols())) {
       detail::collector judge(broken, message(w.name, "; ", c.name));
       matrix<float> const before = w.values;
-      auto const codes = q.quantize(w.values.view(), c.seen, on(serial_executor{}));
+      auto const codes = q.quantize(w.values.view(), c.calib, on(serial_executor{}));
       judge.expect(same_bits(w.values, before), "W is not changed");
       if (!judge.expect(codes.rows() == w.values.rows() && codes.cols() == w.values.cols(), "codes have the shape of W",
                         message(codes.rows(), " x ", codes.cols())))
@@ -93,7 +94,7 @@ template <quantizer Q>
       matrix<float> const values = detail::values_of(codes, on(serial_executor{}));
       judge.expect(all_finite(values), "finite weights have finite values");
       auto const again_on = [&](auto const& where) {
-        auto const again = q.quantize(w.values.view(), c.seen, on(where));
+        auto const again = q.quantize(w.values.view(), c.calib, on(where));
         return again.code_bits() == codes.code_bits() && again.side_bits() == codes.side_bits() &&
                same_bits(values, detail::values_of(again, on(where)));
       };
@@ -115,4 +116,5 @@ template <quantizer Q>
 }
 
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -8,15 +8,16 @@
 #include "slim/testing/same_bits.hpp"
 #include "slim/testing/violation.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 /// Scores are finite for finite input, the same every time and from any thread; W is not changed.
 template <saliency S>
 [[nodiscard]] violations check_saliency(S const& s, std::vector<named_matrix> const& matrices = hard_matrices()) {
   violations broken;
-  auto const scores = [&](matrix<float> const& w, calibration const& seen, context const& ctx) {
-    auto const score = s.prepare(w.view(), seen);
+  auto const scores = [&](matrix<float> const& w, calibration const& calib, context const& ctx) {
+    auto const score = s.prepare(w.view(), calib);
     matrix<float> all(w.rows(), w.cols());
     ctx.parallel_for(w.rows(), 2, [&](index_t begin, index_t end) {
       for (index_t i = begin; i < end; ++i)
@@ -28,11 +29,11 @@ template <saliency S>
     for (named_calibration const& c : hard_calibrations(w.values.cols())) {
       detail::collector judge(broken, message(w.name, "; ", c.name));
       matrix<float> const before = w.values;
-      matrix<float> const found = scores(w.values, c.seen, on(serial_executor{}));
+      matrix<float> const found = scores(w.values, c.calib, on(serial_executor{}));
       judge.expect(all_finite(found), "scores are finite for finite input");
       judge.expect(same_bits(w.values, before), "W is not changed");
-      judge.expect(same_bits(found, scores(w.values, c.seen, on(serial_executor{}))), "the same twice");
-      judge.expect(same_bits(found, scores(w.values, c.seen, on(thread_team_executor{}))),
+      judge.expect(same_bits(found, scores(w.values, c.calib, on(serial_executor{}))), "the same twice");
+      judge.expect(same_bits(found, scores(w.values, c.calib, on(thread_team_executor{}))),
                    "a scorer may be asked from several threads");
     }
   return broken;
@@ -46,11 +47,11 @@ template <linear_saliency S>
   for (index_t const channels : {0, 1, 2, 30, 131})
     for (named_calibration const& c : hard_calibrations(channels)) {
       detail::collector judge(broken, message(channels, " channels; ", c.name));
-      std::vector<float> const weights = s.channel_weights(c.seen);
+      std::vector<float> const weights = s.channel_weights(c.calib);
       if (!judge.expect(static_cast<index_t>(weights.size()) == channels, "one weight per channel",
                         message(weights.size(), " weights")))
         continue;
-      judge.expect(same_bits(weights, s.channel_weights(c.seen)), "the same twice");
+      judge.expect(same_bits(weights, s.channel_weights(c.calib)), "the same twice");
       for (std::size_t j = 0; j < weights.size(); ++j) {
         float const w = weights[j];
         if (!judge.expect(w > 0.0f && std::isfinite(w), "weights are positive and finite", message("channel ", j, ": ", w)))
@@ -65,4 +66,5 @@ template <linear_saliency S>
 }
 
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -7,7 +7,8 @@
 #include <bit>
 #include <optional>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 [[nodiscard]] inline bool same_bits(float a, float b) noexcept {
@@ -55,4 +56,5 @@ template <class T>
 }
 
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -9,7 +9,8 @@
 
 #include <type_traits>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 namespace detail {
@@ -20,17 +21,17 @@ struct row_energy {
   double energy = 0, uncancelled = 0;
 };
 
-[[nodiscard]] inline row_energy plain_row_energy(matrix<float> const& e, index_t i, calibration const& seen) {
+[[nodiscard]] inline row_energy plain_row_energy(matrix<float> const& e, index_t i, calibration const& calib) {
   row_energy out;
-  std::vector<double> const square = seen.mean_square();
+  std::vector<double> const square = calib.mean_square();
   double norms = 0;
   for (index_t j = 0; j < e.cols(); ++j) {
     double const x = static_cast<double>(e(i, j)), size = std::max(std::abs(x), 0x1p-126);
-    double const weight = seen.has_gram() ? seen.gram()(j, j) : square[static_cast<std::size_t>(j)];
+    double const weight = calib.has_gram() ? calib.gram()(j, j) : square[static_cast<std::size_t>(j)];
     norms += size * std::sqrt(weight);
-    if (!seen.has_gram()) out.energy += x * x * weight;
-    for (index_t k = 0; seen.has_gram() && k < e.cols(); ++k)
-      out.energy += x * seen.gram()(j, k) * static_cast<double>(e(i, k));
+    if (!calib.has_gram()) out.energy += x * x * weight;
+    for (index_t k = 0; calib.has_gram() && k < e.cols(); ++k)
+      out.energy += x * calib.gram()(j, k) * static_cast<double>(e(i, k));
   }
   out.uncancelled = norms * norms;
   return out;
@@ -62,13 +63,13 @@ template <class Make>
         break;
     for (named_calibration const& c : hard_calibrations(before.cols())) {
       detail::collector there(broken, message(w.name, "; ", c.name));
-      calibration const seen = t.apply_to(c.seen);
-      if (!there.expect(seen.channels() == before.cols() && seen.tokens() == c.seen.tokens() &&
-                            seen.config() == c.seen.config(),
+      calibration const calib = t.apply_to(c.calib);
+      if (!there.expect(calib.channels() == before.cols() && calib.tokens() == c.calib.tokens() &&
+                            calib.config() == c.calib.config(),
                         "the calibration keeps its channels, tokens and statistics"))
         continue;
       for (index_t i = 0; i < before.rows(); ++i) {
-        auto const old = detail::plain_row_energy(before, i, c.seen), now = detail::plain_row_energy(applied, i, seen);
+        auto const old = detail::plain_row_energy(before, i, c.calib), now = detail::plain_row_energy(applied, i, calib);
         if (!there.expect(std::abs(now.energy - old.energy) <= 1e-6 * old.uncancelled, "outputs stay",
                           message("row ", i, ": energy ", old.energy, " became ", now.energy)))
           break;
@@ -79,4 +80,5 @@ template <class Make>
 }
 
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

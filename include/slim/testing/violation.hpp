@@ -9,7 +9,8 @@
 #include <string>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace testing {
 
 /// One law that did not hold.
@@ -49,4 +50,5 @@ private:
 
 } // namespace detail
 } // namespace testing
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

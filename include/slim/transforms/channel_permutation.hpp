@@ -9,7 +9,8 @@
 #include <numeric>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Channel j of the new order is channel order()[j] of the old one. Exact: numbers move, none changes.
 class channel_permutation {
@@ -43,9 +44,9 @@ public:
   [[nodiscard]] matrix<float> invert(matrix_view<float const> w) const { return with_columns(w, inverse_, "invert"); }
 
   /// @throws shape_error
-  [[nodiscard]] calibration apply_to(calibration const& seen) const {
-    require_channels(seen, channels(), "channel_permutation");
-    return seen.remapped(order_);
+  [[nodiscard]] calibration apply_to(calibration const& calib) const {
+    require_channels(calib, channels(), "channel_permutation");
+    return calib.remapped(order_);
   }
 
   /// The layer before, made to write its outputs in the new order: rows of its W (channels x anything; for a gated MLP both up
@@ -78,4 +79,5 @@ private:
 
 static_assert(transform<channel_permutation>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

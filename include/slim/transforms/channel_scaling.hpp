@@ -8,7 +8,8 @@
 #include <numeric>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Column j of W times factors[j], inputs divided by it. Exact if all factors are powers of two and nothing over- or
 /// underflows, else each of apply and invert rounds once.
@@ -33,13 +34,13 @@ public:
   }
 
   /// @throws shape_error
-  [[nodiscard]] calibration apply_to(calibration const& seen) const {
-    require_channels(seen, channels(), "channel_scaling");
+  [[nodiscard]] calibration apply_to(calibration const& calib) const {
+    require_channels(calib, channels(), "channel_scaling");
     std::vector<index_t> same(factors_.size());
     std::iota(same.begin(), same.end(), index_t{0});
     std::vector<double> inverse;
     for (float const s : factors_) inverse.push_back(1.0 / static_cast<double>(s));
-    return seen.remapped(same, inverse);
+    return calib.remapped(same, inverse);
   }
 
   [[nodiscard]] std::string describe() const { return message("scaling of ", channels(), " channels"); }
@@ -62,4 +63,5 @@ private:
 
 static_assert(transform<channel_scaling>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

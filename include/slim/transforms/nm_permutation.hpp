@@ -13,7 +13,8 @@
 #include <cmath>
 #include <functional>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 struct nm_permutation_config {
   sparsity_pattern pattern{2, 4};
@@ -259,9 +260,9 @@ inline void check(nm_permutation_config const& config, index_t channels) {
 
 /// The same, for the scores that a saliency gives W.
 template <saliency Saliency>
-[[nodiscard]] nm_permutation permutation_for_nm(matrix_view<float const> w, calibration const& seen, Saliency const& ranking,
+[[nodiscard]] nm_permutation permutation_for_nm(matrix_view<float const> w, calibration const& calib, Saliency const& ranking,
                                                 nm_permutation_config const& config = {}, context const& ctx = {}) {
-  auto const score = ranking.prepare(w, seen);
+  auto const score = ranking.prepare(w, calib);
   matrix<float> scores(w.rows(), w.cols());
   ctx.parallel_for(w.rows(), 16, [&](index_t begin, index_t end) {
     for (index_t i = begin; i < end; ++i)
@@ -270,4 +271,5 @@ template <saliency Saliency>
   return permutation_for_nm(scores.view(), config, ctx);
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

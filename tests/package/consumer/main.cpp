@@ -14,9 +14,9 @@
 
 int main() {
   Eigen::MatrixXf const W = Eigen::MatrixXf::Random(48, 64), X = Eigen::MatrixXf::Random(200, 64);
-  slim::calibration seen(64);
-  seen.observe(X);
-  auto const layer = slim::compress(W, seen,
+  slim::calibration calib(64);
+  calib.observe(X);
+  auto const layer = slim::compress(W, calib,
                                     slim::chain(slim::slim_quantizer({.bits = 4}), slim::nm_pruner<2, 4>(slim::wanda{}),
                                                 slim::slim_lora({.rank = {.ratio = 0.25}})));
   auto const& steps = layer.report.steps;

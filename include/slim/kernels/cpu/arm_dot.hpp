@@ -1,7 +1,7 @@
 #pragma once
 /// @file
 /// Which ARM machines have the dot product instructions that kernels use, and the region they are compiled in; see
-/// linalg/simd.hpp for the rules of such regions.
+/// simd/levels.hpp for the rules of such regions.
 
 #include "slim/config.hpp"
 
@@ -26,7 +26,8 @@
 #endif
 #endif
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// Asked of the operating system; false where nobody answers.
@@ -42,4 +43,5 @@ namespace detail {
 }
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

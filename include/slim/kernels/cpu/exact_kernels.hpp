@@ -2,10 +2,11 @@
 /// @file
 /// Inner loops of products with float inputs, one set per instruction set.
 
-#include "slim/kernels/r16.hpp"
-#include "slim/linalg/simd.hpp"
+#include "slim/kernels/cpu/r16.hpp"
+#include "slim/simd/levels.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// Inner loops of one instruction set; explained in exact_kernels.inc. A block has 16 rows.
@@ -21,7 +22,8 @@ struct exact_kernels {
 
 #define SLIM_KERNELS exact
 #define SLIM_KERNELS_FILE "slim/kernels/cpu/exact_kernels.inc"
-#include "slim/linalg/for_each_simd_level.inc"
+#include "slim/simd/for_each_level.inc"
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -3,9 +3,10 @@
 /// Innermost loops of packing codes into stages of 16 rows x 32 columns (kernels/r16.hpp), one set per instruction set, chosen
 /// at run time.
 
-#include "slim/linalg/simd.hpp"
+#include "slim/simd/levels.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// Columns that `join_pairs` takes at a time.
@@ -22,7 +23,8 @@ struct packing_kernels {
 
 #define SLIM_KERNELS packing
 #define SLIM_KERNELS_FILE "slim/kernels/cpu/packing_kernels.inc"
-#include "slim/linalg/for_each_simd_level.inc"
+#include "slim/simd/for_each_level.inc"
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

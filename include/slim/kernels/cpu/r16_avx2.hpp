@@ -4,10 +4,11 @@
 /// kernels/cpu/r16_kernels.hpp.
 
 #include "slim/kernels/cpu/r16_walk.hpp"
-#include "slim/linalg/simd.hpp"
+#include "slim/simd/levels.hpp"
 
 #if SLIM_SIMD_X86
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 // A lane of 16 bits takes two products per step and holds a whole stage of 2:4 (4 steps) or dense codes (8 steps).
@@ -217,5 +218,6 @@ inline void round_inputs(float const* x, index_t stages, std::int8_t* out, index
 SLIM_SIMD_END
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim
 #endif

@@ -4,10 +4,11 @@
 /// lane. See kernels/cpu/r16_kernels.hpp.
 
 #include "slim/kernels/cpu/r16_walk.hpp"
-#include "slim/linalg/simd.hpp"
+#include "slim/simd/levels.hpp"
 
 #if SLIM_SIMD_X86
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 SLIM_SIMD_BEGIN_AVX512_VNNI
@@ -167,5 +168,6 @@ SLIM_INLINE floats zeros_of(std::uint8_t const* header) {
 SLIM_SIMD_END
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim
 #endif

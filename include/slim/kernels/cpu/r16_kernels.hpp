@@ -8,9 +8,10 @@
 #include "slim/kernels/cpu/r16_avx512.hpp"
 #include "slim/kernels/cpu/r16_neon.hpp"
 #include "slim/kernels/cpu/r16_walk.hpp"
-#include "slim/linalg/simd.hpp"
+#include "slim/simd/levels.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// Row blocks of 16 rows that lie one behind the other, in one stream or in two, times the vectors of a tile: the sum over the
@@ -186,4 +187,5 @@ void r16_product(r16_walk const& a, std::uint8_t const* const* streams, index_t 
 #undef SLIM_R16_TABLE
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -7,7 +7,8 @@
 #include "slim/kernels/cpu/r16_walk.hpp"
 
 #if SLIM_SIMD_ARM
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 SLIM_SIMD_BEGIN_NEON_DOT
@@ -131,5 +132,6 @@ SLIM_INLINE floats zeros_of(std::uint8_t const* header) {
 SLIM_SIMD_END
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim
 #endif

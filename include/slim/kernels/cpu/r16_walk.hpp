@@ -2,9 +2,10 @@
 /// @file
 /// How an R16 kernel walks over row blocks.
 
-#include "slim/kernels/r16.hpp"
+#include "slim/kernels/cpu/r16.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// Below it a scale of inputs has no finite inverse that is worth a code.
@@ -36,4 +37,5 @@ struct r16_output {
 };
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

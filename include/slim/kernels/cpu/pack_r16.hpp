@@ -3,11 +3,12 @@
 /// Codes, masks and numbers into the R16 layout (kernels/r16.hpp).
 
 #include "slim/kernels/cpu/packing_kernels.hpp"
-#include "slim/kernels/r16.hpp"
+#include "slim/kernels/cpu/r16.hpp"
 
 #include <array>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// What a packed matrix is made of.
 struct r16_source {
@@ -367,4 +368,5 @@ inline r16_matrix pack_all(integer_codes const& codes, mask const* kept, std::op
   return packed;
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

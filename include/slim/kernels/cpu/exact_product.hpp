@@ -6,7 +6,8 @@
 #include "slim/core/matrix.hpp"
 #include "slim/kernels/cpu/exact_kernels.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// X W^T for a few tokens, as integer_product. A block of 16 rows and 128 columns is decoded and serves all tokens: dense codes
@@ -124,4 +125,5 @@ private:
 };
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -3,10 +3,11 @@
 /// Writer of GGUF version 3, from scratch or from a template: all metadata of a file (tokenizer included) copied byte for
 /// byte, chosen tensors replaced. That is how a compressed model keeps everything its runtime needs.
 
-#include "slim/io/gguf.hpp"
+#include "slim/io/gguf/reader.hpp"
 #include "slim/io/outgoing_tensor.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 namespace detail {
 
@@ -213,4 +214,5 @@ private:
   std::vector<outgoing_tensor> tensors_;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

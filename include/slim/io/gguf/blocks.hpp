@@ -14,7 +14,8 @@
 #include <cstdint>
 #include <cstring>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 static_assert(std::endian::native == std::endian::little, "slim: the file formats are little-endian, this machine is not");
 
@@ -223,4 +224,5 @@ void dequantize_blocks(std::byte const* bytes, std::ptrdiff_t blocks, float* out
 }
 
 } // namespace ggml
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -12,7 +12,8 @@
 #include <memory>
 #include <utility>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Bytes with value semantics, uninitialised: whoever fills them touches them first. 64 bytes behind the end may be read.
 class aligned_bytes {
@@ -48,4 +49,5 @@ private:
   std::shared_ptr<std::uint8_t[]> data_; // ours alone: shared_ptr for its deleter
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

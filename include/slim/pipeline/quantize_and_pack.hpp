@@ -4,13 +4,14 @@
 /// 2:4 pruning. 16 rows at a time, a panel of columns after the other: weights come from memory once, and what is made of them
 /// never leaves the cache. Byte for byte what the components give one after the other.
 
-#include "slim/kernels/pack_r16.hpp"
+#include "slim/kernels/cpu/pack_r16.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/quantization/absmax.hpp"
 
 #include <array>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// What one task works in: codes, scales and zero points of 16 rows, and, of pruned rows, the kept weights of a panel and the
@@ -106,19 +107,19 @@ void gather_kept(selection_kernels const& kernels, Scorer const& score, matrix_v
                            [&](index_t i, index_t, index_t first, index_t, detail::packing_room&) { return w.row(i) + first; });
 }
 
-/// 2:4 pruning by a saliency, then absmax of what is kept: with `kept = nm_pruner<2, 4>(ranking).select(w, seen)` and pruned
+/// 2:4 pruning by a saliency, then absmax of what is kept: with `kept = nm_pruner<2, 4>(ranking).select(w, calib)` and pruned
 /// weights 0, `pack_r16(absmax_quantizer(how).quantize(w), kept)`. @throws as they do
 template <saliency Saliency>
 [[nodiscard]] r16_matrix prune_and_pack(matrix_view<float const> w, Saliency const& ranking, absmax_config const& how,
-                                        calibration const& seen, context const& ctx = {}) {
+                                        calibration const& calib, context const& ctx = {}) {
   absmax_quantizer const quantizer(how);
   if (how.block.rows_of(w.rows()) > 1) {
-    mask const kept = nm_pruner<2, 4>(ranking).select(w, seen, ctx);
+    mask const kept = nm_pruner<2, 4>(ranking).select(w, calib, ctx);
     matrix<float> pruned(w);
     kept.apply_to(pruned);
-    return pack_r16(quantizer.quantize(pruned, seen, ctx), kept, ctx);
+    return pack_r16(quantizer.quantize(pruned, calib, ctx), kept, ctx);
   }
-  auto const score = ranking.prepare(w, seen);
+  auto const score = ranking.prepare(w, calib);
   auto const& selection = detail::selection_kernels_of(ctx.simd);
   return detail::pack_rows(
       w, quantizer, true, ctx, [&](index_t i, index_t r, index_t first, index_t width, detail::packing_room& room) {
@@ -127,4 +128,5 @@ template <saliency Saliency>
       });
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -34,7 +34,8 @@
 #endif
 #endif
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// The best level this machine runs. Asked of the CPU (and the operating system's support of the registers) once.
 [[nodiscard]] inline simd_level best_simd_level() {
@@ -75,4 +76,5 @@ template <class T, class... Wider>
 
 } // namespace detail
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

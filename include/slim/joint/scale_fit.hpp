@@ -9,18 +9,19 @@
 
 #include <span>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// What decides a step before rounding.
-enum class step_rule {
+enum class scale_rule {
   least_error, ///< least squared error of rounding
   absmax,      ///< nothing is clipped
 };
 
 /// Fractions of the step that clips nothing which a search tries: 48 of them, 0.15 to 1 in equal ratios, for symmetric grids;
 /// 26 from 0.5 to 1 for grids with a zero point; 1 alone for absmax.
-[[nodiscard]] inline std::vector<float> step_fractions(step_rule rule, bool symmetric) {
-  if (rule == step_rule::absmax) return {1.0f};
+[[nodiscard]] inline std::vector<float> scale_fractions(scale_rule rule, bool symmetric) {
+  if (rule == scale_rule::absmax) return {1.0f};
   std::vector<float> fractions;
   for (int k = 0; k < (symmetric ? 48 : 26); ++k)
     fractions.push_back(static_cast<float>(symmetric ? 0.15 * std::pow(1 / 0.15, k / 47.0) : 0.5 + 0.5 * k / 25.0));
@@ -44,8 +45,8 @@ inline void fit_row_groups(integer_codes& codes, matrix_view<float const> v, std
         for (index_t lane = 0; lane < sweep_lanes; ++lane)
           tile[static_cast<std::size_t>(j * sweep_lanes + lane)] = begin + lane < end ? v(begin + lane, first + j) : 0.0f;
       float step[sweep_lanes], zero[sweep_lanes];
-      kernels.search_steps(tile.data(), width, weights.empty() ? nullptr : weights.data() + first, fractions.data(),
-                           static_cast<index_t>(fractions.size()), symmetric, top, {step, zero});
+      kernels.search_scales(tile.data(), width, weights.empty() ? nullptr : weights.data() + first, fractions.data(),
+                            static_cast<index_t>(fractions.size()), symmetric, top, {step, zero});
       for (index_t lane = 0; begin + lane < end; ++lane) {
         codes.scales(begin + lane, g) = stored_scale(codes.scale_format, step[lane]);
         if (!symmetric) codes.zeros(begin + lane, g) = static_cast<std::int8_t>(codes.lowest() + static_cast<int>(zero[lane]));
@@ -59,18 +60,18 @@ inline void fit_row_groups(integer_codes& codes, matrix_view<float const> v, std
 /// Sets scales and zero points of `codes` for rounding V (d_out x d_in, 0 where pruned): a search over fractions of the largest
 /// weight for per-channel and per-group scales, the quantizers' own rules for larger blocks. `weights` (d_in, or empty) weigh
 /// squared errors. @throws shape_error
-inline void fit_steps(integer_codes& codes, matrix_view<float const> v, step_rule rule, std::span<float const> weights = {},
-                      context const& ctx = {}) {
+inline void fit_scales(integer_codes& codes, matrix_view<float const> v, scale_rule rule, std::span<float const> weights = {},
+                       context const& ctx = {}) {
   if (v.rows() != codes.rows() || v.cols() != codes.cols())
     throw shape_error(
-        message("fit_steps: codes are ", codes.rows(), " x ", codes.cols(), ", V is ", v.rows(), " x ", v.cols()));
+        message("fit_scales: codes are ", codes.rows(), " x ", codes.cols(), ", V is ", v.rows(), " x ", v.cols()));
   if (v.empty()) return;
   bool const symmetric = codes.zeros.empty();
   if (codes.block.rows_of(codes.rows()) == 1)
-    return detail::fit_row_groups(codes, v, step_fractions(rule, symmetric), weights, ctx);
+    return detail::fit_row_groups(codes, v, scale_fractions(rule, symmetric), weights, ctx);
   calibration const unseen(codes.cols());
   integer_codes const fitted =
-      symmetric && rule == step_rule::least_error
+      symmetric && rule == scale_rule::least_error
           ? slim_quantizer({.bits = codes.bits, .block = codes.block, .scale_format = codes.scale_format})
                 .quantize(v, unseen, ctx)
           : absmax_quantizer(
@@ -82,10 +83,11 @@ inline void fit_steps(integer_codes& codes, matrix_view<float const> v, step_rul
 
 /// Moves every step to where ||V - S||_H is least with the levels as they are, one group of columns after another. A step that
 /// would not lower it, as stored, stays. O(d_out d_in^2). @throws shape_error
-inline void refit_steps(integer_codes& codes, matrix_view<float const> v, matrix_view<float const> h, context const& ctx = {}) {
+inline void refit_scales(integer_codes& codes, matrix_view<float const> v, matrix_view<float const> h,
+                         context const& ctx = {}) {
   index_t const rows = codes.rows(), n = codes.cols();
   if (v.rows() != rows || v.cols() != n || h.rows() != n || h.cols() != n)
-    throw shape_error(message("refit_steps: codes are ", rows, " x ", n, ", V is ", v.rows(), " x ", v.cols(), ", H is ",
+    throw shape_error(message("refit_scales: codes are ", rows, " x ", n, ", V is ", v.rows(), " x ", v.cols(), ", H is ",
                               h.rows(), " x ", h.cols()));
   index_t const tall = codes.block.rows_of(rows), wide = codes.block.cols_of(n);
   matrix<float> rest(v), gradient(rows, n), levels(rows, wide), curved(rows, wide);
@@ -128,8 +130,9 @@ inline void refit_steps(integer_codes& codes, matrix_view<float const> v, matrix
         for (index_t j = 0; j < width; ++j) level(i, j) = better ? level(i, j) * static_cast<float>(by) : 0.0f;
     }
     gemm_into(matrix_view<float const>(level), h.block(first, last, width, n - last),
-              gradient.view().block(0, last, rows, n - last), ctx, destination::subtract);
+              gradient.view().block(0, last, rows, n - last), destination::subtract, ctx);
   }
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

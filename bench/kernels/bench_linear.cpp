@@ -2,7 +2,7 @@
 // was built beside the project, ggml's quantized products (repacked layouts included). All contestants take turns in one run;
 // weights rotate through more than five times the last-level cache, or, with 0 megabytes, stay in it. A turn is a product with
 // one copy, untimed, and one with the next, as of a model's layers one after the other. Medians, and ratios to
-// the peers of the same run. Usage: bench_matmul [threads = 1] [d_out = 4096] [d_in = 4096] [tokens = 1] [rounds = 25]
+// the peers of the same run. Usage: bench_linear [threads = 1] [d_out = 4096] [d_in = 4096] [tokens = 1] [rounds = 25]
 // [megabytes of weights = 192]
 #include "../timing.hpp"
 
@@ -104,7 +104,7 @@ public:
                             add});
   }
 
-  void add_packed(std::string const& name, slim::r16_matrix const& packed, slim::matmul_options const& options = {},
+  void add_packed(std::string const& name, slim::r16_matrix const& packed, slim::product_options const& options = {},
                   slim::simd_level level = slim::simd_level::automatic) {
     auto const bytes = static_cast<double>(packed.byte_size());
     auto const all = std::make_shared<std::vector<slim::r16_matrix>>();
@@ -112,7 +112,7 @@ public:
     ctx.simd = level;
     contestants_.push_back({name, bytes, s_.copies(bytes),
                             [all, options, ctx, this](int copy) {
-                              slim::matmul_into((*all)[static_cast<std::size_t>(copy)], x_.view(), y_.view(), options, ctx);
+                              slim::linear_into((*all)[static_cast<std::size_t>(copy)], x_.view(), y_.view(), options, ctx);
                             },
                             [all, packed] { all->push_back(packed); }});
   }
@@ -128,7 +128,7 @@ public:
     auto const all = std::make_shared<std::vector<slim::packed_linear>>();
     contestants_.push_back(
         {"slim 2:4 int4 g128 + int4 adapters 0.1", bytes, s_.copies(bytes),
-         [all, this](int copy) { slim::matmul_into((*all)[static_cast<std::size_t>(copy)], x_.view(), y_.view(), {}, ctx_); },
+         [all, this](int copy) { slim::forward_into((*all)[static_cast<std::size_t>(copy)], x_.view(), y_.view(), {}, ctx_); },
          [all, layer] { all->push_back(layer); }});
   }
 

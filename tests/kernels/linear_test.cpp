@@ -1,13 +1,13 @@
 // Products with packed matrices against sums in double over the codes themselves.
-#include "slim/kernels/matmul.hpp"
+#include "slim/kernels/linear.hpp"
 
-#include "slim/kernels/pack_r16.hpp"
-#include "slim/kernels/reference/matmul.hpp"
+#include "slim/kernels/cpu/pack_r16.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/quantization/absmax.hpp"
 #include "slim/saliency/magnitude.hpp"
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
+#include "slim/testing/reference_linear.hpp"
 #include "slim/testing/same_bits.hpp"
 
 #include <catch2/catch.hpp>
@@ -90,7 +90,7 @@ std::vector<simd_level> levels() {
 void check_product(packed_case const& c, index_t tokens) {
   matrix<float> const x = normal_matrix(tokens, c.w.cols(), 77);
   matrix<double> reference(tokens, c.w.rows());
-  reference_matmul_into(c.packed, x.view(), reference.view());
+  reference_linear_into(c.packed, x.view(), reference.view());
   matrix<double> const exact = product(c.w, x);
   double const size = 1e-6 + size_of(exact);
   for (index_t k = 0; k < exact.size(); ++k) REQUIRE(reference.data()[k] == Approx(exact.data()[k]).margin(1e-12 * size));
@@ -98,14 +98,14 @@ void check_product(packed_case const& c, index_t tokens) {
     context ctx;
     ctx.simd = level;
     matrix<float> y(tokens, c.w.rows());
-    matmul_into(c.packed, x.view(), y.view(), {.inputs = input_precision::exact}, ctx);
+    linear_into(c.packed, x.view(), y.view(), {.inputs = input_precision::exact}, ctx);
     REQUIRE(distance(y, exact) <= 3e-6 * size);
-    matmul_into(c.packed, x.view(), y.view(), {.inputs = input_precision::int8}, ctx);
+    linear_into(c.packed, x.view(), y.view(), {.inputs = input_precision::int8}, ctx);
     REQUIRE(distance(y, product(c.w, rounded_inputs(x, 1))) <= 1e-5 * size);
-    matmul_into(c.packed, x.view(), y.view(), {.inputs = input_precision::int8_128}, ctx);
+    linear_into(c.packed, x.view(), y.view(), {.inputs = input_precision::int8_128}, ctx);
     index_t const group = c.packed.layout().scale_cols % 128 == 0 ? 128 : 32;
     REQUIRE(distance(y, product(c.w, rounded_inputs(x, 1, group))) <= 1e-5 * size);
-    matmul_into(c.packed, x.view(), y.view(), {.inputs = input_precision::int16}, ctx);
+    linear_into(c.packed, x.view(), y.view(), {.inputs = input_precision::int16}, ctx);
     REQUIRE(distance(y, exact) <= 2e-4 * size);
     REQUIRE(distance(y, product(c.w, rounded_inputs(x, 2))) <= 5e-5 * size);
   }
@@ -182,14 +182,14 @@ TEST_CASE("products of numbers are those of the numbers as their format holds th
   matrix<float> const x = normal_matrix(9, cols, 22);
   matrix<double> const exact = product(w, x);
   matrix<double> reference(9, rows);
-  reference_matmul_into(packed, x.view(), reference.view());
+  reference_linear_into(packed, x.view(), reference.view());
   for (index_t k = 0; k < exact.size(); ++k) REQUIRE(reference.data()[k] == Approx(exact.data()[k]));
   for (simd_level const level : levels())
     for (auto const inputs : {input_precision::int8, input_precision::exact}) { // floats, whatever is asked for
       context ctx;
       ctx.simd = level;
       matrix<float> y(9, rows);
-      matmul_into(packed, x.view(), y.view(), {.inputs = inputs}, ctx);
+      linear_into(packed, x.view(), y.view(), {.inputs = inputs}, ctx);
       REQUIRE(distance(y, exact) <= 3e-6 * (1 + size_of(exact)));
     }
 }
@@ -205,7 +205,7 @@ TEST_CASE("fp16 numbers are widened as the format says, infinity and NaN with th
     for (auto const format : {number_format::fp16, number_format::bf16}) {
       context ctx;
       ctx.simd = level;
-      matmul_into(pack_r16(matrix_view<float const>(w.view()), format), x.view(), y.view(), {}, ctx);
+      linear_into(pack_r16(matrix_view<float const>(w.view()), format), x.view(), y.view(), {}, ctx);
       for (index_t i = 0; i < 7; ++i) REQUIRE(y(0, i) == rounded_to(format, values[i]));
       REQUIRE(std::isnan(y(0, 7)));
     }
@@ -241,7 +241,7 @@ TEST_CASE("empty products are empty or zero") {
         for (auto const inputs : {input_precision::int8, input_precision::int16, input_precision::exact}) {
           matrix<float> const x = normal_matrix(tokens, cols, 2);
           matrix<float> y = normal_matrix(tokens, rows, 3);
-          matmul_into(c.packed, x.view(), y.view(), {.inputs = inputs});
+          linear_into(c.packed, x.view(), y.view(), {.inputs = inputs});
           CHECK(distance(y, product(c.w, x)) <= 0.05 * (1 + size_of(product(c.w, x))));
         }
       }
@@ -259,7 +259,7 @@ TEST_CASE("a kept weight may have code 0, and groups may keep fewer than two") {
   r16_matrix const packed = pack_r16(codes, kept);
   matrix<float> x(1, 12), y(1, 1);
   for (index_t j = 0; j < 12; ++j) x(0, j) = static_cast<float>(j + 1);
-  matmul_into(packed, x.view(), y.view(), {.inputs = input_precision::exact});
+  linear_into(packed, x.view(), y.view(), {.inputs = input_precision::exact});
   CHECK(y(0, 0) == -8.0f * 4 + 7.0f * 7);
   kept.keep(0, 1);
   CHECK_THROWS_AS(pack_r16(codes, kept), config_error); // three of four
@@ -270,8 +270,8 @@ TEST_CASE("Y += adds, factors of input channels divide, and a wider Y keeps its 
   matrix<float> const x = normal_matrix(5, 140, 4);
   matrix<float> once(5, 20), wide(5, 30);
   for (index_t k = 0; k < wide.size(); ++k) wide.data()[k] = 2.0f;
-  matmul_into(c.packed, x.view(), once.view());
-  matmul_into(c.packed, x.view(), wide.view().block(0, 5, 5, 20), {.add = true});
+  linear_into(c.packed, x.view(), once.view());
+  linear_into(c.packed, x.view(), wide.view().block(0, 5, 5, 20), {.add = true});
   for (index_t t = 0; t < 5; ++t)
     for (index_t j = 0; j < 30; ++j) REQUIRE(wide(t, j) == (j < 5 || j >= 25 ? 2.0f : 2.0f + once(t, j - 5)));
 
@@ -282,9 +282,9 @@ TEST_CASE("Y += adds, factors of input channels divide, and a wider Y keeps its 
   matrix<float> values(4, 8), y(5, 4);
   codes.dequantize_into(values.view());
   matrix<float> const x8 = normal_matrix(5, 8, 9);
-  matmul_into(pack_r16(codes), x8.view(), y.view(), {.inputs = input_precision::exact});
+  linear_into(pack_r16(codes), x8.view(), y.view(), {.inputs = input_precision::exact});
   CHECK(distance(y, product(values, x8)) <= 1e-5);
-  matmul_into(pack_r16(codes), x8.view(), y.view(), {.inputs = input_precision::int16});
+  linear_into(pack_r16(codes), x8.view(), y.view(), {.inputs = input_precision::int16});
   CHECK(distance(y, product(values, x8)) <= 1e-3);
 }
 
@@ -293,15 +293,15 @@ TEST_CASE("a token's result does not depend on the batch, the executor or the ot
   matrix<float> const x = normal_matrix(67, 300, 10);
   for (auto const inputs : {input_precision::int8, input_precision::int8_128, input_precision::int16, input_precision::exact}) {
     matrix<float> all(67, 70), some(67, 70), one(1, 70);
-    matmul_into(c.packed, x.view(), all.view(), {.inputs = inputs});
+    linear_into(c.packed, x.view(), all.view(), {.inputs = inputs});
     thread_team_executor const team{3};
     serial_executor const serial;
     for (context const& ctx : {on(team), on(serial)}) {
-      matmul_into(c.packed, x.view(), some.view(), {.inputs = inputs}, ctx);
+      linear_into(c.packed, x.view(), some.view(), {.inputs = inputs}, ctx);
       REQUIRE(same_bits(all, some));
     }
     for (index_t const t : {0, 13, 66}) {
-      matmul_into(c.packed, x.view().middle_rows(t, 1), one.view(), {.inputs = inputs});
+      linear_into(c.packed, x.view().middle_rows(t, 1), one.view(), {.inputs = inputs});
       for (index_t i = 0; i < 70; ++i) REQUIRE(one(0, i) == all(t, i));
     }
   }
@@ -320,14 +320,14 @@ TEST_CASE("how row blocks are shared out does not show: all in one call of a ker
         backwards_executor const backwards;
         thread_team_executor const team{3};
         matrix<float> whole(before);
-        matmul_into(c.packed, x.view(), whole.view(), {.inputs = inputs, .add = true}, on(serial));
+        linear_into(c.packed, x.view(), whole.view(), {.inputs = inputs, .add = true}, on(serial));
         matrix<float> fresh(tokens, rows);
-        matmul_into(c.packed, x.view(), fresh.view(), {.inputs = inputs}, on(serial));
+        linear_into(c.packed, x.view(), fresh.view(), {.inputs = inputs}, on(serial));
         for (index_t k = 0; k < whole.size(); ++k) REQUIRE(whole.data()[k] == before.data()[k] + fresh.data()[k]);
         REQUIRE(distance(fresh, product(c.w, rounded_inputs(x, inputs == input_precision::int16 ? 2 : 1))) <= 1e-3);
         for (context const& ctx : {on(backwards), on(team), context{}}) {
           matrix<float> parts(before);
-          matmul_into(c.packed, x.view(), parts.view(), {.inputs = inputs, .add = true}, ctx);
+          linear_into(c.packed, x.view(), parts.view(), {.inputs = inputs, .add = true}, ctx);
           REQUIRE(same_bits(whole, parts));
         }
       }
@@ -340,7 +340,7 @@ TEST_CASE("NaN and infinity of a token reach its outputs and no others") {
   x(2, 9) = std::numeric_limits<float>::infinity();
   for (auto const inputs : {input_precision::int8, input_precision::int8_128, input_precision::int16}) {
     matrix<float> y(3, 18);
-    matmul_into(c.packed, x.view(), y.view(), {.inputs = inputs});
+    linear_into(c.packed, x.view(), y.view(), {.inputs = inputs});
     for (index_t i = 0; i < 18; ++i) {
       CHECK(std::isfinite(y(0, i)));
       CHECK_FALSE(std::isfinite(y(1, i)));
@@ -358,7 +358,7 @@ TEST_CASE("inputs that are 0 or subnormal give 0, or next to it, at every level"
         ctx.simd = level;
         matrix<float> x(2, 64), y(2, 18);
         for (index_t j = 0; j < 64; j += 2) x(1, j) = 1e-40f; // the others are 0
-        matmul_into(c->packed, x.view(), y.view(), {.inputs = inputs}, ctx);
+        linear_into(c->packed, x.view(), y.view(), {.inputs = inputs}, ctx);
         for (index_t i = 0; i < 18; ++i) {
           REQUIRE(y(0, i) == 0.0f);
           REQUIRE(std::abs(y(1, i)) < 1e-35f);
@@ -387,7 +387,7 @@ TEST_CASE("what the layout cannot hold is refused with its values") {
   CHECK_THROWS_AS(pack_r16(zeros, mask(4, 8, {1, 4})), config_error);
   CHECK_THROWS_AS(pack_r16(fine, mask(4, 8, {2, 4})), shape_error);
   matrix<float> x(2, 8), y(2, 3);
-  CHECK_THROWS_AS(matmul_into(pack_r16(wide), x.view(), y.view()), shape_error);
+  CHECK_THROWS_AS(linear_into(pack_r16(wide), x.view(), y.view()), shape_error);
 }
 
 TEST_CASE("2:4 int4 and dense int3 take 3.125 bits per weight with groups of 128, dense int4 4.125") {

@@ -1,17 +1,18 @@
 #pragma once
 /// @file
-/// `matmul_into`: products with packed matrices on the CPU. Row blocks are shared out, every output is computed by one task in
+/// `linear_into`: products with packed matrices on the CPU. Row blocks are shared out, every output is computed by one task in
 /// one order, so that the bits do not depend on the number of threads.
 
-#include "slim/kernels/exact_product.hpp"
-#include "slim/kernels/integer_product.hpp"
+#include "slim/kernels/cpu/exact_product.hpp"
+#include "slim/kernels/cpu/integer_product.hpp"
 
 #include <variant>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// How a product is computed, and what becomes of Y.
-struct matmul_options {
+struct product_options {
   input_precision inputs = input_precision::int8;
   bool add = false; ///< Y += instead of Y =
 };
@@ -67,10 +68,10 @@ private:
 /// **Numerics** Integer products are exact, sums over stages of 32 (128) channels are float. Bits depend on the simd level, not
 /// on the executor nor on the other tokens of the batch. NaN and infinity in X reach the outputs of their token: all of them
 /// with integer inputs, those of kept weights with exact ones. @throws shape_error
-inline void matmul_into(r16_matrix const& w, matrix_view<float const> x, matrix_view<float> y,
-                        matmul_options const& options = {}, context const& ctx = {}) {
+inline void linear_into(r16_matrix const& w, matrix_view<float const> x, matrix_view<float> y,
+                        product_options const& options = {}, context const& ctx = {}) {
   if (x.cols() != w.cols() || y.cols() != w.rows() || x.rows() != y.rows())
-    throw shape_error(message("matmul_into: X ", x.rows(), " x ", x.cols(), ", W ", w.rows(), " x ", w.cols(), ", Y ", y.rows(),
+    throw shape_error(message("linear_into: X ", x.rows(), " x ", x.cols(), ", W ", w.rows(), " x ", w.cols(), ", Y ", y.rows(),
                               " x ", y.cols()));
   detail::packed_product product(w, options.inputs, ctx.simd);
   for (index_t first = 0; first < x.rows(); first += detail::packed_product::most_tokens) {
@@ -81,4 +82,5 @@ inline void matmul_into(r16_matrix const& w, matrix_view<float const> x, matrix_
   }
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

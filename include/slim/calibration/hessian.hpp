@@ -1,13 +1,61 @@
 #pragma once
 /// @file
-/// The quadratic form by which solvers of pruning measure a change of the weights, scaled so that its diagonal is 1.
+/// The Hessian of a layer's output error in its weights: ||X E^T||^2 / tokens = tr(E H E^T) with H = X^T X / tokens, as GPTQ,
+/// SparseGPT and QERA use it. Two forms: `hessian` for error feedback and low-rank solvers, damped and in units of the mean
+/// channel energy; `normalized_hessian` for pruning solvers, scaled to a unit diagonal.
 
 #include "slim/calibration/calibration.hpp"
 
 #include <cmath>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
+
+/// Mean over input channels of the mean square activation: the unit of hessian(). 0 if no channel ever moved.
+[[nodiscard]] inline double mean_channel_energy(calibration const& calib) {
+  std::vector<double> const squares = calib.mean_square();
+  return squares.empty() ? 0.0 : std::accumulate(squares.begin(), squares.end(), 0.0) / static_cast<double>(squares.size());
+}
+
+/// H / mean(diag H) + damping * I as float (d_in x d_in): its diagonal is 1 + damping on average, whatever the activations'
+/// scale. Without a Gram matrix channels are taken as uncorrelated; if no channel ever moved, the identity. Positive definite
+/// to rounding for damping > 0. @throws config_error before the first token, or if damping is negative or not a number.
+[[nodiscard]] inline matrix<float> hessian(calibration const& calib, double damping) {
+  require_observed(calib, "hessian");
+  if (!(damping >= 0.0)) throw config_error(message("hessian: damping ", damping, " is negative or not a number"));
+  index_t const n = calib.channels();
+  double const unit = mean_channel_energy(calib);
+  matrix<float> h(n, n);
+  if (!(unit > 0.0)) {
+    for (index_t j = 0; j < n; ++j) h(j, j) = 1.0f;
+    return h;
+  }
+  if (calib.has_gram()) {
+    double const scale = 1.0 / (unit * static_cast<double>(calib.tokens()));
+    auto const gram = calib.gram();
+    for (index_t i = 0; i < n; ++i)
+      for (index_t j = 0; j < n; ++j) h(i, j) = static_cast<float>(gram(i, j) * scale + (i == j ? damping : 0.0));
+  } else {
+    std::vector<double> const squares = calib.mean_square();
+    for (index_t j = 0; j < n; ++j) h(j, j) = static_cast<float>(squares[static_cast<std::size_t>(j)] / unit + damping);
+  }
+  return h;
+}
+
+/// tr(E H E^T), E (d_out x d_in), H symmetric. Double sums of float products. O(d_out d_in^2). @throws shape_error
+[[nodiscard]] inline double hessian_energy(matrix_view<float const> e, matrix_view<float const> h, context const& ctx = {}) {
+  matrix<float> product(e.rows(), e.cols());
+  gemm_into(e, h, product.view(), ctx);
+  constexpr index_t rows_per_task = 16;
+  std::vector<double> row_energy(static_cast<std::size_t>(e.rows()));
+  ctx.parallel_for(e.rows(), rows_per_task, [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i)
+      for (index_t j = 0; j < e.cols(); ++j)
+        row_energy[static_cast<std::size_t>(i)] += static_cast<double>(product(i, j)) * static_cast<double>(e(i, j));
+  });
+  return std::max(std::accumulate(row_energy.begin(), row_energy.end(), 0.0), 0.0); // rounding may fall below zero
+}
 
 /// C = G + damping * mean(diag G) * I for a Gram matrix G = X^T X, held as C = diag(s) H diag(s) with a unit diagonal of H:
 /// float products with H lose nothing to outlier channels, and conjugate gradients on it are preconditioned by the diagonal of
@@ -74,4 +122,5 @@ private:
   }
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -3,16 +3,17 @@
 /// One sweep of error feedback: GPTQ/OPTQ (arXiv 2210.17323) over dense codes, SparseGPT with joint quantization
 /// (arXiv 2301.00774, section 3.4) over sparse ones, SparseGPT alone where there are no codes.
 
-#include "slim/calibration/curvature.hpp"
+#include "slim/calibration/hessian.hpp"
 #include "slim/joint/feedback_factor.hpp"
 #include "slim/joint/joint_compressor.hpp"
 #include "slim/joint/quantized_set.hpp"
 
 #include <numeric>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
-struct obs_config {
+struct error_feedback_config {
   double damping = 0.01; ///< of the mean diagonal of H
   /// Input channels with the largest H_jj first (GPTQ's act-order), 2:4 groups as a whole by the sum of theirs. Steps are then
   /// fitted before the sweep.
@@ -21,7 +22,7 @@ struct obs_config {
   bool refit_groups = false;
   int descents = 0; ///< sweeps of coordinate descent, each with refitted steps, after the feedback
 
-  friend bool operator==(obs_config const&, obs_config const&) = default;
+  friend bool operator==(error_feedback_config const&, error_feedback_config const&) = default;
 };
 
 namespace detail {
@@ -61,24 +62,24 @@ inline void note_damping(std::vector<std::string>& notes, feedback_factor const&
 
 /// Error feedback into any quantized_set. 2 d_in^3 / 3 + d_out d_in^2 / 2 multiply-adds.
 template <class Pattern>
-class obs_compressor {
+class error_feedback {
 public:
   using set_type = quantized_set<Pattern>;
 
   /// @throws config_error if the damping is not positive, or steps are to be refitted out of order.
-  explicit obs_compressor(set_type set, obs_config config = {}) : set_(std::move(set)), config_(config) {
-    if (!(config.damping > 0.0)) throw config_error(message("obs_compressor: damping ", config.damping, ", needed is > 0"));
+  explicit error_feedback(set_type set, error_feedback_config config = {}) : set_(std::move(set)), config_(config) {
+    if (!(config.damping > 0.0)) throw config_error(message("error_feedback: damping ", config.damping, ", needed is > 0"));
     if (config.act_order && config.refit_groups)
-      throw config_error("obs_compressor: act_order visits groups in pieces, so refit_groups cannot be asked for with it");
+      throw config_error("error_feedback: act_order visits groups in pieces, so refit_groups cannot be asked for with it");
   }
 
   /// @throws shape_error if W and the calibration disagree on d_in; config_error before the first token.
   template <std::same_as<float> T>
   [[nodiscard]] joint_result<typename set_type::mask_type, integer_codes>
-  compress(matrix_view<T const> w, calibration const& seen, context const& ctx = {}) const {
-    require_channels(seen, w.cols(), "obs_compressor");
-    matrix<T> const h = curvature(seen, config_.damping);
-    auto p = set_.start(w, seen, ctx);
+  compress(matrix_view<T const> w, calibration const& calib, context const& ctx = {}) const {
+    require_channels(calib, w.cols(), "error_feedback");
+    matrix<T> const h = hessian(calib, config_.damping);
+    auto p = set_.start(w, calib, ctx);
     std::vector<std::string> notes;
     auto const order = config_.act_order ? detail::activation_order(h.view(), set_.group()) : std::vector<index_t>();
     auto const factor = factor_for_feedback(order.empty() ? h.view() : detail::permuted(h.view(), order).view(), ctx);
@@ -99,9 +100,10 @@ public:
 
 private:
   set_type set_;
-  obs_config config_;
+  error_feedback_config config_;
 };
 
-static_assert(joint_compressor<obs_compressor<dense_pattern>> && joint_compressor<obs_compressor<nm_pattern<2, 4>>>);
+static_assert(joint_compressor<error_feedback<dense_pattern>> && joint_compressor<error_feedback<nm<2, 4>>>);
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

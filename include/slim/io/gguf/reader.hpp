@@ -17,7 +17,8 @@
 #include <utility>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Types of metadata values, with the numbers the format gives them.
 enum class gguf_type : std::uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64 };
@@ -443,4 +444,5 @@ private:
   std::unordered_map<std::string, std::size_t> tensor_index_;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -5,7 +5,8 @@
 
 #include "slim/kernels/cpu/r16_kernels.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Precision of the inputs of a product with codes.
 enum class input_precision {
@@ -72,4 +73,5 @@ struct input_rounding {
   return tile;
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -10,7 +10,8 @@
 #include <cmath>
 #include <cstdint>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Which weights share a scale: blocks of `rows x cols`, ragged at the ends; 0 means the whole extent.
 struct scale_block {
@@ -202,8 +203,9 @@ static_assert(quantized_matrix<integer_codes>);
 /// A quantizer whose codes are integer_codes: what stores them (adapters, packed formats) must know their layout.
 template <class Q>
 concept integer_quantizer =
-    quantizer<Q> && requires(Q const& q, matrix_view<float const> w, calibration const& seen, context const& ctx) {
-      { q.quantize(w, seen, ctx) } -> std::same_as<integer_codes>;
+    quantizer<Q> && requires(Q const& q, matrix_view<float const> w, calibration const& calib, context const& ctx) {
+      { q.quantize(w, calib, ctx) } -> std::same_as<integer_codes>;
     };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -2,14 +2,15 @@
 /// @file
 /// The definition of a product with a packed matrix: one weight at a time, in double. Every kernel is tested against it.
 
-#include "slim/kernels/r16.hpp"
+#include "slim/kernels/cpu/r16.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Y = X W^T (tokens x d_out) from X (tokens x d_in). @throws shape_error
-inline void reference_matmul_into(r16_matrix const& w, matrix_view<float const> x, matrix_view<double> y) {
+inline void reference_linear_into(r16_matrix const& w, matrix_view<float const> x, matrix_view<double> y) {
   if (x.cols() != w.cols() || y.cols() != w.rows() || x.rows() != y.rows())
-    throw shape_error(message("reference_matmul_into: X ", x.rows(), " x ", x.cols(), ", W ", w.rows(), " x ", w.cols(), ", Y ",
+    throw shape_error(message("reference_linear_into: X ", x.rows(), " x ", x.cols(), ", W ", w.rows(), " x ", w.cols(), ", Y ",
                               y.rows(), " x ", y.cols()));
   matrix<float> block(r16_block_cols, r16_rows);
   auto* const values = reinterpret_cast<float(*)[r16_rows]>(block.data());
@@ -25,4 +26,5 @@ inline void reference_matmul_into(r16_matrix const& w, matrix_view<float const> 
     }
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

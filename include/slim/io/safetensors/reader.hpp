@@ -10,7 +10,8 @@
 #include <optional>
 #include <unordered_map>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 namespace detail {
 
@@ -73,9 +74,9 @@ public:
     if (in_metadata_) return true;
     if (text != "dtype" && text != "shape" && text != "data_offsets")
       return refuse(message("tensor '", entries.back().name, "' has an unknown field '", text, "'"));
-    bool& seen = text == "dtype" ? seen_dtype_ : text == "shape" ? seen_shape_ : seen_offsets_;
-    if (seen) return refuse(message("tensor '", entries.back().name, "' has two fields '", text, "'"));
-    return seen = true;
+    bool& calib = text == "dtype" ? seen_dtype_ : text == "shape" ? seen_shape_ : seen_offsets_;
+    if (calib) return refuse(message("tensor '", entries.back().name, "' has two fields '", text, "'"));
+    return calib = true;
   }
   bool string(std::string& text) {
     if (depth_ == 2 && in_metadata_ && !inside_array_) return metadata.emplace(field_, text), true;
@@ -315,4 +316,5 @@ private:
   std::unordered_map<std::string, std::size_t> index_;
 };
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

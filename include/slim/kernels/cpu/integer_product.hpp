@@ -2,11 +2,12 @@
 /// @file
 /// Products of packed codes with inputs that are rounded to 8-bit integers.
 
-#include "slim/kernels/activations.hpp"
+#include "slim/kernels/cpu/activations.hpp"
 
 #include <initializer_list>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 namespace detail {
 
 /// X W^T for a few tokens: `prepare` takes the tokens, then row blocks are computed in any order, on any threads.
@@ -167,4 +168,5 @@ private:
 };
 
 } // namespace detail
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -22,14 +22,15 @@
 /// Codes are stored without sign: code + 2^(bits - 1). `sparse24_book` and `dense4_book` have the bytes of sparse24 and dense4,
 /// and 16 levels that the codes stand for. Rows are padded to 16 with scale 0, columns to 32.
 
-#include "slim/kernels/aligned_bytes.hpp"
+#include "slim/core/aligned_bytes.hpp"
 #include "slim/packing/packed_format.hpp"
 #include "slim/pruning/mask.hpp"
-#include "slim/quantization/integer_codes.hpp"
+#include "slim/quantization/codes/integer_codes.hpp"
 
 #include <cstring>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 enum class r16_kind : std::uint8_t { sparse24, sparse24_book, dense2, dense3, dense4, dense4_book, dense8, fp16, bf16, fp32 };
 
@@ -252,4 +253,5 @@ inline void r16_matrix::decode_block(index_t row_block, index_t col_block,
     }
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -12,7 +12,8 @@
 #include <tuple>
 #include <vector>
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// One layer's wish.
 struct rank_offer {
@@ -52,4 +53,5 @@ struct rank_offer {
   return ranks;
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -1,10 +1,11 @@
 #pragma once
 /// @file
-/// `unpack_r16`: the codes of an R16 matrix, read byte by byte as kernels/r16.hpp describes the layout.
+/// `unpack_r16`: the codes of an R16 matrix, read byte by byte as kernels/cpu/r16.hpp describes the layout.
 
-#include "slim/kernels/r16.hpp"
+#include "slim/kernels/cpu/r16.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Codes, mask and code book that `pack_r16` was given. Codes of pruned weights are 0. Where a 2:4 group kept fewer than two
 /// weights, the fillers are kept weights of code 0. Scales of channels have become fp32, codes of 5 to 7 bits 8; a book's scale
@@ -50,4 +51,5 @@ namespace slim::inline SLIM_ABI {
   return found;
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim

@@ -4,9 +4,10 @@
 /// the header padded with spaces to a multiple of 8; written beside and renamed.
 
 #include "slim/io/outgoing_tensor.hpp"
-#include "slim/io/safetensors.hpp"
+#include "slim/io/safetensors/reader.hpp"
 
-namespace slim::inline SLIM_ABI {
+namespace slim {
+inline namespace SLIM_ABI {
 
 /// Writes one file. `metadata` is strings to strings; transformers wants {"format": "pt"}.
 /// @throws config_error on a repeated name, the name `__metadata__`, a type without a safetensors name, or text that is not
@@ -61,4 +62,5 @@ namespace slim::inline SLIM_ABI {
   return file->commit();
 }
 
-} // namespace slim::inline SLIM_ABI
+} // namespace SLIM_ABI
+} // namespace slim
