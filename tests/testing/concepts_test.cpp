@@ -22,25 +22,30 @@ struct scores_double {
   struct scorer {
     double operator()(index_t, index_t) const;
   };
-  scorer prepare(view, calibration const&) const;
+  scorer prepare(view, calibration const&, context const&) const;
   std::string describe() const;
 };
 struct scorer_not_const {
   struct scorer {
     float operator()(index_t, index_t);
   };
-  scorer prepare(view, calibration const&) const;
+  scorer prepare(view, calibration const&, context const&) const;
   std::string describe() const;
 };
 struct saliency_without_describe {
+  saliency_archetype::scorer prepare(view, calibration const&, context const&) const;
+};
+struct saliency_without_context {
   saliency_archetype::scorer prepare(view, calibration const&) const;
+  std::string describe() const;
 };
 struct saliency_not_const {
-  saliency_archetype::scorer prepare(view, calibration const&);
+  saliency_archetype::scorer prepare(view, calibration const&, context const&);
   std::string describe() const;
 };
 static_assert(!saliency<scores_double> && !saliency<scorer_not_const> && !saliency<saliency_without_describe> &&
-              !saliency<saliency_not_const> && !saliency<linear_saliency_archetype> && !saliency<int>);
+              !saliency<saliency_without_context> && !saliency<saliency_not_const> && !saliency<linear_saliency_archetype> &&
+              !saliency<int>);
 
 // linear saliency
 struct weights_double {

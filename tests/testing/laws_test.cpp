@@ -75,7 +75,7 @@ struct saliency_with_nan {
     matrix_view<float const> w;
     float operator()(index_t i, index_t j) const { return 1.0f / w(i, j) * 0.0f; }
   };
-  scorer prepare(matrix_view<float const> w, calibration const&) const { return {w}; }
+  scorer prepare(matrix_view<float const> w, calibration const&, context const&) const { return {w}; }
   std::string describe() const { return ""; }
 };
 
@@ -85,7 +85,7 @@ struct saliency_with_memory {
     float offset;
     float operator()(index_t, index_t j) const { return offset + static_cast<float>(j); }
   };
-  scorer prepare(matrix_view<float const>, calibration const&) const { return {calls += 1.0f}; }
+  scorer prepare(matrix_view<float const>, calibration const&, context const&) const { return {calls += 1.0f}; }
   std::string describe() const { return ""; }
 };
 

@@ -54,16 +54,16 @@ public:
   };
 
   /// @throws shape_error if W and the sample disagree on d_in.
-  [[nodiscard]] scorer prepare(matrix_view<float const> w, calibration const&) const {
+  [[nodiscard]] scorer prepare(matrix_view<float const> w, calibration const&, context const& ctx = {}) const {
     if (w.cols() != sample_.cols())
       throw shape_error(message("jsq: W has ", w.cols(), " columns, the sample ", sample_.cols(), " channels"));
     matrix<float> scaled(w);
     scale_down(scaled);
     matrix<float> outputs(w.rows(), sample_.rows()), scores(w.rows(), w.cols());
-    gemm_into(scaled.view(), transposed(sample_.view()), outputs.view());
+    gemm_into(scaled.view(), transposed(sample_.view()), outputs.view(), ctx);
     std::vector<double> const norm = norms();
     matrix<float> const by_channel(transposed(sample_.view()));
-    context{}.parallel_for(w.rows(), 4, [&](index_t begin, index_t end) {
+    ctx.parallel_for(w.rows(), 4, [&](index_t begin, index_t end) {
       for (index_t i = begin; i < end; ++i)
         for (index_t j = 0; j < w.cols(); ++j)
           scores(i, j) = static_cast<float>(std::abs(static_cast<double>(scaled(i, j))) * norm[static_cast<std::size_t>(j)] +

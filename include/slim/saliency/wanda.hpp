@@ -29,7 +29,7 @@ public:
   };
 
   /// @throws shape_error if W and the calibration disagree on d_in; config_error before the first token.
-  [[nodiscard]] scorer prepare(matrix_view<float const> w, calibration const& calib) const {
+  [[nodiscard]] scorer prepare(matrix_view<float const> w, calibration const& calib, context const& = {}) const {
     require_channels(calib, w.cols(), "wanda");
     require_observed(calib, "wanda");
     return scorer(w, calib);

@@ -46,7 +46,7 @@ struct saliency_archetype : archetype_base {
   };
 
   template <std::same_as<float> T>
-  scorer prepare(matrix_view<T const>, calibration const&) const {
+  scorer prepare(matrix_view<T const>, calibration const&, context const&) const {
     return scorer(0);
   }
   text_archetype describe() const { return text_archetype(0); }

@@ -262,7 +262,7 @@ inline void check(nm_permutation_config const& config, index_t channels) {
 template <saliency Saliency>
 [[nodiscard]] nm_permutation permutation_for_nm(matrix_view<float const> w, calibration const& calib, Saliency const& ranking,
                                                 nm_permutation_config const& config = {}, context const& ctx = {}) {
-  auto const score = ranking.prepare(w, calib);
+  auto const score = ranking.prepare(w, calib, ctx);
   matrix<float> scores(w.rows(), w.cols());
   ctx.parallel_for(w.rows(), 16, [&](index_t begin, index_t end) {
     for (index_t i = begin; i < end; ++i)
