@@ -1,15 +1,17 @@
 #pragma once
 /// @file
 /// `calibration`: what the inputs of a linear layer looked like, as streaming, mergeable statistics. Activations are seen
-/// once, batch by batch, and not kept. Everything downstream (saliencies, step searches, adapter solvers, reports) reads
-/// from here.
+/// once, batch by batch, and not kept, except for a sample of some tokens on request. Everything downstream (saliencies, step
+/// searches, adapter solvers, reports) reads from here.
 
+#include "slim/calibration/token_sample.hpp"
 #include "slim/core/context.hpp"
 #include "slim/core/matrix_traits.hpp"
 #include "slim/linalg/gemm.hpp"
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <memory>
 #include <numeric>
 #include <span>
@@ -21,25 +23,39 @@ inline namespace SLIM_ABI {
 
 /// Which statistics to collect beyond the moments of single channels.
 struct calibration_config {
-  bool gram = false;   ///< also X^T X: d_in * d_in doubles, tokens * d_in^2 multiply-adds
-  index_t outputs = 0; ///< also X^T Y with targets Y of so many columns: d_in * outputs doubles
+  bool gram = false;             ///< also X^T X: d_in * d_in doubles, tokens * d_in^2 multiply-adds
+  index_t outputs = 0;           ///< also X^T Y with targets Y of so many columns: d_in * outputs doubles
+  index_t samples = 0;           ///< also so many of the tokens themselves (all, if fewer come): samples * d_in floats
+  std::uint64_t sample_seed = 0; ///< of their choice
+  /// Index of the first token in its text. Calibrations of the parts of one text, each told where its part begins, and merged
+  /// in the order of the text, keep the sample that one calibration of the whole text keeps.
+  std::uint64_t first_token = 0;
 
   friend bool operator==(calibration_config const&, calibration_config const&) = default;
 };
+
+/// Whether two calibrations keep the same statistics: all of their configurations but `first_token` is equal.
+[[nodiscard]] inline bool same_statistics(calibration_config a, calibration_config const& b) {
+  a.first_token = b.first_token;
+  return a == b;
+}
 
 /// Statistics of X (tokens x d_in), one column per input channel of a layer.
 ///
 /// **Numerics** Sums are double, tokens are added in order, so moments do not depend on how tokens are cut into batches nor
 /// on the number of threads. The Gram matrix adds float products of panels of 256 tokens in double (linalg/gemm.hpp); it
-/// does not depend on the number of threads, and on the cut into batches only by float rounding inside a panel.
+/// does not depend on the number of threads, and on the cut into batches only by float rounding inside a panel. The sample
+/// depends on neither, bit for bit.
 class calibration {
 public:
-  /// @throws shape_error if channels < 0.
+  /// @throws shape_error if channels or outputs < 0; config_error if samples < 0.
   explicit calibration(index_t channels, calibration_config config = {})
       : config_(config), channels_(checked(channels)), sum_(size()), sum_abs_(size()), sum_square_(size()), max_abs_(size()),
         peak_mean_abs_(size()) {
     if (config_.outputs < 0) throw shape_error(message("calibration: ", config_.outputs, " outputs"));
+    if (config_.samples < 0) throw config_error(message("calibration: a sample of ", config_.samples, " tokens"));
     if (config_.gram) gram_ = matrix<double>(channels, channels);
+    sample_ = detail::token_sample({}, matrix<float>(0, channels));
     cross_ = matrix<double>(channels, config_.outputs);
   }
 
@@ -81,13 +97,18 @@ public:
     zeroed_ += bad;
   }
 
-  /// Adds what another calibration of the same layer has calib, and what it holds out. @throws shape_error, config_error on a
-  /// mismatch.
+  /// Adds what another calibration of the same layer has seen, and what it holds out: its tokens come after the tokens of this
+  /// one. Sums are added in that order, so their bits depend on it. The samples become the sample of both streams: bit for bit
+  /// that of one calibration that observed both, if `other.config().first_token` is this one's first_token + tokens(). With
+  /// other first_token each token still has the same chance to be kept, but tokens of the same index go in or out together.
+  /// @throws shape_error, config_error on a mismatch; the calibration is unchanged then.
   void merge(calibration const& other) {
     if (other.channels_ != channels_)
       throw shape_error(message("calibration::merge: ", other.channels_, " channels into ", channels_));
-    if (other.config_ != config_)
-      throw config_error("calibration::merge: one side collects the Gram matrix or outputs, the other does not");
+    if (!same_statistics(other.config_, config_))
+      throw config_error("calibration::merge: the two sides collect different statistics (Gram matrix, outputs or samples)");
+    held_out_ptr held_out = joined(held_out_, other.held_out_);
+    if (config_.samples > 0) sample_.append(other.sample_, config_.samples, tokens_);
     for (std::size_t j = 0; j < size(); ++j) {
       sum_[j] += other.sum_[j];
       sum_abs_[j] += other.sum_abs_[j];
@@ -99,10 +120,7 @@ public:
     for (index_t k = 0; k < cross_.size(); ++k) cross_.data()[k] += other.cross_.data()[k];
     tokens_ += other.tokens_;
     zeroed_ += other.zeroed_;
-    if (!other.held_out_) return;
-    calibration joined = held_out_ ? *held_out_ : calibration(channels_, other.held_out_->config_);
-    joined.merge(*other.held_out_);
-    hold_out(std::move(joined));
+    held_out_ = std::move(held_out);
   }
 
   [[nodiscard]] index_t channels() const noexcept { return channels_; }
@@ -132,10 +150,15 @@ public:
     return gram_.view();
   }
 
+  /// The tokens kept, (min(config().samples, tokens()), d_in), in the order in which they were seen: a uniform choice without
+  /// repetition by (config().sample_seed, index of the token), see detail::token_sample. No rows unless asked for.
+  [[nodiscard]] matrix_view<float const> samples() const noexcept { return sample_.rows().view(); }
+
   /// X^T Y over all tokens (d_in x outputs, not divided by tokens()); no columns unless outputs were asked for.
   [[nodiscard]] matrix_view<double const> cross() const noexcept { return cross_.view(); }
 
-  /// The same statistics for some of the outputs: linears with one input share a calibration, stacked side by side in Y.
+  /// The same statistics and samples for some of the outputs: linears with one input share a calibration, stacked side by side
+  /// in Y.
   /// @throws shape_error if there are no such outputs.
   [[nodiscard]] calibration for_outputs(index_t first, index_t count) const {
     calibration part = *this;
@@ -146,10 +169,11 @@ public:
 
   /// Statistics of tokens that nothing is fitted to, for judging solutions and for reports; null if there are none.
   [[nodiscard]] calibration const* held_out() const noexcept { return held_out_.get(); }
-  /// @throws shape_error if it is of another layer.
+  /// @throws shape_error if it is of another layer; config_error if it holds out tokens itself.
   void hold_out(calibration other) {
     if (other.channels_ != channels_)
       throw shape_error(message("calibration::hold_out: ", other.channels_, " channels, expected ", channels_));
+    if (other.held_out_) throw config_error("calibration::hold_out: tokens held out hold out none themselves");
     held_out_ = std::make_shared<calibration const>(std::move(other));
   }
 
@@ -174,6 +198,11 @@ public:
     }
     out.tokens_ = tokens_;
     out.zeroed_ = zeroed_;
+    matrix<float> samples(sample_.rows().rows(), out.channels_);
+    for (index_t t = 0; t < samples.rows(); ++t)
+      for (std::size_t j = 0; j < from.size(); ++j)
+        samples(t, static_cast<index_t>(j)) = static_cast<float>(factor(j) * static_cast<double>(sample_.rows()(t, from[j])));
+    out.sample_ = detail::token_sample(sample_.tickets(), std::move(samples));
     if (held_out_) out.hold_out(held_out_->remapped(from, factors));
     return out;
   }
@@ -187,6 +216,16 @@ private:
         throw shape_error(message("calibration::remapped: channel ", x, " of ", channels_, " channels"));
     for (double const f : factors)
       if (!std::isfinite(f)) throw config_error(message("calibration::remapped: factor ", f));
+  }
+
+  using held_out_ptr = std::shared_ptr<calibration const>;
+
+  /// What two calibrations hold out, in this order.
+  static held_out_ptr joined(held_out_ptr const& first, held_out_ptr const& second) {
+    if (!first || !second) return first ? first : second;
+    auto both = std::make_shared<calibration>(*first);
+    both->merge(*second);
+    return both;
   }
 
   static index_t checked(index_t channels) {
@@ -226,6 +265,8 @@ private:
   }
 
   void add(matrix_view<float const> x, matrix_view<float const> y, context const& ctx) {
+    if (config_.samples > 0)
+      sample_.add(x, config_.samples, config_.sample_seed, tokens_, config_.first_token + static_cast<std::uint64_t>(tokens_));
     constexpr index_t columns_per_task = 64;
     ctx.parallel_for(channels_, columns_per_task, [&](index_t begin, index_t end) { add_columns(x, begin, end); });
     if (config_.gram) add_gram(x, gram_.view(), ctx);
@@ -263,7 +304,8 @@ private:
   std::vector<double> peak_mean_abs_;
   matrix<double> gram_;
   matrix<double> cross_;
-  std::shared_ptr<calibration const> held_out_;
+  detail::token_sample sample_;
+  held_out_ptr held_out_;
 };
 
 /// What a component says when matrix and calibration are of different layers. @throws shape_error
@@ -276,6 +318,13 @@ inline void require_channels(calibration const& calib, index_t cols, char const*
 inline void require_observed(calibration const& calib, char const* who) {
   if (calib.tokens() == 0 && calib.channels() > 0)
     throw config_error(message(who, ": needs activations, the calibration has seen no tokens"));
+}
+
+/// What a component says when it needs tokens themselves and the calibration keeps none. @throws config_error
+inline void require_samples(calibration const& calib, char const* who) {
+  require_observed(calib, who);
+  if (calib.samples().rows() == 0 && calib.channels() > 0)
+    throw config_error(message(who, ": needs a sample of the inputs; construct the calibration with {.samples = n}"));
 }
 
 } // namespace SLIM_ABI

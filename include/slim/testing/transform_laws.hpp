@@ -65,8 +65,8 @@ template <class Make>
       detail::collector there(broken, message(w.name, "; ", c.name));
       calibration const calib = t.apply_to(c.calib);
       if (!there.expect(calib.channels() == before.cols() && calib.tokens() == c.calib.tokens() &&
-                            calib.config() == c.calib.config(),
-                        "the calibration keeps its channels, tokens and statistics"))
+                            calib.config() == c.calib.config() && calib.samples().rows() == c.calib.samples().rows(),
+                        "the calibration keeps its channels, tokens, statistics and samples"))
         continue;
       for (index_t i = 0; i < before.rows(); ++i) {
         auto const old = detail::plain_row_energy(before, i, c.calib), now = detail::plain_row_energy(applied, i, calib);
