@@ -9,6 +9,7 @@
 #include "slim/adapters/sparse_adapter.hpp"
 #include "slim/allocation/rank_budget.hpp"
 #include "slim/calibration/calibration.hpp"
+#include "slim/calibration/calibration_bytes.hpp"
 #include "slim/calibration/output_error.hpp"
 #include "slim/calibration/output_target.hpp"
 #include "slim/core/context.hpp"

@@ -27,8 +27,11 @@ private:
   std::size_t before_;
 };
 
-[[maybe_unused]] inline void* counted_allocation(std::size_t size) {
-  void* const at = std::malloc(size == 0 ? 1 : size);
+/// `alignment`: a power of two, or 0 for what malloc gives.
+[[maybe_unused]] inline void* counted_allocation(std::size_t size, std::size_t alignment = 0) {
+  std::size_t const wanted = std::max<std::size_t>(size, 1);
+  void* const at =
+      alignment == 0 ? std::malloc(wanted) : std::aligned_alloc(alignment, (wanted + alignment - 1) / alignment * alignment);
   if (!at) throw std::bad_alloc();
   std::size_t const now = live_bytes += ::malloc_usable_size(at);
   for (std::size_t peak = peak_bytes; peak < now && !peak_bytes.compare_exchange_weak(peak, now);) {
@@ -51,6 +54,10 @@ private:
 #if !defined(SLIM_TEST_UNDER_ASAN) && !defined(__SANITIZE_ADDRESS__)
 void* operator new(std::size_t size) { return slim_test::counted_allocation(size); }
 void* operator new[](std::size_t size) { return slim_test::counted_allocation(size); }
+void* operator new(std::size_t size, std::align_val_t alignment) { // matrices (core/large_pages.hpp)
+  return slim_test::counted_allocation(size, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* at, std::align_val_t) noexcept { slim_test::counted_release(at); }
 void operator delete(void* at) noexcept { slim_test::counted_release(at); }
 void operator delete[](void* at) noexcept { slim_test::counted_release(at); }
 void operator delete(void* at, std::size_t) noexcept { slim_test::counted_release(at); }

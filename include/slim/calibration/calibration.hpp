@@ -4,6 +4,7 @@
 /// once, batch by batch, and not kept, except for a sample of some tokens on request. Everything downstream (saliencies, step
 /// searches, adapter solvers, reports) reads from here.
 
+#include "slim/calibration/channel_moments.hpp"
 #include "slim/calibration/token_sample.hpp"
 #include "slim/core/context.hpp"
 #include "slim/core/matrix_traits.hpp"
@@ -16,6 +17,7 @@
 #include <numeric>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace slim {
@@ -40,6 +42,18 @@ struct calibration_config {
   return a == b;
 }
 
+/// What a calibration may not know, because it was made from sums that do not tell it. Sums of squares are always known.
+enum class statistic : unsigned { mean, mean_abs, max_abs, sample_peak_mean_abs };
+
+[[nodiscard]] constexpr std::string_view name_of(statistic what) {
+  constexpr std::string_view names[] = {"mean", "mean_abs", "max_abs", "sample_peak_mean_abs"};
+  return names[static_cast<std::size_t>(what)];
+}
+
+namespace detail {
+struct calibration_bytes; // calibration_bytes.hpp
+} // namespace detail
+
 /// Statistics of X (tokens x d_in), one column per input channel of a layer.
 ///
 /// **Numerics** Sums are double, tokens are added in order, so moments do not depend on how tokens are cut into batches nor
@@ -59,9 +73,48 @@ public:
     cross_ = matrix<double>(channels, config_.outputs);
   }
 
+  /// What a Gram matrix X^T X (d_in x d_in, summed over `tokens` tokens) tells. All members of `statistic` are unknown; dead
+  /// channels are those of sum 0. The two triangles may differ by rounding; their mean is taken.
+  /// @throws shape_error if it is not square; nonfinite_error naming the first element that is not finite; config_error if it
+  /// cannot be a Gram matrix of so many tokens: a negative number on the diagonal, |g_ij| above sqrt(g_ii g_jj), triangles
+  /// that differ, numbers without tokens.
+  [[nodiscard]] static calibration from_gram(matrix_view<double const> gram, index_t tokens) {
+    detail::check_gram(gram, tokens);
+    calibration out(gram.rows(), {.gram = true});
+    out.tokens_ = tokens;
+    for (index_t i = 0; i < gram.rows(); ++i) {
+      for (index_t j = 0; j < gram.cols(); ++j) out.gram_(i, j) = (gram(i, j) + gram(j, i)) / 2;
+      out.sum_square_[static_cast<std::size_t>(i)] = gram(i, i);
+    }
+    out.forget(~0u);
+    return out;
+  }
+
+  /// What moments of channels over `tokens` tokens tell, without a Gram matrix. What is left empty is unknown.
+  /// @throws shape_error if two members are of different lengths; nonfinite_error naming the first number that is not finite;
+  /// config_error if they cannot be moments of so many tokens: negative, numbers without tokens, or larger than the sum of
+  /// squares allows, as means in place of sums are.
+  [[nodiscard]] static calibration from_moments(channel_moments moments, index_t tokens) {
+    detail::check_moments(moments, tokens);
+    calibration out(static_cast<index_t>(moments.sum_square.size()));
+    out.tokens_ = tokens;
+    unsigned unknown = 0;
+    auto const take = [&](statistic what, auto& known, auto& given) {
+      if (given.empty()) unknown |= bit(what);
+      known = std::move(given);
+    };
+    out.sum_square_ = std::move(moments.sum_square);
+    take(statistic::mean, out.sum_, moments.sum);
+    take(statistic::mean_abs, out.sum_abs_, moments.sum_abs);
+    take(statistic::max_abs, out.max_abs_, moments.max_abs);
+    take(statistic::sample_peak_mean_abs, out.peak_mean_abs_, moments.sample_peak_mean_abs);
+    out.forget(unknown);
+    return out;
+  }
+
   /// Adds a batch X (tokens x d_in); any matrix_like. One call is one sample (a sequence) for sample_peak_mean_abs().
   /// @throws shape_error if X has another number of channels; nonfinite_error on NaN or infinity unless the context says
-  /// otherwise. The calibration is unchanged when it throws.
+  /// otherwise. The calibration is unchanged when it throws. What it does not know (knows()) it does not learn by this.
   template <class M>
   void observe(M const& x, context const& ctx = {}) {
     matrix<float> const copy = to_float(x);
@@ -100,7 +153,8 @@ public:
   /// Adds what another calibration of the same layer has seen, and what it holds out: its tokens come after the tokens of this
   /// one. Sums are added in that order, so their bits depend on it. The samples become the sample of both streams: bit for bit
   /// that of one calibration that observed both, if `other.config().first_token` is this one's first_token + tokens(). With
-  /// other first_token each token still has the same chance to be kept, but tokens of the same index go in or out together.
+  /// another first_token each token still has the same chance to be kept, but tokens of the same index go in or out together.
+  /// What one of the two does not know (knows()) is unknown afterwards.
   /// @throws shape_error, config_error on a mismatch; the calibration is unchanged then.
   void merge(calibration const& other) {
     if (other.channels_ != channels_)
@@ -109,12 +163,13 @@ public:
       throw config_error("calibration::merge: the two sides collect different statistics (Gram matrix, outputs or samples)");
     held_out_ptr held_out = joined(held_out_, other.held_out_);
     if (config_.samples > 0) sample_.append(other.sample_, config_.samples, tokens_);
+    forget(other.unknown_);
     for (std::size_t j = 0; j < size(); ++j) {
-      sum_[j] += other.sum_[j];
-      sum_abs_[j] += other.sum_abs_[j];
+      if (knows(statistic::mean)) sum_[j] += other.sum_[j];
+      if (knows(statistic::mean_abs)) sum_abs_[j] += other.sum_abs_[j];
       sum_square_[j] += other.sum_square_[j];
-      max_abs_[j] = std::max(max_abs_[j], other.max_abs_[j]);
-      peak_mean_abs_[j] = std::max(peak_mean_abs_[j], other.peak_mean_abs_[j]);
+      if (knows(statistic::max_abs)) max_abs_[j] = std::max(max_abs_[j], other.max_abs_[j]);
+      if (knows(statistic::sample_peak_mean_abs)) peak_mean_abs_[j] = std::max(peak_mean_abs_[j], other.peak_mean_abs_[j]);
     }
     for (index_t k = 0; k < gram_.size(); ++k) gram_.data()[k] += other.gram_.data()[k];
     for (index_t k = 0; k < cross_.size(); ++k) cross_.data()[k] += other.cross_.data()[k];
@@ -129,18 +184,26 @@ public:
   /// Activations that were NaN or infinite and taken as 0 (context::on_nonfinite == zero).
   [[nodiscard]] index_t zeroed_activations() const noexcept { return zeroed_; }
 
+  /// Whether a statistic is there: always, unless the calibration comes from sums (from_gram(), from_moments()). The four
+  /// members of its name throw config_error otherwise, so that nobody works with a 0 that was never observed.
+  [[nodiscard]] bool knows(statistic what) const noexcept { return (unknown_ & bit(what)) == 0; }
+
   /// Mean over tokens of x_j, |x_j|, x_j^2; 0 before the first token.
-  [[nodiscard]] std::vector<double> mean() const { return per_token(sum_); }
-  [[nodiscard]] std::vector<double> mean_abs() const { return per_token(sum_abs_); }
+  [[nodiscard]] std::vector<double> mean() const { return per_token(known(statistic::mean, sum_)); }
+  [[nodiscard]] std::vector<double> mean_abs() const { return per_token(known(statistic::mean_abs, sum_abs_)); }
   [[nodiscard]] std::vector<double> mean_square() const { return per_token(sum_square_); }
   /// Largest |x_j| of any token.
-  [[nodiscard]] std::vector<float> const& max_abs() const noexcept { return max_abs_; }
+  [[nodiscard]] std::vector<float> const& max_abs() const { return known(statistic::max_abs, max_abs_); }
   /// Largest over batches of the batch's mean |x_j| (the statistic of L2QER, arXiv 2402.02446).
-  [[nodiscard]] std::vector<double> const& sample_peak_mean_abs() const noexcept { return peak_mean_abs_; }
+  [[nodiscard]] std::vector<double> const& sample_peak_mean_abs() const {
+    return known(statistic::sample_peak_mean_abs, peak_mean_abs_);
+  }
 
   /// Channels whose activation was 0 in every token.
   [[nodiscard]] index_t dead_channels() const {
-    return tokens_ == 0 ? 0 : static_cast<index_t>(std::count(max_abs_.begin(), max_abs_.end(), 0.0f));
+    if (tokens_ == 0) return 0;
+    if (!knows(statistic::max_abs)) return static_cast<index_t>(std::count(sum_square_.begin(), sum_square_.end(), 0.0));
+    return static_cast<index_t>(std::count(max_abs_.begin(), max_abs_.end(), 0.0f));
   }
 
   [[nodiscard]] bool has_gram() const noexcept { return config_.gram; }
@@ -183,15 +246,16 @@ public:
   [[nodiscard]] calibration remapped(std::span<index_t const> from, std::span<double const> factors = {}) const {
     check_map(from, factors);
     calibration out(static_cast<index_t>(from.size()), config_);
+    out.forget(unknown_);
     auto const factor = [&](std::size_t j) { return factors.empty() ? 1.0 : factors[j]; };
     for (std::size_t j = 0; j < from.size(); ++j) {
       auto const x = static_cast<std::size_t>(from[j]);
       double const f = factor(j);
-      out.sum_[j] = f * sum_[x];
-      out.sum_abs_[j] = std::abs(f) * sum_abs_[x];
+      if (knows(statistic::mean)) out.sum_[j] = f * sum_[x];
+      if (knows(statistic::mean_abs)) out.sum_abs_[j] = std::abs(f) * sum_abs_[x];
       out.sum_square_[j] = f * f * sum_square_[x];
-      out.max_abs_[j] = static_cast<float>(std::abs(f) * static_cast<double>(max_abs_[x]));
-      out.peak_mean_abs_[j] = std::abs(f) * peak_mean_abs_[x];
+      if (knows(statistic::max_abs)) out.max_abs_[j] = static_cast<float>(std::abs(f) * static_cast<double>(max_abs_[x]));
+      if (knows(statistic::sample_peak_mean_abs)) out.peak_mean_abs_[j] = std::abs(f) * peak_mean_abs_[x];
       for (index_t k = 0; k < config_.outputs; ++k) out.cross_(static_cast<index_t>(j), k) = f * cross_(from[j], k);
       for (std::size_t k = 0; config_.gram && k < from.size(); ++k)
         out.gram_(static_cast<index_t>(j), static_cast<index_t>(k)) = f * factor(k) * gram_(from[j], from[k]);
@@ -208,6 +272,28 @@ public:
   }
 
 private:
+  friend struct detail::calibration_bytes;
+
+  [[nodiscard]] static constexpr unsigned bit(statistic what) noexcept { return 1u << static_cast<unsigned>(what); }
+  static constexpr unsigned all_statistics = 15;
+
+  /// Drops statistics.
+  void forget(unsigned what) {
+    unknown_ |= what & all_statistics;
+    if (!knows(statistic::mean)) sum_.clear();
+    if (!knows(statistic::mean_abs)) sum_abs_.clear();
+    if (!knows(statistic::max_abs)) max_abs_.clear();
+    if (!knows(statistic::sample_peak_mean_abs)) peak_mean_abs_.clear();
+  }
+
+  template <class Numbers>
+  [[nodiscard]] Numbers const& known(statistic what, Numbers const& numbers) const {
+    if (!knows(what))
+      throw config_error(
+          message("calibration::", name_of(what), ": not known; the calibration was made from sums that do not tell it"));
+    return numbers;
+  }
+
   void check_map(std::span<index_t const> from, std::span<double const> factors) const {
     if (!factors.empty() && factors.size() != from.size())
       throw shape_error(message("calibration::remapped: ", factors.size(), " factors for ", from.size(), " channels"));
@@ -265,6 +351,13 @@ private:
   }
 
   void add(matrix_view<float const> x, matrix_view<float const> y, context const& ctx) {
+    if (unknown_ != 0) {
+      calibration_config config = config_;
+      config.first_token += static_cast<std::uint64_t>(tokens_);
+      calibration batch(channels_, config);
+      batch.add(x, y, ctx);
+      return merge(batch);
+    }
     if (config_.samples > 0)
       sample_.add(x, config_.samples, config_.sample_seed, tokens_, config_.first_token + static_cast<std::uint64_t>(tokens_));
     constexpr index_t columns_per_task = 64;
@@ -299,6 +392,7 @@ private:
   index_t channels_;
   index_t tokens_ = 0;
   index_t zeroed_ = 0;
+  unsigned unknown_ = 0; ///< a bit per statistic; what is unknown has no numbers
   std::vector<double> sum_, sum_abs_, sum_square_;
   std::vector<float> max_abs_;
   std::vector<double> peak_mean_abs_;
@@ -318,6 +412,13 @@ inline void require_channels(calibration const& calib, index_t cols, char const*
 inline void require_observed(calibration const& calib, char const* who) {
   if (calib.tokens() == 0 && calib.channels() > 0)
     throw config_error(message(who, ": needs activations, the calibration has seen no tokens"));
+}
+
+/// What a component says when it needs a statistic that the calibration does not know. @throws config_error
+inline void require_known(calibration const& calib, statistic what, char const* who) {
+  if (!calib.knows(what))
+    throw config_error(
+        message(who, ": needs ", name_of(what), " of the inputs, which a calibration made from sums does not know"));
 }
 
 /// What a component says when it needs tokens themselves and the calibration keeps none. @throws config_error
