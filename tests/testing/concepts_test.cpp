@@ -1,5 +1,8 @@
 /// Near misses: a type that lacks one requirement does not model the concept; and algorithms ask no more than it.
+#include "slim/adapters/exact_lora.hpp"
 #include "slim/adapters/quantized_adapter.hpp"
+#include "slim/adapters/saliency_lora.hpp"
+#include "slim/adapters/sparse_adapter.hpp"
 #include "slim/pipeline/any.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/pruning/unstructured_pruner.hpp"
@@ -144,6 +147,21 @@ struct solver_of_pairs {
 static_assert(!low_rank_solver<solver_without_energy> && !low_rank_solver<solver_without_describe> &&
               !low_rank_solver<solver_of_pairs>);
 
+// diagonal norm
+struct weights_of_doubles : low_rank_solver_archetype {
+  std::vector<double> channel_weights(calibration const&) const;
+};
+template <class S>
+concept sparse_adapter_takes = requires { typename sparse_adapter<S, pruner_archetype>; };
+static_assert(!diagonal_norm<linear_saliency_archetype> && !diagonal_norm<slim_saliency> && !diagonal_norm<exact_lora> &&
+              !diagonal_norm<low_rank_solver_archetype> && !diagonal_norm<weights_of_doubles>);
+static_assert(diagonal_norm<saliency_lora<slim_saliency>> &&
+              diagonal_norm<sparse_adapter<diagonal_norm_archetype, any_pruner>>);
+static_assert(diagonal_norm<quantized_adapter<diagonal_norm_archetype, absmax_quantizer>> &&
+              !diagonal_norm<quantized_adapter<exact_lora, absmax_quantizer>>);
+static_assert(sparse_adapter_takes<diagonal_norm_archetype> && !sparse_adapter_takes<exact_lora> &&
+              !sparse_adapter_takes<slim_saliency>);
+
 // transform
 struct transform_without_inverse {
   matrix<float> apply(view) const;
@@ -234,6 +252,16 @@ TEST_CASE("a quantized adapter needs no more of its solver than the concept says
   adapter const found = both.solve(matrix_view<float const>(e.view()), calibration(5));
   CHECK(found.rank() == 1);
   CHECK(found.left_codes.has_value());
+}
+
+TEST_CASE("a sparse adapter needs no more of its solver and pruner than the concepts say") {
+  matrix<float> const e = normal_matrix(4, 5, 3);
+  sparse_adapter<diagonal_norm_archetype, pruner_archetype> const thin(diagonal_norm_archetype(0), pruner_archetype(0));
+  adapter const found = thin.solve(matrix_view<float const>(e.view()), calibration(5));
+  CHECK(found.rank() == 1);
+  REQUIRE(found.left_mask.has_value());
+  CHECK(found.left_mask->kept(0, 2));
+  CHECK(thin.channel_weights(calibration(5)) == std::vector<float>(5, 1.0f));
 }
 
 TEST_CASE("algorithms need no more of an executor than the concept says") {

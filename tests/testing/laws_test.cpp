@@ -237,6 +237,13 @@ struct solver_with_a_flaw {
   std::string describe() const { return ""; }
 };
 
+/// Says that channels weigh 2, and measures as if they weighed 1.
+struct solver_of_two_norms : solver_with_a_flaw {
+  std::vector<float> channel_weights(calibration const& calib) const {
+    return std::vector<float>(static_cast<std::size_t>(calib.channels()), 2.0f);
+  }
+};
+
 } // namespace
 
 TEST_CASE("check_low_rank_solver catches excess rank, harm, NaN, format and a broken mask") {
@@ -247,6 +254,7 @@ TEST_CASE("check_low_rank_solver catches excess rank, harm, NaN, format and a br
   CHECK(names(check_low_rank_solver(solver_with_a_flaw{3}, 1, matrices), "finite"));
   CHECK(names(check_low_rank_solver(solver_with_a_flaw{4}, 1, matrices), "numbers of its format"));
   CHECK(names(check_low_rank_solver(solver_with_a_flaw{5}, 1, matrices), "pattern"));
+  CHECK(names(check_low_rank_solver(solver_of_two_norms{}, 1, matrices), "the one of the channel weights"));
 }
 
 namespace {

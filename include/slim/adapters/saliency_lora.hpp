@@ -3,7 +3,7 @@
 /// One-shot low-rank adapters under a diagonal saliency: SLiM-LoRA (arXiv 2410.09615, section 3.3, equations 10 and 11), and
 /// with other saliencies naive low-rank, L2QER and QERA-approx.
 
-#include "slim/adapters/adapter.hpp"
+#include "slim/adapters/diagonal_norm.hpp"
 #include "slim/linalg/low_rank.hpp"
 #include "slim/saliency/channel_weights.hpp"
 
@@ -81,8 +81,10 @@ public:
 
 private:
   lora_config config_;
-  Saliency weighing_;
+  [[no_unique_address]] Saliency weighing_; // empty, mostly
 };
+
+static_assert(diagonal_norm<saliency_lora<unit_saliency>>);
 
 /// Plain truncated SVD of the error.
 [[nodiscard]] inline saliency_lora<unit_saliency> naive_lora(lora_config config = {}) {

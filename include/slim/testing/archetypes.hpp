@@ -4,7 +4,7 @@
 /// with them needs no more than the concept promises. They can be moved, because recipes hold their steps by value; they
 /// cannot be default-made, copied or assigned, and take arguments only in the exact types that the concepts name.
 
-#include "slim/adapters/adapter.hpp"
+#include "slim/adapters/diagonal_norm.hpp"
 #include "slim/packing/packed_format.hpp"
 #include "slim/pruning/pruner.hpp"
 #include "slim/quantization/input_quantizer.hpp"
@@ -133,6 +133,14 @@ struct low_rank_solver_archetype : archetype_base {
   text_archetype describe() const { return text_archetype(0); }
 };
 
+/// The same with a diagonal norm: all channels weigh 1.
+struct diagonal_norm_archetype : low_rank_solver_archetype {
+  using low_rank_solver_archetype::low_rank_solver_archetype;
+  std::vector<float> channel_weights(calibration const& calib) const {
+    return std::vector<float>(static_cast<std::size_t>(calib.channels()), 1.0f);
+  }
+};
+
 /// Changes nothing.
 struct transform_archetype : archetype_base {
   using archetype_base::archetype_base;
@@ -175,7 +183,8 @@ static_assert(saliency<saliency_archetype> && linear_saliency<linear_saliency_ar
 static_assert(quantized_matrix<codes_archetype> && quantizer<quantizer_archetype> &&
               input_quantizer<input_quantizer_archetype>);
 static_assert(packed_format<packed_format_archetype>);
-static_assert(low_rank_solver<low_rank_solver_archetype> && executor<executor_archetype> && transform<transform_archetype>);
+static_assert(low_rank_solver<low_rank_solver_archetype> && diagonal_norm<diagonal_norm_archetype> &&
+              executor<executor_archetype> && transform<transform_archetype>);
 
 } // namespace testing
 } // namespace SLIM_ABI
