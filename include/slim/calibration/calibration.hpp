@@ -114,7 +114,8 @@ public:
 
   /// Adds a batch X (tokens x d_in); any matrix_like. One call is one sample (a sequence) for sample_peak_mean_abs().
   /// @throws shape_error if X has another number of channels; nonfinite_error on NaN or infinity unless the context says
-  /// otherwise. The calibration is unchanged when it throws. What it does not know (knows()) it does not learn by this.
+  /// otherwise; cancelled if it is stopped before the batch begins to be added, for a batch is added whole or not at all. The
+  /// calibration is unchanged when it throws. What it does not know (knows()) it does not learn by this.
   template <class M>
   void observe(M const& x, context const& ctx = {}) {
     matrix<float> const copy = to_float(x);
@@ -142,11 +143,12 @@ public:
     if (y.cols() != config_.outputs || y.rows() != x.rows())
       throw shape_error(
           message("calibration::observe: Y is ", y.rows(), " x ", y.cols(), ", expected ", x.rows(), " x ", config_.outputs));
-    if (ctx.on_nonfinite == nonfinite::propagate) return add(x, y, ctx);
+    ctx.throw_if_stopped();
+    if (ctx.on_nonfinite == nonfinite::propagate) return add(x, y, ctx.to_the_end());
     index_t const bad = count_nonfinite(x, "X", ctx) + count_nonfinite(y, "Y", ctx);
-    if (bad == 0) return add(x, y, ctx);
+    if (bad == 0) return add(x, y, ctx.to_the_end());
     matrix<float> const clean_x = zeroed(x), clean_y = zeroed(y);
-    add(clean_x.view(), clean_y.view(), ctx);
+    add(clean_x.view(), clean_y.view(), ctx.to_the_end());
     zeroed_ += bad;
   }
 
