@@ -185,8 +185,14 @@ struct transform_not_const {
   calibration apply_to(calibration const&);
   std::string describe() const;
 };
-static_assert(!transform<transform_without_inverse> && !transform<transform_in_place> &&
-              !transform<transform_of_weights_only> && !transform<transform_not_const> && !transform<pruner_archetype>);
+struct transform_of_half_a_calibration : transform_of_weights_only {
+  matrix<double> apply_to(calibration const&) const;
+};
+static_assert(!transform<transform_without_inverse> && !transform<transform_in_place> && !transform<transform_not_const> &&
+              !transform<pruner_archetype>);
+static_assert(transform<transform_of_weights_only> && !calibration_transform<transform_of_weights_only> &&
+              !calibration_transform<transform_archetype> && !calibration_transform<transform_of_half_a_calibration> &&
+              !calibration_transform<transform_without_inverse>);
 
 // input quantizer, executor
 struct input_quantizer_without_describe {

@@ -25,6 +25,7 @@ TEST_CASE("archetypes keep the laws") {
   CHECK(describe(check_input_quantizer(input_quantizer_archetype(0), 0.0)) == "");
   CHECK(describe(check_low_rank_solver(low_rank_solver_archetype(0), 1)) == "");
   CHECK(describe(check_transform([](index_t) { return transform_archetype(0); })) == "");
+  CHECK(describe(check_transform([](index_t) { return calibration_transform_archetype(0); })) == "");
   CHECK(describe(check_executor(executor_archetype(0))) == "");
 }
 

@@ -153,8 +153,13 @@ struct transform_archetype : archetype_base {
   matrix<T> invert(matrix_view<T const> w) const {
     return matrix<T>(w);
   }
-  calibration apply_to(calibration const& calib) const { return calib; }
   text_archetype describe() const { return text_archetype(0); }
+};
+
+/// The same, and a calibration follows it.
+struct calibration_transform_archetype : transform_archetype {
+  using transform_archetype::transform_archetype;
+  calibration apply_to(calibration const& calib) const { return calib; }
 };
 
 /// Writes nothing and reads nothing. There is no object of a format.
@@ -184,7 +189,8 @@ static_assert(quantized_matrix<codes_archetype> && quantizer<quantizer_archetype
               input_quantizer<input_quantizer_archetype>);
 static_assert(packed_format<packed_format_archetype>);
 static_assert(low_rank_solver<low_rank_solver_archetype> && diagonal_norm<diagonal_norm_archetype> &&
-              executor<executor_archetype> && transform<transform_archetype>);
+              executor<executor_archetype> && transform<transform_archetype> &&
+              calibration_transform<calibration_transform_archetype>);
 
 } // namespace testing
 } // namespace SLIM_ABI
