@@ -1,4 +1,5 @@
 /// The law suites themselves: they accept what keeps the laws, and catch, by name, what breaks one.
+#include "slim/core/norms.hpp"
 #include "slim/testing/archetypes.hpp"
 #include "slim/testing/laws.hpp"
 
@@ -233,7 +234,7 @@ struct solver_with_a_flaw {
     return found;
   }
   double energy(matrix_view<float const> e, calibration const& calib, context const& = {}) const {
-    return weighted_energy(e, std::vector<float>(static_cast<std::size_t>(calib.channels()), 1.0f));
+    return weighted_squared_norm(e, std::vector<float>(static_cast<std::size_t>(calib.channels()), 1.0f));
   }
   std::string describe() const { return ""; }
 };

@@ -3,6 +3,7 @@
 /// Sparse adapters: L pruned (2:4 runs on the sparse kernel), R fitted again to the pruned L.
 
 #include "slim/adapters/diagonal_norm.hpp"
+#include "slim/core/norms.hpp"
 #include "slim/linalg/cholesky.hpp"
 #include "slim/pruning/pruner.hpp"
 
@@ -35,7 +36,7 @@ public:
     if (!refit_right(found, e, weights))
       found.notes.push_back("sparse adapter: normal matrix not positive definite, right factor not refitted");
     return unless_worse_than_none(std::move(found), e, ctx,
-                                  [&](matrix_view<float const> rest) { return weighted_energy(rest, weights); });
+                                  [&](matrix_view<float const> rest) { return weighted_squared_norm(rest, weights); });
   }
 
   [[nodiscard]] std::string describe() const {

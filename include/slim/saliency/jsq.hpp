@@ -4,6 +4,7 @@
 /// 2024), a baseline of SLiM's paper: Wanda's score, plus rho times the range that the output would have without the weight. A
 /// weight that holds the range of its output down makes it easier to quantize, and stays.
 
+#include "slim/core/power_of_two.hpp"
 #include "slim/saliency/saliency.hpp"
 
 #include <functional>
@@ -92,8 +93,7 @@ private:
   static void scale_down(matrix<float>& m) {
     float largest = 0.0f;
     for (index_t k = 0; k < m.size(); ++k) largest = std::max(largest, std::abs(m.data()[k]));
-    if (!(largest > 0.0f) || !std::isfinite(largest)) return;
-    int const power = -std::ilogb(largest) - 1;
+    int const power = power_below(largest);
     for (index_t k = 0; k < m.size(); ++k) m.data()[k] = std::ldexp(m.data()[k], power);
   }
 
