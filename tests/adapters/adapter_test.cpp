@@ -259,8 +259,9 @@ TEST_CASE("an adapter that rounding has made harmful is dropped, with a note") {
     a.right = mapped(normal_matrix(1, 6, 1), [](float) { return 1.0f; });
     return a;
   }();
-  adapter const kept = unless_worse_than_none(
-      harmful, e.view(), {}, [](matrix_view<float const> rest) { return weighted_energy(rest, std::vector<float>(8, 1.0f)); });
+  adapter const kept = unless_worse_than_none(harmful, e.view(), {}, [](matrix_view<float const> rest) {
+    return weighted_squared_norm(rest, std::vector<float>(8, 1.0f));
+  });
   CHECK(kept.rank() == 0);
   REQUIRE(kept.notes.size() == 1);
   CHECK_THAT(kept.notes[0], Catch::Contains("dropped"));

@@ -16,7 +16,7 @@ struct relative_magnitude {
       return top > 0.0f ? std::abs(w(i, j)) / top : 0.0f;
     }
   };
-  scorer prepare(slim::matrix_view<float const> w, slim::calibration const&) const {
+  scorer prepare(slim::matrix_view<float const> w, slim::calibration const&, slim::context const&) const {
     scorer s{w, {}};
     for (slim::index_t i = 0; i < w.rows(); ++i) s.largest.push_back(slim::largest_magnitude(w.middle_rows(i, 1)));
     return s;

@@ -6,49 +6,10 @@
 #include "slim/io/safetensors/writer.hpp"
 
 #include "slim/core/random.hpp"
+#include "support/allocation_watch.hpp"
 #include "support/temporary_folder.hpp"
 
 #include <catch2/catch.hpp>
-#include <cstdlib>
-#include <malloc.h>
-#include <new>
-
-namespace {
-
-/// Bytes that operator new has given out and not got back, and the most there ever were.
-std::size_t live_bytes = 0;
-std::size_t peak_bytes = 0;
-
-[[maybe_unused]] void* counted_allocation(std::size_t size) {
-  void* const at = std::malloc(size == 0 ? 1 : size);
-  if (!at) throw std::bad_alloc();
-  live_bytes += ::malloc_usable_size(at);
-  peak_bytes = std::max(peak_bytes, live_bytes);
-  return at;
-}
-
-[[maybe_unused]] void counted_release(void* at) noexcept {
-  if (at) live_bytes -= ::malloc_usable_size(at);
-  std::free(at);
-}
-
-} // namespace
-
-// AddressSanitizer brings its own pairs of allocation functions, which must not be mixed with these: under it the readers are
-// watched for bad accesses, and without it for the memory they take.
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SLIM_TEST_UNDER_ASAN
-#endif
-#endif
-#if !defined(SLIM_TEST_UNDER_ASAN) && !defined(__SANITIZE_ADDRESS__)
-void* operator new(std::size_t size) { return counted_allocation(size); }
-void* operator new[](std::size_t size) { return counted_allocation(size); }
-void operator delete(void* at) noexcept { counted_release(at); }
-void operator delete[](void* at) noexcept { counted_release(at); }
-void operator delete(void* at, std::size_t) noexcept { counted_release(at); }
-void operator delete[](void* at, std::size_t) noexcept { counted_release(at); }
-#endif
 
 namespace {
 
@@ -67,10 +28,9 @@ struct outcome {
 /// Opens with `open`, then reads every tensor that can be read. Values are only touched, so that ASan sees every byte.
 template <class Open>
 outcome outcome_of(Open const& open) {
-  std::size_t const before = live_bytes;
-  peak_bytes = live_bytes;
+  slim_test::allocation_watch const watch;
   auto const file = open();
-  outcome result{file.has_value(), peak_bytes - before, 0};
+  outcome result{file.has_value(), watch.peak(), 0};
   if (!file) {
     REQUIRE(file.why().size() > 10);
     return result;

@@ -4,46 +4,9 @@
 #include "slim/packing/unpack.hpp"
 #include "slim/testing/packed_format_laws.hpp"
 
+#include "support/allocation_watch.hpp"
+
 #include <catch2/catch.hpp>
-#include <cstdlib>
-#include <malloc.h>
-#include <new>
-
-namespace {
-
-/// Bytes that operator new has given out and not got back, and the most there ever were.
-std::size_t live_bytes = 0;
-std::size_t peak_bytes = 0;
-
-[[maybe_unused]] void* counted_allocation(std::size_t size) {
-  void* const at = std::malloc(size == 0 ? 1 : size);
-  if (!at) throw std::bad_alloc();
-  live_bytes += ::malloc_usable_size(at);
-  peak_bytes = std::max(peak_bytes, live_bytes);
-  return at;
-}
-
-[[maybe_unused]] void counted_release(void* at) noexcept {
-  if (at) live_bytes -= ::malloc_usable_size(at);
-  std::free(at);
-}
-
-} // namespace
-
-// AddressSanitizer brings its own allocation functions: under it decoders are watched for bad accesses, without it for memory.
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SLIM_TEST_UNDER_ASAN
-#endif
-#endif
-#if !defined(SLIM_TEST_UNDER_ASAN) && !defined(__SANITIZE_ADDRESS__)
-void* operator new(std::size_t size) { return counted_allocation(size); }
-void* operator new[](std::size_t size) { return counted_allocation(size); }
-void operator delete(void* at) noexcept { counted_release(at); }
-void operator delete[](void* at) noexcept { counted_release(at); }
-void operator delete(void* at, std::size_t) noexcept { counted_release(at); }
-void operator delete[](void* at, std::size_t) noexcept { counted_release(at); }
-#endif
 
 namespace {
 
@@ -53,10 +16,9 @@ using bytes_t = std::vector<std::byte>;
 /// Whether F reads the bytes. Whatever it reads packs to the same bytes; whatever it does not read gets a sentence.
 template <class F>
 bool reads(bytes_t const& bytes, slim::unpack_limit limit = {}) {
-  std::size_t const before = live_bytes;
-  peak_bytes = live_bytes;
+  slim_test::allocation_watch const watch;
   auto const read = F::unpack(bytes, limit);
-  std::size_t const taken = peak_bytes - before;
+  std::size_t const taken = watch.peak();
   if (!read) {
     REQUIRE(read.why().size() > 20);
     REQUIRE(taken < 4096 + 64 * bytes.size() + 2 * static_cast<std::size_t>(limit.weights));

@@ -17,7 +17,7 @@ namespace {
 /// Whatever it is given: the scores themselves.
 struct given {
   matrix<float> const* scores;
-  auto prepare(matrix_view<float const>, calibration const&) const {
+  auto prepare(matrix_view<float const>, calibration const&, context const&) const {
     return [all = scores](index_t i, index_t j) { return (*all)(i, j); };
   }
   [[nodiscard]] std::string describe() const { return "given"; }

@@ -1,5 +1,8 @@
 /// Near misses: a type that lacks one requirement does not model the concept; and algorithms ask no more than it.
+#include "slim/adapters/exact_lora.hpp"
 #include "slim/adapters/quantized_adapter.hpp"
+#include "slim/adapters/saliency_lora.hpp"
+#include "slim/adapters/sparse_adapter.hpp"
 #include "slim/joint/joint_slr.hpp"
 #include "slim/pipeline/any.hpp"
 #include "slim/pruning/nm_pruner.hpp"
@@ -23,25 +26,30 @@ struct scores_double {
   struct scorer {
     double operator()(index_t, index_t) const;
   };
-  scorer prepare(view, calibration const&) const;
+  scorer prepare(view, calibration const&, context const&) const;
   std::string describe() const;
 };
 struct scorer_not_const {
   struct scorer {
     float operator()(index_t, index_t);
   };
-  scorer prepare(view, calibration const&) const;
+  scorer prepare(view, calibration const&, context const&) const;
   std::string describe() const;
 };
 struct saliency_without_describe {
+  saliency_archetype::scorer prepare(view, calibration const&, context const&) const;
+};
+struct saliency_without_context {
   saliency_archetype::scorer prepare(view, calibration const&) const;
+  std::string describe() const;
 };
 struct saliency_not_const {
-  saliency_archetype::scorer prepare(view, calibration const&);
+  saliency_archetype::scorer prepare(view, calibration const&, context const&);
   std::string describe() const;
 };
 static_assert(!saliency<scores_double> && !saliency<scorer_not_const> && !saliency<saliency_without_describe> &&
-              !saliency<saliency_not_const> && !saliency<linear_saliency_archetype> && !saliency<int>);
+              !saliency<saliency_without_context> && !saliency<saliency_not_const> && !saliency<linear_saliency_archetype> &&
+              !saliency<int>);
 
 // linear saliency
 struct weights_double {
@@ -137,6 +145,21 @@ struct solver_of_pairs {
 static_assert(!low_rank_solver<solver_without_energy> && !low_rank_solver<solver_without_describe> &&
               !low_rank_solver<solver_of_pairs>);
 
+// diagonal norm
+struct weights_of_doubles : low_rank_solver_archetype {
+  std::vector<double> channel_weights(calibration const&) const;
+};
+template <class S>
+concept sparse_adapter_takes = requires { typename sparse_adapter<S, pruner_archetype>; };
+static_assert(!diagonal_norm<linear_saliency_archetype> && !diagonal_norm<slim_saliency> && !diagonal_norm<exact_lora> &&
+              !diagonal_norm<low_rank_solver_archetype> && !diagonal_norm<weights_of_doubles>);
+static_assert(diagonal_norm<saliency_lora<slim_saliency>> &&
+              diagonal_norm<sparse_adapter<diagonal_norm_archetype, any_pruner>>);
+static_assert(diagonal_norm<quantized_adapter<diagonal_norm_archetype, absmax_quantizer>> &&
+              !diagonal_norm<quantized_adapter<exact_lora, absmax_quantizer>>);
+static_assert(sparse_adapter_takes<diagonal_norm_archetype> && !sparse_adapter_takes<exact_lora> &&
+              !sparse_adapter_takes<slim_saliency>);
+
 // transform
 struct transform_without_inverse {
   matrix<float> apply(view) const;
@@ -160,8 +183,14 @@ struct transform_not_const {
   calibration apply_to(calibration const&);
   std::string describe() const;
 };
-static_assert(!transform<transform_without_inverse> && !transform<transform_in_place> &&
-              !transform<transform_of_weights_only> && !transform<transform_not_const> && !transform<pruner_archetype>);
+struct transform_of_half_a_calibration : transform_of_weights_only {
+  matrix<double> apply_to(calibration const&) const;
+};
+static_assert(!transform<transform_without_inverse> && !transform<transform_in_place> && !transform<transform_not_const> &&
+              !transform<pruner_archetype>);
+static_assert(transform<transform_of_weights_only> && !calibration_transform<transform_of_weights_only> &&
+              !calibration_transform<transform_archetype> && !calibration_transform<transform_of_half_a_calibration> &&
+              !calibration_transform<transform_without_inverse>);
 
 // input quantizer, executor
 struct input_quantizer_without_describe {
@@ -251,6 +280,16 @@ TEST_CASE("a quantized adapter needs no more of its solver than the concept says
   adapter const found = both.solve(matrix_view<float const>(e.view()), calibration(5));
   CHECK(found.rank() == 1);
   CHECK(found.left_codes.has_value());
+}
+
+TEST_CASE("a sparse adapter needs no more of its solver and pruner than the concepts say") {
+  matrix<float> const e = normal_matrix(4, 5, 3);
+  sparse_adapter<diagonal_norm_archetype, pruner_archetype> const thin(diagonal_norm_archetype(0), pruner_archetype(0));
+  adapter const found = thin.solve(matrix_view<float const>(e.view()), calibration(5));
+  CHECK(found.rank() == 1);
+  REQUIRE(found.left_mask.has_value());
+  CHECK(found.left_mask->kept(0, 2));
+  CHECK(thin.channel_weights(calibration(5)) == std::vector<float>(5, 1.0f));
 }
 
 TEST_CASE("algorithms need no more of an executor than the concept says") {

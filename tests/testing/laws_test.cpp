@@ -1,4 +1,5 @@
 /// The law suites themselves: they accept what keeps the laws, and catch, by name, what breaks one.
+#include "slim/core/norms.hpp"
 #include "slim/testing/archetypes.hpp"
 #include "slim/testing/laws.hpp"
 
@@ -25,6 +26,7 @@ TEST_CASE("archetypes keep the laws") {
   CHECK(describe(check_input_quantizer(input_quantizer_archetype(0), 0.0)) == "");
   CHECK(describe(check_low_rank_solver(low_rank_solver_archetype(0), 1)) == "");
   CHECK(describe(check_transform([](index_t) { return transform_archetype(0); })) == "");
+  CHECK(describe(check_transform([](index_t) { return calibration_transform_archetype(0); })) == "");
   CHECK(describe(check_executor(executor_archetype(0))) == "");
 }
 
@@ -75,7 +77,7 @@ struct saliency_with_nan {
     matrix_view<float const> w;
     float operator()(index_t i, index_t j) const { return 1.0f / w(i, j) * 0.0f; }
   };
-  scorer prepare(matrix_view<float const> w, calibration const&) const { return {w}; }
+  scorer prepare(matrix_view<float const> w, calibration const&, context const&) const { return {w}; }
   std::string describe() const { return ""; }
 };
 
@@ -85,7 +87,7 @@ struct saliency_with_memory {
     float offset;
     float operator()(index_t, index_t j) const { return offset + static_cast<float>(j); }
   };
-  scorer prepare(matrix_view<float const>, calibration const&) const { return {calls += 1.0f}; }
+  scorer prepare(matrix_view<float const>, calibration const&, context const&) const { return {calls += 1.0f}; }
   std::string describe() const { return ""; }
 };
 
@@ -231,9 +233,16 @@ struct solver_with_a_flaw {
     return found;
   }
   double energy(matrix_view<float const> e, calibration const& calib, context const& = {}) const {
-    return weighted_energy(e, std::vector<float>(static_cast<std::size_t>(calib.channels()), 1.0f));
+    return weighted_squared_norm(e, std::vector<float>(static_cast<std::size_t>(calib.channels()), 1.0f));
   }
   std::string describe() const { return ""; }
+};
+
+/// Says that channels weigh 2, and measures as if they weighed 1.
+struct solver_of_two_norms : solver_with_a_flaw {
+  std::vector<float> channel_weights(calibration const& calib) const {
+    return std::vector<float>(static_cast<std::size_t>(calib.channels()), 2.0f);
+  }
 };
 
 } // namespace
@@ -246,6 +255,7 @@ TEST_CASE("check_low_rank_solver catches excess rank, harm, NaN, format and a br
   CHECK(names(check_low_rank_solver(solver_with_a_flaw{3}, 1, matrices), "finite"));
   CHECK(names(check_low_rank_solver(solver_with_a_flaw{4}, 1, matrices), "numbers of its format"));
   CHECK(names(check_low_rank_solver(solver_with_a_flaw{5}, 1, matrices), "pattern"));
+  CHECK(names(check_low_rank_solver(solver_of_two_norms{}, 1, matrices), "the one of the channel weights"));
 }
 
 namespace {

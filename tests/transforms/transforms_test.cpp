@@ -55,9 +55,59 @@ struct wrong_inverse {
   std::string describe() const { return "wrong inverse"; }
 };
 
+/// A reflection W - 2 (W v) v^T / (v^T v): mixes all channels, and no calibration can follow it.
+struct reflection {
+  index_t channels;
+  matrix<float> apply(matrix_view<float const> w) const {
+    auto const v = [](index_t j) { return random_normal(6, static_cast<std::uint64_t>(j)); };
+    double length = 0;
+    for (index_t j = 0; j < channels; ++j) length += v(j) * v(j);
+    matrix<float> out(w);
+    for (index_t i = 0; i < w.rows(); ++i) {
+      double along = 0;
+      for (index_t j = 0; j < channels; ++j) along += static_cast<double>(w(i, j)) * v(j);
+      for (index_t j = 0; j < channels; ++j)
+        out(i, j) = static_cast<float>(static_cast<double>(w(i, j)) - 2 * along / length * v(j));
+    }
+    return out;
+  }
+  matrix<float> invert(matrix_view<float const> w) const { return apply(w); }
+  std::string describe() const { return "reflection"; }
+};
+
+/// Adds the first row to the others, which is no other basis for the channels.
+struct mixes_rows {
+  matrix<float> shifted(matrix_view<float const> w, float sign) const {
+    matrix<float> out(w);
+    for (index_t i = 1; i < w.rows(); ++i)
+      for (index_t j = 0; j < w.cols(); ++j) out(i, j) += sign * w(0, j);
+    return out;
+  }
+  matrix<float> apply(matrix_view<float const> w) const { return shifted(w, 1.0f); }
+  matrix<float> invert(matrix_view<float const> w) const { return shifted(w, -1.0f); }
+  std::string describe() const { return "mixes rows"; }
+};
+
+static_assert(transform<reflection> && !calibration_transform<reflection>);
+
 } // namespace
 
+TEST_CASE("a rotation is a transform, but no calibration follows it") {
+  CHECK(describe(check_transform([](index_t n) { return reflection{n}; }, hard_matrices(), 64.0)) == "");
+}
+
+TEST_CASE("a scaling is undone to 2 ulp of each weight") {
+  matrix<float> const w = normal_matrix(9, 40, 7);
+  channel_scaling const s = scaled(40);
+  matrix<float> const back = s.invert(s.apply(w.view()).view());
+  for (index_t k = 0; k < w.size(); ++k) CHECK(std::abs(back.data()[k] - w.data()[k]) <= 0x1p-22f * std::abs(w.data()[k]));
+}
+
 TEST_CASE("the laws of a transform catch what breaks them") {
+  auto const mixed = check_transform([](index_t) { return mixes_rows{}; },
+                                     {{"ones", mapped(matrix<float>(3, 4), [](float) { return 1.0f; })}});
+  REQUIRE_FALSE(mixed.empty());
+  CHECK(mixed.front().law == "every row is transformed by itself");
   auto const broken = check_transform([](index_t n) { return half_a_transform{shuffled(n)}; });
   REQUIRE_FALSE(broken.empty());
   CHECK(broken.front().law == "outputs stay");
@@ -104,6 +154,8 @@ TEST_CASE("a permuted calibration is that of the permuted activations") {
   calibration const expected = observed(p.apply(x.view())), found = p.apply_to(observed(x));
   CHECK(found.mean_square() == expected.mean_square());
   CHECK(found.max_abs() == expected.max_abs());
+  calibration const kept = p.apply_to(observed(x, {.samples = 6}));
+  CHECK(same_bits(matrix<float>(kept.samples()), matrix<float>(observed(p.apply(x.view()), {.samples = 6}).samples())));
 }
 
 TEST_CASE("what is no permutation, or of another layer, is refused") {

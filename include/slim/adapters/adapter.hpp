@@ -84,17 +84,6 @@ concept low_rank_solver = requires(S const& s, matrix_view<float const> e, calib
   { s.describe() } -> std::convertible_to<std::string>;
 };
 
-/// ||E diag(w)||_F^2, rows added in order, double.
-[[nodiscard]] inline double weighted_energy(matrix_view<float const> e, std::vector<float> const& weights) {
-  double energy = 0;
-  for (index_t i = 0; i < e.rows(); ++i)
-    for (index_t j = 0; j < e.cols(); ++j) {
-      double const x = static_cast<double>(e(i, j)) * static_cast<double>(weights[static_cast<std::size_t>(j)]);
-      energy += x * x;
-    }
-  return energy;
-}
-
 /// The law of low_rank_solver, kept where rounding could break it: an adapter that leaves more energy than none is replaced
 /// by none, with a note. `energy(D)` is the solver's.
 template <class Energy>

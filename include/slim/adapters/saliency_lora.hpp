@@ -3,7 +3,8 @@
 /// One-shot low-rank adapters under a diagonal saliency: SLiM-LoRA (arXiv 2410.09615, section 3.3, equations 10 and 11), and
 /// with other saliencies naive low-rank, L2QER and QERA-approx.
 
-#include "slim/adapters/adapter.hpp"
+#include "slim/adapters/diagonal_norm.hpp"
+#include "slim/core/norms.hpp"
 #include "slim/linalg/low_rank.hpp"
 #include "slim/saliency/channel_weights.hpp"
 
@@ -42,7 +43,7 @@ public:
   [[nodiscard]] std::vector<float> channel_weights(calibration const& calib) const { return weighing_.channel_weights(calib); }
   /// ||E D||_F^2
   [[nodiscard]] double energy(matrix_view<float const> e, calibration const& calib, context const& = {}) const {
-    return weighted_energy(e, channel_weights(calib));
+    return weighted_squared_norm(e, channel_weights(calib));
   }
 
   /// @throws shape_error if E and the calibration disagree on d_in; config_error if the saliency needs activations and none
@@ -70,7 +71,7 @@ public:
     }
     if (!factors.fallbacks.empty()) found.notes.push_back("low-rank factors: " + factors.fallbacks);
     return unless_worse_than_none(std::move(found), e, ctx,
-                                  [&](matrix_view<float const> rest) { return weighted_energy(rest, weights); });
+                                  [&](matrix_view<float const> rest) { return weighted_squared_norm(rest, weights); });
   }
 
   [[nodiscard]] std::string describe() const {
@@ -81,8 +82,10 @@ public:
 
 private:
   lora_config config_;
-  Saliency weighing_;
+  [[no_unique_address]] Saliency weighing_; // empty, mostly
 };
+
+static_assert(diagonal_norm<saliency_lora<unit_saliency>>);
 
 /// Plain truncated SVD of the error.
 [[nodiscard]] inline saliency_lora<unit_saliency> naive_lora(lora_config config = {}) {

@@ -2,10 +2,10 @@
 /// @file
 /// Sparse adapters: L pruned (2:4 runs on the sparse kernel), R fitted again to the pruned L.
 
-#include "slim/adapters/adapter.hpp"
+#include "slim/adapters/diagonal_norm.hpp"
+#include "slim/core/norms.hpp"
 #include "slim/linalg/cholesky.hpp"
 #include "slim/pruning/pruner.hpp"
-#include "slim/saliency/saliency.hpp"
 
 namespace slim {
 inline namespace SLIM_ABI {
@@ -16,25 +16,15 @@ inline namespace SLIM_ABI {
 ///
 /// **Numerics** The r x r normal matrix is built and factorised in double, with 1e-8 of its mean diagonal added; if that fails
 /// the unrefitted R stays, with a note.
-template <low_rank_solver Solver, pruner Pruner>
-  requires linear_saliency<Solver> // its channel weights
-class sparse_adapter {
+template <diagonal_norm Solver, pruner Pruner>
+class sparse_adapter : public detail::wraps_solver<Solver> {
 public:
-  sparse_adapter(Solver solver, Pruner thinning) : solver_(std::move(solver)), thinning_(std::move(thinning)) {}
-
-  [[nodiscard]] double energy(matrix_view<float const> e, calibration const& calib, context const& ctx = {}) const {
-    return solver_.energy(e, calib, ctx);
-  }
-  /// The inner solver's, if its norm is diagonal.
-  [[nodiscard]] std::vector<float> channel_weights(calibration const& calib) const
-    requires linear_saliency<Solver>
-  {
-    return solver_.channel_weights(calib);
-  }
+  sparse_adapter(Solver solver, Pruner thinning)
+      : detail::wraps_solver<Solver>(std::move(solver)), thinning_(std::move(thinning)) {}
 
   template <std::same_as<float> T>
   [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& calib, context const& ctx = {}) const {
-    adapter found = solver_.solve(e, calib, ctx);
+    adapter found = this->inner().solve(e, calib, ctx);
     if (found.rank() == 0) return found;
     matrix<float> left_rows(transposed(found.left.view()));
     found.left_mask = thinning_.select(matrix_view<float const>(left_rows.view()), calib, ctx);
@@ -42,15 +32,15 @@ public:
     found.left = matrix<float>(transposed(left_rows.view()));
     found.left_codes.reset(); // the refit leaves the grid of a quantized adapter: quantize after pruning, not before
     found.right_codes.reset();
-    std::vector<float> const weights = solver_.channel_weights(calib);
+    std::vector<float> const weights = this->channel_weights(calib);
     if (!refit_right(found, e, weights))
       found.notes.push_back("sparse adapter: normal matrix not positive definite, right factor not refitted");
     return unless_worse_than_none(std::move(found), e, ctx,
-                                  [&](matrix_view<float const> rest) { return weighted_energy(rest, weights); });
+                                  [&](matrix_view<float const> rest) { return weighted_squared_norm(rest, weights); });
   }
 
   [[nodiscard]] std::string describe() const {
-    return message(std::string(solver_.describe()), ", left ", std::string(thinning_.describe()));
+    return message(std::string(this->inner().describe()), ", left ", std::string(thinning_.describe()));
   }
 
 private:
@@ -80,7 +70,6 @@ private:
     return true;
   }
 
-  Solver solver_;
   Pruner thinning_;
 };
 

@@ -43,17 +43,28 @@ inline namespace SLIM_ABI {
   return h;
 }
 
+namespace detail {
+/// Dot products of the rows of A with those of B, in double.
+[[nodiscard]] inline std::vector<double> row_products(matrix_view<float const> a, matrix_view<float const> b,
+                                                      context const& ctx) {
+  std::vector<double> sums(static_cast<std::size_t>(a.rows()));
+  constexpr index_t rows_per_task = 16;
+  ctx.parallel_for(a.rows(), rows_per_task, [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i) {
+      double sum = 0;
+      for (index_t j = 0; j < a.cols(); ++j) sum += static_cast<double>(a(i, j)) * static_cast<double>(b(i, j));
+      sums[static_cast<std::size_t>(i)] = sum;
+    }
+  });
+  return sums;
+}
+} // namespace detail
+
 /// tr(E H E^T), E (d_out x d_in), H symmetric. Double sums of float products. O(d_out d_in^2). @throws shape_error
 [[nodiscard]] inline double hessian_energy(matrix_view<float const> e, matrix_view<float const> h, context const& ctx = {}) {
   matrix<float> product(e.rows(), e.cols());
   gemm_into(e, h, product.view(), ctx);
-  constexpr index_t rows_per_task = 16;
-  std::vector<double> row_energy(static_cast<std::size_t>(e.rows()));
-  ctx.parallel_for(e.rows(), rows_per_task, [&](index_t begin, index_t end) {
-    for (index_t i = begin; i < end; ++i)
-      for (index_t j = 0; j < e.cols(); ++j)
-        row_energy[static_cast<std::size_t>(i)] += static_cast<double>(product(i, j)) * static_cast<double>(e(i, j));
-  });
+  std::vector<double> const row_energy = detail::row_products(product.view(), e, ctx);
   return std::max(std::accumulate(row_energy.begin(), row_energy.end(), 0.0), 0.0); // rounding may fall below zero
 }
 
@@ -91,15 +102,8 @@ struct normalized_hessian {
   [[nodiscard]] std::vector<double> row_errors(matrix<float> const& scaled_change, context const& ctx) const {
     matrix<float> product(scaled_change.rows(), scaled_change.cols());
     gemm_into(scaled_change.view(), h.view(), product.view(), ctx);
-    std::vector<double> errors(static_cast<std::size_t>(product.rows()));
-    ctx.parallel_for(product.rows(), 16, [&](index_t begin, index_t end) {
-      for (index_t i = begin; i < end; ++i) {
-        double sum = 0;
-        for (index_t j = 0; j < product.cols(); ++j)
-          sum += static_cast<double>(product(i, j)) * static_cast<double>(scaled_change(i, j));
-        errors[static_cast<std::size_t>(i)] = std::max(sum, 0.0) * unit;
-      }
-    });
+    std::vector<double> errors = detail::row_products(product.view(), scaled_change.view(), ctx);
+    for (double& e : errors) e = std::max(e, 0.0) * unit;
     return errors;
   }
 

@@ -3,6 +3,7 @@
 /// `context`: how to run, as opposed to what to compute. Last argument of every algorithm, with a default.
 
 #include "slim/core/executor.hpp"
+#include "slim/core/progress.hpp"
 
 #include <cstdint>
 
@@ -32,7 +33,8 @@ enum class simd_level { automatic, scalar, avx2, avx512 };
 using sgemm_function = void(bool transpose_a, bool transpose_b, index_t m, index_t n, index_t k, float alpha, float const* a,
                             index_t lda, float const* b, index_t ldb, float beta, float* c, index_t ldc);
 
-/// Executor, policies and seed. Cheap to copy; refers to the executor, does not own it.
+/// Executor, policies, seed, and what the caller wants to know and to stop. Cheap to copy; refers to the executor and to the
+/// progress callable, does not own them.
 struct context {
   executor_ref where = detail::shared_default_executor;
   nonfinite on_nonfinite = nonfinite::reject;
@@ -41,11 +43,19 @@ struct context {
   /// Float products through someone else's BLAS (interop/cblas.hpp). Null: our own, whose bits do not depend on the number of
   /// threads. Not used inside parallel tasks, nor for Gram matrices.
   sgemm_function* sgemm = nullptr;
+  /// A request to stop is honoured before every task: tasks that run end, the others do not begin, and the function throws
+  /// slim::cancelled. Components and calibrations are then as they were before the call; a matrix that the caller handed over
+  /// to be written (`..._into`, `apply_to`, `add_to`) may be half written. Without a request results do not depend on it.
+  std::stop_token stop = {};
+  /// Told how far compress() is: before each step and after the last, on the thread that called compress(), never twice at a
+  /// time for one call of compress(), `done` never falling. What it throws ends the computation as it is. Nothing else calls
+  /// it.
+  progress_ref progress = {};
 
-  /// slim::parallel_for on this context's executor.
+  /// slim::parallel_for on this context's executor, until it is stopped.
   template <class F>
   void parallel_for(index_t n, index_t grain, F const& f) const {
-    slim::parallel_for(where, n, grain, f);
+    slim::parallel_for(where, n, grain, f, stop);
   }
 
   /// slim::run_in_turn on this context's executor, of one loop or of two.
@@ -55,15 +65,35 @@ struct context {
   }
   template <class F, class G>
   void run_in_turn(index_t n, F const& f, index_t m, G const& g) const {
-    slim::run_in_turn(where, n, f, m, g);
+    slim::run_in_turn(where, n, f, m, g, stop);
   }
 
-  /// The context of work inside a parallel task: it stays on its thread.
+  /// For long work on one thread. @throws cancelled if the caller asked to stop.
+  void throw_if_stopped() const {
+    if (stop.stop_requested()) throw cancelled();
+  }
+
+  /// Between the steps of a computation: throw_if_stopped(), then tells `progress` that `done` of `total` steps are done and
+  /// which one begins. After the last step (done == total) it does not throw: the result is there.
+  void between_steps(std::string_view next, index_t done, index_t total) const {
+    if (done < total) throw_if_stopped();
+    progress({next, done, total});
+  }
+
+  /// The context of work inside a parallel task: it stays on its thread, stops with the others, and reports nothing.
   [[nodiscard]] context inside_task() const {
     context inner = *this;
     inner.where = detail::shared_serial_executor;
     inner.sgemm = nullptr;
+    inner.progress = {};
     return inner;
+  }
+
+  /// The context of work that is done to the end once it has begun, because half of it would be worse than none.
+  [[nodiscard]] context to_the_end() const {
+    context whole = *this;
+    whole.stop = {};
+    return whole;
   }
 };
 

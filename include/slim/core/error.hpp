@@ -7,6 +7,7 @@
 
 #include <charconv>
 #include <concepts>
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -32,6 +33,12 @@ struct config_error : error {
 /// NaN or infinity where finite numbers are needed. The message holds the first row and column.
 struct nonfinite_error : error {
   using error::error;
+};
+
+/// The work was given up because the caller asked for it (context::stop). No slim::error and no std::invalid_argument: nobody
+/// made a mistake, and code that reports mistakes should not report a wish that was granted.
+struct cancelled : std::exception {
+  [[nodiscard]] char const* what() const noexcept override { return "slim: cancelled by context::stop"; }
 };
 
 namespace detail {

@@ -74,7 +74,7 @@ template <class T>
 [[nodiscard]] std::vector<T> row_norms(matrix<T> const& a) {
   std::vector<T> out(static_cast<std::size_t>(a.rows()));
   for (index_t i = 0; i < a.rows(); ++i)
-    out[static_cast<std::size_t>(i)] = static_cast<T>(std::sqrt(squared_norm_of(a.row(i), a.cols())));
+    out[static_cast<std::size_t>(i)] = static_cast<T>(std::sqrt(squared_norm(a.row(i), a.cols())));
   return out;
 }
 

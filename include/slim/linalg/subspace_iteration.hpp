@@ -3,6 +3,7 @@
 /// How linalg/low_rank.hpp finds the leading eigenvectors of a Gram matrix: a sparse sketch to begin with, products with the
 /// Gram matrix or with its factors, Chebyshev filters, Cholesky orthonormalisation.
 
+#include "slim/core/norms.hpp"
 #include "slim/linalg/cholesky.hpp"
 #include "slim/linalg/eigh.hpp"
 
@@ -18,35 +19,9 @@ namespace slim {
 inline namespace SLIM_ABI {
 namespace detail {
 
-/// Rows of `cols` elements that are worth a task of a cheap loop.
-[[nodiscard]] constexpr index_t rows_per_task(index_t cols) { return (index_t{1} << 16) / (cols + 1) + 1; }
-
 inline void note(std::string& notes, std::string const& text) {
   if (notes.find(text) != std::string::npos) return;
   notes += (notes.empty() ? "" : "; ") + text;
-}
-
-/// Sum of squares in double, in eight interleaved partial sums.
-template <class T>
-[[nodiscard]] double squared_norm_of(T const* x, index_t size) {
-  double lane[8] = {};
-  index_t j = 0;
-  for (; j + 8 <= size; j += 8)
-    for (index_t l = 0; l < 8; ++l) lane[l] += static_cast<double>(x[j + l]) * static_cast<double>(x[j + l]);
-  for (; j < size; ++j) lane[0] += static_cast<double>(x[j]) * static_cast<double>(x[j]);
-  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
-}
-
-/// ||A||_F^2, row by row: the same for any executor.
-template <class T>
-[[nodiscard]] double squared_norm(matrix_view<T const> a, context const& ctx) {
-  std::vector<double> row_energy(static_cast<std::size_t>(a.rows()));
-  ctx.parallel_for(a.rows(), rows_per_task(a.cols()), [&](index_t begin, index_t end) {
-    for (index_t i = begin; i < end; ++i) row_energy[static_cast<std::size_t>(i)] = squared_norm_of(a.row(i), a.cols());
-  });
-  double total = 0;
-  for (double const energy : row_energy) total += energy;
-  return total;
 }
 
 /// The rows of Q made orthonormal, by Cholesky factors of Q Q^T in double, applied in float, until one is close to the

@@ -3,7 +3,7 @@
 /// Fields of a few bits, one after the other, the first in the lowest bits of the first byte. A row of fields starts on a
 /// byte; the bits that its last byte has left are zero.
 
-#include "slim/packing/byte_stream.hpp"
+#include "slim/core/byte_stream.hpp"
 
 namespace slim {
 inline namespace SLIM_ABI {

@@ -2,8 +2,8 @@
 /// @file
 /// Rows of a packed matrix start on bytes, so tasks can read and write them side by side.
 
+#include "slim/core/byte_stream.hpp"
 #include "slim/core/context.hpp"
-#include "slim/packing/byte_stream.hpp"
 
 #include <string>
 

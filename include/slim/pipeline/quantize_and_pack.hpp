@@ -119,7 +119,7 @@ template <saliency Saliency>
     kept.apply_to(pruned);
     return pack_r16(quantizer.quantize(pruned, calib, ctx), kept, ctx);
   }
-  auto const score = ranking.prepare(w, calib);
+  auto const score = ranking.prepare(w, calib, ctx);
   auto const& selection = detail::selection_kernels_of(ctx.simd);
   return detail::pack_rows(
       w, quantizer, true, ctx, [&](index_t i, index_t r, index_t first, index_t width, detail::packing_room& room) {

@@ -212,7 +212,7 @@ private:
     float largest = 0.0f;
     for (index_t i = 0; i < w.rows(); ++i)
       for (index_t j = 0; j < w.cols(); ++j) largest = std::max(largest, std::abs(w(i, j)));
-    int const power = largest > 0.0f && std::isfinite(largest) ? -std::ilogb(largest) : 0;
+    int const power = power_below(largest, 1);
     for (index_t i = 0; i < w.rows(); ++i)
       for (index_t j = 0; j < w.cols(); ++j)
         scaled(i, j) =

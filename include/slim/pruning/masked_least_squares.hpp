@@ -5,6 +5,7 @@
 /// for all rows at once by conjugate gradients whose only heavy step is one product with C.
 
 #include "slim/calibration/hessian.hpp"
+#include "slim/core/power_of_two.hpp"
 #include "slim/pruning/mask.hpp"
 
 namespace slim {
@@ -120,7 +121,7 @@ private:
   for (index_t i = 0; i < w.rows(); ++i) {
     float largest = 0.0f;
     for (index_t j = 0; j < w.cols(); ++j) largest = std::max(largest, std::abs(w(i, j)));
-    int const power = largest > 0.0f && std::isfinite(largest) ? -std::ilogb(largest) : 0;
+    int const power = power_below(largest, 1);
     powers[static_cast<std::size_t>(i)] = power;
     for (index_t j = 0; j < w.cols(); ++j) {
       double const e = std::ldexp(static_cast<double>(w(i, j)) - static_cast<double>(s(i, j)), power);

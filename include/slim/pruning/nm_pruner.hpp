@@ -64,7 +64,7 @@ public:
 
   [[nodiscard]] mask select(matrix_view<float const> w, calibration const& calib, context const& ctx = {}) const {
     mask kept(w.rows(), w.cols(), {N, M});
-    auto const score = ranking_.prepare(w, calib);
+    auto const score = ranking_.prepare(w, calib, ctx);
     auto const& kernels = detail::selection_kernels_of(ctx.simd);
     constexpr index_t rows_per_task = 16;
     ctx.parallel_for(w.rows(), rows_per_task, [&](index_t begin, index_t end) {

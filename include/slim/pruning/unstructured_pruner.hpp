@@ -36,7 +36,7 @@ public:
 
   [[nodiscard]] mask select(matrix_view<float const> w, calibration const& calib, context const& ctx = {}) const {
     mask kept(w.rows(), w.cols());
-    auto const score = ranking_.prepare(w, calib);
+    auto const score = ranking_.prepare(w, calib, ctx);
     bool const by_row = config_.scope == prune_scope::row;
     index_t const rows_together = by_row ? 1 : w.rows();
     index_t const teams = by_row ? w.rows() : 1;

@@ -45,9 +45,10 @@ public:
 /// shifted by the smallest positive mean, as the paper's text asks; the printed `x + min|x|` would add 0 just then.
 class slim_saliency {
 public:
-  /// @throws config_error before the first token.
+  /// @throws config_error before the first token, and without mean |x|.
   [[nodiscard]] std::vector<float> channel_weights(calibration const& calib) const {
     require_observed(calib, "slim_saliency");
+    require_known(calib, statistic::mean_abs, "slim_saliency");
     std::vector<double> weights = calib.mean_abs();
     if (std::count(weights.begin(), weights.end(), 0.0) > 0) {
       double const shift = detail::smallest_positive(weights);
@@ -76,9 +77,10 @@ public:
 /// 2402.02446). The common factor does not change the adapter; it is kept so that the weights can be compared.
 class l2qer_saliency {
 public:
-  /// @throws config_error before the first token.
+  /// @throws config_error before the first token, and without the peaks of samples.
   [[nodiscard]] std::vector<float> channel_weights(calibration const& calib) const {
     require_observed(calib, "l2qer_saliency");
+    require_known(calib, statistic::sample_peak_mean_abs, "l2qer_saliency");
     std::vector<double> weights = calib.sample_peak_mean_abs();
     if (weights.empty()) return {};
     double const smallest = detail::smallest_positive(weights);

@@ -18,7 +18,7 @@ public:
     matrix_view<float const> w_;
   };
 
-  [[nodiscard]] scorer prepare(matrix_view<float const> w, calibration const&) const { return scorer(w); }
+  [[nodiscard]] scorer prepare(matrix_view<float const> w, calibration const&, context const& = {}) const { return scorer(w); }
   [[nodiscard]] std::string describe() const { return "magnitude"; }
 };
 

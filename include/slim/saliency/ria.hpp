@@ -56,7 +56,7 @@ public:
   };
 
   /// @throws shape_error if W and the calibration disagree on d_in; config_error before the first token, if it needs tokens.
-  [[nodiscard]] scorer prepare(matrix_view<float const> w, calibration const& calib) const {
+  [[nodiscard]] scorer prepare(matrix_view<float const> w, calibration const& calib, context const& = {}) const {
     require_channels(calib, w.cols(), "ria");
     if (config_.power == 0.0) return scorer(w, std::vector<double>(static_cast<std::size_t>(w.cols()), 1.0));
     require_observed(calib, "ria");

@@ -17,12 +17,12 @@ template <class T>
 std::remove_cvref_t<T> const& as_held(T&&) noexcept;
 } // namespace detail
 
-/// Ranks single weights. `prepare(W, calibration)` returns a scorer; `scorer(i, j)` is a float, asked of a const scorer and
-/// from several threads. Laws: finite for finite input, pure, larger = more important. `describe()` says what it is, for
-/// reports.
+/// Ranks single weights. `prepare(W, calibration, ctx)` returns a scorer; `scorer(i, j)` is a float, asked of a const scorer
+/// and from several threads. The scorer may refer to W and to the calibration, not to the context. Laws: finite for finite
+/// input, pure, the same for every executor, larger = more important. `describe()` says what it is, for reports.
 template <class S>
-concept saliency = requires(S const& s, matrix_view<float const> w, calibration const& calib) {
-  { detail::as_held(s.prepare(w, calib))(index_t{}, index_t{}) } -> std::same_as<float>;
+concept saliency = requires(S const& s, matrix_view<float const> w, calibration const& calib, context const& ctx) {
+  { detail::as_held(s.prepare(w, calib, ctx))(index_t{}, index_t{}) } -> std::same_as<float>;
   { s.describe() } -> std::convertible_to<std::string>;
 };
 

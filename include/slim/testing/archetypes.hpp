@@ -4,7 +4,7 @@
 /// with them needs no more than the concept promises. They can be moved, because recipes hold their steps by value; they
 /// cannot be default-made, copied or assigned, and take arguments only in the exact types that the concepts name.
 
-#include "slim/adapters/adapter.hpp"
+#include "slim/adapters/diagonal_norm.hpp"
 #include "slim/joint/joint_compressor.hpp"
 #include "slim/joint/sweepable.hpp"
 #include "slim/packing/packed_format.hpp"
@@ -48,7 +48,7 @@ struct saliency_archetype : archetype_base {
   };
 
   template <std::same_as<float> T>
-  scorer prepare(matrix_view<T const>, calibration const&) const {
+  scorer prepare(matrix_view<T const>, calibration const&, context const&) const {
     return scorer(0);
   }
   text_archetype describe() const { return text_archetype(0); }
@@ -134,6 +134,14 @@ struct low_rank_solver_archetype : archetype_base {
   text_archetype describe() const { return text_archetype(0); }
 };
 
+/// The same with a diagonal norm: all channels weigh 1.
+struct diagonal_norm_archetype : low_rank_solver_archetype {
+  using low_rank_solver_archetype::low_rank_solver_archetype;
+  std::vector<float> channel_weights(calibration const& calib) const {
+    return std::vector<float>(static_cast<std::size_t>(calib.channels()), 1.0f);
+  }
+};
+
 /// Changes nothing.
 struct transform_archetype : archetype_base {
   using archetype_base::archetype_base;
@@ -146,8 +154,13 @@ struct transform_archetype : archetype_base {
   matrix<T> invert(matrix_view<T const> w) const {
     return matrix<T>(w);
   }
-  calibration apply_to(calibration const& calib) const { return calib; }
   text_archetype describe() const { return text_archetype(0); }
+};
+
+/// The same, and a calibration follows it.
+struct calibration_transform_archetype : transform_archetype {
+  using transform_archetype::transform_archetype;
+  calibration apply_to(calibration const& calib) const { return calib; }
 };
 
 /// Writes nothing and reads nothing. There is no object of a format.
@@ -266,7 +279,9 @@ static_assert(quantized_matrix<codes_archetype> && quantizer<quantizer_archetype
               input_quantizer<input_quantizer_archetype>);
 static_assert(packed_format<packed_format_archetype>);
 static_assert(joint_compressor<joint_compressor_archetype> && sweepable<set_archetype> && grid<grid_archetype>);
-static_assert(low_rank_solver<low_rank_solver_archetype> && executor<executor_archetype> && transform<transform_archetype>);
+static_assert(low_rank_solver<low_rank_solver_archetype> && diagonal_norm<diagonal_norm_archetype> &&
+              executor<executor_archetype> && transform<transform_archetype> &&
+              calibration_transform<calibration_transform_archetype>);
 
 } // namespace testing
 } // namespace SLIM_ABI

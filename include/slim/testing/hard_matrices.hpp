@@ -89,7 +89,7 @@ template <class F>
 }
 
 /// Calibrations of `channels` input channels: ordinary, constant, with dead channels, all dead, one token, outlier channels,
-/// tiny activations; with and without a Gram matrix. All have seen at least one token.
+/// tiny activations; with and without a Gram matrix. All have seen at least one token, and keep a sample of 16.
 [[nodiscard]] inline std::vector<named_calibration> hard_calibrations(index_t channels, std::uint64_t seed = 3) {
   matrix<float> const normal = normal_matrix(48, channels, seed);
   matrix<float> dead = normal, outliers = normal;
@@ -98,16 +98,16 @@ template <class F>
       if (j % 3 == 0) dead(t, j) = 0.0f;
       if (j % 7 == 2) outliers(t, j) *= 300.0f;
     }
-  calibration_config const with_gram{.gram = true};
+  calibration_config const plain{.samples = 16}, with_gram{.gram = true, .samples = 16};
   std::vector<named_calibration> all;
-  all.push_back({"normal activations", observed(normal)});
+  all.push_back({"normal activations", observed(normal, plain)});
   all.push_back({"normal activations, Gram", observed(normal, with_gram)});
   all.push_back({"constant activations, Gram", observed(mapped(normal, [](float) { return -0.5f; }), with_gram)});
-  all.push_back({"dead channels", observed(dead)});
+  all.push_back({"dead channels", observed(dead, plain)});
   all.push_back({"dead channels, Gram", observed(dead, with_gram)});
   all.push_back({"all dead, Gram", observed(mapped(normal, [](float) { return 0.0f; }), with_gram)});
   all.push_back({"one token, Gram", observed(normal_matrix(1, channels, seed + 1), with_gram)});
-  all.push_back({"outlier channels", observed(outliers)});
+  all.push_back({"outlier channels", observed(outliers, plain)});
   all.push_back({"tiny activations, Gram", observed(mapped(dead, [](float x) { return x * 1e-15f; }), with_gram)});
   return all;
 }

@@ -2,7 +2,7 @@
 /// @file
 /// Laws of a low-rank solver.
 
-#include "slim/adapters/adapter.hpp"
+#include "slim/adapters/diagonal_norm.hpp"
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/pruner_laws.hpp"
@@ -67,11 +67,22 @@ inline void judge_storage(collector& judge, adapter const& found) {
                message(found.bits(), " for ", bits));
 }
 
+/// The energy of E is the one that the channel weights give.
+inline void judge_norm(collector& judge, matrix<float> const& e, std::vector<float> const& weights, double energy) {
+  bool const positive = std::all_of(weights.begin(), weights.end(), [](float w) { return w > 0.0f && std::isfinite(w); });
+  if (!judge.expect(static_cast<index_t>(weights.size()) == e.cols() && positive,
+                    "a diagonal norm has a positive finite weight per channel"))
+    return;
+  double const expected = weighted_rest(e, {}, weights);
+  judge.expect(std::abs(energy - expected) <= 1e-5 * expected, "the energy is the one of the channel weights",
+               message(energy, " instead of ", expected));
+}
+
 } // namespace detail
 
 /// Factors have the layer's shape and finite numbers; the rank is at most `largest_rank` (and min(d_out, d_in)); the energy
-/// that is left is not above that of no adapter; storage is what it says; the same every time and
-/// on every executor; E is not changed.
+/// that is left is not above that of no adapter; storage is what it says; the same every time and on every executor; E is not
+/// changed. A solver with a diagonal norm has one positive finite weight per channel, and the energy is ||E diag(w)||_F^2.
 template <low_rank_solver S>
 [[nodiscard]] violations check_low_rank_solver(S const& s, index_t largest_rank,
                                                std::vector<named_matrix> const& matrices = hard_matrices()) {
@@ -99,6 +110,7 @@ template <low_rank_solver S>
       judge.expect(std::isfinite(none) && none >= 0.0, "the energy of an error is finite and not negative", message(none));
       judge.expect(rest <= none * (1 + 1e-5), "the energy left is not above that of no adapter",
                    message(rest / none, " times"));
+      if constexpr (diagonal_norm<S>) detail::judge_norm(judge, before, s.channel_weights(c.calib), none);
       detail::judge_storage(judge, found);
       judge.expect(same_bits(found, solve(serial_executor{})), "the same twice");
       judge.expect(same_bits(found, solve(backwards_executor{})), "the same when tasks run backwards");

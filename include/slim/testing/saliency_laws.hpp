@@ -12,12 +12,12 @@ namespace slim {
 inline namespace SLIM_ABI {
 namespace testing {
 
-/// Scores are finite for finite input, the same every time and from any thread; W is not changed.
+/// Scores are finite for finite input, the same every time, for every executor and from any thread; W is not changed.
 template <saliency S>
 [[nodiscard]] violations check_saliency(S const& s, std::vector<named_matrix> const& matrices = hard_matrices()) {
   violations broken;
   auto const scores = [&](matrix<float> const& w, calibration const& calib, context const& ctx) {
-    auto const score = s.prepare(w.view(), calib);
+    auto const score = s.prepare(w.view(), calib, ctx);
     matrix<float> all(w.rows(), w.cols());
     ctx.parallel_for(w.rows(), 2, [&](index_t begin, index_t end) {
       for (index_t i = begin; i < end; ++i)
@@ -34,7 +34,9 @@ template <saliency S>
       judge.expect(same_bits(w.values, before), "W is not changed");
       judge.expect(same_bits(found, scores(w.values, c.calib, on(serial_executor{}))), "the same twice");
       judge.expect(same_bits(found, scores(w.values, c.calib, on(thread_team_executor{}))),
-                   "a scorer may be asked from several threads");
+                   "a scorer is the same for every executor, and may be asked from several threads");
+      judge.expect(same_bits(found, scores(w.values, c.calib, on(backwards_executor{}))),
+                   "a scorer is the same for every executor");
     }
   return broken;
 }

@@ -77,7 +77,7 @@ private:
   std::vector<index_t> order_, inverse_;
 };
 
-static_assert(transform<channel_permutation>);
+static_assert(calibration_transform<channel_permutation>);
 
 } // namespace SLIM_ABI
 } // namespace slim

@@ -61,7 +61,7 @@ private:
   std::vector<float> factors_;
 };
 
-static_assert(transform<channel_scaling>);
+static_assert(calibration_transform<channel_scaling>);
 
 } // namespace SLIM_ABI
 } // namespace slim

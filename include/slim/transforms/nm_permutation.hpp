@@ -4,6 +4,7 @@
 /// Channels are sorted by score and dealt to the groups in turn, forth and back, so that no group holds many of the best. Then
 /// a place of all groups at a time is dealt anew by linear sum assignment: the best exchange of those channels, found exactly.
 
+#include "slim/core/power_of_two.hpp"
 #include "slim/linalg/assignment.hpp"
 #include "slim/pruning/mask.hpp"
 #include "slim/saliency/saliency.hpp"
@@ -44,7 +45,7 @@ namespace detail {
   float largest = 0.0f;
   for (index_t i = 0; i < scores.rows(); ++i)
     for (index_t j = 0; j < scores.cols(); ++j) largest = std::max(largest, clean_score(scores(i, j)));
-  return largest > 0.0f ? -std::ilogb(largest) - 1 : 0;
+  return power_below(largest);
 }
 
 /// Sum of the `n` largest of `count` numbers, in order of their size; they are sorted on the way.
@@ -262,7 +263,7 @@ inline void check(nm_permutation_config const& config, index_t channels) {
 template <saliency Saliency>
 [[nodiscard]] nm_permutation permutation_for_nm(matrix_view<float const> w, calibration const& calib, Saliency const& ranking,
                                                 nm_permutation_config const& config = {}, context const& ctx = {}) {
-  auto const score = ranking.prepare(w, calib);
+  auto const score = ranking.prepare(w, calib, ctx);
   matrix<float> scores(w.rows(), w.cols());
   ctx.parallel_for(w.rows(), 16, [&](index_t begin, index_t end) {
     for (index_t i = begin; i < end; ++i)

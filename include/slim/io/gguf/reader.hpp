@@ -6,6 +6,7 @@
 ///
 /// GGUF lists extents innermost first; tensor_info::shape is the reverse, (d_out, d_in) for a linear layer.
 
+#include "slim/core/byte_stream.hpp"
 #include "slim/io/file.hpp"
 
 #include <bit>
@@ -100,41 +101,11 @@ inline constexpr ggml_type_row ggml_types[] = {
   return 0;
 }
 
-/// Reads forward through bytes and never past their end: a read that does not fit gives zero and sets `failed`.
-class byte_cursor {
-public:
-  explicit byte_cursor(std::span<std::byte const> bytes) : bytes_(bytes) {}
-
-  [[nodiscard]] bool failed() const noexcept { return failed_; }
-  [[nodiscard]] std::size_t position() const noexcept { return position_; }
-  [[nodiscard]] std::size_t left() const noexcept { return bytes_.size() - position_; }
-
-  template <class T>
-  [[nodiscard]] T number() {
-    T value{};
-    if (auto const part = take(sizeof(T)); !failed_) std::memcpy(&value, part.data(), sizeof(T));
-    return value;
-  }
-  [[nodiscard]] std::span<std::byte const> take(std::uint64_t count) {
-    if (failed_ || count > left()) {
-      failed_ = true;
-      return {};
-    }
-    auto const part = bytes_.subspan(position_, static_cast<std::size_t>(count));
-    position_ += part.size();
-    return part;
-  }
-  /// u64 length and that many bytes.
-  [[nodiscard]] std::string_view string() {
-    auto const part = take(number<std::uint64_t>());
-    return {reinterpret_cast<char const*>(part.data()), part.size()};
-  }
-
-private:
-  std::span<std::byte const> bytes_;
-  std::size_t position_ = 0;
-  bool failed_ = false;
-};
+/// A string of GGUF: u64 length and that many bytes. Empty if it does not fit.
+[[nodiscard]] inline std::string_view read_string(byte_reader& reader) noexcept {
+  auto const part = reader.take(reader.read<std::uint64_t>());
+  return {reinterpret_cast<char const*>(part.data()), part.size()};
+}
 
 /// Calls `visit(T)` with one stored number of a metadata type; false for strings and arrays.
 template <class Visit>
@@ -252,31 +223,31 @@ private:
       return entry.is_array && read_array(entry, out);
     } else {
       if (entry.is_array) return false;
-      detail::byte_cursor cursor(entry.elements);
-      return read_element(entry.type, cursor, out);
+      detail::byte_reader reader(entry.elements);
+      return read_element(entry.type, reader, out);
     }
   }
 
   template <class T>
   static bool read_array(gguf_entry const& entry, std::vector<T>& out) {
-    detail::byte_cursor cursor(entry.elements);
+    detail::byte_reader reader(entry.elements);
     for (std::uint64_t k = 0; k < entry.count; ++k) {
       T element{};
-      if (!read_element(entry.type, cursor, element)) return false;
+      if (!read_element(entry.type, reader, element)) return false;
       out.push_back(std::move(element));
     }
     return true;
   }
 
   template <class T>
-  static bool read_element(gguf_type type, detail::byte_cursor& cursor, T& out) {
+  static bool read_element(gguf_type type, detail::byte_reader& reader, T& out) {
     if constexpr (std::same_as<T, std::string> || std::same_as<T, std::string_view>) {
       if (type != gguf_type::string) return false;
-      out = T(cursor.string());
-      return !cursor.failed();
+      out = T(detail::read_string(reader));
+      return !reader.failed();
     } else {
-      auto const bytes = cursor.take(detail::byte_size(type));
-      if (cursor.failed() || bytes.empty()) return false;
+      auto const bytes = reader.take(detail::byte_size(type));
+      if (reader.failed() || bytes.empty()) return false;
       if constexpr (std::same_as<T, bool>) {
         out = bytes[0] != std::byte{0};
         return type == gguf_type::boolean;
@@ -290,64 +261,64 @@ private:
 
   /// Fills everything from the map; the sentence of the first error, or nothing.
   std::string parse() {
-    detail::byte_cursor cursor(map_.bytes());
-    auto const magic = cursor.take(4);
-    if (cursor.failed() || std::memcmp(magic.data(), "GGUF", 4) != 0) return "is not a GGUF file";
-    version_ = cursor.number<std::uint32_t>();
-    auto const tensor_count = cursor.number<std::int64_t>();
-    auto const entry_count = cursor.number<std::int64_t>();
-    if (cursor.failed()) return "is cut off inside the header";
+    detail::byte_reader reader(map_.bytes());
+    auto const magic = reader.take(4);
+    if (reader.failed() || std::memcmp(magic.data(), "GGUF", 4) != 0) return "is not a GGUF file";
+    version_ = reader.read<std::uint32_t>();
+    auto const tensor_count = reader.read<std::int64_t>();
+    auto const entry_count = reader.read<std::int64_t>();
+    if (reader.failed()) return "is cut off inside the header";
     if (version_ != 0 && (version_ & 0xffffu) == 0) return "is a big-endian GGUF file; only little-endian ones are read";
     if (version_ < 2 || version_ > 3) return message("has GGUF version ", version_, "; versions 2 and 3 are read");
     // The smallest entry takes 14 bytes (a key of one letter, a type, a value of one byte), the smallest tensor 24.
-    if (entry_count < 0 || static_cast<std::uint64_t>(entry_count) > cursor.left() / 14)
+    if (entry_count < 0 || static_cast<std::uint64_t>(entry_count) > reader.left() / 14)
       return message("claims ", entry_count, " metadata entries, more than its ", file_size(), " bytes can hold");
     for (std::int64_t k = 0; k < entry_count; ++k)
-      if (std::string why = parse_entry(cursor); !why.empty()) return why;
+      if (std::string why = parse_entry(reader); !why.empty()) return why;
     if (std::string why = check_metadata(); !why.empty()) return why;
-    if (tensor_count < 0 || static_cast<std::uint64_t>(tensor_count) > cursor.left() / 24)
+    if (tensor_count < 0 || static_cast<std::uint64_t>(tensor_count) > reader.left() / 24)
       return message("claims ", tensor_count, " tensors, more than its ", file_size(), " bytes can hold");
-    return parse_tensors(cursor, tensor_count);
+    return parse_tensors(reader, tensor_count);
   }
 
-  std::string parse_entry(detail::byte_cursor& cursor) {
+  std::string parse_entry(detail::byte_reader& reader) {
     gguf_entry entry;
-    entry.key = cursor.string();
-    if (cursor.failed()) return message("is cut off inside the key of metadata entry ", entries_.size());
+    entry.key = detail::read_string(reader);
+    if (reader.failed()) return message("is cut off inside the key of metadata entry ", entries_.size());
     if (entry.key.empty()) return message("metadata entry ", entries_.size(), " has an empty key");
-    std::size_t const start = cursor.position();
-    auto type = cursor.number<std::uint32_t>();
+    std::size_t const start = reader.position();
+    auto type = reader.read<std::uint32_t>();
     entry.is_array = type == static_cast<std::uint32_t>(gguf_type::array);
     if (entry.is_array) {
-      type = cursor.number<std::uint32_t>();
-      entry.count = cursor.number<std::uint64_t>();
+      type = reader.read<std::uint32_t>();
+      entry.count = reader.read<std::uint64_t>();
     }
-    if (cursor.failed()) return message("is cut off inside metadata key '", entry.key, "'");
+    if (reader.failed()) return message("is cut off inside metadata key '", entry.key, "'");
     if (type > static_cast<std::uint32_t>(gguf_type::f64) || type == static_cast<std::uint32_t>(gguf_type::array))
       return message("metadata key '", entry.key, "' has ", entry.is_array ? "elements of type " : "type ", type,
                      type == static_cast<std::uint32_t>(gguf_type::array) ? " (arrays of arrays are not read)"
                                                                           : ", which does not exist");
     entry.type = static_cast<gguf_type>(type);
-    std::size_t const elements_start = cursor.position();
-    if (!skip_elements(cursor, entry.type, entry.count)) return message("is cut off inside metadata key '", entry.key, "'");
-    entry.raw = map_.bytes().subspan(start, cursor.position() - start);
-    entry.elements = map_.bytes().subspan(elements_start, cursor.position() - elements_start);
+    std::size_t const elements_start = reader.position();
+    if (!skip_elements(reader, entry.type, entry.count)) return message("is cut off inside metadata key '", entry.key, "'");
+    entry.raw = map_.bytes().subspan(start, reader.position() - start);
+    entry.elements = map_.bytes().subspan(elements_start, reader.position() - elements_start);
     if (!entry_index_.emplace(entry.key, entries_.size()).second) return message("metadata key '", entry.key, "' occurs twice");
     entries_.push_back(std::move(entry));
     return {};
   }
 
   /// False if the elements do not fit into the rest of the file.
-  static bool skip_elements(detail::byte_cursor& cursor, gguf_type type, std::uint64_t count) {
+  static bool skip_elements(detail::byte_reader& reader, gguf_type type, std::uint64_t count) {
     constexpr std::uint64_t most = std::uint64_t{1} << 30; // ggml's limit for arrays and for strings
     std::uint64_t const size = type == gguf_type::string ? 8 : detail::byte_size(type);
-    if (count > most || count > cursor.left() / size) return false;
+    if (count > most || count > reader.left() / size) return false;
     if (type != gguf_type::string) {
-      (void)cursor.take(count * size);
+      (void)reader.take(count * size);
       return true;
     }
     for (std::uint64_t k = 0; k < count; ++k)
-      if (cursor.string().size() > most || cursor.failed()) return false;
+      if (detail::read_string(reader).size() > most || reader.failed()) return false;
     return true;
   }
 
@@ -364,13 +335,13 @@ private:
     return {};
   }
 
-  std::string parse_tensors(detail::byte_cursor& cursor, std::int64_t count) {
+  std::string parse_tensors(detail::byte_reader& reader, std::int64_t count) {
     std::vector<std::uint64_t> offsets;
     std::vector<std::uint64_t> sizes;
     for (std::int64_t k = 0; k < count; ++k)
-      if (std::string why = parse_tensor(cursor, offsets, sizes); !why.empty()) return why;
+      if (std::string why = parse_tensor(reader, offsets, sizes); !why.empty()) return why;
     if (count == 0) return {};
-    std::uint64_t const start = padded(cursor.position());
+    std::uint64_t const start = padded(reader.position());
     std::uint64_t expected = 0; // tensors lie one behind the other, each padded to the alignment
     for (std::size_t k = 0; k < tensors_.size(); ++k) {
       if (offsets[k] != expected)
@@ -383,21 +354,21 @@ private:
     return {};
   }
 
-  std::string parse_tensor(detail::byte_cursor& cursor, std::vector<std::uint64_t>& offsets,
+  std::string parse_tensor(detail::byte_reader& reader, std::vector<std::uint64_t>& offsets,
                            std::vector<std::uint64_t>& sizes) {
     tensor_info tensor;
-    std::string_view const name = cursor.string();
-    if (cursor.failed()) return message("is cut off inside the name of tensor ", tensors_.size());
+    std::string_view const name = detail::read_string(reader);
+    if (reader.failed()) return message("is cut off inside the name of tensor ", tensors_.size());
     if (name.size() >= 64) return message("tensor ", tensors_.size(), " has a name of ", name.size(), " bytes; 63 are allowed");
     tensor.name = name;
-    auto const dimensions = cursor.number<std::uint32_t>();
-    if (!cursor.failed() && dimensions > 4)
+    auto const dimensions = reader.read<std::uint32_t>();
+    if (!reader.failed() && dimensions > 4)
       return message("tensor '", tensor.name, "' has ", dimensions, " dimensions; 4 are allowed");
     std::vector<std::int64_t> extents;
-    for (std::uint32_t k = 0; k < dimensions && !cursor.failed(); ++k) extents.push_back(cursor.number<std::int64_t>());
-    auto const type = cursor.number<std::uint32_t>();
-    offsets.push_back(cursor.number<std::uint64_t>());
-    if (cursor.failed()) return message("is cut off inside the description of tensor '", tensor.name, "'");
+    for (std::uint32_t k = 0; k < dimensions && !reader.failed(); ++k) extents.push_back(reader.read<std::int64_t>());
+    auto const type = reader.read<std::uint32_t>();
+    offsets.push_back(reader.read<std::uint64_t>());
+    if (reader.failed()) return message("is cut off inside the description of tensor '", tensor.name, "'");
     detail::ggml_type_row const* const row = detail::find_ggml_type(type);
     if (!row) return message("tensor '", tensor.name, "' has type number ", type, ", which is not known");
     tensor.type = row->type;

@@ -1,20 +1,24 @@
 #pragma once
 /// @file
-/// Numbers to bytes and back: little-endian, without alignment, and never past the end.
+/// Numbers to bytes and back: little-endian, without alignment, and never past the end. Everything that the library reads from
+/// outside as binary numbers (packed matrices, saved calibrations, GGUF) goes through `byte_reader`.
 
 #include "slim/core/matrix_view.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace slim {
 inline namespace SLIM_ABI {
 namespace detail {
 
-static_assert(std::endian::native == std::endian::little, "slim: packed bytes are little-endian; this machine is not");
+static_assert(std::endian::native == std::endian::little, "slim: stored bytes are little-endian; this machine is not");
 
 /// Appends the bytes of a number, or of a struct of numbers without padding.
 template <class T>
@@ -40,9 +44,10 @@ public:
   [[nodiscard]] std::size_t left() const noexcept { return bytes_.size() - position_; }
   [[nodiscard]] bool failed() const noexcept { return failed_; }
 
-  /// The next `count` bytes; none if there are fewer.
-  [[nodiscard]] std::span<std::byte const> take(std::int64_t count) noexcept {
-    failed_ = failed_ || count < 0 || static_cast<std::uint64_t>(count) > left();
+  /// The next `count` bytes; none if there are fewer, or if the count is negative.
+  template <std::integral Count>
+  [[nodiscard]] std::span<std::byte const> take(Count count) noexcept {
+    failed_ = failed_ || std::cmp_less(count, 0) || std::cmp_greater(count, left());
     if (failed_) return {};
     auto const part = bytes_.subspan(position_, static_cast<std::size_t>(count));
     position_ += part.size();
