@@ -38,6 +38,27 @@ class Links(unittest.TestCase):
     def test_code_holds_no_links(self):
         self.check("`f[i](j)`\n```\n[x](nowhere)\n```\n", 0)
 
+    def test_a_path_in_prose(self):
+        self.check("`docs/b.md` and `b.md`, lines of `llama.cpp`", 0)
+        self.check("see `docs/c.md`", 1)
+        self.check("see docs/c.md, which is prose", 0)
+
+    def comment(self, name, line, expected):
+        files = {"a.md": "[b](docs/b.md)", "docs/b.md": "# T\n", "include/slim/core/a.hpp": "", name: line + "\n"}
+        self.assertEqual(run("check_links.py", files), expected, line)
+
+    def test_a_path_in_a_comment(self):
+        self.comment("include/b.hpp", "int a; // see core/a.hpp, slim/core/a.hpp and <slim/core/a.hpp>", 0)
+        self.comment("include/b.hpp", "int a; // see linalg/a.hpp", 1)
+        self.comment("cmake/b.cmake", "# see core/b.hpp", 1)
+        self.comment("include/b.inc", "// compiled by core/b.inc", 1)
+
+    def test_documents_outside_the_repository(self):
+        self.comment("bench/b.cpp", "// layers of the design study", 1)
+        self.comment("docs/c.md", "The study's blocks", 1)
+        self.comment("tests/b.cpp", "// as design/experiment has it", 1)
+        self.comment("tests/b.cpp", "// by design, a study of its own: redesign/x", 0)
+
     def test_no_links_at_all_is_suspicious(self):
         self.assertEqual(run("check_links.py", {"a.md": "text"}), 1)
 

@@ -1,4 +1,4 @@
-// Packed bytes against a writer that puts one code at a time where the comment in kernels/r16.hpp says, and one walk over the
+// Packed bytes against a writer that puts one code at a time where the comment in kernels/cpu/r16.hpp says, and one walk over the
 // weights against the components one after the other.
 #include "slim/pipeline/quantize_and_pack.hpp"
 
