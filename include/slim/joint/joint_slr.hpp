@@ -3,7 +3,7 @@
 /// `joint_slr`: W ~ S + (L R)^T with S in a set of sparse and/or quantized matrices and L R of low rank, solved together under
 /// the curvature H of the layer's output error. SLiM (arXiv 2410.09615) solves one after the other under a diagonal; CALDERA
 /// (arXiv 2405.18886) alternates for dense codes; this is the loop with every known improvement, each of which can be switched
-/// off (design: slim_method.md, section 4):
+/// off:
 ///
 ///  1. (L, R) from W itself, the best part of rank r, before anything is rounded;
 ///  2. alternate: S by error feedback on W - (L R)^T, under H without the directions that L will absorb; (L, R) exact;
