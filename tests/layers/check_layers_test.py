@@ -1,4 +1,5 @@
 """The layer check is itself checked: every breach below must be found, every sound header must pass."""
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -89,6 +90,28 @@ class CheckLayers(unittest.TestCase):
                              "core/b.hpp": '#pragma once\n#include "slim/core/a.hpp"\n'})
         self.assertEqual(len(found), 1)
         self.assertIn("circle: slim/core/a.hpp -> slim/core/b.hpp -> slim/core/a.hpp", found[0])
+
+
+class CheckCtags(unittest.TestCase):
+    """The short form of nested inline namespaces hides a library from ctags 5.9: that is what the test is for."""
+
+    def check(self, text, expected):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "slim").mkdir()
+            (Path(folder) / "slim" / "a.hpp").write_text("#pragma once\n" + text)
+            run = subprocess.run([sys.executable, Path(__file__).parent / "check_ctags.py", folder, "compress"],
+                                 capture_output=True, text=True)
+        if run.returncode == 77:
+            self.skipTest(run.stdout)
+        self.assertEqual(run.returncode, expected, run.stdout)
+
+    def test_both_forms(self):
+        body = "struct s {};\ntemplate <class M> [[nodiscard]] auto compress(M const& w) { return w; }\n"
+        self.check("namespace slim {\ninline namespace SLIM_ABI {\n" + body + "}\n}\n", 0)
+        self.check("namespace slim::inline SLIM_ABI {\n" + body + "}\n", 1)
+
+    def test_a_name_that_is_not_there(self):
+        self.check("namespace slim { struct s {}; }\n", 1)
 
 
 if __name__ == "__main__":
