@@ -52,6 +52,12 @@ BREACHES = [
     ("core/b.hpp", '#include <cstdio>\ninline void f() { std::printf("x"); }', "prints"),
     ("core/b.hpp", "namespace slim::inline SLIM_ABI {\n}", "ctags"),
     ("core/b.hpp", "inline void f(context const& ctx = {}, int n = 0) {}", "not the last parameter"),
+    ("core/b.hpp", "template <class T>\nvoid f(matrix_view<T const> w,\n       context const& ctx,\n       int n) {}", "not the last parameter"),
+    ("core/b.hpp", "struct s {\n  void f(int n, context const& ctx = {}, mode m = mode::x) const;\n};", "not the last parameter"),
+    ("core/b.hpp", "void f(absmax_config const& how, calibration const& calib, context const& ctx = {});", "behind the configuration"),
+    ("core/b.hpp", "class alps {\npublic:\n  explicit alps(alps_config config, Projection p);\n};", "behind the configuration"),
+    ("core/b.hpp", "class ria {\npublic:\n  ria(ria_config config = {}) : c_(config) {}\nprivate:\n  ria_config c_;\n};", "explicit"),
+    ("core/b.hpp", "void f_into(matrix_view<float> y, matrix_view<float const> x, context const& ctx = {});", "behind the result"),
     ("simd/b.inc", '#include "slim/linalg/a.hpp"', "simd/ must not include slim/linalg/a.hpp"),
     ("nowhere/b.hpp", "", "folder nowhere/"),
 ]
@@ -90,6 +96,17 @@ class CheckLayers(unittest.TestCase):
                              "core/b.hpp": '#pragma once\n#include "slim/core/a.hpp"\n'})
         self.assertEqual(len(found), 1)
         self.assertIn("circle: slim/core/a.hpp -> slim/core/b.hpp -> slim/core/a.hpp", found[0])
+
+
+    def test_signatures_that_are_right(self):
+        for text in ["template <class F>\nvoid parallel(context const& ctx, F const& run);",
+                     "void f(matrix_view<float const> w, saliency const& s, absmax_config const& how = {}, context const& ctx = {});",
+                     "class ria {\npublic:\n  explicit ria(ria_config config = {}) : c_(config) {}\n};",
+                     "class box {\npublic:\n  int f() const { return g(ctx_, 1); }\nprivate:\n  void g(context const& ctx, int n) const {}\n};",
+                     "namespace detail {\nvoid g(context const& ctx, int n);\n}",
+                     "void forward_into(layer const& l, matrix_view<float const> x, matrix_view<float> y, product_options const& o, context const& ctx);"]:
+            with self.subTest(text):
+                self.assertEqual(breaches_of({"core/b.hpp": "#pragma once\n" + text + "\n"}), [])
 
 
 class CheckCtags(unittest.TestCase):

@@ -110,8 +110,8 @@ void gather_kept(selection_kernels const& kernels, Scorer const& score, matrix_v
 /// 2:4 pruning by a saliency, then absmax of what is kept: with `kept = nm_pruner<2, 4>(ranking).select(w, calib)` and pruned
 /// weights 0, `pack_r16(absmax_quantizer(how).quantize(w), kept)`. @throws as they do
 template <saliency Saliency>
-[[nodiscard]] r16_matrix prune_and_pack(matrix_view<float const> w, Saliency const& ranking, absmax_config const& how,
-                                        calibration const& calib, context const& ctx = {}) {
+[[nodiscard]] r16_matrix prune_and_pack(matrix_view<float const> w, calibration const& calib, Saliency const& ranking,
+                                        absmax_config const& how, context const& ctx = {}) {
   absmax_quantizer const quantizer(how);
   if (how.block.rows_of(w.rows()) > 1) {
     mask const kept = nm_pruner<2, 4>(ranking).select(w, calib, ctx);
