@@ -94,5 +94,58 @@ class Snippets(unittest.TestCase):
         self.check("int f();\n", "int f();\n", 1)
 
 
+class Components(unittest.TestCase):
+    HEADER = """
+struct rank_of { double ratio = 0.1; ///< of something
+  int number = -1; };
+struct rank {
+  double ratio = 0.1; ///< of something; rank = 3
+  index_t multiple = 1;
+};
+struct ria_config {
+  double power = 0.5f;
+  scale_block block = per_group(128);
+  number_format format = number_format::fp32;
+  rank most = {};
+  sparsity_pattern pattern{2, 4};
+  friend bool operator==(ria_config const&, ria_config const&) = default;
+};
+class ria {
+public:
+  explicit ria(ria_config config = {}) : config_(config) {}
+};
+struct target {
+  double damping = 0.05;
+};
+class external {
+  explicit external(M const& m, sparsity_pattern pattern = {});
+};
+"""
+    ALL = "`power` (0.5; more), `block` (`per_group(128)`), `format` (fp32), `most` (`{.ratio = 0.1}`), `pattern` (2:4)"
+
+    def check(self, entry, expected):
+        files = {"docs/components.md": f"# T\n\n| component | configuration (default) |\n|---|---|\n{entry}\n",
+                 "include/slim/a.hpp": self.HEADER}
+        self.assertEqual(run("check_components.py", files), expected, entry)
+
+    def test_right_defaults(self):
+        self.check("| `ria` | " + self.ALL + " |", 0)
+        self.check("| `ria(config)` | " + self.ALL.replace("fp32", "`number_format::fp32`, or bf16") + " |", 0)
+        self.check("| `target{.damping = 0.05}` | first |\n| `external(m, pattern)` | pattern: `pattern` (`{}`: none) |", 0)
+
+    def test_wrong_defaults(self):
+        for right, wrong in [("0.5;", "0.6;"), ("128", "64"), ("(fp32)", "(fp16)"), ("0.1}", "0.2}"), ("2:4", "1:4")]:
+            self.check("| `ria` | " + self.ALL.replace(right, wrong) + " |", 1)
+        self.check("| `target{.damping = 0.06}` | first |", 1)
+        self.check("x\n\n`ria(...)`: as published. `power` (0.7), the rest is\n" + self.ALL.replace("`power` (0.5; more)", ""), 1)
+
+    def test_members(self):
+        self.check("| `ria` | " + self.ALL.replace("`power` (0.5; more), ", "") + " |", 1)
+        self.check("| `ria` | " + self.ALL + ", `clip` (3) |", 1)
+
+    def test_nothing_stated_is_suspicious(self):
+        self.check("| `ria` | nothing |", 1)
+
+
 if __name__ == "__main__":
     unittest.main()
