@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The documentation checks find what they look for."""
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -145,6 +146,62 @@ class external {
 
     def test_nothing_stated_is_suspicious(self):
         self.check("| `ria` | nothing |", 1)
+
+
+@unittest.skipUnless(shutil.which("doxygen"), "there is no doxygen")
+class Reference(unittest.TestCase):
+    """With the Doxyfile of the library, on a library of one header."""
+
+    def check(self, header, expected, said="", later=None):
+        template = (HERE.parents[1] / "cmake" / "Doxyfile.in").read_text(encoding="utf-8")
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            (root / "include" / "slim").mkdir(parents=True)
+            (root / "docs").mkdir()
+            (root / "README.md").write_text("# T\n[p](docs/p.md#part) [x](include/slim)\n")
+            (root / "docs" / "p.md").write_text("# P\n## Part\n`slim::f`\n")
+            (root / "docs" / "n.dox").write_text("/// @namespace slim\n/// All.\n")
+            (root / "include" / "slim" / "a.hpp").write_text("#pragma once\nnamespace slim {\ninline namespace SLIM_ABI {\n" + header
+                                                             + "\n} // namespace SLIM_ABI\n} // namespace slim\n")
+            for name, value in {"PROJECT_SOURCE_DIR": folder, "SLIM_DOCS_FOLDER": f"{folder}/out", "PROJECT_VERSION": "1",
+                                "PROJECT_DESCRIPTION": "d"}.items():
+                template = template.replace(f"@{name}@", value)
+            (root / "Doxyfile").write_text(template)
+            (root / "later").write_text(later or "")
+            run = subprocess.run([sys.executable, HERE / "check_reference.py", "doxygen", root / "Doxyfile", root / "out",
+                                  *([root / "later"] if later else [])], capture_output=True, text=True)
+        self.assertEqual(run.returncode, expected, run.stdout + run.stderr)
+        self.assertIn(said, run.stdout)
+
+    WHOLE = """/// A function; see @ref g.
+int f(int a);
+int f(double a);
+/// Another.
+template <class T> requires requires(T t) { t.f(); } int g(T const& t);
+/// A type.
+struct s { int member; struct nested {}; };
+/// A concept.
+template <class T>
+concept c = requires(T t) { t.f(); };
+namespace detail { int hidden(); struct also {}; }"""
+
+    def test_whole(self):
+        self.check(self.WHOLE, 0, "5 public names, 0 without")
+
+    def test_names_without_a_docstring(self):
+        for line in ["/// A type.", "/// Another.", "/// A concept.", "/// A function; see @ref g."]:
+            self.check(self.WHOLE.replace(line + "\n", ""), 1, "has no docstring")
+        self.check(self.WHOLE + "\nenum class e { a };", 1, "slim::e has no docstring")
+        self.check(self.WHOLE + "\nusing alias = s;", 1, "slim::alias has no docstring")
+        self.check(self.WHOLE + "\ninline constexpr int k = 3;", 1, "slim::k has no docstring")
+
+    def test_dead_references(self):
+        self.check(self.WHOLE.replace("@ref g", "@ref no_such_thing"), 1, "unable to resolve reference")
+        self.check(self.WHOLE.replace("A type.", "A type, @nosuch command."), 1, "unknown command")
+
+    def test_names_for_later(self):
+        self.check(self.WHOLE.replace("/// A type.\n", ""), 0, later="slim::s\n")
+        self.check(self.WHOLE, 1, "slim::s has a docstring", later="slim::s\n")
 
 
 if __name__ == "__main__":

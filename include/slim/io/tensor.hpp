@@ -142,7 +142,7 @@ inline std::string why_not_a_matrix(tensor_info const& tensor) {
 
 } // namespace detail
 
-/// Writes rows `first .. first + out.rows() - 1` of a tensor of rank 0 to 2. Fails, naming the tensor, on type `other`,
+/// Writes `out.rows()` rows of a tensor, from row `first` on, of rank 0 to 2. Fails, naming the tensor, on type `other`,
 /// a higher rank, or a shape that does not fit. O(elements written); serial.
 [[nodiscard]] inline status dequantize_rows_into(tensor_info const& tensor, index_t first, matrix_view<float> out) {
   if (std::string why = detail::why_not_a_matrix(tensor); !why.empty()) return failure{std::move(why)};

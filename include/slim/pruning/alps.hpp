@@ -24,6 +24,7 @@ struct alps_config {
   friend bool operator==(alps_config const&, alps_config const&) = default;
 };
 
+/// Mask and weights of `alps::solve`, and how the iteration ended.
 struct alps_result {
   mask kept;
   masked_weights solved;   ///< the last solve; error_before is that of the weights ADMM ended with

@@ -10,6 +10,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// Damping and stopping rule of `masked_least_squares`.
 struct masked_least_squares_config {
   double damping = 0.01;    ///< added to the diagonal of X^T X, relative to its mean: guards against few tokens
   double tolerance = 1e-4;  ///< a row is done when its gradient has fallen to this share of what it was

@@ -13,6 +13,7 @@ inline namespace SLIM_ABI {
 /// What weights compete with each other. Wanda compares within a row (an output channel).
 enum class prune_scope { row, matrix };
 
+/// How much `unstructured_pruner` prunes, and among which weights.
 struct unstructured_config {
   double sparsity = 0.5; ///< share pruned, in [0, 1]
   prune_scope scope = prune_scope::row;

@@ -17,6 +17,7 @@ enum class scale_search {
   reference, ///< as SLiM's published code: truncating surrogate on |w|, 11 coarse points and a linear scan; for parity only
 };
 
+/// Grid of `slim_quantizer`, and how its scale is searched.
 struct slim_quant_config {
   int bits = 4;                   ///< 2 to 8
   scale_block block = per_tensor; ///< which weights share a step

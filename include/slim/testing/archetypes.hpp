@@ -1,7 +1,7 @@
 #pragma once
 /// @file
-/// Archetypes: of each concept the model that offers what the concept demands and nothing else. An algorithm that compiles
-/// with them needs no more than the concept promises. They can be moved, because recipes hold their steps by value; they
+/// Archetypes: for each concept of a chain's step (but joint_compressor) a model that offers what the concept demands and nothing
+/// else. An algorithm that compiles with them needs no more than the concept promises. They can be moved, because recipes hold their steps by value; they
 /// cannot be default-made, copied or assigned, and take arguments only in the exact types that the concepts name.
 
 #include "slim/adapters/adapter.hpp"
@@ -94,6 +94,7 @@ private:
   index_t rows_, cols_;
 };
 
+/// Every weight gets the value 1.
 struct quantizer_archetype : archetype_base {
   using archetype_base::archetype_base;
 

@@ -13,6 +13,7 @@ namespace slim {
 inline namespace SLIM_ABI {
 namespace testing {
 
+/// Codes of a hard case, and its name in broken laws.
 struct named_codes {
   std::string name;
   integer_codes codes;

@@ -14,11 +14,13 @@ namespace slim {
 inline namespace SLIM_ABI {
 namespace testing {
 
+/// A hard matrix, and its name in broken laws.
 struct named_matrix {
   std::string name;
   matrix<float> values;
 };
 
+/// A hard calibration, and its name in broken laws.
 struct named_calibration {
   std::string name;
   calibration calib;

@@ -4,6 +4,7 @@
 
 #include "slim/testing/executor_laws.hpp"
 #include "slim/testing/input_quantizer_laws.hpp"
+#include "slim/testing/joint_laws.hpp"
 #include "slim/testing/low_rank_solver_laws.hpp"
 #include "slim/testing/packed_format_laws.hpp"
 #include "slim/testing/pruner_laws.hpp"
