@@ -1,8 +1,9 @@
 #pragma once
 /// @file
-/// Archetypes: for each concept of a chain's step (but joint_compressor) a model that offers what the concept demands and nothing
-/// else. An algorithm that compiles with them needs no more than the concept promises. They can be moved, because recipes hold their steps by value; they
-/// cannot be default-made, copied or assigned, and take arguments only in the exact types that the concepts name.
+/// Archetypes: for each concept of a chain's step (but joint_compressor) a model that offers what the concept demands and
+/// nothing else. An algorithm that compiles with them needs no more than the concept promises. They can be moved, because
+/// recipes hold their steps by value; they cannot be default-made, copied or assigned, and take arguments only in the exact
+/// types that the concepts name.
 
 #include "slim/adapters/adapter.hpp"
 #include "slim/packing/packed_format.hpp"
