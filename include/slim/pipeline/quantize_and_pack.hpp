@@ -32,7 +32,7 @@ r16_matrix pack_rows(matrix_view<float const> w, absmax_quantizer const& quantiz
                      Weights const& weights) {
   absmax_config const& how = quantizer.config();
   index_t const rows = w.rows(), cols = w.cols(), group = how.block.cols_of(cols), panel = quantizer.panel_cols(cols);
-  r16_packer packer({rows, cols, how.bits, how.block, !how.symmetric && w.size() > 0, sparse, {}}, ctx.simd);
+  r16_packer packer({rows, cols, how.bits, how.block, !how.symmetric && !w.empty(), sparse, {}}, ctx.simd);
   auto const& kernels = rounding_kernels_of(ctx.simd);
   auto const codes_of = [&](index_t columns) { return sparse ? (columns + 3) / 4 * 2 : columns; };
   index_t const groups = (cols + group - 1) / group;

@@ -45,7 +45,7 @@ public:
 
   /// Share of weights that are not kept; 0 for an empty matrix.
   [[nodiscard]] double sparsity() const noexcept {
-    return kept_.size() == 0 ? 0.0 : 1.0 - static_cast<double>(count()) / static_cast<double>(kept_.size());
+    return kept_.empty() ? 0.0 : 1.0 - static_cast<double>(count()) / static_cast<double>(kept_.size());
   }
 
   /// Stored bits that say which weights are kept: log2(m) rounded up per kept weight for n:m (2:4: 2 bits for each of two,
