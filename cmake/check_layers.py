@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Checks the house rules that a compiler does not: check_layers.py INCLUDE_DIR [...]. Prints one line per breach, exit code 1.
 
-Rules: headers include downwards only (LAYERS), the headers of a folder do not include each other in a circle, macros are
-called SLIM_..., no anonymous namespace and no `static` at namespace scope (two programs' worth of symbols), the context is
-the last parameter, parameters stand in the order of docs/conventions.md (Signatures), the library's namespaces are opened so
-that ctags sees them, no costly standard headers, no printing, Eigen only in linalg/ and interop/, xtensor and CBLAS only in
-interop/, json only in io/.
+Rules: headers include downwards only (LAYERS), slim.hpp reaches all but io/, interop/ and testing/, the headers of a folder
+do not include each other in a circle, macros are called SLIM_..., no anonymous namespace and no `static` at namespace scope
+(two programs' worth of symbols), the context is the last parameter, parameters stand in the order of docs/conventions.md
+(Signatures), the library's namespaces are opened so that ctags sees them, no costly standard headers, no printing, Eigen
+only in linalg/ and interop/, xtensor and CBLAS only in interop/, json only in io/.
 """
 import re
 import sys
@@ -226,12 +226,31 @@ def check_circles(root):
         yield from visit(name)
 
 
+OPT_IN = {"io", "interop", "testing"}
+
+
+def check_umbrella(root):
+    """slim.hpp reaches every header but those that are included by name."""
+    if not (root / "slim" / "slim.hpp").is_file():
+        return
+    reached, todo = set(), ["slim/slim.hpp"]
+    while todo:
+        name = todo.pop()
+        if name not in reached and (root / name).is_file():
+            reached.add(name)
+            todo += re.findall(r'^\s*#\s*include\s*"(slim/[^"]+)"', (root / name).read_text(encoding="utf-8"), re.M)
+    for path in sorted((root / "slim").rglob("*.hpp")):
+        name = path.relative_to(root).as_posix()
+        if name not in reached and name.split("/")[1] not in OPT_IN:
+            yield name, "slim.hpp does not include it, nor any header that it includes"
+
+
 def check_tree(root):
     """All breaches under an include folder, as lines of text."""
     for path in sorted(p for ending in ("hpp", "cuh", "inc") for p in (root / "slim").rglob(f"*.{ending}")):
         for line, what in check_file(path, root):
             yield f"{path}:{line}: {what}"
-    for name, what in check_circles(root):
+    for name, what in [*check_circles(root), *check_umbrella(root)]:
         yield f"{root / name}:1: {what}"
 
 

@@ -81,15 +81,25 @@ class CheckLayers(unittest.TestCase):
 
     def test_breaches_are_found(self):
         files = {f"{folder}/a.hpp": "#pragma once\n" for folder in check_layers.LAYERS if folder}
-        files["slim.hpp"] = "#pragma once\n"
+        files["slim.hpp"] = "#pragma once\n" + "".join(f'#include "slim/{name}"\n' for name in ["config.hpp", *files]
+                                                     if name.split("/")[0] not in check_layers.OPT_IN)
         for name, text, complaint in BREACHES:
             with self.subTest(text):
                 found = breaches_of({**files, name: "#pragma once\n" + text + "\n"})
+                found = [line for line in found if "slim.hpp does not" not in line]
                 self.assertEqual(len(found), 1, found)
                 self.assertIn(complaint, found[0])
 
     def test_missing_pragma_once(self):
         self.assertIn("#pragma once", breaches_of({"core/a.hpp": "\n#pragma once\n"})[0])
+
+    def test_umbrella(self):
+        files = {"core/a.hpp": "#pragma once\n", "io/b.hpp": "#pragma once\n", "linalg/a.hpp": '#pragma once\n#include "slim/core/a.hpp"\n'}
+        umbrella = '#pragma once\n#include "slim/config.hpp"\n'
+        self.assertEqual(breaches_of({**files, "slim.hpp": umbrella + '#include "slim/linalg/a.hpp"\n'}), [])
+        found = breaches_of({**files, "slim.hpp": umbrella + '#include "slim/core/a.hpp"\n'})
+        self.assertEqual(len(found), 1, found)
+        self.assertIn("linalg/a.hpp:1: slim.hpp does not include it", found[0])
 
     def test_circle(self):
         found = breaches_of({"core/a.hpp": '#pragma once\n#include "slim/core/b.hpp"\n',

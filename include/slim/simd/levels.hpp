@@ -68,7 +68,8 @@ namespace detail {
 /// config_error if the machine lacks the level.
 template <class T, class... Wider>
 [[nodiscard]] T const& of_level(simd_level wanted, T const& scalar, Wider const&... wider) {
-  static_assert(sizeof...(Wider) == 0 || sizeof...(Wider) == 2, "scalar, or scalar, AVX2 and AVX-512");
+  constexpr int wider_levels = static_cast<int>(simd_level::avx512) - static_cast<int>(simd_level::scalar);
+  static_assert(sizeof...(Wider) == 0 || sizeof...(Wider) == wider_levels, "scalar alone, or one for each level");
   T const* const all[] = {&scalar, &wider...};
   simd_level const level = resolve(wanted);
   return sizeof...(Wider) == 0 ? scalar : *all[static_cast<int>(level) - static_cast<int>(simd_level::scalar)];
