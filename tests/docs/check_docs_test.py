@@ -148,6 +148,26 @@ class external {
         self.check("| `ria` | nothing |", 1)
 
 
+class Changelog(unittest.TestCase):
+    def check(self, headings, expected, version="0.1.0"):
+        macros = "".join(f"#define SLIM_VERSION_{p} {n}\n" for p, n in zip(("MAJOR", "MINOR", "PATCH"), "010"))
+        self.assertEqual(run("check_changelog.py", {"docs/changelog.md": "".join(f"## {h}\n\n### Added\n\n" for h in headings),
+                                                    "CMakeLists.txt": f"project(slim VERSION {version} LANGUAGES CXX",
+                                                    "include/slim/config.hpp": macros}), expected, headings)
+
+    def test_dated_entries(self):
+        self.check(["0.1.0, 2026-11-29"], 0)
+        self.check(["0.2.0 (in progress)", "0.1.0, 2026-11-29", "0.0.1, 2026-11-28"], 0)
+
+    def test_what_is_wrong(self):
+        self.check(["0.1.0"], 1)
+        self.check(["0.2.0 (in progress)"], 1)
+        self.check(["0.2.0, 2026-12-01", "0.1.0, 2026-11-29"], 1)  # the macros say 0.1.0
+        self.check(["0.1.0, 2026-11-29", "0.2.0, 2026-11-28"], 1)
+        self.check(["0.1.0, 2026-11-29", "0.0.1 (in progress)"], 1)
+        self.check(["0.1.0, 2026-11-29"], 1, version="0.2.0")
+
+
 @unittest.skipUnless(shutil.which("doxygen"), "there is no doxygen")
 class Reference(unittest.TestCase):
     """With the Doxyfile of the library, on a library of one header."""
