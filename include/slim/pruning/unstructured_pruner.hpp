@@ -10,7 +10,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
-/// What weights compete with each other. Wanda compares within a row (an output channel).
+/// The set of weights that are compared with each other. Wanda compares within a row (an output channel).
 enum class prune_scope { row, matrix };
 
 /// How much `unstructured_pruner` prunes, and among which weights.

@@ -1,7 +1,7 @@
 #pragma once
 /// @file
-/// Which hand-written kernels this machine can run. Kernels are always compiled, whatever flags the consumer uses, and
-/// chosen at run time; `context.simd` forces a level (tests run every level the machine has).
+/// The levels (instruction sets) that kernels are written for. Kernels of all levels are compiled, whatever flags the user's
+/// compiler gets, and chosen at run time. `context.simd` forces a level; tests run every level the machine has.
 
 #include "slim/core/context.hpp"
 
@@ -64,8 +64,8 @@ inline namespace SLIM_ABI {
 
 namespace detail {
 
-/// What a level runs, of what there is for all levels (for the scalar one alone, where there are no others). @throws
-/// config_error if the machine lacks the level.
+/// The object of a level, out of one for each level (or of the scalar one alone, where there are no others).
+/// @throws config_error if the machine lacks the level.
 template <class T, class... Wider>
 [[nodiscard]] T const& of_level(simd_level wanted, T const& scalar, Wider const&... wider) {
   constexpr int wider_levels = static_cast<int>(simd_level::avx512) - static_cast<int>(simd_level::scalar);

@@ -17,7 +17,7 @@ namespace slim {
 inline namespace SLIM_ABI {
 namespace testing {
 
-/// What an archetype starts from.
+/// Base of archetypes: what no archetype can do.
 struct archetype_base {
   archetype_base() = delete;
   explicit archetype_base(int) {}
