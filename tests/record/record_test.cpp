@@ -123,11 +123,10 @@ void add_chain(record& all, std::string const& name, Steps const&... steps) {
   for (auto const& l : layers()) {
     auto const made = any_chain(chain(steps...)).compress(l.weight.view(), l.calib, ctx);
     std::ostringstream line;
-    line << "weights " << hash_of(made.weights);
-    if (made.codes)
-      if (auto const* codes = made.codes->get_if<integer_codes>()) line << " codes " << hash_of(*codes);
-    if (made.kept) line << " mask " << hash_of(*made.kept);
-    if (made.low_rank) line << " adapter " << hash_of(*made.low_rank);
+    line << "weights " << hash_of(made.weight.values(ctx));
+    if (auto const* codes = made.weight.codes.get_if<integer_codes>()) line << " codes " << hash_of(*codes);
+    if (made.weight.mask) line << " mask " << hash_of(*made.weight.mask);
+    if (made.adapter) line << " adapter " << hash_of(*made.adapter);
     line << " report " << hash_of(made.report) << " bits " << std::setprecision(12) << made.report.last().bits_per_weight;
     all[name + " on " + l.name] = line.str();
   }

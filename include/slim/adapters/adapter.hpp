@@ -15,6 +15,20 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// Storage of an adapter.
+struct adapter_format {
+  number_format format = number_format::bf16; ///< of the factors, if bits is 0
+  int bits = 0;                               ///< 0, or 2 to 8: codes
+  index_t group = 128;                        ///< entries along the dimension a product sums over that share a scale
+  number_format scale_format = number_format::fp16;
+
+  friend bool operator==(adapter_format const&, adapter_format const&) = default;
+};
+
+[[nodiscard]] inline std::string describe(adapter_format const& f) {
+  return f.bits == 0 ? std::string(name_of(f.format)) : message(f.bits, " bit in groups of ", f.group);
+}
+
 /// Y += (X left) right, with left (d_in x r) and right (r x d_out): the weight it stands for is (left right)^T.
 struct adapter {
   matrix<float> left;                         ///< d_in x r, as stored: already rounded to its format or codes
@@ -28,10 +42,15 @@ struct adapter {
   [[nodiscard]] index_t rank() const noexcept { return left.cols(); }
 
   /// Stored bits of both factors, scales and indices included.
-  [[nodiscard]] double bits() const noexcept {
-    index_t const left_stored = left_mask ? left_mask->count() : left.size();
-    double const index = left_mask ? left_mask->index_bits() : 0.0;
-    return factor_bits(left_stored, left_codes) + index + factor_bits(right.size(), right_codes);
+  [[nodiscard]] double bits() const {
+    mask const* const kept = left_mask ? &*left_mask : nullptr;
+    index_t const left_stored = kept ? kept->count() : left.size();
+    double const index = kept ? kept->index_bits() : 0.0;
+    double const left_bits = left_codes && kept ? transposed(*left_codes).stored_bits(kept)
+                             : left_codes       ? left_codes->stored_bits()
+                                                : static_cast<double>(left_stored) * bit_width(format);
+    double const right_bits = right_codes ? right_codes->stored_bits() : static_cast<double>(right.size()) * bit_width(format);
+    return left_bits + index + right_bits;
   }
 
   /// w += (left right)^T, w (d_out x d_in). @throws shape_error
@@ -42,11 +61,6 @@ struct adapter {
 private:
   void merge(matrix_view<float> w, destination mode, context const& ctx) const {
     if (rank() > 0) gemm_into(transposed(right.view()), transposed(left.view()), w, mode, ctx);
-  }
-
-  [[nodiscard]] double factor_bits(index_t stored, std::optional<integer_codes> const& codes) const noexcept {
-    int const bits_each = codes ? codes->code_bits() : bit_width(format);
-    return static_cast<double>(stored) * bits_each + (codes ? codes->side_bits() : 0.0);
   }
 };
 

@@ -15,12 +15,12 @@ inline namespace SLIM_ABI {
 
 struct error_feedback_config {
   double damping = 0.01; ///< of the mean diagonal of H
-  /// Input channels with the largest H_jj first (GPTQ's act-order), 2:4 groups as a whole by the sum of theirs. Steps are then
+  /// Input channels with the largest H_jj first (GPTQ's act-order), 2:4 groups as a whole by the sum of theirs. Scales are then
   /// fitted before the sweep.
   bool act_order = false;
-  /// Per-group steps are fitted again when the sweep reaches their group, to the weights as they are by then, as GPTQ does.
+  /// Per-group scales are fitted again when the sweep reaches their group, to the weights as they are by then, as GPTQ does.
   bool refit_groups = false;
-  int descents = 0; ///< sweeps of coordinate descent, each with refitted steps, after the feedback
+  int descents = 0; ///< sweeps of coordinate descent, each with refitted scales, after the feedback
 
   friend bool operator==(error_feedback_config const&, error_feedback_config const&) = default;
 };
@@ -60,22 +60,22 @@ inline void note_damping(std::vector<std::string>& notes, feedback_factor const&
 
 } // namespace detail
 
-/// Error feedback into any quantized_set. 2 d_in^3 / 3 + d_out d_in^2 / 2 multiply-adds.
-template <class Pattern>
+/// Error feedback into any set, such as quantized_set. 2 d_in^3 / 3 + d_out d_in^2 / 2 multiply-adds.
+template <sweepable Set>
 class error_feedback {
 public:
-  using set_type = quantized_set<Pattern>;
-
-  /// @throws config_error if the damping is not positive, or steps are to be refitted out of order.
-  explicit error_feedback(set_type set, error_feedback_config config = {}) : set_(std::move(set)), config_(config) {
+  /// @throws config_error if the damping is not positive, or scales are to be refitted out of order.
+  explicit error_feedback(Set set, error_feedback_config config = {}) : set_(std::move(set)), config_(config) {
     if (!(config.damping > 0.0)) throw config_error(message("error_feedback: damping ", config.damping, ", needed is > 0"));
     if (config.act_order && config.refit_groups)
       throw config_error("error_feedback: act_order visits groups in pieces, so refit_groups cannot be asked for with it");
   }
 
+  [[nodiscard]] error_feedback_config const& config() const noexcept { return config_; }
+
   /// @throws shape_error if W and the calibration disagree on d_in; config_error before the first token.
   template <std::same_as<float> T>
-  [[nodiscard]] joint_result<typename set_type::mask_type, integer_codes>
+  [[nodiscard]] joint_result<typename Set::mask_type, typename Set::codes_type>
   compress(matrix_view<T const> w, calibration const& calib, context const& ctx = {}) const {
     require_channels(calib, w.cols(), "error_feedback");
     matrix<T> const h = hessian(calib, config_.damping);
@@ -84,26 +84,26 @@ public:
     auto const order = config_.act_order ? detail::activation_order(h.view(), set_.group()) : std::vector<index_t>();
     auto const factor = factor_for_feedback(order.empty() ? h.view() : detail::permuted(h.view(), order).view(), ctx);
     detail::note_damping(notes, factor);
-    set_.sweep(w, factor.upper.view(), p, ctx, {.order = order, .refit_groups = config_.refit_groups});
+    set_.sweep(w, factor.upper.view(), p, {.order = order, .refit_groups = config_.refit_groups}, ctx);
     for (int k = 0; k < config_.descents; ++k) {
       set_.refine(w, h.view(), p, ctx);
       set_.refit(w, h.view(), p, ctx);
     }
-    return {p.values(ctx), std::move(p.kept), std::move(p.codes), {}, {}, std::move(notes)};
+    return {std::move(p), {}, {}, std::move(notes)};
   }
 
   [[nodiscard]] std::string describe() const {
-    return message("error feedback, ", set_.describe(), ", damping ", config_.damping, config_.act_order ? ", act-order" : "",
-                   config_.refit_groups ? ", steps refitted on the way" : "",
+    return message("error feedback, ", std::string(set_.describe()), ", damping ", config_.damping,
+                   config_.act_order ? ", act-order" : "", config_.refit_groups ? ", scales refitted on the way" : "",
                    config_.descents > 0 ? message(", ", config_.descents, " sweeps of descent") : "");
   }
 
 private:
-  set_type set_;
+  Set set_;
   error_feedback_config config_;
 };
 
-static_assert(joint_compressor<error_feedback<dense_pattern>> && joint_compressor<error_feedback<nm<2, 4>>>);
+static_assert(joint_compressor<error_feedback<quantized_set<uniform_grid, dense_pattern>>>);
 
 } // namespace SLIM_ABI
 } // namespace slim

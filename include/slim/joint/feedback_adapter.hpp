@@ -8,34 +8,22 @@
 #include "slim/adapters/adapter.hpp"
 #include "slim/joint/feedback_factor.hpp"
 #include "slim/joint/row_sweep.hpp"
-#include "slim/joint/scale_fit.hpp"
+#include "slim/quantization/grids/uniform_grid.hpp"
 
 namespace slim {
 inline namespace SLIM_ABI {
-
-/// Storage of an adapter.
-struct adapter_format {
-  number_format format = number_format::bf16; ///< of the factors, if bits is 0
-  int bits = 0;                               ///< 0, or 2 to 8: codes
-  index_t group = 128;                        ///< entries along the dimension a product sums over that share a scale
-  number_format scale_format = number_format::fp16;
-
-  friend bool operator==(adapter_format const&, adapter_format const&) = default;
-};
-
-[[nodiscard]] inline std::string describe(adapter_format const& f) {
-  return f.bits == 0 ? std::string(name_of(f.format)) : message(f.bits, " bit in groups of ", f.group);
-}
 
 namespace detail {
 
 /// Rows of A (any x n) in codes, with error feedback under the factor.
 [[nodiscard]] inline integer_codes feed_back_rows(matrix<float>& a, matrix_view<float const> upper, adapter_format const& how,
                                                   context const& ctx) {
-  integer_codes codes(a.rows(), a.cols(), how.bits, per_group(std::min(how.group, std::max<index_t>(a.cols(), 1))),
-                      how.scale_format);
-  fit_scales(codes, a.view(), scale_rule::least_error, {}, ctx);
-  feed_back(a.view(), upper, &codes, nullptr, {}, ctx);
+  uniform_grid const grid{.bits = how.bits,
+                          .block = per_group(std::min(how.group, std::max<index_t>(a.cols(), 1))),
+                          .scale_format = how.scale_format};
+  integer_codes codes = grid.empty(a.rows(), a.cols());
+  grid.fit(codes, a.view(), ctx);
+  feed_back(a.view(), upper, grid, codes, nullptr, {}, ctx);
   return codes;
 }
 
@@ -51,7 +39,7 @@ inline void normalize_right(matrix<float>& right, matrix<float>& left_rows, inte
     for (index_t j = 0; j < left_rows.cols(); ++j) left_rows(k, j) *= length;
     if (codes)
       for (index_t g = 0; g < codes->scales.cols(); ++g)
-        codes->scales(k, g) = stored_scale(codes->scale_format, codes->scales(k, g) * length);
+        codes->scales(k, g) = stored_scale(codes->scales.format(), codes->scales(k, g) * length);
   }
   if (codes) codes->dequantize_into(left_rows.view());
 }

@@ -3,7 +3,8 @@
 /// The concept of a method that prunes and quantizes together, and what it returns.
 
 #include "slim/calibration/calibration.hpp"
-#include "slim/core/none.hpp"
+#include "slim/quantization/codes/plain_values.hpp"
+#include "slim/quantization/sparse_codes.hpp"
 
 #include <string>
 #include <vector>
@@ -11,15 +12,14 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
-/// What a joint method made of W. Parts that it does not make have type `none`.
-template <class Mask = none, class Codes = none, class Adapter = none>
+/// What a joint method made of W: codes on a mask, an adapter. Parts that it does not make have type `none`, values that it
+/// does not quantize are `plain_values`.
+template <class Mask = none, class Codes = plain_values, class Adapter = none>
 struct joint_result {
-  matrix<float> weights;                    ///< W_c = mask .* dequantize(codes), d_out x d_in
-  [[no_unique_address]] Mask kept{};        ///< slim::mask
-  [[no_unique_address]] Codes codes{};      ///< slim::integer_codes
-  [[no_unique_address]] Adapter low_rank{}; ///< slim::adapter
-  std::vector<double> objective;            ///< error the method minimises, relative to that of no weights, per iteration
-  std::vector<std::string> notes;           ///< damping raised, fallbacks
+  sparse_codes<Mask, Codes> weight;        ///< W_c, d_out x d_in
+  [[no_unique_address]] Adapter adapter{}; ///< slim::adapter
+  std::vector<double> objective;           ///< error the method minimises, relative to that of no weights, per iteration
+  std::vector<std::string> notes;          ///< damping raised, fallbacks
 };
 
 namespace detail {

@@ -3,7 +3,7 @@
 /// `joint_slr`: W ~ S + (L R)^T with S in a set of sparse and/or quantized matrices and L R of low rank, solved together under
 /// the curvature H of the layer's output error. SLiM (arXiv 2410.09615) solves one after the other under a diagonal; CALDERA
 /// (arXiv 2405.18886) alternates for dense codes; this is the loop with every known improvement, each of which can be switched
-/// off:
+/// off (the derivation is in docs/decisions.md, "The joint solver"):
 ///
 ///  1. (L, R) from W itself, the best part of rank r, before anything is rounded;
 ///  2. alternate: S by error feedback on W - (L R)^T, under H without the directions that L will absorb; (L, R) exact;
@@ -59,9 +59,8 @@ struct joint_config {
 template <sweepable Set>
 class joint_slr {
 public:
-  using point = typename Set::point;
-  using mask_type = typename Set::mask_type;
-  using result = joint_result<mask_type, integer_codes, adapter>;
+  using element = element_of<Set>;
+  using result = joint_result<typename Set::mask_type, typename Set::codes_type, adapter>;
 
   /// @throws config_error on a negative count or a damping that is not positive.
   explicit joint_slr(Set set, joint_config config = {}) : set_(std::move(set)), config_(config) {
@@ -96,7 +95,7 @@ public:
   }
 
   [[nodiscard]] std::string describe() const {
-    return message(config_.down_date ? "joint " : "alternating ", set_.describe(), " + low rank, ",
+    return message(config_.down_date ? "joint " : "alternating ", std::string(set_.describe()), " + low rank, ",
                    slim::describe(config_.rank), ", ", slim::describe(config_.stored), ", ", config_.iterations,
                    " iterations, damping ", config_.damping);
   }
@@ -129,7 +128,7 @@ private:
     low.subtract_from(rest.view(), ctx);
     return rest;
   }
-  [[nodiscard]] static matrix<float> without(matrix_view<float const> w, point const& p, context const& ctx) {
+  [[nodiscard]] static matrix<float> without(matrix_view<float const> w, element const& p, context const& ctx) {
     matrix<float> rest = p.values(ctx);
     for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] = w.data()[k] - rest.data()[k];
     return rest;
@@ -137,20 +136,20 @@ private:
 
   /// The exact (L, R) for what S leaves, found from the one before.
   template <class T>
-  [[nodiscard]] adapter fit(layer const& one, point const& p, adapter const& before) const {
+  [[nodiscard]] adapter fit(layer const& one, element const& p, adapter const& before) const {
     matrix<T> const start(transposed(before.right.view()));
     return output_optimal_adapter<T>(matrix_view<T const>(without(one.w, p, one.ctx).view()), one.root.view(), one.rank,
                                      config_.method, start.view(), one.ctx);
   }
 
-  [[nodiscard]] double error_of(layer const& one, point const& p, adapter const& low) const {
+  [[nodiscard]] double error_of(layer const& one, element const& p, adapter const& low) const {
     matrix<float> rest = without(one.w, p, one.ctx);
     low.subtract_from(rest.view(), one.ctx);
     return hessian_energy(rest.view(), one.h.view(), one.ctx);
   }
 
   /// S around (L, R) by error feedback, under the Hessian that (L, R) leaves when it is fitted again.
-  void sweep(layer const& one, point& p, adapter const& low, std::vector<std::string>& notes) const {
+  void sweep(layer const& one, element& p, adapter const& low, std::vector<std::string>& notes) const {
     matrix<float> h = one.h;
     if (one.rank > 0 && config_.down_date) {
       h = without_directions(one.h.view(), low.left.view(), one.ctx);
@@ -158,10 +157,10 @@ private:
     }
     auto const factor = factor_for_feedback(h.view(), one.ctx);
     detail::note_damping(notes, factor);
-    set_.sweep(without(one.w, low, one.ctx).view(), factor.upper.view(), p, one.ctx);
+    set_.sweep(without(one.w, low, one.ctx).view(), factor.upper.view(), p, {}, one.ctx);
   }
 
-  void descend(layer const& one, point& p, adapter const& low) const {
+  void descend(layer const& one, element& p, adapter const& low) const {
     matrix<float> const v = without(one.w, low, one.ctx);
     set_.refine(v.view(), one.h.view(), p, one.ctx);
     set_.refit(v.view(), one.h.view(), p, one.ctx);
@@ -178,8 +177,8 @@ private:
     adapter low = empty_adapter(w.cols(), w.rows());
     if (config_.start == low_rank_start::weight)
       low = output_optimal_adapter<T>(w, one.root.view(), one.rank, config_.method, {}, ctx);
-    point p = set_.start(without(w, low, ctx).view(), calib, ctx);
-    point best = p;
+    element p = set_.start(without(w, low, ctx).view(), calib, ctx);
+    element best = p;
     adapter best_low = low;
     double least = std::numeric_limits<double>::infinity();
     for (int k = 0; k < config_.iterations; ++k) {
@@ -205,23 +204,23 @@ private:
     else
       store_around(one, p, low);
     record(error_of(one, p, low));
-    return {p.values(ctx), std::move(p.kept), std::move(p.codes), std::move(low), std::move(objective), std::move(notes)};
+    return {std::move(p), std::move(low), std::move(objective), std::move(notes)};
   }
 
   /// (L, R) as stored, and S around it.
-  void store_around(layer const& one, point& p, adapter& low) const {
+  void store_around(layer const& one, element& p, adapter& low) const {
     round_factors(low, config_.stored.format);
     if (config_.descents > 0) descend(one, p, low);
   }
 
   /// The same for codes, which may move (L, R) so far that S is better found again.
-  void quantize_around(layer const& one, point& p, adapter& low, std::vector<std::string>& notes) const {
+  void quantize_around(layer const& one, element& p, adapter& low, std::vector<std::string>& notes) const {
     auto const factor = factor_for_feedback(one.h.view(), one.ctx);
     detail::note_damping(notes, factor);
     matrix<float> const e = without(one.w, p, one.ctx);
     low = round_with_feedback(std::move(low), e.view(), one.h.view(), factor.upper.view(), config_.stored, one.ctx);
-    point swept = p;
-    set_.sweep(without(one.w, low, one.ctx).view(), factor.upper.view(), swept, one.ctx);
+    element swept = p;
+    set_.sweep(without(one.w, low, one.ctx).view(), factor.upper.view(), swept, {}, one.ctx);
     for (int k = 0; k < config_.descents; ++k) {
       descend(one, swept, low);
       descend(one, p, low);
@@ -232,7 +231,7 @@ private:
   /// SLiM in the same set: Wanda's mask, codes to nearest, (L, R) by mean |x|, its codes by absmax.
   template <class T>
   [[nodiscard]] result slim_solution(matrix_view<T const> w, calibration const& calib, context const& ctx) const {
-    point p = set_.start(w, calib, ctx);
+    element p = set_.start(w, calib, ctx);
     matrix<T> const e = without(w, p, ctx);
     adapter_format const& stored = config_.stored;
     auto const solver = slim_lora(
@@ -242,7 +241,7 @@ private:
                                                                                  .block = per_column_group(stored.group),
                                                                                  .scale_format = stored.scale_format}))
                                          .solve(matrix_view<T const>(e.view()), calib, ctx);
-    return {p.values(ctx), std::move(p.kept), std::move(p.codes), std::move(low), {}, {}};
+    return {std::move(p), std::move(low), {}, {}};
   }
 
   /// Output errors that decide between solutions.
@@ -255,9 +254,8 @@ private:
 
   template <class T>
   [[nodiscard]] static judgement judged(matrix_view<T const> w, result const& r, calibration const& calib, context const& ctx) {
-    matrix<float> rest(w);
-    for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] -= r.weights.data()[k];
-    r.low_rank.subtract_from(rest.view(), ctx);
+    matrix<float> rest = without(w, r.weight, ctx);
+    r.adapter.subtract_from(rest.view(), ctx);
     return {output_energy(rest.view(), calib, ctx),
             calib.held_out() ? output_energy(rest.view(), *calib.held_out(), ctx) : 0.0};
   }
@@ -266,8 +264,7 @@ private:
   joint_config config_;
 };
 
-static_assert(joint_compressor<joint_slr<quantized_set<dense_pattern>>> &&
-              joint_compressor<joint_slr<quantized_set<nm<2, 4>>>>);
+static_assert(joint_compressor<joint_slr<quantized_set<uniform_grid, nm<2, 4>>>>);
 
 } // namespace SLIM_ABI
 } // namespace slim

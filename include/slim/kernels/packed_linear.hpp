@@ -4,6 +4,7 @@
 
 #include "slim/adapters/adapter.hpp"
 #include "slim/core/matrix_traits.hpp"
+#include "slim/core/none.hpp"
 #include "slim/kernels/cpu/pack_r16.hpp"
 #include "slim/kernels/linear.hpp"
 
@@ -29,11 +30,13 @@ struct packed_linear {
   }
 };
 
-/// Packs codes, on a 2:4 mask if there is one, and an adapter if there is one. A left factor that is pruned 2:4 runs as 2:4.
-/// @throws as pack_r16.
-[[nodiscard]] inline packed_linear pack_linear(integer_codes const& codes, mask const* kept, adapter const* low_rank,
-                                               context const& ctx = {}, std::optional<code_book> const& book = {}) {
-  packed_linear packed{kept ? pack_r16(codes, *kept, ctx, book) : pack_r16(codes, ctx, book), {}, {}};
+/// Packs codes, on a 2:4 mask unless `kept` is null, and an adapter unless `low_rank` is null. A left factor that is pruned 2:4
+/// runs as 2:4. @throws as pack_r16.
+template <class Codes>
+  requires std::same_as<Codes, integer_codes> || std::same_as<Codes, codebook_codes>
+[[nodiscard]] packed_linear pack_linear(Codes const& codes, mask const* kept, adapter const* low_rank,
+                                        context const& ctx = {}) {
+  packed_linear packed{kept ? pack_r16(codes, *kept, ctx) : pack_r16(codes, ctx), {}, {}};
   if (!low_rank || low_rank->rank() == 0) return packed;
   adapter const& a = *low_rank;
   bool const sparse = a.left_mask && a.left_mask->pattern() == sparsity_pattern{2, 4};
@@ -46,18 +49,44 @@ struct packed_linear {
   return packed;
 }
 
+namespace detail {
+
+/// A part of a layer by its address; null where it is not there (`none`, an empty optional).
+template <class Part>
+[[nodiscard]] Part const* part_or_null(Part const& part) noexcept {
+  return &part;
+}
+template <class Part>
+[[nodiscard]] Part const* part_or_null(std::optional<Part> const& part) noexcept {
+  return part ? &*part : nullptr;
+}
+[[nodiscard]] inline adapter const* part_or_null(none) noexcept { return nullptr; }
+
+} // namespace detail
+
 /// A compressed layer in the layout that runs it: 2:4 if that is its mask, else dense, in the bits of its codes, with its
-/// adapter. @throws as pack_r16.
+/// adapter. Takes what `compress` returns, with types known or erased. @throws as pack_r16; config_error if the layer's codes
+/// are of a kind that no kernel reads.
 template <class Layer>
   requires requires(Layer const& layer) {
-    { layer.codes } -> std::convertible_to<integer_codes const&>;
+    layer.weight.codes;
+    layer.weight.mask_or_null();
+    layer.adapter;
   }
 [[nodiscard]] packed_linear pack(Layer const& layer, context const& ctx = {}) {
-  mask const* kept = nullptr;
-  adapter const* low_rank = nullptr;
-  if constexpr (std::is_convertible_v<decltype((layer.kept)), mask const&>) kept = &layer.kept;
-  if constexpr (std::is_convertible_v<decltype((layer.low_rank)), adapter const&>) low_rank = &layer.low_rank;
-  return pack_linear(layer.codes, kept, low_rank, ctx);
+  auto const& codes = layer.weight.codes;
+  mask const* const kept = layer.weight.mask_or_null();
+  adapter const* const low_rank = detail::part_or_null(layer.adapter);
+  if constexpr (requires { pack_linear(codes, kept, low_rank, ctx); }) {
+    return pack_linear(codes, kept, low_rank, ctx);
+  } else {
+    if constexpr (requires { codes.template get_if<integer_codes>(); }) {
+      if (auto const* const uniform = codes.template get_if<integer_codes>()) return pack_linear(*uniform, kept, low_rank, ctx);
+      if (auto const* const table = codes.template get_if<codebook_codes>()) return pack_linear(*table, kept, low_rank, ctx);
+    }
+    throw config_error(
+        "slim::pack: the layer's weights are neither integer_codes nor codebook_codes; quantize it first, or keep it dense");
+  }
 }
 
 /// A layer of a joint product and where its outputs go, Y (tokens x d_out).

@@ -24,8 +24,41 @@ public:
   }
 
   /// @throws shape_error, config_error, nonfinite_error for parts that do not fit each other.
-  [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, mask const& kept,
-                                                   std::optional<code_book> const& book = {}, context const& ctx = {}) {
+  [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, mask const& kept, context const& ctx = {}) {
+    return pack_parts(codes, kept, {}, ctx);
+  }
+  [[nodiscard]] static std::vector<std::byte> pack(codebook_codes const& codes, mask const& kept, context const& ctx = {}) {
+    auto const parts = detail::signed_parts("csr_codes", codes);
+    return pack_parts(parts.codes, kept, parts.book, ctx);
+  }
+
+  /// The failure names the byte or the row and what is wrong.
+  [[nodiscard]] static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {},
+                                                      context const& ctx = {}) {
+    auto const header = detail::open_packed(kind, bytes, limit, body_bytes);
+    if (!header) return failure{header.why()};
+    if (bytes.size() != static_cast<std::uint64_t>(total_bytes(*header)))
+      return failure{message("csr_codes: ", bytes.size(), " bytes; ", header->rows, " x ", header->cols, " with ",
+                             header->entries, " codes has ", total_bytes(*header))};
+    detail::byte_reader reader(bytes, sizeof(packed_header));
+    result<detail::packed_parts> read = detail::read_side_data(*header, reader, ctx);
+    if (!read) return failure{read.why()};
+    if (std::string const why = read_body(*header, *read, reader); !why.empty()) return failure{message("csr_codes: ", why)};
+    return detail::unpacked(std::move(*read));
+  }
+
+  /// Size of what `pack` returns.
+  [[nodiscard]] static std::int64_t byte_size(integer_codes const& codes, mask const& kept) {
+    return byte_size_of(codes, kept, {});
+  }
+  [[nodiscard]] static std::int64_t byte_size(codebook_codes const& codes, mask const& kept) {
+    auto const parts = detail::signed_parts("csr_codes", codes);
+    return byte_size_of(parts.codes, kept, parts.book);
+  }
+
+private:
+  static std::vector<std::byte> pack_parts(integer_codes const& codes, mask const& kept,
+                                           std::optional<detail::code_book> const& book, context const& ctx) {
     detail::check_packable(kind, codes, kept, book);
     packed_header const header = detail::header_of(kind, codes, detail::true_pattern(kept, ctx), book, kept.count());
     std::vector<std::byte> out;
@@ -41,28 +74,11 @@ public:
     return out;
   }
 
-  /// The failure names the byte or the row and what is wrong.
-  [[nodiscard]] static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {},
-                                                      context const& ctx = {}) {
-    auto const header = detail::open_packed(kind, bytes, limit, body_bytes);
-    if (!header) return failure{header.why()};
-    if (bytes.size() != static_cast<std::uint64_t>(total_bytes(*header)))
-      return failure{message("csr_codes: ", bytes.size(), " bytes; ", header->rows, " x ", header->cols, " with ",
-                             header->entries, " codes has ", total_bytes(*header))};
-    detail::byte_reader reader(bytes, sizeof(packed_header));
-    result<unpacked_matrix> read = detail::read_side_data(*header, reader, ctx);
-    if (!read) return read;
-    if (std::string const why = read_body(*header, *read, reader); !why.empty()) return failure{message("csr_codes: ", why)};
-    return read;
-  }
-
-  /// Size of what `pack` returns.
-  [[nodiscard]] static std::int64_t byte_size(integer_codes const& codes, mask const& kept,
-                                              std::optional<code_book> const& book = {}) {
+  [[nodiscard]] static std::int64_t byte_size_of(integer_codes const& codes, mask const& kept,
+                                                 std::optional<detail::code_book> const& book) {
     return total_bytes(detail::header_of(kind, codes, {}, book, kept.count()));
   }
 
-private:
   [[nodiscard]] static constexpr std::int64_t body_bytes(packed_header const& h) noexcept {
     return (h.rows + 1) * offset_bytes(h.entries) + h.entries * detail::column_bytes(h.cols) +
            detail::field_bytes(h.entries, h.bits);
@@ -98,7 +114,7 @@ private:
     }
   }
 
-  static std::string read_body(packed_header const& h, unpacked_matrix& read, detail::byte_reader& reader) {
+  static std::string read_body(packed_header const& h, detail::packed_parts& read, detail::byte_reader& reader) {
     int const width = offset_bytes(h.entries);
     detail::byte_reader offsets(reader.take((h.rows + 1) * width));
     detail::byte_reader columns(reader.take(h.entries * detail::column_bytes(h.cols)));

@@ -21,23 +21,18 @@ public:
 
   /// @throws config_error if a weight is pruned and the code book gives code 0 a value; shape_error, config_error,
   /// nonfinite_error for parts that do not fit each other.
-  [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, mask const& kept,
-                                                   std::optional<code_book> const& book = {}, context const& ctx = {}) {
-    detail::check_packable(kind, codes, kept, book);
-    bool const has_zero = !book || (*book)[8] == 0.0f;
-    return packed(codes, book, ctx, [&](index_t i, index_t j) -> int {
-      if (kept.kept(i, j)) return codes.codes(i, j);
-      if (!has_zero)
-        throw config_error(message("dense_codes: weight (", i, ", ", j, ") is pruned, and the code book has no 0"));
-      return codes.zero_at(i, j);
-    });
+  [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, mask const& kept, context const& ctx = {}) {
+    return pack_parts(codes, kept, {}, ctx);
+  }
+  [[nodiscard]] static std::vector<std::byte> pack(codebook_codes const& codes, mask const& kept, context const& ctx = {}) {
+    auto const parts = detail::signed_parts("dense_codes", codes);
+    return pack_parts(parts.codes, kept, parts.book, ctx);
   }
 
   /// Nothing is pruned.
-  [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, std::optional<code_book> const& book = {},
-                                                   context const& ctx = {}) {
-    detail::check_packable(kind, codes, mask(codes.rows(), codes.cols()), book);
-    return packed(codes, book, ctx, [&](index_t i, index_t j) -> int { return codes.codes(i, j); });
+  [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, context const& ctx = {}) {
+    detail::check_packable(kind, codes, mask(codes.rows(), codes.cols()), {});
+    return packed(codes, {}, ctx, [&](index_t i, index_t j) -> int { return codes.codes(i, j); });
   }
 
   /// The failure names the byte or the row and what is wrong.
@@ -51,24 +46,44 @@ public:
                              header->m, "; ", header->rows, " x ", header->cols, " has ", total_bytes(*header), ", ",
                              header->rows * header->cols, " and 0:0")};
     detail::byte_reader reader(bytes, sizeof(packed_header));
-    result<unpacked_matrix> read = detail::read_side_data(*header, reader, ctx);
-    if (!read) return read;
+    result<detail::packed_parts> read = detail::read_side_data(*header, reader, ctx);
+    if (!read) return failure{read.why()};
     std::int64_t const size = row_bytes(header->cols, header->bits);
     auto const rows = reader.take(header->rows * size);
-    unpacked_matrix& into = *read;
+    detail::packed_parts& into = *read;
     std::string const why = detail::first_complaint(
         header->rows, header->cols, ctx, [&](index_t i) { return read_row(i, into, detail::row_part(rows, i, size)); });
     if (!why.empty()) return failure{message("dense_codes: row ", why)};
-    return read;
+    return detail::unpacked(std::move(*read));
   }
 
   /// Size of what `pack` returns.
-  [[nodiscard]] static std::int64_t byte_size(integer_codes const& codes, mask const&,
-                                              std::optional<code_book> const& book = {}) {
-    return total_bytes(detail::header_of(kind, codes, {}, book, 0));
+  [[nodiscard]] static std::int64_t byte_size(integer_codes const& codes, mask const& kept) {
+    return byte_size_of(codes, kept, {});
+  }
+  [[nodiscard]] static std::int64_t byte_size(codebook_codes const& codes, mask const& kept) {
+    auto const parts = detail::signed_parts("dense_codes", codes);
+    return byte_size_of(parts.codes, kept, parts.book);
   }
 
 private:
+  static std::vector<std::byte> pack_parts(integer_codes const& codes, mask const& kept,
+                                           std::optional<detail::code_book> const& book, context const& ctx) {
+    detail::check_packable(kind, codes, kept, book);
+    bool const has_zero = !book || (*book)[8] == 0.0f;
+    return packed(codes, book, ctx, [&](index_t i, index_t j) -> int {
+      if (kept.kept(i, j)) return codes.codes(i, j);
+      if (!has_zero)
+        throw config_error(message("dense_codes: weight (", i, ", ", j, ") is pruned, and the code book has no 0"));
+      return codes.zero_at(i, j);
+    });
+  }
+
+  [[nodiscard]] static std::int64_t byte_size_of(integer_codes const& codes, mask const&,
+                                                 std::optional<detail::code_book> const& book) {
+    return total_bytes(detail::header_of(kind, codes, {}, book, 0));
+  }
+
   [[nodiscard]] static constexpr std::int64_t body_bytes(packed_header const& h) noexcept {
     return h.rows * row_bytes(h.cols, h.bits);
   }
@@ -76,7 +91,7 @@ private:
     return static_cast<std::int64_t>(sizeof(packed_header)) + detail::side_bytes(h) + body_bytes(h);
   }
 
-  static std::string read_row(index_t i, unpacked_matrix& read, std::span<std::byte const> bytes) {
+  static std::string read_row(index_t i, detail::packed_parts& read, std::span<std::byte const> bytes) {
     detail::field_reader fields(bytes);
     std::int8_t* const row = read.codes.codes.row(i);
     int const bits = read.codes.bits;
@@ -87,8 +102,8 @@ private:
   }
 
   template <class Code>
-  static std::vector<std::byte> packed(integer_codes const& codes, std::optional<code_book> const& book, context const& ctx,
-                                       Code const& code) {
+  static std::vector<std::byte> packed(integer_codes const& codes, std::optional<detail::code_book> const& book,
+                                       context const& ctx, Code const& code) {
     packed_header const header = detail::header_of(kind, codes, {}, book, codes.codes.size());
     std::vector<std::byte> out;
     out.reserve(static_cast<std::size_t>(total_bytes(header)));

@@ -16,8 +16,40 @@ public:
   static constexpr packed_kind kind = packed_kind::nm_bitmask;
 
   /// @throws shape_error, config_error, nonfinite_error for parts that do not fit each other.
-  [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, mask const& kept,
-                                                   std::optional<code_book> const& book = {}, context const& ctx = {}) {
+  [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, mask const& kept, context const& ctx = {}) {
+    return pack_parts(codes, kept, {}, ctx);
+  }
+  [[nodiscard]] static std::vector<std::byte> pack(codebook_codes const& codes, mask const& kept, context const& ctx = {}) {
+    auto const parts = detail::signed_parts("nm_bitmask", codes);
+    return pack_parts(parts.codes, kept, parts.book, ctx);
+  }
+
+  /// The failure names the byte or the row and what is wrong.
+  [[nodiscard]] static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {},
+                                                      context const& ctx = {}) {
+    auto const header = detail::open_packed(kind, bytes, limit, least_body_bytes);
+    if (!header) return failure{header.why()};
+    detail::byte_reader reader(bytes, sizeof(packed_header));
+    result<detail::packed_parts> read = detail::read_side_data(*header, reader, ctx);
+    if (!read) return failure{read.why()};
+    std::string why = read_mask(*header, *read, reader, ctx);
+    if (why.empty()) why = read_codes(*header, *read, reader, ctx);
+    if (!why.empty()) return failure{message("nm_bitmask: ", why)};
+    return detail::unpacked(std::move(*read));
+  }
+
+  /// Size of what `pack` returns.
+  [[nodiscard]] static std::int64_t byte_size(integer_codes const& codes, mask const& kept) {
+    return byte_size_of(codes, kept, {});
+  }
+  [[nodiscard]] static std::int64_t byte_size(codebook_codes const& codes, mask const& kept) {
+    auto const parts = detail::signed_parts("nm_bitmask", codes);
+    return byte_size_of(parts.codes, kept, parts.book);
+  }
+
+private:
+  static std::vector<std::byte> pack_parts(integer_codes const& codes, mask const& kept,
+                                           std::optional<detail::code_book> const& book, context const& ctx) {
     detail::check_packable(kind, codes, kept, book);
     std::vector<std::int64_t> const offsets = code_offsets(kept, codes.bits, ctx);
     packed_header const header = detail::header_of(kind, codes, detail::true_pattern(kept, ctx), book, kept.count());
@@ -35,27 +67,11 @@ public:
     return out;
   }
 
-  /// The failure names the byte or the row and what is wrong.
-  [[nodiscard]] static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {},
-                                                      context const& ctx = {}) {
-    auto const header = detail::open_packed(kind, bytes, limit, least_body_bytes);
-    if (!header) return failure{header.why()};
-    detail::byte_reader reader(bytes, sizeof(packed_header));
-    result<unpacked_matrix> read = detail::read_side_data(*header, reader, ctx);
-    if (!read) return read;
-    std::string why = read_mask(*header, *read, reader, ctx);
-    if (why.empty()) why = read_codes(*header, *read, reader, ctx);
-    if (!why.empty()) return failure{message("nm_bitmask: ", why)};
-    return read;
-  }
-
-  /// Size of what `pack` returns.
-  [[nodiscard]] static std::int64_t byte_size(integer_codes const& codes, mask const& kept,
-                                              std::optional<code_book> const& book = {}) {
+  [[nodiscard]] static std::int64_t byte_size_of(integer_codes const& codes, mask const& kept,
+                                                 std::optional<detail::code_book> const& book) {
     return total_bytes(detail::header_of(kind, codes, {}, book, 0), code_offsets(kept, codes.bits, {}).back());
   }
 
-private:
   [[nodiscard]] static constexpr std::int64_t mask_bytes(packed_header const& h) noexcept {
     return h.rows * detail::field_bytes(h.cols, 1);
   }
@@ -93,7 +109,8 @@ private:
     code_fields.end_row();
   }
 
-  static std::string read_mask(packed_header const& h, unpacked_matrix& read, detail::byte_reader& reader, context const& ctx) {
+  static std::string read_mask(packed_header const& h, detail::packed_parts& read, detail::byte_reader& reader,
+                               context const& ctx) {
     std::int64_t const row_bytes = detail::field_bytes(h.cols, 1);
     auto const rows = reader.take(mask_bytes(h));
     return detail::first_complaint(h.rows, h.cols, ctx, [&](index_t i) -> std::string {
@@ -106,7 +123,7 @@ private:
     });
   }
 
-  static std::string read_codes(packed_header const& h, unpacked_matrix& read, detail::byte_reader& reader,
+  static std::string read_codes(packed_header const& h, detail::packed_parts& read, detail::byte_reader& reader,
                                 context const& ctx) {
     std::int64_t const count = read.kept.count();
     std::vector<std::int64_t> const offsets = code_offsets(read.kept, h.bits, ctx);

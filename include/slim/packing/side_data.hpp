@@ -6,10 +6,55 @@
 #include "slim/packing/row_tasks.hpp"
 
 #include <algorithm>
+#include <array>
+#include <optional>
 
 namespace slim {
 inline namespace SLIM_ABI {
 namespace detail {
+
+/// Values of the 16 codes of 4 bits, lowest code (-8) first: the value of a code is scale * book[code + 8] / factor.
+using code_book = std::array<float, 16>;
+
+/// How formats hold a matrix: signed codes, and the levels they stand for if those are no multiples of the scale.
+struct packed_parts {
+  integer_codes codes;
+  mask kept;
+  std::optional<code_book> book = {};
+};
+
+/// codebook_codes as signed codes, without a mask; level k has code k - 8. @throws config_error if a format cannot hold them.
+[[nodiscard]] inline packed_parts signed_parts(std::string_view who, codebook_codes const& from) {
+  from.check(std::string(who).c_str());
+  if (from.bits != 4 || from.dim != 1 || from.books.rows() > 1 || from.scales.has_second_level())
+    throw config_error(message(who, ": codes of ", from.bits, " bits for ", from.dim, " columns with ", from.books.rows(),
+                               " books; possible are 4 bits for one column, one book, and scales that are numbers"));
+  scale_block const block = from.scales.empty() ? per_tensor : from.block;
+  integer_codes codes(from.rows(), from.cols(), 4, block,
+                      scale_storage{.format = from.scales.empty() ? number_format::fp32 : from.scales.format()});
+  for (index_t k = 0; k < codes.codes.size(); ++k) codes.codes.data()[k] = static_cast<std::int8_t>(from.codes.data()[k] - 8);
+  if (from.scales.empty())
+    std::fill_n(codes.scales.data(), codes.scales.size(), 1.0f);
+  else
+    codes.scales = from.scales;
+  codes.channel_factors = from.channel_factors;
+  code_book book{};
+  if (from.books.rows() == 1) std::copy_n(from.books.row(0), book.size(), book.begin());
+  return {std::move(codes), mask(0, 0), book};
+}
+
+/// What `unpack` returns, from its parts.
+[[nodiscard]] inline unpacked_matrix unpacked(packed_parts parts) {
+  if (!parts.book) return {std::move(parts.kept), any_codes(std::move(parts.codes))};
+  integer_codes const& from = parts.codes;
+  codebook_codes codes(from.rows(), from.cols(), std::vector<float>(parts.book->begin(), parts.book->end()), from.block,
+                       from.scales.stored());
+  codes.book_format = number_format::fp32;
+  for (index_t k = 0; k < from.codes.size(); ++k) codes.codes.data()[k] = static_cast<std::uint8_t>(from.codes.data()[k] + 8);
+  codes.scales = from.scales;
+  codes.channel_factors = from.channel_factors;
+  return {std::move(parts.kept), any_codes(std::move(codes))};
+}
 
 /// Bytes of scales, zero points, channel factors and code book.
 [[nodiscard]] constexpr std::int64_t side_bytes(packed_header const& h) noexcept {
@@ -49,26 +94,18 @@ namespace detail {
 
 // ---- writing
 
-/// @throws shape_error, config_error unless all parts of the matrix fit each other.
+/// @throws shape_error, config_error unless all parts of the matrix fit each other, and the format has room for them.
 inline void check_shapes(packed_kind kind, integer_codes const& codes, mask const& kept) {
   if (kept.rows() != codes.rows() || kept.cols() != codes.cols())
     throw shape_error(message(name_of(kind), ": codes are ", codes.rows(), " x ", codes.cols(), ", the mask ", kept.rows(),
                               " x ", kept.cols()));
   if (codes.rows() > largest_extent || codes.cols() > largest_extent || codes.codes.size() > most_weights)
     throw shape_error(message(name_of(kind), ": ", codes.rows(), " x ", codes.cols(), " is too large"));
-  if (codes.bits < 2 || codes.bits > 8 || codes.block.rows < 0 || codes.block.cols < 0)
-    throw config_error(message(name_of(kind), ": ", codes.bits, " bits, ", describe(codes.block)));
-  index_t const tall = block_count(codes.rows(), codes.block.rows_of(codes.rows()));
-  index_t const wide = block_count(codes.cols(), codes.block.cols_of(codes.cols()));
-  if (codes.scales.rows() != tall || codes.scales.cols() != wide)
-    throw shape_error(message(name_of(kind), ": ", codes.scales.rows(), " x ", codes.scales.cols(), " scales where ", tall,
-                              " x ", wide, " are needed"));
-  if (!codes.zeros.empty() && (codes.zeros.rows() != codes.scales.rows() || codes.zeros.cols() != codes.scales.cols()))
-    throw shape_error(message(name_of(kind), ": scales are ", codes.scales.rows(), " x ", codes.scales.cols(), ", zero points ",
-                              codes.zeros.rows(), " x ", codes.zeros.cols()));
-  if (!codes.channel_factors.empty() && std::ssize(codes.channel_factors) != codes.cols())
-    throw shape_error(
-        message(name_of(kind), ": ", codes.channel_factors.size(), " channel factors for ", codes.cols(), " channels"));
+  codes.check(std::string(name_of(kind)).c_str());
+  if (codes.bits < 2) throw config_error(message(name_of(kind), ": codes of 1 bit, possible are 2 to 8"));
+  if (!codes.group_bits.empty() || !codes.offsets.empty() || codes.scales.has_second_level())
+    throw config_error(
+        message(name_of(kind), ": bits per group, offsets and scales of a second level have no place in this format"));
 }
 
 /// @throws nonfinite_error, config_error naming the first number that no decoder would accept.
@@ -76,9 +113,9 @@ inline void check_numbers(packed_kind kind, integer_codes const& codes, std::opt
   for (index_t k = 0; k < codes.scales.size(); ++k) {
     float const scale = codes.scales.data()[k];
     if (!is_finite(scale)) throw nonfinite_error(message(name_of(kind), ": scale ", k, " is ", scale));
-    if (!can_be_scale(scale) || rounded_to(codes.scale_format, scale) != scale)
+    if (!can_be_scale(scale) || rounded_to(codes.scales.format(), scale) != scale)
       throw config_error(message(name_of(kind), ": scale ", k, " is ", scale, ", which is not a non-negative ",
-                                 name_of(codes.scale_format), " number"));
+                                 name_of(codes.scales.format()), " number"));
   }
   for (index_t k = 0; k < codes.zeros.size(); ++k)
     if (int const zero = codes.zeros.data()[k]; zero < codes.lowest() || zero > codes.highest())
@@ -106,7 +143,7 @@ inline void check_packable(packed_kind kind, integer_codes const& codes, mask co
   packed_header h;
   h.kind = kind;
   h.bits = static_cast<std::uint8_t>(codes.bits);
-  h.scale_format = static_cast<std::uint8_t>(codes.scale_format);
+  h.scale_format = static_cast<std::uint8_t>(codes.scales.format());
   h.flags = static_cast<std::uint8_t>((codes.zeros.empty() ? 0 : packed_has_zeros) |
                                       (codes.channel_factors.empty() ? 0 : packed_has_channel_factors) |
                                       (book ? packed_has_code_book : 0));
@@ -131,8 +168,8 @@ inline void append_column(std::vector<std::byte>& out, index_t column, index_t c
 
 inline void append_side_data(std::vector<std::byte>& out, integer_codes const& codes, std::optional<code_book> const& book) {
   for (index_t k = 0; k < codes.scales.size(); ++k) {
-    std::uint32_t const bits = bits_of(codes.scale_format, codes.scales.data()[k]);
-    if (bit_width(codes.scale_format) == 16)
+    std::uint32_t const bits = bits_of(codes.scales.format(), codes.scales.data()[k]);
+    if (bit_width(codes.scales.format()) == 16)
       append_bytes(out, static_cast<std::uint16_t>(bits));
     else
       append_bytes(out, bits);
@@ -170,8 +207,8 @@ inline void put_code(field_writer& fields, packed_kind kind, int bits, index_t i
   for (index_t k = 0; k < codes.scales.size(); ++k) {
     std::size_t const at = reader.position();
     std::uint32_t const bits =
-        bit_width(codes.scale_format) == 16 ? std::uint32_t{reader.read<std::uint16_t>()} : reader.read<std::uint32_t>();
-    float const scale = from_bits(codes.scale_format, bits);
+        bit_width(codes.scales.format()) == 16 ? std::uint32_t{reader.read<std::uint16_t>()} : reader.read<std::uint32_t>();
+    float const scale = from_bits(codes.scales.format(), bits);
     if (!can_be_scale(scale)) return message("byte ", at, ": scale ", k, " is ", scale);
     codes.scales.data()[k] = scale;
   }
@@ -219,9 +256,9 @@ inline void fill_with_zero_points(integer_codes& codes, context const& ctx) {
 
 /// What an unpacked matrix is before its codes are read: the right shape, nothing kept, every code the zero point. The header
 /// is checked and the bytes are there: see open_packed.
-[[nodiscard]] inline result<unpacked_matrix> read_side_data(packed_header const& h, byte_reader& reader, context const& ctx) {
-  unpacked_matrix read{.codes = integer_codes(h.rows, h.cols, h.bits, h.block(), h.format()),
-                       .kept = mask(h.rows, h.cols, h.pattern())};
+[[nodiscard]] inline result<packed_parts> read_side_data(packed_header const& h, byte_reader& reader, context const& ctx) {
+  packed_parts read{.codes = integer_codes(h.rows, h.cols, h.bits, h.block(), h.format()),
+                    .kept = mask(h.rows, h.cols, h.pattern())};
   std::string why = read_scales(reader, read.codes);
   if (why.empty() && h.has(packed_has_zeros)) why = read_zeros(reader, read.codes);
   if (why.empty() && h.has(packed_has_channel_factors)) why = read_factors(reader, read.codes, h.factors);

@@ -32,8 +32,50 @@ public:
 
   /// @throws config_error naming the first group that keeps more than two columns; if the code book gives code 0 a value and
   /// a filler is needed; shape_error, config_error, nonfinite_error for parts that do not fit each other.
-  [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, mask const& kept,
-                                                   std::optional<code_book> const& book = {}, context const& ctx = {}) {
+  [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, mask const& kept, context const& ctx = {}) {
+    return pack_parts(codes, kept, {}, ctx);
+  }
+  [[nodiscard]] static std::vector<std::byte> pack(codebook_codes const& codes, mask const& kept, context const& ctx = {}) {
+    auto const parts = detail::signed_parts("sparse24", codes);
+    return pack_parts(parts.codes, kept, parts.book, ctx);
+  }
+
+  /// The failure names the byte or the row and what is wrong.
+  [[nodiscard]] static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {},
+                                                      context const& ctx = {}) {
+    auto const header = detail::open_packed(kind, bytes, limit, body_bytes);
+    if (!header) return failure{header.why()};
+    if (header->entries != entries(header->rows, header->cols) ||
+        bytes.size() != static_cast<std::uint64_t>(total_bytes(*header)))
+      return failure{message("sparse24: ", bytes.size(), " bytes and ", header->entries, " codes; ", header->rows, " x ",
+                             header->cols, " has ", total_bytes(*header), " and ", entries(header->rows, header->cols))};
+    detail::byte_reader reader(bytes, sizeof(packed_header));
+    result<detail::packed_parts> read = detail::read_side_data(*header, reader, ctx);
+    if (!read) return failure{read.why()};
+    std::int64_t const row_codes = row_code_bytes(header->cols, header->bits);
+    std::int64_t const row_positions = row_position_bytes(header->cols);
+    auto const codes = reader.take(header->rows * row_codes);
+    auto const positions = reader.take(header->rows * row_positions);
+    detail::packed_parts& into = *read;
+    std::string const why = detail::first_complaint(header->rows, header->cols, ctx, [&](index_t i) {
+      return read_row(i, into, detail::row_part(codes, i, row_codes), detail::row_part(positions, i, row_positions));
+    });
+    if (!why.empty()) return failure{message("sparse24: row ", why)};
+    return detail::unpacked(std::move(*read));
+  }
+
+  /// Size of what `pack` returns.
+  [[nodiscard]] static std::int64_t byte_size(integer_codes const& codes, mask const& kept) {
+    return byte_size_of(codes, kept, {});
+  }
+  [[nodiscard]] static std::int64_t byte_size(codebook_codes const& codes, mask const& kept) {
+    auto const parts = detail::signed_parts("sparse24", codes);
+    return byte_size_of(parts.codes, kept, parts.book);
+  }
+
+private:
+  static std::vector<std::byte> pack_parts(integer_codes const& codes, mask const& kept,
+                                           std::optional<detail::code_book> const& book, context const& ctx) {
     detail::check_packable(kind, codes, kept, book);
     mask const filled = with_fillers(kept, book, ctx);
     packed_header const header =
@@ -52,37 +94,11 @@ public:
     return out;
   }
 
-  /// The failure names the byte or the row and what is wrong.
-  [[nodiscard]] static result<unpacked_matrix> unpack(std::span<std::byte const> bytes, unpack_limit limit = {},
-                                                      context const& ctx = {}) {
-    auto const header = detail::open_packed(kind, bytes, limit, body_bytes);
-    if (!header) return failure{header.why()};
-    if (header->entries != entries(header->rows, header->cols) ||
-        bytes.size() != static_cast<std::uint64_t>(total_bytes(*header)))
-      return failure{message("sparse24: ", bytes.size(), " bytes and ", header->entries, " codes; ", header->rows, " x ",
-                             header->cols, " has ", total_bytes(*header), " and ", entries(header->rows, header->cols))};
-    detail::byte_reader reader(bytes, sizeof(packed_header));
-    result<unpacked_matrix> read = detail::read_side_data(*header, reader, ctx);
-    if (!read) return read;
-    std::int64_t const row_codes = row_code_bytes(header->cols, header->bits);
-    std::int64_t const row_positions = row_position_bytes(header->cols);
-    auto const codes = reader.take(header->rows * row_codes);
-    auto const positions = reader.take(header->rows * row_positions);
-    unpacked_matrix& into = *read;
-    std::string const why = detail::first_complaint(header->rows, header->cols, ctx, [&](index_t i) {
-      return read_row(i, into, detail::row_part(codes, i, row_codes), detail::row_part(positions, i, row_positions));
-    });
-    if (!why.empty()) return failure{message("sparse24: row ", why)};
-    return read;
-  }
-
-  /// Size of what `pack` returns.
-  [[nodiscard]] static std::int64_t byte_size(integer_codes const& codes, mask const&,
-                                              std::optional<code_book> const& book = {}) {
+  [[nodiscard]] static std::int64_t byte_size_of(integer_codes const& codes, mask const&,
+                                                 std::optional<detail::code_book> const& book) {
     return total_bytes(detail::header_of(kind, codes, {}, book, 0));
   }
 
-private:
   /// Positions 0 to 3 of a group's two entries, low < high.
   struct pair {
     int low;
@@ -104,7 +120,7 @@ private:
   }
 
   /// The mask with the fillers that lie inside rows.
-  static mask with_fillers(mask const& kept, std::optional<code_book> const& book, context const& ctx) {
+  static mask with_fillers(mask const& kept, std::optional<detail::code_book> const& book, context const& ctx) {
     mask filled = kept;
     bool const can_fill = !book || (*book)[8] == 0.0f;
     ctx.parallel_for(kept.rows(), detail::packed_rows_per_task(kept.cols()), [&](index_t begin, index_t end) {
@@ -153,7 +169,7 @@ private:
     position_fields.end_row();
   }
 
-  static std::string read_row(index_t i, unpacked_matrix& read, std::span<std::byte const> codes,
+  static std::string read_row(index_t i, detail::packed_parts& read, std::span<std::byte const> codes,
                               std::span<std::byte const> positions) {
     detail::field_reader code_fields(codes);
     detail::field_reader position_fields(positions);
@@ -167,7 +183,7 @@ private:
     return {};
   }
 
-  static bool read_group(unpacked_matrix& read, index_t i, index_t first, detail::field_reader& codes,
+  static bool read_group(detail::packed_parts& read, index_t i, index_t first, detail::field_reader& codes,
                          detail::field_reader& positions) noexcept {
     unsigned const field = positions.get(4);
     pair const at{static_cast<int>(field & 3u), static_cast<int>(field >> 2)};

@@ -4,56 +4,12 @@
 /// weight. `any_quantizer`, `any_pruner` and `any_low_rank_solver` model their concepts; `any_chain` is any chain.
 
 #include "slim/pipeline/compress.hpp"
+#include "slim/quantization/codes/any_codes.hpp"
 
 #include <memory>
 
 namespace slim {
 inline namespace SLIM_ABI {
-
-/// Codes of any quantizer. Copies share the codes, which never change.
-class any_codes {
-public:
-  template <quantized_matrix C>
-    requires(!std::same_as<C, any_codes>)
-  any_codes(C codes) : self_(std::make_shared<model<C>>(std::move(codes))) {} // NOLINT: implicit on purpose
-
-  [[nodiscard]] index_t rows() const { return self_->rows(); }
-  [[nodiscard]] index_t cols() const { return self_->cols(); }
-  [[nodiscard]] int code_bits() const { return self_->code_bits(); }
-  [[nodiscard]] double side_bits() const { return self_->side_bits(); }
-  void dequantize_into(matrix_view<float> values, context const& ctx = {}) const { self_->dequantize_into(values, ctx); }
-
-  /// The codes themselves if they are a C, else null.
-  template <class C>
-  [[nodiscard]] C const* get_if() const noexcept {
-    auto const* same = dynamic_cast<model<C> const*>(self_.get());
-    return same ? &same->codes : nullptr;
-  }
-
-private:
-  struct face {
-    virtual ~face() = default;
-    virtual index_t rows() const = 0;
-    virtual index_t cols() const = 0;
-    virtual int code_bits() const = 0;
-    virtual double side_bits() const = 0;
-    virtual void dequantize_into(matrix_view<float>, context const&) const = 0;
-  };
-  template <class C>
-  struct model final : face {
-    explicit model(C c) : codes(std::move(c)) {}
-    index_t rows() const override { return codes.rows(); }
-    index_t cols() const override { return codes.cols(); }
-    int code_bits() const override { return codes.code_bits(); }
-    double side_bits() const override { return codes.side_bits(); }
-    void dequantize_into(matrix_view<float> values, context const& ctx) const override { codes.dequantize_into(values, ctx); }
-    C codes;
-  };
-
-  std::shared_ptr<face const> self_;
-};
-
-static_assert(quantized_matrix<any_codes>);
 
 /// Any quantizer.
 class any_quantizer {
@@ -161,20 +117,27 @@ private:
 
 static_assert(low_rank_solver<any_low_rank_solver>);
 
-/// A compressed layer whose slots may be empty at run time.
+/// A compressed layer whose parts are known at run time.
 struct any_layer {
-  matrix<float> weights; ///< W_c, d_out x d_in
-  std::optional<mask> kept;
-  std::optional<any_codes> codes;
-  std::optional<adapter> low_rank;
+  sparse_codes<std::optional<mask>, any_codes> weight; ///< W_c, d_out x d_in; no mask: every weight is kept
+  std::optional<slim::adapter> adapter;
   layer_report report;
 };
 
 /// The dense weight (d_out x d_in) of the layer: W_c + (L R)^T.
 [[nodiscard]] inline matrix<float> decompress(any_layer const& layer, context const& ctx = {}) {
-  matrix<float> weights = layer.weights;
-  if (layer.low_rank) layer.low_rank->add_to(weights.view(), ctx);
+  matrix<float> weights = layer.weight.values(ctx);
+  if (layer.adapter) layer.adapter->add_to(weights.view(), ctx);
   return weights;
+}
+
+/// A compressed layer of any type as an any_layer.
+template <class Mask, class Codes, class Adapter>
+[[nodiscard]] any_layer to_any(compressed_layer<Mask, Codes, Adapter> layer) {
+  any_layer out{{std::nullopt, any_codes(std::move(layer.weight.codes))}, std::nullopt, std::move(layer.report)};
+  if constexpr (!is_none<Mask>) out.weight.mask = std::move(layer.weight.mask);
+  if constexpr (!is_none<Adapter>) out.adapter = std::move(layer.adapter);
+  return out;
 }
 
 /// Any chain, to be chosen at run time.
@@ -201,7 +164,7 @@ private:
   struct model final : face {
     explicit model(step_chain<Steps...> c) : steps(std::move(c)) {}
     any_layer compress(matrix_view<float const> w, calibration const& calib, context const& ctx) const override {
-      return erased(slim::compress(w, calib, steps, ctx));
+      return to_any(slim::compress(w, calib, steps, ctx));
     }
     std::vector<std::string> describe() const override {
       return std::apply([](auto const&... step) { return std::vector<std::string>{detail::name_of_step(step)...}; },
@@ -209,17 +172,6 @@ private:
     }
     step_chain<Steps...> steps;
   };
-
-  template <class Mask, class Codes, class Adapter>
-  static any_layer erased(compressed_layer<Mask, Codes, Adapter> layer) {
-    any_layer out;
-    out.weights = std::move(layer.weights);
-    if constexpr (!is_none<Mask>) out.kept = std::move(layer.kept);
-    if constexpr (!is_none<Codes>) out.codes = std::move(layer.codes);
-    if constexpr (!is_none<Adapter>) out.low_rank = std::move(layer.low_rank);
-    out.report = std::move(layer.report);
-    return out;
-  }
 
   std::shared_ptr<face const> self_;
 };

@@ -3,7 +3,6 @@
 /// `chain(step, step, ...)`: a recipe. Steps run in the order in which they are written; swapping two of them is an ablation.
 
 #include "slim/adapters/adapter.hpp"
-#include "slim/core/none.hpp"
 #include "slim/joint/joint_compressor.hpp"
 #include "slim/pipeline/report.hpp"
 #include "slim/pruning/pruner.hpp"
@@ -16,14 +15,14 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
-/// What a chain's steps hand on to each other. Between steps `current == mask .* dequantize(codes)`.
+/// What a chain's steps hand on to each other. Between steps `current` is the matrix that `weight` stands for: mask .* codes,
+/// or W with pruned weights 0 as long as nothing is quantized (`weight.codes` is then `none`).
 template <class Mask = none, class Codes = none, class Adapter = none>
 struct layer_state {
-  matrix<float> original; ///< W, d_out x d_in
-  matrix<float> current;  ///< W_c: what is left of W without the adapter
-  [[no_unique_address]] Mask kept{};
-  [[no_unique_address]] Codes codes{};
-  [[no_unique_address]] Adapter low_rank{};
+  matrix<float> original;           ///< W, d_out x d_in
+  matrix<float> current;            ///< W_c: what is left of W without the adapter
+  sparse_codes<Mask, Codes> weight; ///< the mask and the codes that are chosen so far
+  [[no_unique_address]] Adapter adapter{};
   layer_report report;
 };
 
@@ -48,6 +47,7 @@ void require_shape(layer_state<Mask, Codes, Adapter> const& state, index_t rows,
                               state.original.rows(), " x ", state.original.cols()));
 }
 
+/// A pruner chooses the mask.
 template <class P, class Mask, class Codes, class Adapter>
 auto prune(P const& step, layer_state<Mask, Codes, Adapter> state, calibration const& calib, context const& ctx) {
   static_assert(is_none<Mask>, "slim::compress: the chain prunes twice; a layer has one mask.");
@@ -55,11 +55,14 @@ auto prune(P const& step, layer_state<Mask, Codes, Adapter> state, calibration c
   mask kept = step.select(matrix_view<float const>(state.current.view()), calib, ctx);
   require_shape(state, kept.rows(), kept.cols(), "pruner");
   kept.apply_to(state.current.view());
-  return layer_state<mask, Codes, none>{
-      std::move(state.original), std::move(state.current), std::move(kept), std::move(state.codes), {},
-      std::move(state.report)};
+  return layer_state<mask, Codes, none>{std::move(state.original),
+                                        std::move(state.current),
+                                        {std::move(kept), std::move(state.weight.codes)},
+                                        {},
+                                        std::move(state.report)};
 }
 
+/// A quantizer makes the codes.
 template <class Q, class Mask, class Codes, class Adapter>
 auto quantize(Q const& step, layer_state<Mask, Codes, Adapter> state, calibration const& calib, context const& ctx) {
   static_assert(is_none<Codes>, "slim::compress: the chain quantizes twice; a layer has one set of codes.");
@@ -67,13 +70,16 @@ auto quantize(Q const& step, layer_state<Mask, Codes, Adapter> state, calibratio
   auto codes = step.quantize(matrix_view<float const>(state.current.view()), calib, ctx);
   require_shape(state, codes.rows(), codes.cols(), "quantizer");
   codes.dequantize_into(state.current.view(), ctx);
-  if constexpr (!is_none<Mask>)
-    state.kept.apply_to(state.current.view()); // a grid without 0 must not bring pruned weights back
-  return layer_state<Mask, decltype(codes), none>{
-      std::move(state.original), std::move(state.current), std::move(state.kept), std::move(codes), {},
-      std::move(state.report)};
+  if (auto const* const kept = state.weight.mask_or_null())
+    kept->apply_to(state.current.view()); // a grid without 0 must not bring pruned weights back
+  return layer_state<Mask, decltype(codes), none>{std::move(state.original),
+                                                  std::move(state.current),
+                                                  {std::move(state.weight.mask), std::move(codes)},
+                                                  {},
+                                                  std::move(state.report)};
 }
 
+/// A low-rank solver makes the adapter from the error that the steps before it left.
 template <class S, class Mask, class Codes, class Adapter>
 auto repair(S const& step, layer_state<Mask, Codes, Adapter> state, calibration const& calib, context const& ctx) {
   static_assert(!is_none<Mask> || !is_none<Codes>, "slim::compress: an adapter before anything lossy has no error to repair.");
@@ -82,21 +88,36 @@ auto repair(S const& step, layer_state<Mask, Codes, Adapter> state, calibration 
   for (index_t k = 0; k < error.size(); ++k) error.data()[k] -= state.current.data()[k];
   adapter found = step.solve(matrix_view<float const>(error.view()), calib, ctx);
   require_shape(state, found.right.cols(), found.left.rows(), "low-rank solver");
-  return layer_state<Mask, Codes, adapter>{std::move(state.original), std::move(state.current), std::move(state.kept),
-                                           std::move(state.codes),    std::move(found),         std::move(state.report)};
+  return layer_state<Mask, Codes, adapter>{std::move(state.original), std::move(state.current), std::move(state.weight),
+                                           std::move(found), std::move(state.report)};
 }
 
+/// Codes of a joint result as a chain has them: values that are not quantized are no codes yet.
+template <class Codes>
+auto as_chain_codes(Codes codes) {
+  if constexpr (std::is_same_v<Codes, plain_values>)
+    return none{};
+  else
+    return codes;
+}
+
+/// A joint compressor makes mask, codes and perhaps the adapter together.
 template <class J, class Mask, class Codes, class Adapter>
 auto compress_jointly(J const& step, layer_state<Mask, Codes, Adapter> state, calibration const& calib, context const& ctx) {
   static_assert(is_none<Mask> && is_none<Codes> && is_none<Adapter>,
                 "slim::compress: a joint compressor behind a pruner, quantizer or adapter would undo it; put it first.");
   auto found = step.compress(matrix_view<float const>(state.current.view()), calib, ctx);
-  require_shape(state, found.weights.rows(), found.weights.cols(), "joint compressor");
+  require_shape(state, found.weight.rows(), found.weight.cols(), "joint compressor");
   state.report.notes.insert(state.report.notes.end(), found.notes.begin(), found.notes.end());
   state.report.objective = std::move(found.objective);
-  return layer_state<decltype(found.kept), decltype(found.codes), decltype(found.low_rank)>{
-      std::move(state.original), std::move(found.weights),  std::move(found.kept),
-      std::move(found.codes),    std::move(found.low_rank), std::move(state.report)};
+  matrix<float> current = found.weight.values(ctx);
+  auto codes = as_chain_codes(std::move(found.weight.codes));
+  return layer_state<decltype(found.weight.mask), decltype(codes), decltype(found.adapter)>{
+      std::move(state.original),
+      std::move(current),
+      {std::move(found.weight.mask), std::move(codes)},
+      std::move(found.adapter),
+      std::move(state.report)};
 }
 
 template <class Step, class State>

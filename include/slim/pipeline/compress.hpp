@@ -10,13 +10,12 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
-/// A compressed layer. Slots of steps that were not in the chain have type `none`; using them does not compile.
+/// A compressed layer: W is replaced by W_c = mask .* codes, and an adapter. Slots of steps that were not in the chain have
+/// type `none`; using them does not compile. Weights that were not quantized are `plain_values`.
 template <class Mask, class Codes, class Adapter>
 struct compressed_layer {
-  matrix<float> weights;                  ///< W_c = mask .* dequantize(codes), d_out x d_in
-  [[no_unique_address]] Mask kept;        ///< slim::mask
-  [[no_unique_address]] Codes codes;      ///< what the quantizer returned
-  [[no_unique_address]] Adapter low_rank; ///< slim::adapter
+  sparse_codes<Mask, Codes> weight;      ///< W_c, d_out x d_in
+  [[no_unique_address]] Adapter adapter; ///< slim::adapter
   layer_report report;
 };
 
@@ -68,18 +67,15 @@ inline double relative(double energy, double reference) { return reference > 0.0
 /// Bits of what is stored, indices, scales and adapter included. Weights without codes count as 16-bit numbers.
 template <class Mask, class Codes, class Adapter>
 double stored_bits(layer_state<Mask, Codes, Adapter> const& state) {
-  double bits_each = 16.0, side = 0.0;
-  if constexpr (!is_none<Codes>) {
-    bits_each = static_cast<double>(state.codes.code_bits());
-    side += state.codes.side_bits();
+  double bits = 0;
+  if constexpr (is_none<Codes>) {
+    auto const* const kept = state.weight.mask_or_null();
+    bits = 16.0 * static_cast<double>(kept ? kept->count() : state.original.size()) + (kept ? kept->index_bits() : 0.0);
+  } else {
+    bits = state.weight.stored_bits();
   }
-  auto stored = static_cast<double>(state.original.size());
-  if constexpr (!is_none<Mask>) {
-    stored = static_cast<double>(state.kept.count());
-    side += state.kept.index_bits();
-  }
-  if constexpr (!is_none<Adapter>) side += state.low_rank.bits();
-  return stored * bits_each + side;
+  if constexpr (!is_none<Adapter>) bits += state.adapter.bits();
+  return bits;
 }
 
 template <class Mask, class Codes, class Adapter>
@@ -87,16 +83,16 @@ step_report measured(layer_state<Mask, Codes, Adapter> const& state, reference_e
                      calibration const& calib, context const& ctx) {
   step_report report;
   matrix<float> error = state.current;
-  if constexpr (!is_none<Adapter>) state.low_rank.add_to(error.view(), ctx);
+  if constexpr (!is_none<Adapter>) state.adapter.add_to(error.view(), ctx);
   for (index_t k = 0; k < error.size(); ++k) error.data()[k] = state.original.data()[k] - error.data()[k];
   report.relative_error = relative(frobenius_energy(error.view()), reference.weight);
   if (calib.tokens() > 0) report.output_error = relative(output_energy(error.view(), calib, ctx), reference.output);
   if (calib.held_out())
     report.held_out_error = relative(output_energy(error.view(), *calib.held_out(), ctx), reference.held_out);
-  if constexpr (!is_none<Mask>) report.sparsity = state.kept.sparsity();
+  if constexpr (!is_none<Mask>) report.sparsity = state.weight.mask.sparsity();
   if constexpr (!is_none<Adapter>) {
-    report.rank = state.low_rank.rank();
-    report.notes = state.low_rank.notes;
+    report.rank = state.adapter.rank();
+    report.notes = state.adapter.notes;
   }
   if (state.original.size() > 0) report.bits_per_weight = stored_bits(state) / static_cast<double>(state.original.size());
   return report;
@@ -134,10 +130,15 @@ auto run_steps(Steps const& steps, State state, reference_energy reference, cali
   }
 }
 
+/// The layer that a chain's last state stands for.
 template <class Mask, class Codes, class Adapter>
 auto finished(layer_state<Mask, Codes, Adapter> state) {
-  return compressed_layer<Mask, Codes, Adapter>{std::move(state.current), std::move(state.kept), std::move(state.codes),
-                                                std::move(state.low_rank), std::move(state.report)};
+  if constexpr (is_none<Codes>)
+    return compressed_layer<Mask, plain_values, Adapter>{{std::move(state.weight.mask), {.values = std::move(state.current)}},
+                                                         std::move(state.adapter),
+                                                         std::move(state.report)};
+  else
+    return compressed_layer<Mask, Codes, Adapter>{std::move(state.weight), std::move(state.adapter), std::move(state.report)};
 }
 
 } // namespace detail
@@ -175,8 +176,8 @@ template <class M, class... Steps>
 /// The dense weight (d_out x d_in) of the compressed layer: W_c + (L R)^T.
 template <class Mask, class Codes, class Adapter>
 [[nodiscard]] matrix<float> decompress(compressed_layer<Mask, Codes, Adapter> const& layer, context const& ctx = {}) {
-  matrix<float> weights = layer.weights;
-  if constexpr (!is_none<Adapter>) layer.low_rank.add_to(weights.view(), ctx);
+  matrix<float> weights = layer.weight.values(ctx);
+  if constexpr (!is_none<Adapter>) layer.adapter.add_to(weights.view(), ctx);
   return weights;
 }
 

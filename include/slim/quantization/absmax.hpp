@@ -29,6 +29,7 @@ class absmax_quantizer {
 public:
   /// @throws config_error unless 2 <= bits <= 8.
   explicit absmax_quantizer(absmax_config config = {}) : config_(config) {
+    if (config.bits < 2) throw config_error(message("absmax_quantizer: ", config.bits, " bits, possible are 2 to 8"));
     integer_codes(0, 0, config.bits, config.block, config.scale_format);
   }
 

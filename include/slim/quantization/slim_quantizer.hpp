@@ -45,6 +45,7 @@ public:
   /// @throws config_error on bits outside 2..8, a share outside [0, 1], a factor that is not positive, or fewer than 1
   /// candidate.
   explicit slim_quantizer(slim_quant_config config = {}) : config_(config) {
+    if (config.bits < 2) throw config_error(message("slim_quantizer: ", config.bits, " bits, possible are 2 to 8"));
     static_cast<void>(integer_codes(0, 0, config.bits, config.block, config.scale_format)); // throws on bits
     if (!(config.outlier_share >= 0.0 && config.outlier_share <= 1.0))
       throw config_error(message("slim_quantizer: outlier share ", config.outlier_share, " is not in [0, 1]"));

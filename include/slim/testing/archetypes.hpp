@@ -6,6 +6,8 @@
 /// types that the concepts name.
 
 #include "slim/adapters/adapter.hpp"
+#include "slim/joint/joint_compressor.hpp"
+#include "slim/joint/sweepable.hpp"
 #include "slim/packing/packed_format.hpp"
 #include "slim/pruning/pruner.hpp"
 #include "slim/quantization/input_quantizer.hpp"
@@ -82,8 +84,7 @@ struct codes_archetype : archetype_base {
 
   index_t rows() const { return rows_; }
   index_t cols() const { return cols_; }
-  int code_bits() const { return 1; }
-  double side_bits() const { return 0.0; }
+  double stored_bits(mask const* kept) const { return static_cast<double>(kept ? kept->count() : rows_ * cols_); }
   template <std::same_as<float> T>
   void dequantize_into(matrix_view<T> values, context const&) const {
     if (values.rows() != rows_ || values.cols() != cols_) throw shape_error("codes_archetype: another shape");
@@ -155,14 +156,103 @@ struct transform_archetype : archetype_base {
 struct packed_format_archetype {
   packed_format_archetype() = delete;
   static constexpr packed_kind kind = packed_kind::dense_codes;
-  static std::vector<std::byte> pack(integer_codes const&, mask const&, std::optional<code_book> const& = {},
-                                     context const& = {}) {
-    return {};
-  }
+  static std::vector<std::byte> pack(integer_codes const&, mask const&, context const& = {}) { return {}; }
+  static std::vector<std::byte> pack(codebook_codes const&, mask const&, context const& = {}) { return {}; }
   static result<unpacked_matrix> unpack(std::span<std::byte const>, unpack_limit = {}, context const& = {}) {
     return failure{"archetype"};
   }
-  static std::int64_t byte_size(integer_codes const&, mask const&, std::optional<code_book> const& = {}) { return 0; }
+  static std::int64_t byte_size(integer_codes const&, mask const&) { return 0; }
+  static std::int64_t byte_size(codebook_codes const&, mask const&) { return 0; }
+};
+
+/// Every weight is kept and becomes 1, without an adapter.
+struct joint_compressor_archetype : archetype_base {
+  using archetype_base::archetype_base;
+
+  template <std::same_as<float> T>
+  joint_result<none, codes_archetype> compress(matrix_view<T const> w, calibration const&, context const&) const {
+    return {{{}, codes_archetype(w.rows(), w.cols())}, {}, {}, {}};
+  }
+  text_archetype describe() const { return text_archetype(0); }
+};
+
+/// Codes of a set: solvers copy them and assign them.
+struct set_codes_archetype {
+  set_codes_archetype(index_t rows, index_t cols) : signs(rows, cols) {}
+
+  index_t rows() const { return signs.rows(); }
+  index_t cols() const { return signs.cols(); }
+  double stored_bits(mask const*) const { return static_cast<double>(signs.size()); }
+  template <std::same_as<float> T>
+  void dequantize_into(matrix_view<T> values, context const&) const {
+    if (values.rows() != rows() || values.cols() != cols()) throw shape_error("set_codes_archetype: another shape");
+    for (index_t i = 0; i < rows(); ++i)
+      for (index_t j = 0; j < cols(); ++j) values(i, j) = scale * static_cast<float>(signs(i, j));
+  }
+
+  matrix<std::int8_t> signs;
+  float scale = 0.0f;
+};
+
+/// All matrices of one number and two signs: the signs of V times the mean of |V|, whatever H is.
+struct set_archetype : archetype_base {
+  using archetype_base::archetype_base;
+  using mask_type = none;
+  using codes_type = set_codes_archetype;
+  using element = sparse_codes<mask_type, codes_type>;
+
+  template <std::same_as<float> T>
+  element start(matrix_view<T const> v, calibration const&, context const&) const {
+    element p{{}, set_codes_archetype(v.rows(), v.cols())};
+    fit(v, p);
+    return p;
+  }
+  template <std::same_as<float> T>
+  void sweep(matrix_view<T const> v, matrix_view<T const>, element& p, feedback_options const&, context const&) const {
+    fit(v, p);
+  }
+  template <std::same_as<float> T>
+  void refine(matrix_view<T const>, matrix_view<T const>, element&, context const&) const {}
+  template <std::same_as<float> T>
+  void refit(matrix_view<T const>, matrix_view<T const>, element&, context const&) const {}
+  index_t group() const { return 1; }
+  text_archetype describe() const { return text_archetype(0); }
+
+private:
+  static void fit(matrix_view<float const> v, element& p) {
+    double sum = 0;
+    for (index_t i = 0; i < v.rows(); ++i)
+      for (index_t j = 0; j < v.cols(); ++j) {
+        p.codes.signs(i, j) = v(i, j) < 0.0f ? std::int8_t{-1} : std::int8_t{1};
+        sum += std::abs(static_cast<double>(v(i, j)));
+      }
+    p.codes.scale = v.empty() ? 0.0f : static_cast<float>(sum / static_cast<double>(v.rows() * v.cols()));
+  }
+};
+
+/// A grid of one value, 0.
+struct grid_archetype : archetype_base {
+  using archetype_base::archetype_base;
+  using codes_type = set_codes_archetype;
+
+  codes_type empty(index_t rows, index_t cols) const { return {rows, cols}; }
+  template <std::same_as<float> T>
+  void fit(codes_type&, matrix_view<T const>, context const&) const {}
+  index_t groups(codes_type const&) const { return 1; }
+  index_t group_cols(codes_type const& codes) const { return codes.cols(); }
+  index_t fit_cols(codes_type const&) const { return 0; }
+  void fit_tile(codes_type&, float const*, index_t, index_t, index_t, index_t, context const&) const {}
+  index_t level_count() const { return 0; }
+  void load(codes_type const&, index_t, index_t, index_t, lane_group const& lanes) const {
+    for (index_t lane = 0; lane < grid_lanes; ++lane)
+      lanes.scale[lane] = lanes.inverse[lane] = lanes.low[lane] = lanes.high[lane] = lanes.offset[lane] = 0.0f;
+  }
+  void store(codes_type&, index_t, index_t, float, bool) const {}
+  float level(codes_type const&, index_t, index_t) const { return 0.0f; }
+  float value(codes_type const&, index_t, index_t) const { return 0.0f; }
+  template <std::same_as<float> T>
+  void refit(codes_type&, mask const*, matrix_view<T const>, matrix_view<T const>, context const&) const {}
+  text_archetype describe() const { return text_archetype(0); }
 };
 
 /// Runs tasks in order.
@@ -177,6 +267,7 @@ static_assert(saliency<saliency_archetype> && linear_saliency<linear_saliency_ar
 static_assert(quantized_matrix<codes_archetype> && quantizer<quantizer_archetype> &&
               input_quantizer<input_quantizer_archetype>);
 static_assert(packed_format<packed_format_archetype>);
+static_assert(joint_compressor<joint_compressor_archetype> && sweepable<set_archetype> && grid<grid_archetype>);
 static_assert(low_rank_solver<low_rank_solver_archetype> && executor<executor_archetype> && transform<transform_archetype>);
 
 } // namespace testing

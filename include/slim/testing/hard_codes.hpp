@@ -14,11 +14,11 @@ inline namespace SLIM_ABI {
 namespace testing {
 
 /// Codes of a hard case, and its name in broken laws.
+template <class Codes>
 struct named_codes {
   std::string name;
-  integer_codes codes;
+  Codes codes;
   mask kept;
-  std::optional<code_book> book = {};
 };
 
 /// Arbitrary codes, scales exact in the format (some 0), zero points and channel factors if asked for.
@@ -68,12 +68,12 @@ struct named_codes {
 
 /// Shapes that end raggedly, all scale blocks, formats and bits, with and without zero points and factors; masks that keep at
 /// most two of every four columns, so that every format can take them.
-[[nodiscard]] inline std::vector<named_codes> hard_codes(std::uint64_t seed = 1) {
+[[nodiscard]] inline std::vector<named_codes<integer_codes>> hard_codes(std::uint64_t seed = 1) {
   index_t const extents[][2] = {{0, 0}, {0, 5}, {5, 0}, {1, 1}, {1, 2}, {2, 3}, {1, 37}, {37, 1}, {3, 5}, {16, 16}, {7, 130}};
   scale_block const blocks[] = {per_tensor,     per_channel,         per_group(6),
                                 per_group(128), per_column_group(3), {.rows = 2, .cols = 5}};
   number_format const formats[] = {number_format::fp16, number_format::bf16, number_format::fp32};
-  std::vector<named_codes> all;
+  std::vector<named_codes<integer_codes>> all;
   for (auto const& [rows, cols] : extents)
     for (scale_block const block : blocks)
       for (int variant = 0; variant < 4; ++variant, ++seed) {
@@ -87,11 +87,28 @@ struct named_codes {
                        variant % 2 == 0 ? random_mask24(rows, cols, seed) : random_mask(rows, cols, 6, 2, seed)});
       }
   all.push_back({"all pruned", random_codes(5, 11, 4, per_group(4), number_format::fp16, true, false, seed), mask(5, 11)});
-  named_codes book{"code book", random_codes(6, 13, 4, per_channel, number_format::fp16, false, true, seed),
-                   random_mask(6, 13, 7, 2, seed)};
-  book.book =
-      code_book{-1.0f, -0.7f, -0.5f, -0.4f, -0.3f, -0.2f, -0.1f, -0.05f, 0.0f, 0.05f, 0.1f, 0.2f, 0.3f, 0.4f, 0.7f, 1.0f};
-  all.push_back(std::move(book));
+  return all;
+}
+
+/// Codes of 4 bits in one table of 16 levels, the ninth of which is 0, ragged shapes, with and without channel factors.
+[[nodiscard]] inline std::vector<named_codes<codebook_codes>> hard_table_codes(std::uint64_t seed = 1) {
+  std::vector<float> const levels{-1.0f, -0.7f, -0.5f, -0.4f, -0.3f, -0.2f, -0.1f, -0.05f,
+                                  0.0f,  0.05f, 0.1f,  0.2f,  0.3f,  0.4f,  0.7f,  1.0f};
+  index_t const extents[][2] = {{0, 5}, {1, 1}, {6, 13}, {16, 16}, {7, 130}};
+  std::vector<named_codes<codebook_codes>> all;
+  for (auto const& [rows, cols] : extents)
+    for (bool const factors : {false, true}) {
+      codebook_codes made(rows, cols, levels, per_channel, {.format = number_format::fp16});
+      made.book_format = number_format::fp32;
+      std::uint64_t counter = 0;
+      for (index_t k = 0; k < made.codes.size(); ++k)
+        made.codes.data()[k] = static_cast<std::uint8_t>(random_bits(seed, counter++) % 16);
+      for (index_t k = 0; k < made.scales.size(); ++k) made.scales.data()[k] = 0.25f * static_cast<float>(k % 5);
+      if (factors)
+        for (index_t j = 0; j < cols; ++j) made.channel_factors.push_back(random_bits(seed, counter++) % 3 == 0 ? 1.3f : 1.0f);
+      all.push_back({message("table, ", rows, " x ", cols, factors ? ", factors" : ""), std::move(made),
+                     random_mask(rows, cols, 7, 2, seed++)});
+    }
   return all;
 }
 

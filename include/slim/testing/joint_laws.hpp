@@ -18,39 +18,38 @@ namespace detail {
 
 template <class Mask, class Codes, class Adapter>
 [[nodiscard]] bool same_result(joint_result<Mask, Codes, Adapter> const& a, joint_result<Mask, Codes, Adapter> const& b) {
-  bool same = same_bits(a.weights, b.weights) && a.objective == b.objective && a.notes == b.notes;
-  if constexpr (!is_none<Mask>) same = same && a.kept == b.kept;
-  if constexpr (!is_none<Codes>) same = same && same_bits(a.codes, b.codes);
-  if constexpr (!is_none<Adapter>) same = same && same_bits(a.low_rank, b.low_rank);
+  bool same = same_bits(a.weight.values(), b.weight.values()) && a.objective == b.objective && a.notes == b.notes;
+  if constexpr (!is_none<Mask>) same = same && a.weight.mask == b.weight.mask;
+  if constexpr (requires { same_bits(a.weight.codes, b.weight.codes); })
+    same = same && same_bits(a.weight.codes, b.weight.codes);
+  if constexpr (!is_none<Adapter>) same = same && same_bits(a.adapter, b.adapter);
   return same;
 }
 
-/// Weights are what mask and codes say, the mask keeps its pattern, codes fit in their bits.
-template <class Mask>
-void judge_point(collector& judge, matrix<float> const& weights, Mask const& kept, integer_codes const& codes) {
-  matrix<float> values(codes.rows(), codes.cols());
-  codes.dequantize_into(values.view());
+/// The mask keeps its pattern, values are finite and priced, codes of integers fit in their bits.
+template <class Mask, class Codes>
+void judge_weight(collector& judge, sparse_codes<Mask, Codes> const& weight) {
   if constexpr (!is_none<Mask>) {
-    std::string const group = broken_group(kept);
+    std::string const group = broken_group(weight.mask);
     judge.expect(group.empty(), "the promised pattern holds in every group", group);
-    bool zero = true;
-    for (index_t i = 0; i < kept.rows(); ++i)
-      for (index_t j = 0; j < kept.cols(); ++j) zero = zero && (kept.kept(i, j) || values(i, j) == 0.0f);
-    judge.expect(zero, "codes of pruned weights stand for 0");
   }
-  bool equal = true, inside = true;
-  for (index_t k = 0; k < values.size(); ++k) {
-    equal = equal && values.data()[k] == weights.data()[k];
-    inside = inside && codes.lowest() <= codes.codes.data()[k] && codes.codes.data()[k] <= codes.highest();
+  judge.expect(all_finite(weight.values()), "finite weights have finite values");
+  judge_stored_bits(judge, weight.codes);
+  if constexpr (std::same_as<Codes, integer_codes>) {
+    bool inside = true;
+    for (index_t i = 0; i < weight.codes.rows(); ++i)
+      for (index_t j = 0; j < weight.codes.cols(); ++j) {
+        index_t const g = j / weight.codes.block.cols_of(weight.codes.cols());
+        int const code = weight.codes.codes(i, j);
+        inside = inside && weight.codes.lowest_of(g) <= code && code <= weight.codes.highest_of(g);
+      }
+    judge.expect(inside, "codes fit in their bits");
   }
-  judge.expect(equal, "weights are what the codes say");
-  judge.expect(inside, "codes fit in their bits");
-  judge.expect(all_finite(values), "finite weights have finite values");
 }
 
 } // namespace detail
 
-/// Shapes fit; mask, codes and weights agree; everything is finite; the same every time and on every executor; W is not
+/// Shapes fit; the mask holds its pattern; everything is finite and priced; the same every time and on every executor; W is not
 /// changed.
 template <joint_compressor J>
 [[nodiscard]] violations check_joint_compressor(J const& j, std::vector<named_matrix> const& matrices = hard_matrices()) {
@@ -64,17 +63,15 @@ template <joint_compressor J>
       };
       auto const found = run(serial_executor{});
       judge.expect(same_bits(w.values, before), "W is not changed");
-      if (!judge.expect(found.weights.rows() == before.rows() && found.weights.cols() == before.cols(),
+      if (!judge.expect(found.weight.rows() == before.rows() && found.weight.cols() == before.cols(),
                         "the result has the shape of W"))
         continue;
-      judge.expect(all_finite(found.weights), "finite weights have finite values");
-      if constexpr (std::same_as<decltype(found.codes), integer_codes>)
-        detail::judge_point(judge, found.weights, found.kept, found.codes);
-      if constexpr (std::same_as<decltype(found.low_rank), adapter>) {
-        judge.expect(found.low_rank.left.rows() == before.cols() && found.low_rank.right.cols() == before.rows(),
+      detail::judge_weight(judge, found.weight);
+      if constexpr (std::same_as<std::remove_const_t<decltype(found.adapter)>, adapter>) {
+        judge.expect(found.adapter.left.rows() == before.cols() && found.adapter.right.cols() == before.rows(),
                      "factors are (d_in x r) and (r x d_out)");
-        judge.expect(all_finite(found.low_rank.left) && all_finite(found.low_rank.right), "factors are finite");
-        detail::judge_storage(judge, found.low_rank);
+        judge.expect(all_finite(found.adapter.left) && all_finite(found.adapter.right), "factors are finite");
+        detail::judge_storage(judge, found.adapter);
       }
       judge.expect(detail::same_result(found, run(serial_executor{})), "the same twice");
       judge.expect(detail::same_result(found, run(backwards_executor{})), "the same when tasks run backwards");
@@ -99,9 +96,9 @@ template <sweepable S>
       };
       double const whole = hessian_energy(target, h.view());
       auto p = s.start(target, c.calib, context{});
-      detail::judge_point(judge, p.values(), p.kept, p.codes);
-      s.sweep(target, factor_for_feedback(h.view()).upper.view(), p, context{});
-      detail::judge_point(judge, p.values(), p.kept, p.codes);
+      detail::judge_weight(judge, p);
+      s.sweep(target, factor_for_feedback(h.view()).upper.view(), p, {}, context{});
+      detail::judge_weight(judge, p);
       for (int round = 0; round < 2; ++round) {
         double const before = energy(p);
         s.refine(target, h.view(), p, context{});
@@ -112,7 +109,7 @@ template <sweepable S>
         double const refitted = energy(p);
         judge.expect(refitted <= refined * (1 + 1e-4) + 1e-6 * whole, "refit does not raise the error",
                      message(refitted / refined));
-        detail::judge_point(judge, p.values(), p.kept, p.codes);
+        detail::judge_weight(judge, p);
       }
     }
   return broken;

@@ -3,6 +3,7 @@
 /// All law suites: run them on your own components.
 
 #include "slim/testing/executor_laws.hpp"
+#include "slim/testing/grid_laws.hpp"
 #include "slim/testing/input_quantizer_laws.hpp"
 #include "slim/testing/joint_laws.hpp"
 #include "slim/testing/low_rank_solver_laws.hpp"

@@ -35,7 +35,8 @@ inline double judge_factor(collector& judge, matrix<float> const& factor, std::o
     matrix<float> values(codes->rows(), codes->cols());
     codes->dequantize_into(values.view());
     judge.expect(same_bits(values, factor), "a factor with codes holds their values");
-    return static_cast<double>(kept) * codes->bits + codes->side_bits();
+    mask const nothing(codes->rows(), codes->cols());
+    return static_cast<double>(kept) * codes->bits + codes->stored_bits(&nothing);
   }
   bool const exact =
       std::all_of(factor.data(), factor.data() + factor.size(), [&](float x) { return same_bits(x, rounded_to(format, x)); });

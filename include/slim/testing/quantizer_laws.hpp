@@ -21,6 +21,20 @@ template <quantized_matrix C>
   return values;
 }
 
+/// The price of codes: all, every other one, none.
+template <quantized_matrix C>
+void judge_stored_bits(collector& judge, C const& codes) {
+  mask some(codes.rows(), codes.cols());
+  mask const none_kept = some;
+  for (index_t i = 0; i < codes.rows(); ++i)
+    for (index_t j = i % 2; j < codes.cols(); j += 2) some.keep(i, j);
+  double const all = codes.stored_bits(nullptr), half = codes.stored_bits(&some), side = codes.stored_bits(&none_kept);
+  auto const size = static_cast<double>(codes.rows() * codes.cols());
+  judge.expect(0.0 <= side && side <= half && half <= all && std::isfinite(all), "fewer kept codes cost no more",
+               message(side, ", ", half, ", ", all));
+  judge.expect(all - side <= 64.0 * size, "a code has at most 64 bits", message(all, " for ", size));
+}
+
 /// Grid, ranges and stored bits of integer codes of w.
 inline void judge_integer_codes(collector& judge, integer_codes const& codes, matrix<float> const& w,
                                 matrix<float> const& values) {
@@ -32,14 +46,14 @@ inline void judge_integer_codes(collector& judge, integer_codes const& codes, ma
     return;
   double moved = 0;
   for (float const factor : codes.channel_factors) moved += factor != 1.0f ? 1.0 : 0.0;
-  double const stored = static_cast<double>(codes.scales.size()) * bit_width(codes.scale_format) +
-                        static_cast<double>(codes.zeros.size()) * codes.bits + moved * 32.0;
-  judge.expect(codes.side_bits() == stored, "side bits are what scales, zero points and channel factors take",
-               message(codes.side_bits(), " for ", stored));
+  double const stored = static_cast<double>(codes.scales.size()) * bit_width(codes.scales.format()) +
+                        static_cast<double>(codes.zeros.size() + codes.codes.size()) * codes.bits + moved * 48.0;
+  judge.expect(codes.stored_bits() == stored, "stored bits are what codes, scales, zero points and channel factors take",
+               message(codes.stored_bits(), " for ", stored));
   for (index_t k = 0; k < codes.scales.size(); ++k) {
     float const scale = codes.scales.data()[k];
     if (!judge.expect(scale >= 0.0f && std::isfinite(scale), "scales are finite and not negative", message(scale))) return;
-    if (!judge.expect(same_bits(scale, rounded_to(codes.scale_format, scale)), "scales are numbers of their format",
+    if (!judge.expect(same_bits(scale, rounded_to(codes.scales.format(), scale)), "scales are numbers of their format",
                       message(scale)))
       return;
   }
@@ -72,7 +86,8 @@ inline void judge_integer_codes(collector& judge, integer_codes const& codes, ma
 
 } // namespace detail
 
-/// Codes have W's shape; finite weights have finite values; code_bits is in 1..32 and side_bits is not negative; the same
+/// Codes have W's shape; finite weights have finite values; stored bits are finite, not negative, no more when fewer codes are
+/// kept, and at most 64 per weight beyond what no codes at all cost; the same
 /// values every time and on every executor; W is not changed; a destination of another shape is refused by shape_error. For
 /// integer_codes also: values on the grid, the nearest one inside the range, 0 stays 0, codes and zero points fit in their
 /// bits, scales are numbers of their format, side bits count what is stored.
@@ -88,14 +103,12 @@ template <quantizer Q>
       if (!judge.expect(codes.rows() == w.values.rows() && codes.cols() == w.values.cols(), "codes have the shape of W",
                         message(codes.rows(), " x ", codes.cols())))
         continue;
-      judge.expect(1 <= codes.code_bits() && codes.code_bits() <= 32, "a code has 1 to 32 bits", message(codes.code_bits()));
-      judge.expect(codes.side_bits() >= 0.0 && std::isfinite(codes.side_bits()), "side bits are finite and not negative",
-                   message(codes.side_bits()));
+      detail::judge_stored_bits(judge, codes);
       matrix<float> const values = detail::values_of(codes, on(serial_executor{}));
       judge.expect(all_finite(values), "finite weights have finite values");
       auto const again_on = [&](auto const& where) {
         auto const again = q.quantize(w.values.view(), c.calib, on(where));
-        return again.code_bits() == codes.code_bits() && again.side_bits() == codes.side_bits() &&
+        return again.stored_bits(nullptr) == codes.stored_bits(nullptr) &&
                same_bits(values, detail::values_of(again, on(where)));
       };
       judge.expect(again_on(serial_executor{}), "the same twice");

@@ -3,6 +3,7 @@
 /// Bitwise equality, where NaN equals itself and -0 differs from 0: what "the same result" means.
 
 #include "slim/adapters/adapter.hpp"
+#include "slim/quantization/codes/codebook_codes.hpp"
 
 #include <bit>
 #include <optional>
@@ -32,9 +33,20 @@ template <class T>
   return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](float x, float y) { return same_bits(x, y); });
 }
 
+[[nodiscard]] inline bool same_bits(scale_table const& a, scale_table const& b) noexcept {
+  return a.stored() == b.stored() && same_bits(a.values(), b.values()) && a.codes() == b.codes() &&
+         same_bits(a.steps(), b.steps()) && same_bits(a.offsets(), b.offsets());
+}
+
 [[nodiscard]] inline bool same_bits(integer_codes const& a, integer_codes const& b) noexcept {
-  return a.bits == b.bits && a.block == b.block && a.scale_format == b.scale_format && a.codes == b.codes &&
-         a.zeros == b.zeros && same_bits(a.scales, b.scales) && same_bits(a.channel_factors, b.channel_factors);
+  return a.bits == b.bits && a.group_bits == b.group_bits && a.block == b.block && a.codes == b.codes && a.zeros == b.zeros &&
+         same_bits(a.scales, b.scales) && same_bits(a.offsets, b.offsets) && same_bits(a.channel_factors, b.channel_factors);
+}
+
+[[nodiscard]] inline bool same_bits(codebook_codes const& a, codebook_codes const& b) noexcept {
+  return a.bits == b.bits && a.dim == b.dim && a.columns == b.columns && a.codes == b.codes && a.book_block == b.book_block &&
+         same_bits(a.books, b.books) && a.block == b.block && same_bits(a.scales, b.scales) &&
+         same_bits(a.channel_factors, b.channel_factors);
 }
 
 template <class T>

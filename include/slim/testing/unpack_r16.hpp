@@ -3,6 +3,7 @@
 /// `unpack_r16`: the codes of an R16 matrix, read byte by byte as kernels/cpu/r16.hpp describes the layout.
 
 #include "slim/kernels/cpu/r16.hpp"
+#include "slim/packing/side_data.hpp"
 
 namespace slim {
 inline namespace SLIM_ABI {
@@ -15,10 +16,11 @@ inline namespace SLIM_ABI {
   if (!has_codes(layout.kind)) throw config_error(message("unpack_r16: the matrix holds ", name_of(layout.kind), ", no codes"));
   bool const grouped = layout.scale_cols > 0, zeros = layout.zero_points || !packed.row_zeros().empty();
   int const offset = 1 << (code_bits(layout.kind) - 1);
-  unpacked_matrix found{integer_codes(layout.rows, layout.cols, code_bits(layout.kind), {1, layout.scale_cols},
-                                      grouped ? number_format::fp16 : number_format::fp32),
-                        mask(layout.rows, layout.cols, is_sparse(layout.kind) ? sparsity_pattern{2, 4} : sparsity_pattern{}),
-                        {}};
+  detail::packed_parts found{
+      integer_codes(layout.rows, layout.cols, code_bits(layout.kind), {1, layout.scale_cols},
+                    grouped ? number_format::fp16 : number_format::fp32),
+      mask(layout.rows, layout.cols, is_sparse(layout.kind) ? sparsity_pattern{2, 4} : sparsity_pattern{}),
+      {}};
   integer_codes& codes = found.codes;
   if (zeros) codes.zeros = matrix<std::int8_t>(codes.scales.rows(), codes.scales.cols());
   for (index_t i = 0; i < codes.scales.rows(); ++i)
@@ -29,7 +31,7 @@ inline namespace SLIM_ABI {
     }
   for (float const factor : packed.input_factors()) codes.channel_factors.push_back(1 / factor);
   if (has_book(layout.kind)) {
-    code_book& book = found.book.emplace();
+    detail::code_book& book = found.book.emplace();
     for (std::size_t k = 0; k < book.size(); ++k) book[k] = static_cast<float>(packed.levels()[k]) * packed.level_unit();
   }
   auto const put = [&](index_t i, index_t j, int stored) {
@@ -48,7 +50,7 @@ inline namespace SLIM_ABI {
         for (int slot = 0; slot < 2; ++slot) put(i, first + k + pair.column[slot], pair.code[slot]);
       }
     }
-  return found;
+  return detail::unpacked(std::move(found));
 }
 
 } // namespace SLIM_ABI

@@ -4,20 +4,24 @@
 
 #include "slim/kernels/cpu/packing_kernels.hpp"
 #include "slim/kernels/cpu/r16.hpp"
+#include "slim/packing/side_data.hpp"
 
 #include <array>
 
 namespace slim {
 inline namespace SLIM_ABI {
 
-/// What a packed matrix is made of.
+/// The 16 values of 4-bit codes that are positions in a table.
+using r16_levels = std::array<float, 16>;
+
+/// Shape, code width and options of a matrix that is about to be packed.
 struct r16_source {
   index_t rows = 0, cols = 0;
   int bits = 4;
   scale_block block = per_tensor;
   bool zero_points = false;
   bool sparse = false; ///< 2:4
-  std::optional<code_book> book = {};
+  std::optional<r16_levels> book = {};
 
   /// @throws config_error if R16 cannot hold it.
   [[nodiscard]] r16_layout layout() const {
@@ -182,7 +186,7 @@ private:
   }
 
   /// The book as whole multiples of a unit.
-  void set_levels(code_book const& book) {
+  void set_levels(r16_levels const& book) {
     float largest = 0;
     for (float const value : book) largest = std::max(largest, std::abs(value));
     for (int most = 1; most <= 127; ++most) {
@@ -199,7 +203,7 @@ private:
       return;
     }
     throw config_error("pack_r16: the code book's values are no multiples of 1/127 of its largest or of a greater part of it; "
-                       "round it with slim::rounded_book, before weights are rounded to it");
+                       "round it with slim::rounded_levels, before weights are rounded to it");
   }
 
   /// What pads rows and columns is a code whose stored bits are 0.
@@ -295,8 +299,22 @@ private:
 };
 
 namespace detail {
-inline r16_matrix pack_all(integer_codes const& codes, mask const* kept, std::optional<code_book> const& book,
+
+/// @throws config_error on what R16 has no place for.
+inline void check_r16(integer_codes const& codes) {
+  codes.check("pack_r16");
+  if (codes.bits < 2 || !codes.group_bits.empty() || !codes.offsets.empty())
+    throw config_error("pack_r16: codes of 1 bit, bits per group and real offsets have no place in R16");
+}
+
+inline r16_matrix pack_all(integer_codes const& codes, mask const* kept, std::optional<r16_levels> const& book,
                            context const& ctx) {
+  check_r16(codes);
+  if (kept && (kept->rows() != codes.rows() || kept->cols() != codes.cols()))
+    throw shape_error(
+        message("pack_r16: codes are ", codes.rows(), " x ", codes.cols(), ", the mask ", kept->rows(), " x ", kept->cols()));
+  if (kept && kept->pattern() != sparsity_pattern{2, 4})
+    throw config_error(message("pack_r16: a mask of pattern ", kept->pattern().n, ":", kept->pattern().m, ", possible is 2:4"));
   r16_packer packer({codes.rows(), codes.cols(), codes.bits, codes.block, !codes.zeros.empty(), kept != nullptr, book},
                     ctx.simd);
   packer.set_channel_factors(codes.channel_factors);
@@ -305,35 +323,43 @@ inline r16_matrix pack_all(integer_codes const& codes, mask const* kept, std::op
   });
   return packer.take();
 }
-} // namespace detail
 
-/// A code book whose values are whole multiples of 1/127 of its largest: what kernels multiply are 8-bit levels.
-[[nodiscard]] inline code_book rounded_book(code_book book) {
-  float largest = 0;
-  for (float const value : book) largest = std::max(largest, std::abs(value));
-  if (largest > 0 && std::isfinite(largest))
-    for (float& value : book) value = std::nearbyint(value / largest * 127.0f) * (largest / 127.0f);
-  return book;
+/// The same of codes in a table of 16 levels.
+inline r16_matrix pack_all(codebook_codes const& codes, mask const* kept, context const& ctx) {
+  auto const parts = signed_parts("pack_r16", codes);
+  return pack_all(parts.codes, kept, parts.book, ctx);
 }
 
-/// Codes of a dense matrix (d_out x d_in; 2 to 8 bits, 5 to 7 take the room of 8). A code book gives the 16 values of codes of
-/// 4 bits. @throws config_error on groups of scales that are no multiple of 32 columns, group scales that fp16 cannot hold, or
-/// a book that is no rounded_book.
-[[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, context const& ctx = {},
-                                         std::optional<code_book> const& book = {}) {
-  return detail::pack_all(codes, nullptr, book, ctx);
+} // namespace detail
+
+/// Levels as whole multiples of 1/127 of the largest: what kernels multiply are 8-bit levels.
+[[nodiscard]] inline std::vector<float> rounded_levels(std::vector<float> levels) {
+  float largest = 0;
+  for (float const value : levels) largest = std::max(largest, std::abs(value));
+  if (largest > 0 && std::isfinite(largest))
+    for (float& value : levels) value = std::nearbyint(value / largest * 127.0f) * (largest / 127.0f);
+  return levels;
+}
+
+/// Codes of a dense matrix (d_out x d_in; 2 to 8 bits, 5 to 7 take the room of 8). @throws config_error on groups of scales
+/// that are no multiple of 32 columns, or group scales that fp16 cannot hold.
+[[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, context const& ctx = {}) {
+  return detail::pack_all(codes, nullptr, {}, ctx);
 }
 
 /// Codes of a 2:4 sparse matrix, at most 4 bits, without zero points. A kept weight may have code 0. @throws as above;
-/// shape_error; config_error if a group keeps more than two, or fewer and the book has no 0.
-[[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, mask const& kept, context const& ctx = {},
-                                         std::optional<code_book> const& book = {}) {
-  if (kept.rows() != codes.rows() || kept.cols() != codes.cols())
-    throw shape_error(
-        message("pack_r16: codes are ", codes.rows(), " x ", codes.cols(), ", the mask ", kept.rows(), " x ", kept.cols()));
-  if (kept.pattern() != sparsity_pattern{2, 4})
-    throw config_error(message("pack_r16: a mask of pattern ", kept.pattern().n, ":", kept.pattern().m, ", possible is 2:4"));
-  return detail::pack_all(codes, &kept, book, ctx);
+/// shape_error; config_error if a group keeps more than two.
+[[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, mask const& kept, context const& ctx = {}) {
+  return detail::pack_all(codes, &kept, {}, ctx);
+}
+
+/// Codes of 4 bits in one table of 16 levels, dense or 2:4. @throws as above; config_error if the levels are no rounded_levels,
+/// or a 2:4 group keeps fewer than two and no level is 0.
+[[nodiscard]] inline r16_matrix pack_r16(codebook_codes const& codes, context const& ctx = {}) {
+  return detail::pack_all(codes, nullptr, ctx);
+}
+[[nodiscard]] inline r16_matrix pack_r16(codebook_codes const& codes, mask const& kept, context const& ctx = {}) {
+  return detail::pack_all(codes, &kept, ctx);
 }
 
 /// A matrix of numbers, rounded to a format: an adapter's factor that is not quantized.

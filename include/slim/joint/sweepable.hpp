@@ -1,0 +1,37 @@
+#pragma once
+/// @file
+/// The concept of a set of admissible weights that solvers can move in: what joint_slr needs of a grid and a pattern.
+
+#include "slim/calibration/calibration.hpp"
+#include "slim/joint/row_sweep.hpp"
+#include "slim/quantization/sparse_codes.hpp"
+
+namespace slim {
+inline namespace SLIM_ABI {
+
+/// A set of (d_out x d_in) weight matrices, each given by codes on a mask. Concretely, S satisfies `sweepable` if
+///
+///  * `S::mask_type` (slim::mask or none) and `S::codes_type` (a quantized_matrix) name the parts; an element of the set is a
+///    `sparse_codes<mask_type, codes_type>`, below p, whose matrix is `p.values(ctx)`;
+///  * `start(V, calibration, ctx)` is a first element near V;
+///  * `sweep(V, U, p, options, ctx)` replaces p by an element found with error feedback, U as in joint/feedback_factor.hpp;
+///  * `refine(V, H, p, ctx)` and `refit(V, H, p, ctx)` move codes and scales without ever raising ||V - S||_H beyond rounding;
+///  * `group()`: input channels that the mask ties together, M of N:M, else 1.
+template <class S>
+concept sweepable = requires(S const& s, matrix_view<float const> v, calibration const& calib, feedback_options const& options,
+                             context const& ctx, sparse_codes<typename S::mask_type, typename S::codes_type>& p) {
+  requires quantized_matrix<typename S::codes_type>;
+  { s.start(v, calib, ctx) } -> std::same_as<sparse_codes<typename S::mask_type, typename S::codes_type>>;
+  s.sweep(v, v, p, options, ctx);
+  s.refine(v, v, p, ctx);
+  s.refit(v, v, p, ctx);
+  { s.group() } -> std::same_as<index_t>;
+  { s.describe() } -> std::convertible_to<std::string>;
+};
+
+/// An element of a set.
+template <class Set>
+using element_of = sparse_codes<typename Set::mask_type, typename Set::codes_type>;
+
+} // namespace SLIM_ABI
+} // namespace slim

@@ -1,0 +1,123 @@
+#pragma once
+/// @file
+/// `codebook_grid`: the levels of one table, times a scale per tensor, row or group: NF4, ternary, any table of at most 256
+/// levels.
+
+#include "slim/quantization/codes/codebook_codes.hpp"
+#include "slim/quantization/grids/uniform_grid.hpp"
+
+namespace slim {
+inline namespace SLIM_ABI {
+
+/// A grid of codebook_codes with one book for the matrix.
+struct codebook_grid {
+  using codes_type = codebook_codes;
+
+  std::vector<float> levels = nf4_levels(); ///< ascending, 2, 4, 8, ... or 256 of them
+  scale_block block = per_group(64);        ///< weights of one row that share a scale
+  scale_rule rule = scale_rule::absmax;     ///< absmax: the outermost levels reach all weights
+  number_format scale_format = number_format::fp16;
+
+  friend bool operator==(codebook_grid const&, codebook_grid const&) = default;
+
+  /// @throws config_error on levels that do not ascend, or scales that several rows share.
+  [[nodiscard]] codebook_codes empty(index_t rows, index_t cols) const {
+    for (std::size_t k = 0; k < levels.size(); ++k)
+      if (!std::isfinite(levels[k]) || (k > 0 && !(levels[k] > levels[k - 1])))
+        throw config_error(message("codebook_grid: level ", k, " is ", levels[k], ", levels must ascend"));
+    if (block.rows != 1) throw config_error("codebook_grid: scales belong to single rows");
+    return codebook_codes(rows, cols, levels, block, {.format = scale_format});
+  }
+
+  /// @throws shape_error
+  void fit(codebook_codes& codes, matrix_view<float const> v, context const& ctx = {}) const {
+    detail::require_shape(codes.rows(), codes.cols(), v.rows(), v.cols(), "codebook_grid::fit");
+    if (v.empty()) return;
+    index_t const wide = group_cols(codes);
+    ctx.parallel_for(v.rows(), grid_lanes, [&](index_t begin, index_t end) {
+      std::vector<float> tile(static_cast<std::size_t>(wide * grid_lanes));
+      for (index_t g = 0; g < codes.scales.cols(); ++g) {
+        index_t const first = g * wide, width = std::min(wide, v.cols() - first);
+        detail::load_tile(v, begin, first, width, tile.data());
+        fit_tile(codes, tile.data(), begin, end - begin, first, width, ctx);
+      }
+    });
+  }
+
+  [[nodiscard]] index_t groups(codebook_codes const& codes) const noexcept { return codes.scales.cols(); }
+  [[nodiscard]] index_t group_cols(codebook_codes const& codes) const noexcept { return codes.block.cols_of(codes.cols()); }
+  [[nodiscard]] index_t fit_cols(codebook_codes const& codes) const noexcept {
+    return codes.scales.cols() > 1 ? group_cols(codes) : 0;
+  }
+  void fit_tile(codebook_codes& codes, float const* tile, index_t row, index_t count, index_t first, index_t width,
+                context const& ctx = {}) const {
+    auto const fractions = scale_fractions(rule, true);
+    std::vector<float> table(levels.size() * static_cast<std::size_t>(grid_lanes));
+    spread_levels(table.data());
+    float scale[grid_lanes];
+    detail::grid_kernels_of(ctx.simd).search_table_scales(
+        tile, width, {fractions.data(), static_cast<index_t>(fractions.size()), nullptr}, table.data(), level_count(), scale);
+    for (index_t lane = 0; lane < count; ++lane)
+      codes.scales(row + lane, first / group_cols(codes)) = detail::stored_scale(codes.scales.format(), scale[lane]);
+  }
+
+  [[nodiscard]] index_t level_count() const noexcept { return static_cast<index_t>(levels.size()); }
+  void load(codebook_codes const& codes, index_t row, index_t count, index_t g, lane_group const& lanes) const noexcept {
+    for (index_t lane = 0; lane < grid_lanes; ++lane) {
+      float const scale = codes.scales(row + std::min(lane, count - 1), g);
+      for (index_t k = 0; k < level_count(); ++k)
+        lanes.levels[k * grid_lanes + lane] = scale * levels[static_cast<std::size_t>(k)];
+    }
+  }
+  /// The code of a pruned weight is the level nearest to 0.
+  void store(codebook_codes& codes, index_t i, index_t j, float level, bool kept) const noexcept {
+    codes.codes(i, j) = static_cast<std::uint8_t>(kept ? static_cast<index_t>(level) : nearest_to_zero());
+  }
+  [[nodiscard]] float level(codebook_codes const& codes, index_t i, index_t j) const noexcept {
+    return static_cast<float>(codes.codes(i, j));
+  }
+  [[nodiscard]] float value(codebook_codes const& codes, index_t i, index_t j) const noexcept { return codes.value(i, j); }
+
+  /// Moves every scale to where ||V - S||_H is least with the levels as they are. @throws shape_error
+  void refit(codebook_codes& codes, mask const* kept, matrix_view<float const> v, matrix_view<float const> h,
+             context const& ctx = {}) const {
+    detail::check_refit(codes.rows(), codes.cols(), v, h);
+    auto const here = [&](index_t i, index_t j) { return !kept || kept->kept(i, j); };
+    detail::refit_parameters(
+        1, group_cols(codes), v, h, [&](index_t i, index_t j) { return here(i, j) ? codes.value(i, j) : 0.0f; },
+        [&](index_t i, index_t j) { return here(i, j) ? codes.level_at(i, j) : 0.0f; },
+        [&](index_t b, index_t g, double curvature, double slope) {
+          if (!(curvature > 0.0)) return 0.0;
+          float& scale = codes.scales(b, g);
+          float const moved =
+              detail::stored_scale(codes.scales.format(), static_cast<float>(static_cast<double>(scale) + slope / curvature));
+          double const by = static_cast<double>(moved) - static_cast<double>(scale);
+          if (!(moved > 0.0f) || !std::isfinite(moved) || !detail::lowers_error(curvature, slope, by)) return 0.0;
+          scale = moved;
+          return by;
+        },
+        ctx);
+  }
+
+  [[nodiscard]] std::string describe() const {
+    return message("table of ", levels.size(), " levels ", slim::describe(block),
+                   rule == scale_rule::absmax ? ", absmax scales" : "",
+                   scale_format == number_format::fp32 ? "" : message(", ", name_of(scale_format), " scales"));
+  }
+
+private:
+  void spread_levels(float* table) const noexcept {
+    for (std::size_t k = 0; k < levels.size(); ++k)
+      std::fill_n(table + static_cast<index_t>(k) * grid_lanes, grid_lanes, levels[k]);
+  }
+  [[nodiscard]] index_t nearest_to_zero() const noexcept {
+    auto const nearest =
+        std::min_element(levels.begin(), levels.end(), [](float a, float b) { return std::abs(a) < std::abs(b); });
+    return nearest - levels.begin();
+  }
+};
+
+static_assert(grid<codebook_grid>);
+
+} // namespace SLIM_ABI
+} // namespace slim

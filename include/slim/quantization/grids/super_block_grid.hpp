@@ -1,0 +1,151 @@
+#pragma once
+/// @file
+/// `super_block_grid`: groups with a scale and a real offset, which are themselves small codes with scales of a super-block:
+/// GGUF's K-quants (6-bit scales and minima of 8 groups of 32 columns) and SpQR (arXiv 2306.03078: 3-bit scales and zeros over
+/// 16 rows x 16 groups of 16 columns).
+
+#include "slim/quantization/grids/uniform_grid.hpp"
+
+namespace slim {
+inline namespace SLIM_ABI {
+
+/// A grid of integer_codes with real offsets and second-level scales. The value of level q = 0 .. 2^bits - 1 is scale * q +
+/// offset; the range of a group is extended to hold 0, so offsets are not positive.
+///
+/// **Numerics** Scales and offsets are fitted as float by a search over fractions of the range, then the second level is fitted
+/// to them (largest entry / largest code, as ggml does), then weights are rounded to what is stored.
+struct super_block_grid {
+  using codes_type = integer_codes;
+
+  int bits = 4; ///< 1 to 8
+  index_t group = 32;
+  scale_storage scales = {.format = number_format::fp16, .bits = 6, .block = {.rows = 1, .cols = 8}};
+  scale_storage offsets = {.format = number_format::fp16, .bits = 6, .block = {.rows = 1, .cols = 8}};
+  scale_rule rule = scale_rule::least_error;
+
+  friend bool operator==(super_block_grid const&, super_block_grid const&) = default;
+
+  /// @throws config_error on bits, groups or blocks that cannot be, or scales and offsets of different super-blocks.
+  [[nodiscard]] integer_codes empty(index_t rows, index_t cols) const {
+    if (group < 1 || scales.bits < 1 || offsets.bits < 1 || scales.block != offsets.block)
+      throw config_error(message("super_block_grid: groups of ", group, ", ", slim::describe(scales),
+                                 ", offsets: ", slim::describe(offsets), "; needed are codes for both, over the same blocks"));
+    integer_codes codes(rows, cols, bits, per_group(group), scales);
+    codes.offsets = scale_table(codes.scales.rows(), codes.scales.cols(), offsets);
+    return codes;
+  }
+
+  /// @throws shape_error
+  void fit(integer_codes& codes, matrix_view<float const> v, context const& ctx = {}) const {
+    detail::require_shape(codes.rows(), codes.cols(), v.rows(), v.cols(), "super_block_grid::fit");
+    if (v.empty()) return;
+    index_t const wide = group_cols(codes);
+    auto const fractions = scale_fractions(rule, false);
+    ctx.parallel_for(v.rows(), grid_lanes, [&](index_t begin, index_t end) {
+      std::vector<float> tile(static_cast<std::size_t>(wide * grid_lanes));
+      for (index_t g = 0; g < codes.scales.cols(); ++g) {
+        index_t const first = g * wide, width = std::min(wide, v.cols() - first);
+        detail::load_tile(v, begin, first, width, tile.data());
+        fit_group(codes, tile.data(), begin, end - begin, g, width, fractions, ctx);
+      }
+    });
+    codes.scales.store(true);
+    codes.offsets.store(false);
+  }
+
+  [[nodiscard]] index_t groups(integer_codes const& codes) const noexcept { return codes.scales.cols(); }
+  [[nodiscard]] index_t group_cols(integer_codes const& codes) const noexcept { return codes.block.cols_of(codes.cols()); }
+  /// A super-block: its groups are fitted together, because they share the second level. 0 where sixteen rows do not hold whole
+  /// super-blocks.
+  [[nodiscard]] index_t fit_cols(integer_codes const& codes) const noexcept {
+    index_t const tall = scales.block.rows_of(codes.rows());
+    bool const whole = scales.block.rows > 0 && grid_lanes % tall == 0;
+    return whole ? group_cols(codes) * scales.block.cols_of(codes.scales.cols()) : 0;
+  }
+  void fit_tile(integer_codes& codes, float const* tile, index_t row, index_t count, index_t first, index_t width,
+                context const& ctx = {}) const {
+    auto const fractions = scale_fractions(rule, false);
+    index_t const wide = group_cols(codes), first_group = first / wide;
+    index_t g = first_group;
+    for (index_t j = 0; j < width; j += wide, ++g)
+      fit_group(codes, tile + j * grid_lanes, row, count, g, std::min(wide, width - j), fractions, ctx);
+    codes.scales.store(row, row + count, first_group, g, true);
+    codes.offsets.store(row, row + count, first_group, g, false);
+  }
+
+  [[nodiscard]] index_t level_count() const noexcept { return 0; }
+  void load(integer_codes const& codes, index_t row, index_t count, index_t g, lane_group const& lanes) const noexcept {
+    detail::integer_levels::load(codes, row, count, g, lanes);
+  }
+  void store(integer_codes& codes, index_t i, index_t j, float level, bool kept) const noexcept {
+    detail::integer_levels::store(codes, i, j, level, kept);
+  }
+  [[nodiscard]] float level(integer_codes const& codes, index_t i, index_t j) const noexcept {
+    return detail::integer_levels::level(codes, i, j);
+  }
+  [[nodiscard]] float value(integer_codes const& codes, index_t i, index_t j) const noexcept { return codes.value(i, j); }
+
+  /// The steps of the second level move to where ||V - S||_H is least, those of the scales, then those of the offsets; the
+  /// codes of both levels stay. @throws shape_error
+  void refit(integer_codes& codes, mask const* kept, matrix_view<float const> v, matrix_view<float const> h,
+             context const& ctx = {}) const {
+    detail::check_refit(codes.rows(), codes.cols(), v, h);
+    index_t const tall = scales.block.rows_of(codes.scales.rows()),
+                  wide = group_cols(codes) * scales.block.cols_of(codes.scales.cols());
+    auto const here = [&](index_t i, index_t j) { return !kept || kept->kept(i, j); };
+    auto const value_of = [&](index_t i, index_t j) { return here(i, j) ? codes.value(i, j) : 0.0f; };
+    auto const refit_steps_of = [&](scale_table& table, auto const& factor) {
+      detail::refit_parameters(
+          tall, wide, v, h, value_of,
+          [&](index_t i, index_t j) {
+            return here(i, j) ? static_cast<float>(table.codes()(i, j / group_cols(codes))) * factor(i, j) : 0.0f;
+          },
+          [&](index_t b, index_t g, double curvature, double slope) {
+            if (!(curvature > 0.0)) return 0.0;
+            float const step = table.steps()(b, g);
+            float const moved =
+                detail::stored_number(table.format(), static_cast<float>(static_cast<double>(step) + slope / curvature));
+            double const by = static_cast<double>(moved) - static_cast<double>(step);
+            bool const same_sign = moved * step > 0.0f; // a scale stays positive, an offset keeps 0 in the range
+            if (!same_sign || !std::isfinite(moved) || !detail::lowers_error(curvature, slope, by)) return 0.0;
+            table.set_step(b, g, moved);
+            return by;
+          },
+          ctx);
+    };
+    refit_steps_of(codes.scales, [&](index_t i, index_t j) { return level(codes, i, j); });
+    refit_steps_of(codes.offsets, [](index_t, index_t) { return 1.0f; });
+  }
+
+  [[nodiscard]] std::string describe() const {
+    return message(bits, " bit ", slim::describe(per_group(group)), " with offsets, ", slim::describe(scales),
+                   rule == scale_rule::absmax ? ", absmax scales" : "");
+  }
+
+private:
+  void fit_group(integer_codes& codes, float const* tile, index_t row, index_t count, index_t g, index_t width,
+                 std::span<float const> fractions, context const& ctx) const {
+    float scale[grid_lanes], offset[grid_lanes];
+    detail::grid_kernels_of(ctx.simd).search_offsets(tile, width,
+                                                     {fractions.data(), static_cast<index_t>(fractions.size()), nullptr},
+                                                     static_cast<float>((1 << bits) - 1), scale, offset);
+    for (index_t lane = 0; lane < count; ++lane) {
+      codes.scales(row + lane, g) = scale[lane];
+      codes.offsets(row + lane, g) = offset[lane];
+    }
+  }
+};
+
+static_assert(grid<super_block_grid>);
+
+/// The grid of GGUF's Q4_K (or, with 5 bits, Q5_K): groups of 32, 6-bit scales and minima over 8 groups, fp16 steps.
+[[nodiscard]] inline super_block_grid k_quant_grid(int bits = 4) { return {.bits = bits}; }
+
+/// SpQR's grid (arXiv 2306.03078, section 4.2): groups of 16, 3-bit scales and offsets over 16 rows x 16 groups, shifted.
+[[nodiscard]] inline super_block_grid spqr_grid(int bits = 3) {
+  scale_storage const second{.format = number_format::fp16, .bits = 3, .block = {.rows = 16, .cols = 16}, .shifted = true};
+  return {.bits = bits, .group = 16, .scales = second, .offsets = second};
+}
+
+} // namespace SLIM_ABI
+} // namespace slim
