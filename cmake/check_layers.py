@@ -38,7 +38,9 @@ SIBLINGS = {
     "transforms": {"slim/saliency/saliency.hpp", "slim/pruning/mask.hpp"},
     "adapters": {"slim/saliency/saliency.hpp", "slim/saliency/channel_weights.hpp", "slim/quantization/quantizer.hpp",
                  "slim/quantization/codes/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/pruning/pruner.hpp"},
-    "packing": {"slim/quantization/codes/integer_codes.hpp", "slim/pruning/mask.hpp"},
+    "quantization": {"slim/pruning/mask.hpp"},
+    "packing": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/codebook_codes.hpp",
+                "slim/quantization/codes/any_codes.hpp", "slim/quantization/sparse_codes.hpp", "slim/pruning/mask.hpp"},
     "kernels": {"slim/quantization/codes/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/adapters/adapter.hpp"},
 }
 

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-MEMBER = re.compile(r"^\s+(?!friend|return|static|using|template|///)((?:std::)?\w[\w:]*(?:<[^;=(]*>)?) (\w+)(?:\s*=\s*([^;]+)|(\{[^;]*\}))?;", re.M)
+MEMBER = re.compile(r"^  (?! |friend|return|static|using|template|///)((?:std::)?\w[\w:]*(?:<[^;=(]*>)?) (\w+)(?:\s*=\s*([^;]+)|(\{[^;]*\}))?;", re.M)
 
 
 def without_comments(text):
@@ -50,8 +50,9 @@ def normal(value):
 def same(stated, kind, default, structs):
     """Whether a stated value is the default of a member of a type: the text itself, or all its members by name."""
     if stated.strip("` ").startswith("{."):
-        pairs = re.findall(r"\.(\w+) = ([^,}]+)", stated)
-        return all(m in structs.get(kind, {}) and normal(v) == normal(structs[kind][m][1]) for m, v in pairs)
+        pairs, given = (dict(re.findall(r"\.(\w+) = ([^,}]+)", text)) for text in (stated, default))
+        values = {m: value for m, (_, value) in structs.get(kind, {}).items()} | given
+        return all(m in values and normal(v) == normal(values[m]) for m, v in pairs.items())
     return normal(stated) == normal(default)
 
 

@@ -108,6 +108,7 @@ struct ria_config {
   scale_block block = per_group(128);
   number_format format = number_format::fp32;
   rank most = {};
+  rank least = {.ratio = 0.0};
   sparsity_pattern pattern{2, 4};
   friend bool operator==(ria_config const&, ria_config const&) = default;
 };
@@ -122,7 +123,7 @@ class external {
   explicit external(M const& m, sparsity_pattern pattern = {});
 };
 """
-    ALL = "`power` (0.5; more), `block` (`per_group(128)`), `format` (fp32), `most` (`{.ratio = 0.1}`), `pattern` (2:4)"
+    ALL = "`power` (0.5; more), `block` (`per_group(128)`), `format` (fp32), `most` (`{.ratio = 0.1}`), `least` (`{.ratio = 0, .multiple = 1}`), `pattern` (2:4)"
 
     def check(self, entry, expected):
         files = {"docs/components.md": f"# T\n\n| component | configuration (default) |\n|---|---|\n{entry}\n",
@@ -135,7 +136,7 @@ class external {
         self.check("| `target{.damping = 0.05}` | first |\n| `external(m, pattern)` | pattern: `pattern` (`{}`: none) |", 0)
 
     def test_wrong_defaults(self):
-        for right, wrong in [("0.5;", "0.6;"), ("128", "64"), ("(fp32)", "(fp16)"), ("0.1}", "0.2}"), ("2:4", "1:4")]:
+        for right, wrong in [("0.5;", "0.6;"), ("128", "64"), ("(fp32)", "(fp16)"), ("0.1}", "0.2}"), ("0, .m", "0.1, .m"), ("2:4", "1:4")]:
             self.check("| `ria` | " + self.ALL.replace(right, wrong) + " |", 1)
         self.check("| `target{.damping = 0.06}` | first |", 1)
         self.check("x\n\n`ria(...)`: as published. `power` (0.7), the rest is\n" + self.ALL.replace("`power` (0.5; more)", ""), 1)

@@ -10,6 +10,7 @@ Exit code 1, and a line each, for
 LATER is a file of names that are still to be documented; a name in it that has a docstring by now is to be taken out.
 """
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -72,6 +73,8 @@ def dead_links(html):
 
 def main():
     doxygen, doxyfile, output = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    for old in (output / "html", output / "xml"):  # pages of headers that are no more
+        shutil.rmtree(old, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
     run = subprocess.run([doxygen, doxyfile], capture_output=True, text=True)
     lines = [line for line in (run.stdout + run.stderr).splitlines() if line.strip()]
