@@ -55,5 +55,5 @@ int main() {
   for (auto const& step : layer.report.steps)
     std::printf("%-35s weight error %.4f, %.2f bits per weight\n", step.step.c_str(), step.relative_error,
                 step.bits_per_weight);
-  return layer.weights == expected.weights && layer.kept == expected.kept ? 0 : 1;
+  return layer.weight.codes == expected.weight.codes && layer.weight.mask == expected.weight.mask ? 0 : 1;
 }

@@ -43,8 +43,9 @@ struct ternary_codes {
 
   index_t rows() const { return signs.rows(); }
   index_t cols() const { return signs.cols(); }
-  int code_bits() const { return 2; }
-  double side_bits() const { return 32.0 * static_cast<double>(scales.size()); }
+  double stored_bits(slim::mask const* kept) const { // 2 bits for a kept weight, 32 for a scale
+    return 2.0 * static_cast<double>(kept ? kept->count() : signs.size()) + 32.0 * static_cast<double>(scales.size());
+  }
   void dequantize_into(slim::matrix_view<float> values, slim::context const& = {}) const {
     if (values.rows() != rows() || values.cols() != cols())
       throw slim::shape_error("ternary_codes: the destination has another shape");

@@ -94,7 +94,7 @@ int main() {
   auto const there = run_on({.where = alone});
 
   bool const same =
-      slim::testing::same_bits(here.weights, there.weights) && slim::testing::same_bits(here.low_rank, there.low_rank);
+      slim::testing::same_bits(here.weight.codes, there.weight.codes) && slim::testing::same_bits(here.adapter, there.adapter);
   std::printf("output error %.4f; bit-identical on %d threads and on one: %s\n", here.report.last().output_error,
               threads.size(), same ? "yes" : "NO");
   return same ? 0 : 1;

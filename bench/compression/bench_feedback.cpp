@@ -87,11 +87,12 @@ timed ours(slim::matrix<float> w, slim::matrix<float> const& h) {
   auto start = std::chrono::steady_clock::now();
   auto const factor = slim::factor_for_feedback(h.view());
   out.factor = seconds_since(start);
-  slim::integer_codes codes(w.rows(), w.cols(), 4, slim::per_tensor, slim::number_format::fp32);
+  slim::uniform_grid const grid{.scale_format = slim::number_format::fp32};
+  slim::integer_codes codes = grid.empty(w.rows(), w.cols());
   codes.scales(0, 0) = step;
   slim::mask kept(w.rows(), w.cols(), {2, 4});
   start = std::chrono::steady_clock::now();
-  slim::feed_back(w.view(), factor.upper.view(), &codes, &kept, {.choose = {2, 4}});
+  slim::feed_back(w.view(), factor.upper.view(), grid, codes, &kept, {.choose = {2, 4}});
   out.sweep = seconds_since(start);
   out.quantized = Eigen::Map<rows>(w.data(), w.rows(), w.cols());
   return out;

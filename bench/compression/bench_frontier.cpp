@@ -52,7 +52,7 @@ private:
   std::size_t next_ = 0;
 };
 
-slim::quantized_set<slim::dense_pattern> dense(slim::scale_block block) {
+slim::quantized_set<slim::uniform_grid, slim::dense_pattern> dense(slim::scale_block block) {
   return slim::quantized_set({.block = block, .scale_format = slim::number_format::fp32}, slim::dense_pattern{});
 }
 
@@ -79,7 +79,7 @@ void pruning(ladder& out, layer const& l) {
   out.chain("2:4: RIA", 0.1912, 0.0131, slim::nm_pruner<2, 4>(slim::ria()));
   matrix<float> pruned = l.w;
   slim::mask chosen(l.w.rows(), l.w.cols(), {2, 4});
-  slim::feed_back(pruned.view(), slim::factor_for_feedback(slim::hessian(l.calib, 0.01).view()).upper.view(), nullptr, &chosen,
+  slim::feed_back(pruned.view(), slim::factor_for_feedback(slim::hessian(l.calib, 0.01).view()).upper.view(), chosen,
                   {.choose = {2, 4}});
   out.put("2:4: SparseGPT", 0.1287, 0.0085, pruned);
   auto const solved = [&](slim::mask const& kept) { return slim::masked_least_squares(l.w.view(), kept, l.calib).weights; };

@@ -166,9 +166,9 @@ row layer_row(slim::matrix<float> const& w, int rounds, slim::context const& ctx
           slim::chain(slim::slim_quantizer({.search = slim::scale_search::reference}), slim::nm_pruner<2, 4>(slim::wanda{})),
           ctx);
       slim::matrix<float> error = w;
+      slim::matrix<float> const kept = lossy.weight.values();
       for (index_t i = 0; i < n; ++i)
-        for (index_t j = 0; j < n; ++j)
-          error(i, j) = (error(i, j) - lossy.weights(i, j)) * weights[static_cast<std::size_t>(j)];
+        for (index_t j = 0; j < n; ++j) error(i, j) = (error(i, j) - kept(i, j)) * weights[static_cast<std::size_t>(j)];
       (void)full_svd(std::move(error));
     }));
   }

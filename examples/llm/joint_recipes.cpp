@@ -59,7 +59,7 @@ slim::any_chain with_pattern(joint_recipe const& r, modifiers const& m, F const&
   return f(slim::nm<2, 4>{});
 }
 
-slim::grid_config grid_of(joint_recipe const& r, modifiers const& m) {
+slim::uniform_grid grid_of(joint_recipe const& r, modifiers const& m) {
   bool const plain = r.how == method::gptq;
   return {.bits = r.bits,
           .block = m.block.value_or(r.block),

@@ -171,11 +171,11 @@ struct quantize_again {
   template <class State>
   State operator()(State state, slim::calibration const& calib, slim::context const& ctx) const {
     state.current = state.original;
-    state.low_rank.subtract_from(state.current.view(), ctx);
-    state.kept.apply_to(state.current.view());
+    state.adapter.subtract_from(state.current.view(), ctx);
+    state.weight.mask.apply_to(state.current.view());
     auto const codes = quantizer.quantize(state.current.view(), calib, ctx);
     codes.dequantize_into(state.current.view(), ctx);
-    state.codes = codes;
+    state.weight.codes = codes;
     return state;
   }
   std::string describe() const { return "quantize again what the adapter leaves"; }

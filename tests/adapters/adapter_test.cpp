@@ -175,7 +175,8 @@ TEST_CASE("4-bit factors are absmax of the solver's factors, in groups along the
           .solve(view(e), calib);
   auto const check = [](matrix<float> const& exact, matrix<float> const& rounded, integer_codes const& codes) {
     index_t const groups = (exact.rows() + 127) / 128;
-    CHECK(codes.side_bits() == static_cast<double>(groups * exact.cols()) * 16);
+    CHECK(codes.stored_bits() ==
+          static_cast<double>(exact.size()) * codes.bits + static_cast<double>(groups * exact.cols()) * 16);
     CHECK(same_bits(dequantized(codes), rounded));
     for (index_t k = 0; k < exact.cols(); ++k)
       for (index_t g = 0; g < groups; ++g) {

@@ -154,11 +154,9 @@ TEST_CASE("what the documentation stores is what it reads") {
   auto const W = normal_matrix(8, 32, 1);
   auto const layer = slim::compress(W, slim::chain(slim::absmax_quantizer({.bits = 4, .block = slim::per_group(16)}),
                                                    slim::nm_pruner<2, 4>(slim::magnitude{})));
-  auto const read = stored_and_read(layer.codes, layer.kept);
-  CHECK(read.kept == layer.kept);
-  slim::matrix<float> values(8, 32);
-  read.codes.dequantize_into(values);
-  CHECK(values == layer.weights);
+  auto const read = stored_and_read(layer.weight.codes, layer.weight.mask);
+  CHECK(read.mask == layer.weight.mask);
+  CHECK(read.values() == layer.weight.values());
 }
 
 TEST_CASE("the step of the documentation brings the sum of every row back") {
@@ -168,11 +166,12 @@ TEST_CASE("the step of the documentation brings the sum of every row back") {
       slim::compress(W, calib, slim::chain(slim::nm_pruner<2, 4>(slim::wanda{}), restore_row_means{}, slim::slim_lora()));
   REQUIRE(layer.report.steps.size() == 3);
   CHECK(layer.report.steps[1].step == "restore row means");
+  slim::matrix<float> const kept = layer.weight.values();
   for (slim::index_t i = 0; i < W.rows(); ++i) {
     double lost = 0;
     for (slim::index_t j = 0; j < W.cols(); ++j) {
-      lost += static_cast<double>(W(i, j)) - static_cast<double>(layer.weights(i, j));
-      CHECK((layer.kept.kept(i, j) || layer.weights(i, j) == 0.0f));
+      lost += static_cast<double>(W(i, j)) - static_cast<double>(kept(i, j));
+      CHECK((layer.weight.mask.kept(i, j) || kept(i, j) == 0.0f));
     }
     CHECK(std::abs(lost) < 1e-5);
   }

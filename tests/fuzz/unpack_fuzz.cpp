@@ -19,10 +19,9 @@ std::vector<std::byte> packed_matrix(unsigned seed) {
   bool const book = seed % 11 == 0;
   auto const codes = slim::testing::random_codes(rows, cols, book ? 4 : 2 + static_cast<int>(seed / 3 % 7),
                                                  blocks[seed / 2 % 4], width, !book && seed % 3 == 0, seed % 4 == 0, seed);
-  return format::pack(codes,
-                      seed % 2 == 0 ? slim::testing::random_mask24(rows, cols, seed)
-                                    : slim::testing::random_mask(rows, cols, 6, 2, seed),
-                      book ? std::optional<slim::code_book>(slim::code_book{}) : std::nullopt);
+  slim::mask const kept =
+      seed % 2 == 0 ? slim::testing::random_mask24(rows, cols, seed) : slim::testing::random_mask(rows, cols, 6, 2, seed);
+  return book ? format::pack(slim::testing::in_table(codes, std::vector<float>(16)), kept) : format::pack(codes, kept);
 }
 
 } // namespace
@@ -50,7 +49,9 @@ extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size
     if (read.why().size() < 20) std::abort();
     return 0;
   }
-  std::vector<std::byte> const again = format::pack(read->codes, read->kept, read->book);
+  auto const* const uniform = read->codes.get_if<slim::integer_codes>();
+  std::vector<std::byte> const again =
+      uniform ? format::pack(*uniform, read->mask) : format::pack(*read->codes.get_if<slim::codebook_codes>(), read->mask);
   if (!std::equal(bytes.begin(), bytes.end(), again.begin(), again.end())) std::abort();
   return 0;
 }

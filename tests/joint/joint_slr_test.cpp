@@ -50,8 +50,9 @@ matrix<float> layer_weight(index_t rows, index_t cols, std::uint64_t seed) {
 template <class Layer>
 double output_error(matrix<float> const& w, Layer const& layer, calibration const& calib) {
   matrix<float> rest = w;
-  for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] -= layer.weights.data()[k];
-  layer.low_rank.subtract_from(rest.view());
+  matrix<float> const kept = layer.weight.values();
+  for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] -= kept.data()[k];
+  layer.adapter.subtract_from(rest.view());
   return std::sqrt(output_energy(rest.view(), calib) / output_energy(w.view(), calib));
 }
 
@@ -64,22 +65,22 @@ joint_config quick(int adapter_bits = 0) {
 } // namespace
 
 TEST_CASE("sets keep their laws") {
-  CHECK(describe(check_sweepable(quantized_set(grid_config{}, nm<2, 4>{}))) == "");
+  CHECK(describe(check_sweepable(quantized_set(uniform_grid{}, nm<2, 4>{}))) == "");
   CHECK(describe(check_sweepable(
-            quantized_set(grid_config{.bits = 3, .block = per_group(16), .symmetric = false}, dense_pattern{}))) == "");
-  CHECK(describe(check_sweepable(quantized_set(grid_config{.block = per_channel}, unstructured_pattern{}))) == "");
-  CHECK(describe(check_sweepable(quantized_set(grid_config{.block = per_group(7)}, nm<1, 3>{}))) == "");
+            quantized_set(uniform_grid{.bits = 3, .block = per_group(16), .symmetric = false}, dense_pattern{}))) == "");
+  CHECK(describe(check_sweepable(quantized_set(uniform_grid{.block = per_channel}, unstructured_pattern{}))) == "");
+  CHECK(describe(check_sweepable(quantized_set(uniform_grid{.block = per_group(7)}, nm<1, 3>{}))) == "");
 }
 
 TEST_CASE("GPTQ, SparseGPT with codes and the joint solver keep their laws on hard matrices") {
   CHECK(describe(check_joint_compressor(
-            error_feedback(quantized_set(grid_config{.bits = 3, .block = per_group(16), .symmetric = false}, dense_pattern{}),
+            error_feedback(quantized_set(uniform_grid{.bits = 3, .block = per_group(16), .symmetric = false}, dense_pattern{}),
                            {.act_order = true}))) == "");
-  CHECK(describe(check_joint_compressor(error_feedback(quantized_set(grid_config{.block = per_group(16)}, nm<2, 4>{}),
+  CHECK(describe(check_joint_compressor(error_feedback(quantized_set(uniform_grid{.block = per_group(16)}, nm<2, 4>{}),
                                                        {.refit_groups = true, .descents = 1}))) == "");
-  CHECK(describe(check_joint_compressor(joint_slr(quantized_set(grid_config{}, nm<2, 4>{}), quick()))) == "");
+  CHECK(describe(check_joint_compressor(joint_slr(quantized_set(uniform_grid{}, nm<2, 4>{}), quick()))) == "");
   CHECK(describe(check_joint_compressor(joint_slr(
-            quantized_set(grid_config{.bits = 3, .block = per_group(16), .symmetric = false}, dense_pattern{}), quick(4)))) ==
+            quantized_set(uniform_grid{.bits = 3, .block = per_group(16), .symmetric = false}, dense_pattern{}), quick(4)))) ==
         "");
 }
 
@@ -89,7 +90,7 @@ TEST_CASE("the joint solver beats SLiM, EoRA and the plain alternation, on the t
   calibration const calib = observed(layer_input(4096, n, 1), {.gram = true}),
                     others = observed(layer_input(2048, n, 2), {.gram = true});
   adapter_rank const rank{.number = 19};
-  quantized_set const set(grid_config{}, nm<2, 4>{});
+  quantized_set const set(uniform_grid{}, nm<2, 4>{});
   auto const slim = compress(w, calib, chain(slim_quantizer({.bits = 4}), nm_pruner<2, 4>(wanda{}), slim_lora({.rank = rank})));
   auto const eora = compress(w, calib, chain(error_feedback(set), exact_lora({.rank = rank})));
   auto const alternating = compress(w, calib, chain(joint_slr(set, alternating_config(rank))));
@@ -112,18 +113,18 @@ TEST_CASE("4-bit adapters solved inside cost far less than 4-bit adapters rounde
   matrix<float> const w = layer_weight(192, n, 15);
   calibration const calib = observed(layer_input(4096, n, 1), {.gram = true});
   adapter_rank const rank{.number = 19};
-  quantized_set const set(grid_config{}, nm<2, 4>{});
+  quantized_set const set(uniform_grid{}, nm<2, 4>{});
   auto const fp = compress(w, calib, chain(joint_slr(set, {.rank = rank, .damping = 0.01})));
   auto const inside = compress(w, calib, chain(joint_slr(set, {.rank = rank, .stored = {.bits = 4}, .damping = 0.01})));
   auto afterwards = fp;
   absmax_quantizer const rounding({.bits = 4, .block = per_column_group(128)});
-  for (matrix<float>* factor : {&afterwards.low_rank.left, &afterwards.low_rank.right})
+  for (matrix<float>* factor : {&afterwards.adapter.left, &afterwards.adapter.right})
     rounding.quantize(view(*factor), calibration(factor->cols())).dequantize_into(factor->view());
   double const e_fp = output_error(w, fp, calib), e_inside = output_error(w, inside, calib),
                e_after = output_error(w, afterwards, calib);
   CHECK(e_fp < e_inside);
   CHECK(e_inside < 0.75 * e_after);
-  CHECK(inside.low_rank.left_codes->block == per_column_group(128));
+  CHECK(inside.adapter.left_codes->block == per_column_group(128));
   auto const eight = compress(w, calib, chain(joint_slr(set, {.rank = rank, .stored = {.bits = 8}, .damping = 0.01})));
   CHECK(output_error(w, eight, calib) < 1.05 * e_fp);
 }
@@ -138,7 +139,7 @@ TEST_CASE("never above SLiM's error, on the calibration nor on tokens held out: 
     calibration calib = observed(normal_matrix(1 + static_cast<index_t>(seed), n, seed), {.gram = true});
     calib.hold_out(observed(normal_matrix(64, n, seed + 50), {.gram = true}));
     joint_config const config{.rank = {.number = 4}, .damping = 1e-4, .iterations = 2, .descents = 1};
-    quantized_set const set(grid_config{.scale_format = number_format::fp32}, nm<2, 4>{});
+    quantized_set const set(uniform_grid{.scale_format = number_format::fp32}, nm<2, 4>{});
     auto const joint = compress(w, calib, chain(joint_slr(set, config)));
     auto const slim = compress(w, calib,
                                chain(nm_pruner<2, 4>(wanda{}), slim_quantizer({.bits = 4}),
@@ -153,7 +154,7 @@ TEST_CASE("never above SLiM's error, on the calibration nor on tokens held out: 
 TEST_CASE("the whole joint solution is bit-identical for any executor") {
   matrix<float> const w = layer_weight(130, 132, 25);
   calibration const calib = observed(layer_input(600, 132, 1), {.gram = true});
-  joint_slr const solver(quantized_set(grid_config{.block = per_group(32)}, nm<2, 4>{}), quick(4));
+  joint_slr const solver(quantized_set(uniform_grid{.block = per_group(32)}, nm<2, 4>{}), quick(4));
   auto const run = [&](context const& ctx) { return decompress(compress(w, calib, chain(solver), ctx), ctx); };
   matrix<float> const expected = run(on(serial_executor{}));
   CHECK(same_bits(expected, run(on(thread_team_executor{2}))));
@@ -217,24 +218,25 @@ TEST_CASE("a chain towards the target is judged against the target; without targ
   matrix<float> const w = normal_matrix(16, n, 55), x = layer_input(300, n, 1), y = normal_matrix(300, 16, 56);
   calibration calib(n, {.gram = true, .outputs = 16});
   calib.observe(x.view(), y.view());
-  auto const layer = compress(w, calib, chain(toward_target{}, error_feedback(quantized_set(grid_config{}, dense_pattern{}))));
+  auto const layer = compress(w, calib, chain(toward_target{}, error_feedback(quantized_set(uniform_grid{}, dense_pattern{}))));
   matrix<float> const target = target_weight<float>(view(w), calib);
   matrix<float> rest = target;
-  for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] -= layer.weights.data()[k];
+  matrix<float> const found = layer.weight.values();
+  for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] -= found.data()[k];
   CHECK(layer.report.last().output_error ==
         Approx(std::sqrt(output_energy(rest.view(), calib) / output_energy(target.view(), calib))).epsilon(1e-3));
   auto const plain = compress(w, observed(x, {.gram = true}),
-                              chain(toward_target{}, error_feedback(quantized_set(grid_config{}, dense_pattern{}))));
+                              chain(toward_target{}, error_feedback(quantized_set(uniform_grid{}, dense_pattern{}))));
   CHECK(plain.report.notes == std::vector<std::string>{"no targets were observed: the layer is compressed towards W"});
 }
 
 TEST_CASE("configurations that make no sense are refused with their values") {
-  quantized_set const set(grid_config{}, dense_pattern{});
+  quantized_set const set(uniform_grid{}, dense_pattern{});
   CHECK_THROWS_AS(joint_slr(set, {.iterations = 0}), config_error);
   CHECK_THROWS_AS(joint_slr(set, {.damping = 0.0}), config_error);
   CHECK_THROWS_AS(error_feedback(set, {.damping = -1.0}), config_error);
   CHECK_THROWS_AS(error_feedback(set, {.act_order = true, .refit_groups = true}), config_error);
-  CHECK_THROWS_AS(quantized_set(grid_config{.bits = 9}, dense_pattern{}), config_error);
+  CHECK_THROWS_AS(quantized_set(uniform_grid{.bits = 9}, dense_pattern{}), config_error);
   CHECK_THROWS_AS(joint_slr(set).compress(view(matrix<float>(3, 5)), observed(normal_matrix(2, 4, 1))), shape_error);
   CHECK_THROWS_AS(joint_slr(set).compress(view(matrix<float>(3, 5)), calibration(5)), config_error);
 }

@@ -4,7 +4,7 @@
 #include "slim/calibration/hessian.hpp"
 #include "slim/joint/error_feedback.hpp"
 #include "slim/joint/feedback_factor.hpp"
-#include "slim/joint/scale_fit.hpp"
+#include "slim/quantization/grids/uniform_grid.hpp"
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/same_bits.hpp"
@@ -50,14 +50,15 @@ struct reference_result {
 /// `kept` is read, or with n of m chosen by (w^2 - (w - q)^2) / [H^-1]_jj.
 reference_result reference_feedback(square w, square const& h, integer_codes const* codes, std::vector<index_t> const& order,
                                     index_t n, index_t m, std::vector<std::vector<bool>>& kept,
-                                    std::span<std::uint8_t const> group_bits = {}, mask const* unrounded = nullptr) {
+                                    mask const* unrounded = nullptr) {
   auto const d = static_cast<index_t>(order.size());
   auto const rounded = [&](index_t i, index_t j, double x) {
     if (!codes) return x;
     double const step = static_cast<double>(codes->scale_at(i, j));
     if (unrounded && unrounded->kept(i, j)) return x;
     double const zero = codes->zero_at(i, j);
-    int const bits = group_bits.empty() ? codes->bits : group_bits[static_cast<std::size_t>(j / codes->block.cols)];
+    int const bits =
+        codes->group_bits.empty() ? codes->bits : codes->group_bits[static_cast<std::size_t>(j / codes->block.cols)];
     double const low = -std::exp2(bits - 1) - zero, high = std::exp2(bits - 1) - 1 - zero;
     return step == 0.0 ? 0.0 : step * std::clamp(std::nearbyint(x / step), low, high);
   };
@@ -125,10 +126,11 @@ struct sweep_case {
   bool symmetric;
 };
 
+uniform_grid grid_of(sweep_case const& c) { return {.bits = c.bits, .block = c.block, .symmetric = c.symmetric}; }
+
 integer_codes fitted(matrix<float> const& w, sweep_case const& c) {
-  integer_codes codes(c.rows, c.cols, c.bits, c.block, number_format::fp16);
-  if (!c.symmetric) codes.zeros = matrix<std::int8_t>(codes.scales.rows(), codes.scales.cols());
-  fit_scales(codes, w.view(), scale_rule::least_error);
+  integer_codes codes = grid_of(c).empty(c.rows, c.cols);
+  grid_of(c).fit(codes, w.view());
   return codes;
 }
 
@@ -197,7 +199,7 @@ TEST_CASE("error feedback picks the codes of the unblocked float64 version and l
   auto const factor = factor_for_feedback(slim::detail::permuted(h.view(), order).view());
   feedback_options options{.choose = {n, m}};
   if (act_order) options.order = order;
-  feed_back(found.view(), factor.upper.view(), &codes, m > 0 ? &chosen : nullptr, options);
+  feed_back(found.view(), factor.upper.view(), grid_of(c), codes, m > 0 ? &chosen : nullptr, options);
 
   square const q = to_eigen(found.view()), hd = to_eigen(h.view()), original = to_eigen(w.view());
   // A float and a double may break a tie differently, and the rest of that row then follows another path.
@@ -225,7 +227,7 @@ TEST_CASE("pruning alone with feedback is SparseGPT: the unblocked float64 loss 
       reference_feedback(to_eigen(w.view()), to_eigen(h.view()), nullptr, identity(cols), 2, 4, kept).weights;
   matrix<float> found = w;
   mask chosen(rows, cols, {2, 4});
-  feed_back(found.view(), factor_for_feedback(h.view()).upper.view(), nullptr, &chosen, {.choose = {2, 4}});
+  feed_back(found.view(), factor_for_feedback(h.view()).upper.view(), chosen, {.choose = {2, 4}});
   square const hd = to_eigen(h.view()), original = to_eigen(w.view());
   CHECK(loss(original, to_eigen(found.view()), hd) == Approx(loss(original, expected, hd)).epsilon(1e-4));
   index_t different = 0;
@@ -241,7 +243,7 @@ TEST_CASE("a share pruned on the way leaves the least harmful of every block of 
   matrix<float> found = w;
   mask chosen(rows, cols);
   auto const u = factor_for_feedback(h.view()).upper;
-  feed_back(found.view(), u.view(), nullptr, &chosen, {.prune_share = 0.25});
+  feed_back(found.view(), u.view(), chosen, {.prune_share = 0.25});
   for (index_t i = 0; i < rows; ++i) {
     index_t first = 0, second = 0;
     for (index_t j = 0; j < cols; ++j) (j < 128 ? first : second) += chosen.kept(i, j);
@@ -268,7 +270,7 @@ TEST_CASE("every instruction set and executor gives the sweep the same result, l
     integer_codes codes = fitted(w, c);
     mask kept(rows, 70, {2, 4});
     matrix<float> values = w;
-    feed_back(values.view(), u.view(), &codes, &kept, {.choose = {2, 4}}, ctx);
+    feed_back(values.view(), u.view(), grid_of(c), codes, &kept, {.choose = {2, 4}}, ctx);
     return std::pair(values, kept);
   };
   auto const serial = run(on(serial_executor{}));
@@ -302,7 +304,7 @@ TEST_CASE("descent on single groups of 2:4 finds what trying everything finds, w
   }
   matrix<float> gradient(rows, 4);
   gemm_into(v.view(), h.view(), gradient.view());
-  descend_codes(gradient.view(), h.view(), codes, &kept);
+  descend_codes(gradient.view(), h.view(), uniform_grid{.bits = 3, .block = per_channel}, codes, &kept);
   auto const energy = [&](index_t i, double const* s) {
     double sum = 0;
     for (index_t a = 0; a < 4; ++a)
@@ -332,17 +334,19 @@ TEST_CASE("descent never raises the loss, and returns the gradient of where it e
   index_t const m = GENERATE(0, 4, 8); // 8: the mask stays
   index_t const rows = 50, cols = 150;
   matrix<float> const h = correlated_hessian(cols, 71), w = normal_matrix(rows, cols, 72);
-  integer_codes codes = fitted(w, {rows, cols, per_group(32), 4, false});
+  sweep_case const c{rows, cols, per_group(32), 4, false};
+  integer_codes codes = fitted(w, c);
   mask kept(rows, cols, {m / 2, m});
   matrix<float> values = w;
-  feed_back(values.view(), factor_for_feedback(h.view()).upper.view(), &codes, m > 0 ? &kept : nullptr, {.choose = {m / 2, m}});
+  feed_back(values.view(), factor_for_feedback(h.view()).upper.view(), grid_of(c), codes, m > 0 ? &kept : nullptr,
+            {.choose = {m / 2, m}});
   square const original = to_eigen(w.view()), hd = to_eigen(h.view());
   double before = loss(original, to_eigen(values.view()), hd);
   for (int sweep = 0; sweep < 3; ++sweep) {
     matrix<float> rest = w, gradient(rows, cols);
     for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] -= values.data()[k];
     gemm_into(rest.view(), h.view(), gradient.view());
-    descend_codes(gradient.view(), h.view(), codes, m > 0 ? &kept : nullptr);
+    descend_codes(gradient.view(), h.view(), grid_of(c), codes, m > 0 ? &kept : nullptr);
     codes.dequantize_into(values.view());
     double const now = loss(original, to_eigen(values.view()), hd);
     CHECK(now <= before * (1 + 1e-6));
@@ -353,7 +357,7 @@ TEST_CASE("descent never raises the loss, and returns the gradient of where it e
   }
 }
 
-TEST_CASE("fitted steps are the best of their candidates, by trying all in double") {
+TEST_CASE("fitted scales are the best of their candidates, by trying all in double") {
   bool const symmetric = GENERATE(true, false);
   sweep_case const c{19, 70, per_group(32), 3, symmetric};
   matrix<float> const w = normal_matrix(c.rows, c.cols, 81);
@@ -388,12 +392,13 @@ TEST_CASE("fitted steps are the best of their candidates, by trying all in doubl
     }
 }
 
-TEST_CASE("refitted steps are the closed-form optimum for one scale, and never raise the loss for many") {
+TEST_CASE("refitted scales are the closed-form optimum for one scale, and never raise the loss for many") {
   scale_block const block = GENERATE(per_tensor, per_channel, per_group(32), per_group(128));
   index_t const rows = 21, cols = 150;
   matrix<float> const h = correlated_hessian(cols, 91), w = normal_matrix(rows, cols, 92);
-  integer_codes codes = fitted(w, {rows, cols, block, 4, true});
-  codes.scale_format = number_format::fp32;
+  uniform_grid const grid{.bits = 4, .block = block, .scale_format = number_format::fp32};
+  integer_codes codes = grid.empty(rows, cols);
+  grid.fit(codes, w.view());
   codes.encode(w.view());
   for (index_t k = 0; k < codes.scales.size(); ++k) codes.scales.data()[k] *= 1.1f; // away from the optimum
   square const original = to_eigen(w.view()), hd = to_eigen(h.view());
@@ -404,7 +409,7 @@ TEST_CASE("refitted steps are the closed-form optimum for one scale, and never r
   };
   double const before = loss(original, values(), hd);
   square const start = values();
-  refit_scales(codes, w.view(), h.view());
+  grid.refit(codes, nullptr, w.view(), h.view());
   double const after = loss(original, values(), hd);
   CHECK(after < before);
   if (block == per_tensor) {
@@ -418,30 +423,34 @@ TEST_CASE("a sweep refuses shapes that disagree and options that cannot be met")
   matrix<float> w = normal_matrix(rows, cols, 1);
   matrix<float> unit(cols, cols);
   for (index_t j = 0; j < cols; ++j) unit(j, j) = 1.0f;
-  integer_codes codes(rows, cols, 4, per_group(300), number_format::fp32);
+  uniform_grid const grid{.bits = 4, .block = per_group(520)};
+  integer_codes codes = grid.empty(rows, cols), fewer = grid.empty(rows, 8);
   mask kept(rows, cols), narrow(rows, 8);
-  std::vector<float> const fractions = {1.0f};
   std::vector<index_t> const order = {0, 1};
-  auto const run = [&](integer_codes* c, mask* k, feedback_options const& options) {
-    feed_back(w.view(), unit.view(), c, k, options);
+  auto const rounds = [&](integer_codes& c, mask* k, feedback_options const& options) {
+    feed_back(w.view(), unit.view(), grid, c, k, options);
   };
-  CHECK_THROWS_AS(run(nullptr, &narrow, {}), shape_error);
-  CHECK_THROWS_AS(run(&codes, nullptr, {.order = order}), shape_error);
-  CHECK_THROWS_AS(run(nullptr, nullptr, {.choose = {2, 4}}), config_error);
-  CHECK_THROWS_AS(run(nullptr, &kept, {.choose = {64, 128}}), config_error);
-  CHECK_THROWS_AS(run(nullptr, &kept, {.prune_share = 1.5}), config_error);
-  CHECK_THROWS_AS(run(&codes, nullptr, {.refit_groups = true}), config_error);                         // no fractions
-  CHECK_THROWS_AS(run(&codes, nullptr, {.refit_groups = true, .fractions = fractions}), config_error); // groups too wide
+  auto const prunes = [&](mask& k, feedback_options const& options) { feed_back(w.view(), unit.view(), k, options); };
+  CHECK_THROWS_AS(prunes(narrow, {}), shape_error);
+  CHECK_THROWS_AS(rounds(codes, nullptr, {.order = order}), shape_error);
+  CHECK_THROWS_AS(rounds(fewer, nullptr, {}), shape_error);
+  CHECK_THROWS_AS(rounds(codes, nullptr, {.choose = {2, 4}}), config_error);
+  CHECK_THROWS_AS(prunes(kept, {.choose = {64, 128}}), config_error);
+  CHECK_THROWS_AS(prunes(kept, {.prune_share = 1.5}), config_error);
+  CHECK_THROWS_AS(prunes(kept, {.refit_groups = true}), config_error);           // no grid
+  CHECK_THROWS_AS(rounds(codes, nullptr, {.refit_groups = true}), config_error); // groups too wide
+  CHECK_THROWS_AS(rounds(codes, nullptr, {.outlier_threshold = -1.0f}), config_error);
 }
 
-TEST_CASE("steps refitted on the way are those of the weights as they are when the sweep arrives") {
+TEST_CASE("scales refitted on the way are those of the weights as they are when the sweep arrives") {
   index_t const rows = 20, cols = 96;
   matrix<float> const h = correlated_hessian(cols, 101), w = normal_matrix(rows, cols, 102);
   auto const u = factor_for_feedback(h.view()).upper;
-  auto const fractions = scale_fractions(scale_rule::absmax, true);
-  integer_codes codes = fitted(w, {rows, cols, per_group(32), 4, true});
+  uniform_grid const grid{.bits = 4, .block = per_group(32), .rule = scale_rule::absmax};
+  integer_codes codes = grid.empty(rows, cols);
+  grid.fit(codes, w.view());
   matrix<float> found = w;
-  feed_back(found.view(), u.view(), &codes, nullptr, {.refit_groups = true, .fractions = fractions});
+  feed_back(found.view(), u.view(), grid, codes, nullptr, {.refit_groups = true});
   // Column by column in double; a group's step is its largest weight / 7, taken when its first column is reached.
   for (index_t i = 0; i < rows; ++i) {
     std::vector<double> x(cols);
@@ -468,8 +477,10 @@ TEST_CASE("groups may have bits of their own, and outliers may stay unrounded: a
   index_t const rows = 31, cols = 200;
   matrix<float> const h = correlated_hessian(cols, 111);
   matrix<float> w = normal_matrix(rows, cols, 112);
+  uniform_grid const grid{.bits = 4, .block = per_group(40)};
   integer_codes codes = fitted(w, {rows, cols, per_group(40), 4, true});
   std::vector<std::uint8_t> const bits = {4, 2, 3, 4, 1};
+  codes.group_bits = bits;
   for (index_t i = 0; i < rows; ++i)
     for (index_t g = 0; g < 5; ++g)
       codes.scales(i, g) *= std::exp2f(0.5f * static_cast<float>(4 - bits[static_cast<std::size_t>(g)]));
@@ -478,10 +489,9 @@ TEST_CASE("groups may have bits of their own, and outliers may stay unrounded: a
     for (index_t j = 0; j < cols; ++j) outliers.keep(i, j, std::abs(w(i, j)) > 2.0f);
   std::vector<std::vector<bool>> kept(rows, std::vector<bool>(cols, true));
   auto const [expected, margin] =
-      reference_feedback(to_eigen(w.view()), to_eigen(h.view()), &codes, identity(cols), 0, 0, kept, bits, &outliers);
+      reference_feedback(to_eigen(w.view()), to_eigen(h.view()), &codes, identity(cols), 0, 0, kept, &outliers);
   matrix<float> found = w;
-  feed_back(found.view(), factor_for_feedback(h.view()).upper.view(), &codes, nullptr,
-            {.group_bits = bits, .unrounded = &outliers});
+  feed_back(found.view(), factor_for_feedback(h.view()).upper.view(), grid, codes, nullptr, {.unrounded = &outliers});
   index_t parted = 0;
   for (index_t i = 0; i < rows; ++i)
     for (index_t j = 0; j < cols; ++j) {
@@ -499,26 +509,28 @@ TEST_CASE("groups may have bits of their own, and outliers may stay unrounded: a
   std::vector<std::uint8_t> const few = {4}, wide = {4, 4, 5, 4, 4};
   auto const u = factor_for_feedback(h.view()).upper;
   auto const run = [&](feedback_options const& options, mask* chosen = nullptr) {
-    feed_back(w.view(), u.view(), &codes, chosen, options);
+    feed_back(w.view(), u.view(), grid, codes, chosen, options);
   };
-  CHECK_THROWS_AS(run({.group_bits = few}), shape_error);
-  CHECK_THROWS_AS(run({.group_bits = wide}), config_error);
+  CHECK_THROWS_AS((uniform_grid{.bits = 4, .block = per_group(40), .group_bits = few}.empty(rows, cols)), shape_error);
+  CHECK_THROWS_AS((uniform_grid{.bits = 4, .block = per_group(40), .group_bits = wide}.empty(rows, cols)), config_error);
   mask chosen(rows, cols), narrow(rows, 3);
   CHECK_THROWS_AS(run({.choose = {2, 4}, .unrounded = &outliers}, &chosen), config_error);
   CHECK_THROWS_AS(run({.unrounded = &narrow}), shape_error);
 }
 
-TEST_CASE("steps refitted on the way to groups of fewer bits reach the largest weight with the codes they have") {
+TEST_CASE("scales refitted on the way to groups of fewer bits reach the largest weight with the codes they have") {
   index_t const rows = 7, cols = 64;
   matrix<float> unit(cols, cols);
   for (index_t j = 0; j < cols; ++j) unit(j, j) = 1.0f; // nothing spreads
   matrix<float> const w = normal_matrix(rows, cols, 121);
   std::vector<std::uint8_t> const bits = {4, 2};
   bool const symmetric = GENERATE(true, false);
-  auto const fractions = scale_fractions(scale_rule::absmax, symmetric);
-  integer_codes codes = fitted(w, {rows, cols, per_group(32), 4, symmetric});
+  uniform_grid const grid{
+      .bits = 4, .block = per_group(32), .symmetric = symmetric, .rule = scale_rule::absmax, .group_bits = bits};
+  integer_codes codes = grid.empty(rows, cols);
+  grid.fit(codes, w.view());
   matrix<float> found = w;
-  feed_back(found.view(), unit.view(), &codes, nullptr, {.refit_groups = true, .fractions = fractions, .group_bits = bits});
+  feed_back(found.view(), unit.view(), grid, codes, nullptr, {.refit_groups = true});
   for (index_t i = 0; i < rows; ++i)
     for (index_t g = 0; g < 2; ++g) {
       auto const part = w.view().block(i, 32 * g, 1, 32);

@@ -6,6 +6,7 @@
 #include "slim/quantization/absmax.hpp"
 #include "slim/saliency/magnitude.hpp"
 #include "slim/testing/executors.hpp"
+#include "slim/testing/hard_codes.hpp"
 #include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/reference_linear.hpp"
 #include "slim/testing/same_bits.hpp"
@@ -112,7 +113,7 @@ void check_product(packed_case const& c, index_t tokens) {
 }
 
 /// Codes of all 16 kinds with the values of a book, and what they stand for.
-packed_case book_case(index_t rows, index_t cols, scale_block block, code_book const& book, bool sparse) {
+packed_case book_case(index_t rows, index_t cols, scale_block block, std::vector<float> const& book, bool sparse) {
   absmax_quantizer const rounding({.bits = 4, .block = block, .scale_format = number_format::fp16});
   matrix<float> w = normal_matrix(rows, cols, 15);
   integer_codes codes = rounding.quantize(w.view(), calibration(cols));
@@ -123,11 +124,12 @@ packed_case book_case(index_t rows, index_t cols, scale_block block, code_book c
       float const value = codes.scale_at(i, j) * book[static_cast<std::size_t>(codes.codes(i, j) + 8)];
       w(i, j) = sparse && !kept.kept(i, j) ? 0.0f : value;
     }
-  return {std::move(w), sparse ? pack_r16(codes, kept, {}, book) : pack_r16(codes, {}, book)};
+  codebook_codes const in_book = in_table(codes, book);
+  return {std::move(w), sparse ? pack_r16(in_book, kept) : pack_r16(in_book)};
 }
 
 /// The values of ggml's IQ4_NL; no 0 among them.
-constexpr code_book uneven = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+std::vector<float> const uneven = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 } // namespace
 
@@ -137,7 +139,7 @@ TEST_CASE("products of codes of a book are those of its values, at every level, 
   scale_block const block = blocks[GENERATE(range(0, 3))];
   index_t const tokens = GENERATE(1, 2, 7);
   bool const sparse = GENERATE(false, true);
-  code_book halves;
+  std::vector<float> halves(16);
   for (std::size_t k = 0; k < 16; ++k) halves[k] = 0.25f * (static_cast<float>(k) - 7.5f); // no 0 either
   check_product(book_case(rows, cols, block, uneven, sparse), tokens);
   check_product(book_case(rows, cols, block, halves, sparse), tokens);
@@ -146,25 +148,24 @@ TEST_CASE("products of codes of a book are those of its values, at every level, 
 TEST_CASE("a code book becomes 8-bit levels without loss, or is refused") {
   integer_codes codes(1, 4, 4, per_tensor, number_format::fp32);
   codes.scales(0, 0) = 1.0f;
-  code_book book{};
+  std::vector<float> book(16);
   for (std::size_t k = 0; k < 16; ++k) book[k] = 0.37f * std::sqrt(static_cast<float>(k));
-  CHECK_THROWS_AS(pack_r16(codes, {}, book), config_error);
-  code_book const rounded = rounded_book(book);
+  CHECK_THROWS_AS(pack_r16(in_table(codes, book)), config_error);
+  std::vector<float> const rounded = rounded_levels(book);
   for (std::size_t k = 0; k < 16; ++k) CHECK(std::abs(rounded[k] - book[k]) <= book[15] / 254 * 1.001f);
-  CHECK(pack_r16(codes, {}, rounded).levels()[15] == 127);
-  CHECK(pack_r16(codes, {}, uneven).levels()[0] == -127);
-  code_book ones{};
-  ones.fill(-2.0f);
-  CHECK(pack_r16(codes, {}, ones).levels()[3] == -1);
-  CHECK(pack_r16(codes, {}, ones).level_unit() == 2.0f);
-  CHECK_THROWS_AS(pack_r16(codes, {}, code_book{}), config_error); // nothing but 0
+  CHECK(pack_r16(in_table(codes, rounded)).levels()[15] == 127);
+  CHECK(pack_r16(in_table(codes, uneven)).levels()[0] == -127);
+  std::vector<float> const ones(16, -2.0f);
+  CHECK(pack_r16(in_table(codes, ones)).levels()[3] == -1);
+  CHECK(pack_r16(in_table(codes, ones)).level_unit() == 2.0f);
+  CHECK_THROWS_AS(pack_r16(in_table(codes, std::vector<float>(16))), config_error); // nothing but 0
   book[3] = std::numeric_limits<float>::infinity();
-  CHECK_THROWS_AS(pack_r16(codes, {}, book), config_error);
+  CHECK_THROWS_AS(pack_r16(in_table(codes, book)), config_error);
   mask one(1, 4, {2, 4});
   one.keep(0, 2);
-  CHECK_THROWS_AS(pack_r16(codes, one, {}, uneven), config_error); // nothing to fill up with
-  integer_codes const three(1, 4, 3, per_tensor, number_format::fp32);
-  CHECK_THROWS_AS(pack_r16(three, {}, uneven), config_error);
+  CHECK_THROWS_AS(pack_r16(in_table(codes, uneven), one), config_error); // nothing to fill up with
+  codebook_codes const three(1, 4, std::vector<float>(8, 1.0f), per_tensor, {});
+  CHECK_THROWS_AS(pack_r16(three), config_error); // 3 bits
 }
 
 TEST_CASE("products of numbers are those of the numbers as their format holds them") {

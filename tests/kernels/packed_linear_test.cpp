@@ -105,10 +105,10 @@ TEST_CASE("a layer without adapter or mask packs too, and a left factor pruned 2
   for (index_t i = 0; i < 8; ++i)
     for (index_t j = 0; j < 64; ++j)
       if (!kept.kept(i, j)) {
-        lora.low_rank.left(j, i) = 0.0f;
-        lora.low_rank.left_codes->codes(j, i) = 0;
+        lora.adapter.left(j, i) = 0.0f;
+        lora.adapter.left_codes->codes(j, i) = 0;
       }
-  lora.low_rank.left_mask = kept;
+  lora.adapter.left_mask = kept;
   CHECK(pack(lora).left->layout().kind == r16_kind::sparse24);
   CHECK(error_of(pack(lora), decompress(lora), input_precision::exact, 3) < 1e-5);
 }

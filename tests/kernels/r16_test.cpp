@@ -4,6 +4,7 @@
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/quantization/absmax.hpp"
 #include "slim/saliency/magnitude.hpp"
+#include "slim/testing/hard_codes.hpp"
 #include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/unpack_r16.hpp"
 
@@ -137,11 +138,13 @@ TEST_CASE("unpack gives back codes, scales, zero points and mask, for any shape"
       absmax_quantizer const rounding(
           {.bits = bits, .block = block, .symmetric = symmetric, .scale_format = number_format::fp16});
       integer_codes const codes = rounding.quantize(w.view(), calibration(cols));
-      auto const [found, kept, book] = unpack_r16(pack_r16(codes));
+      auto const unpacked = unpack_r16(pack_r16(codes));
+      mask const& kept = unpacked.mask;
+      REQUIRE(unpacked.codes.get_if<integer_codes>());
+      integer_codes const& found = *unpacked.codes.get_if<integer_codes>();
       REQUIRE(found.bits == bits);
       REQUIRE(found.codes == codes.codes);
       REQUIRE(kept.count() == rows * cols);
-      REQUIRE(!book);
       for (index_t i = 0; i < rows; ++i)
         for (index_t j = 0; j < cols; ++j) REQUIRE(found.value(i, j) == codes.value(i, j));
     }
@@ -149,7 +152,9 @@ TEST_CASE("unpack gives back codes, scales, zero points and mask, for any shape"
   integer_codes codes =
       absmax_quantizer({.bits = 4, .block = block, .scale_format = number_format::fp16}).quantize(w.view(), calibration(cols));
   codes.channel_factors.assign(static_cast<std::size_t>(cols), 2.0f);
-  auto const [found, found_kept, book] = unpack_r16(pack_r16(codes, kept));
+  auto const unpacked = unpack_r16(pack_r16(codes, kept));
+  mask const& found_kept = unpacked.mask;
+  integer_codes const& found = *unpacked.codes.get_if<integer_codes>();
   REQUIRE(found.channel_factors == codes.channel_factors);
   for (index_t i = 0; i < rows; ++i)
     for (index_t j = 0; j < cols; ++j) {
@@ -161,14 +166,16 @@ TEST_CASE("unpack gives back codes, scales, zero points and mask, for any shape"
 
 TEST_CASE("a code book comes back as it went in") {
   integer_codes const codes = two_stages(4);
-  code_book book;
+  std::vector<float> book(16);
   for (std::size_t k = 0; k < 16; ++k) book[k] = 0.125f * (static_cast<float>(k * 8) - 60.0f);
   book[0] = -15.875f; // 127 eighths
-  auto const found = unpack_r16(pack_r16(codes, {}, book));
-  REQUIRE(found.book);
-  CHECK(*found.book == book);
-  CHECK(found.codes.codes == codes.codes);
-  CHECK(found.codes.scales == codes.scales);
+  codebook_codes const in_book = in_table(codes, book);
+  auto const unpacked = unpack_r16(pack_r16(in_book));
+  auto const* const found = unpacked.codes.get_if<codebook_codes>();
+  REQUIRE(found);
+  CHECK(found->books == in_book.books);
+  CHECK(found->codes == in_book.codes);
+  CHECK(found->scales.values() == codes.scales.values());
   matrix<float> const w = normal_matrix(2, 2, 1);
   CHECK_THROWS_AS(unpack_r16(pack_r16(matrix_view<float const>(w.view()), number_format::fp16)), config_error);
 }

@@ -161,7 +161,7 @@ TEST_CASE("inside a parallel task products are our own") {
   slim::context ctx = hooked(); // a call inside a task breaks the rules that the hook checks
   ctx.where = where;
   slim::matrix<float> const w(rows.matrix);
-  slim::error_feedback const compressor(slim::quantized_set(slim::grid_config{}, slim::dense_pattern{}), {.descents = 1});
+  slim::error_feedback const compressor(slim::quantized_set(slim::uniform_grid{}, slim::dense_pattern{}), {.descents = 1});
   CHECK(calls_during([&] { CHECK(compressor.compress(w.view(), calib, ctx).weights.rows() == 300); }) > 0);
 }
 

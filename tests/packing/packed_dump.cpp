@@ -8,37 +8,48 @@
 
 namespace {
 
-template <class F>
-void print(slim::testing::named_codes const& m) {
+int code_of_zero(slim::integer_codes const& codes, slim::index_t i, slim::index_t j) { return codes.zero_at(i, j); }
+int code_of_zero(slim::codebook_codes const&, slim::index_t, slim::index_t) { return 8; }
+
+template <class F, class Codes>
+void print(slim::testing::named_codes<Codes> const& m) {
+  constexpr bool table = std::is_same_v<Codes, slim::codebook_codes>; // its codes are written signed: level k is k - 8
   std::printf("%d;", static_cast<int>(F::kind));
-  for (std::byte const b : F::pack(m.codes, m.kept, m.book)) std::printf("%02x", static_cast<unsigned>(b));
+  for (std::byte const b : F::pack(m.codes, m.kept)) std::printf("%02x", static_cast<unsigned>(b));
   auto const print_float = [](float value) { std::printf("%08x ", std::bit_cast<std::uint32_t>(value)); };
   std::printf(";");
   for (slim::index_t i = 0; i < m.codes.rows(); ++i)
     for (slim::index_t j = 0; j < m.codes.cols(); ++j)
-      std::printf("%d ", m.kept.kept(i, j) ? m.codes.codes(i, j) : m.codes.zero_at(i, j));
+      std::printf("%d ", (m.kept.kept(i, j) ? m.codes.codes(i, j) : code_of_zero(m.codes, i, j)) - (table ? 8 : 0));
   std::printf(";");
   for (slim::index_t i = 0; i < m.codes.rows(); ++i)
     for (slim::index_t j = 0; j < m.codes.cols(); ++j) std::printf("%d ", m.kept.kept(i, j) ? 1 : 0);
   std::printf(";");
   for (slim::index_t k = 0; k < m.codes.scales.size(); ++k) print_float(m.codes.scales.data()[k]);
   std::printf(";");
-  for (slim::index_t k = 0; k < m.codes.zeros.size(); ++k) std::printf("%d ", m.codes.zeros.data()[k]);
+  if constexpr (!table)
+    for (slim::index_t k = 0; k < m.codes.zeros.size(); ++k) std::printf("%d ", m.codes.zeros.data()[k]);
   std::printf(";");
   for (float const factor : m.codes.channel_factors) print_float(factor);
   std::printf(";");
-  if (m.book)
-    for (float const value : *m.book) print_float(value);
+  if constexpr (table)
+    for (slim::index_t k = 0; k < m.codes.books.size(); ++k) print_float(m.codes.books.data()[k]);
   std::printf("\n");
 }
 
-} // namespace
-
-int main() {
-  for (auto const& m : slim::testing::hard_codes()) {
+template <class Matrices>
+void print_all(Matrices const& matrices) {
+  for (auto const& m : matrices) {
     print<slim::dense_codes>(m);
     print<slim::sparse24>(m);
     print<slim::nm_bitmask>(m);
     print<slim::csr_codes>(m);
   }
+}
+
+} // namespace
+
+int main() {
+  print_all(slim::testing::hard_codes());
+  print_all(slim::testing::hard_table_codes());
 }

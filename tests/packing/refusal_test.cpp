@@ -3,6 +3,8 @@
 #include "slim/packing/unpack.hpp"
 #include "slim/testing/packed_format_laws.hpp"
 
+#include "slim/testing/hard_codes.hpp"
+
 #include <catch2/catch.hpp>
 
 namespace {
@@ -46,7 +48,7 @@ TEMPLATE_TEST_CASE("pack refuses parts that do not fit each other", "", slim::sp
   CHECK_THROWS_AS(TestType::pack(plain(2, 8), mask(2, 7)), slim::shape_error);
   CHECK_THROWS_AS(TestType::pack(plain(2, 8), mask(3, 8)), slim::shape_error);
   auto codes = plain(2, 8);
-  codes.scales = slim::matrix<float>(2, 1);
+  codes.scales = slim::scale_table(2, 1);
   CHECK_THROWS_WITH(pack(codes), Contains("2 x 1 scales where 1 x 1"));
   codes = plain(2, 8);
   codes.zeros = slim::matrix<std::int8_t>(2, 1);
@@ -65,6 +67,21 @@ TEMPLATE_TEST_CASE("pack refuses parts that do not fit each other", "", slim::sp
   codes = plain(2, 8);
   codes.bits = 9;
   CHECK_THROWS_AS(pack(codes), slim::config_error);
+}
+
+TEMPLATE_TEST_CASE("pack refuses codes that the byte formats have no place for", "", slim::sparse24, slim::dense_codes,
+                   slim::nm_bitmask, slim::csr_codes) {
+  auto const pack = [](integer_codes const& codes) { return TestType::pack(codes, mask(codes.rows(), codes.cols())); };
+  CHECK_THROWS_AS(pack(integer_codes(2, 8, 1, slim::per_tensor, slim::number_format::fp32)), slim::config_error);
+  auto codes = plain(2, 8);
+  codes.group_bits = {3};
+  CHECK_THROWS_WITH(pack(codes), Contains("bits per group"));
+  codes = plain(2, 8);
+  codes.offsets = slim::scale_table(1, 1);
+  CHECK_THROWS_WITH(pack(codes), Contains("offsets"));
+  codes = plain(2, 8);
+  codes.scales = slim::scale_table(1, 1, {.bits = 6});
+  CHECK_THROWS_WITH(pack(codes), Contains("second level"));
 }
 
 TEMPLATE_TEST_CASE("pack refuses scales that would not come back", "", slim::sparse24, slim::dense_codes, slim::nm_bitmask,
@@ -96,22 +113,26 @@ TEMPLATE_TEST_CASE("pack refuses a kept code outside its bits, and does not look
   CHECK_THROWS_AS(TestType::pack(codes, kept), slim::config_error);
 }
 
-TEST_CASE("a code book belongs to 4 bits without zero points, and must have a 0 if weights are pruned without a trace") {
-  slim::code_book book{};
+TEST_CASE(
+    "a table of levels has 16, one book and codes of one column, and must have a 0 if weights are pruned without a trace") {
+  using slim::testing::in_table;
+  std::vector<float> book(16);
   mask const all = all_of(1, 2);
-  CHECK_NOTHROW(slim::dense_codes::pack(plain(1, 2), all, book));
-  CHECK_THROWS_AS(slim::dense_codes::pack(plain(1, 2, 3), all, book), slim::config_error);
-  auto codes = plain(1, 2);
-  codes.zeros = slim::matrix<std::int8_t>(1, 1);
-  CHECK_THROWS_AS(slim::dense_codes::pack(codes, all, book), slim::config_error);
+  CHECK_NOTHROW(slim::dense_codes::pack(in_table(plain(1, 2), book), all));
+  slim::codebook_codes const three_bits(1, 2, std::vector<float>(8), slim::per_tensor, {});
+  CHECK_THROWS_AS(slim::dense_codes::pack(three_bits, all), slim::config_error);
+  slim::codebook_codes const of_vectors(1, 2, 4, slim::per_tensor, 2);
+  CHECK_THROWS_AS(slim::dense_codes::pack(of_vectors, all), slim::config_error);
+  slim::codebook_codes const per_row(2, 2, 4, slim::per_channel);
+  CHECK_THROWS_AS(slim::dense_codes::pack(per_row, all_of(2, 2)), slim::config_error);
   book[8] = 0.5f;
-  CHECK_NOTHROW(slim::dense_codes::pack(plain(1, 2), all, book));
-  CHECK_THROWS_WITH(slim::dense_codes::pack(plain(1, 2), mask(1, 2), book), Contains("no 0"));
-  CHECK_THROWS_WITH(slim::sparse24::pack(plain(1, 4), mask(1, 4), book), Contains("no 0"));
-  CHECK_NOTHROW(slim::sparse24::pack(plain(1, 2), mask(1, 2), book)); // fillers behind the end meet no input
-  CHECK_NOTHROW(slim::nm_bitmask::pack(plain(1, 2), mask(1, 2), book));
+  CHECK_NOTHROW(slim::dense_codes::pack(in_table(plain(1, 2), book), all));
+  CHECK_THROWS_WITH(slim::dense_codes::pack(in_table(plain(1, 2), book), mask(1, 2)), Contains("no 0"));
+  CHECK_THROWS_WITH(slim::sparse24::pack(in_table(plain(1, 4), book), mask(1, 4)), Contains("no 0"));
+  CHECK_NOTHROW(slim::sparse24::pack(in_table(plain(1, 2), book), mask(1, 2))); // fillers behind the end meet no input
+  CHECK_NOTHROW(slim::nm_bitmask::pack(in_table(plain(1, 2), book), mask(1, 2)));
   book[0] = std::nanf("");
-  CHECK_THROWS_AS(slim::nm_bitmask::pack(plain(1, 2), mask(1, 2), book), slim::nonfinite_error);
+  CHECK_THROWS_AS(slim::nm_bitmask::pack(in_table(plain(1, 2), book), mask(1, 2)), slim::nonfinite_error);
 }
 
 TEST_CASE("a header that cannot be is refused with what is wrong in it") {
@@ -197,7 +218,7 @@ TEST_CASE("weights that take no bytes are made room for only up to the limit") {
   CHECK_THAT(slim::csr_codes::unpack(bytes).why(), Contains("more weights than the 16777216"));
   auto const read = slim::csr_codes::unpack(bytes, {.weights = index_t{32} * cols});
   REQUIRE(read.why() == "");
-  CHECK(read->kept.count() == 0);
+  CHECK(read->mask.count() == 0);
 }
 
 TEST_CASE("columns take 2 bytes up to 65536 of them, then 4") {
@@ -212,7 +233,7 @@ TEST_CASE("columns take 2 bytes up to 65536 of them, then 4") {
     CHECK(packed.size() == 64 + 4 + (bytes + 4) + 8 + bytes + 1);
     auto const read = slim::csr_codes::unpack(packed);
     REQUIRE(read.why() == "");
-    CHECK(read->kept == kept);
-    CHECK(slim::testing::same_bits(read->codes, codes));
+    CHECK(read->mask == kept);
+    CHECK(slim::testing::same_bits(*read->codes.get_if<integer_codes>(), codes));
   }
 }

@@ -64,8 +64,8 @@ matrix<float> dequantized(integer_codes const& codes) {
 
 template <class Layer>
 bool same_layer(Layer const& a, Layer const& b) {
-  bool same = same_bits(a.weights, b.weights) && a.kept == b.kept && same_bits(a.codes, b.codes) &&
-              same_bits(a.low_rank, b.low_rank) && a.report.steps.size() == b.report.steps.size();
+  bool same = a.weight.mask == b.weight.mask && same_bits(a.weight.codes, b.weight.codes) && same_bits(a.adapter, b.adapter) &&
+              a.report.steps.size() == b.report.steps.size();
   for (std::size_t k = 0; same && k < a.report.steps.size(); ++k) {
     auto const &x = a.report.steps[k], &y = b.report.steps[k];
     same = x.relative_error == y.relative_error && x.output_error == y.output_error && x.bits_per_weight == y.bits_per_weight &&
@@ -85,15 +85,15 @@ TEST_CASE("steps run in the order of the arguments: both orders are what they li
   matrix<float> quantized = dequantized(quantize.quantize(w.view(), calib));
   prune.select(quantized.view(), calib).apply_to(quantized.view());
   auto const first = compress(w, calib, chain(quantize, prune));
-  CHECK(same_bits(first.weights, quantized));
+  CHECK(same_bits(first.weight.values(), quantized));
 
   matrix<float> pruned = w;
   prune.select(w.view(), calib).apply_to(pruned.view());
   matrix<float> const then = dequantized(quantize.quantize(pruned.view(), calib));
   auto const second = compress(w, calib, chain(prune, quantize));
-  CHECK(same_bits(second.weights, then));
+  CHECK(same_bits(second.weight.values(), then));
 
-  CHECK_FALSE(same_bits(first.weights, second.weights)); // otherwise the test says nothing
+  CHECK_FALSE(same_bits(first.weight.values(), second.weight.values())); // otherwise the test says nothing
   CHECK_THAT(first.report.steps[0].step, Contains("absmax"));
   CHECK_THAT(second.report.steps[0].step, Contains("prune"));
 }
@@ -103,9 +103,9 @@ TEST_CASE("between all steps, W_c is mask times the values of the codes") {
     INFO(w.name);
     calibration const calib = observed(normal_matrix(20, w.values.cols(), 3));
     auto const layer = compress(w.values, calib, default_recipe());
-    matrix<float> expected = dequantized(layer.codes);
-    layer.kept.apply_to(expected.view());
-    CHECK(layer.weights == expected);
+    matrix<float> expected = dequantized(layer.weight.codes);
+    layer.weight.mask.apply_to(expected.view());
+    CHECK(layer.weight.values() == expected);
     CHECK(all_finite(decompress(layer)));
   }
 }
@@ -114,27 +114,27 @@ TEST_CASE("the adapter repairs original minus current, whatever came before") {
   matrix<float> const w = normal_matrix(24, 50, 6), x = normal_matrix(60, 50, 7);
   calibration const calib = observed(x);
   auto const layer = compress(w, calib, default_recipe());
-  matrix<float> const error = difference(w, layer.weights);
+  matrix<float> const error = difference(w, layer.weight.values());
   adapter const direct = slim_lora({.rank = {.ratio = 0.1}}).solve(matrix_view<float const>(error.view()), calib);
-  CHECK(same_bits(layer.low_rank, direct));
-  CHECK(layer.low_rank.rank() == 2);
+  CHECK(same_bits(layer.adapter, direct));
+  CHECK(layer.adapter.rank() == 2);
 }
 
 TEST_CASE("decompress is W_c + (L R)^T, as Y = X W_c^T + (X L) R") {
   matrix<float> const w = normal_matrix(24, 50, 8), x = normal_matrix(60, 50, 9);
   auto const layer = compress(w, observed(x), default_recipe());
-  matrix<float> const dense = decompress(layer);
+  matrix<float> const dense = decompress(layer), kept = layer.weight.values();
   for (index_t t = 0; t < 3; ++t)
     for (index_t i = 0; i < 24; ++i) {
       double direct = 0, factored = 0;
       for (index_t j = 0; j < 50; ++j) {
         direct += static_cast<double>(x(t, j)) * static_cast<double>(dense(i, j));
-        factored += static_cast<double>(x(t, j)) * static_cast<double>(layer.weights(i, j));
+        factored += static_cast<double>(x(t, j)) * static_cast<double>(kept(i, j));
       }
-      for (index_t k = 0; k < layer.low_rank.rank(); ++k) {
+      for (index_t k = 0; k < layer.adapter.rank(); ++k) {
         double inner = 0;
-        for (index_t j = 0; j < 50; ++j) inner += static_cast<double>(x(t, j)) * static_cast<double>(layer.low_rank.left(j, k));
-        factored += inner * static_cast<double>(layer.low_rank.right(k, i));
+        for (index_t j = 0; j < 50; ++j) inner += static_cast<double>(x(t, j)) * static_cast<double>(layer.adapter.left(j, k));
+        factored += inner * static_cast<double>(layer.adapter.right(k, i));
       }
       CHECK(direct == Approx(factored).epsilon(1e-5).margin(1e-5));
     }
@@ -153,7 +153,7 @@ TEST_CASE("reports hold relative error and output error as computed by hand, aft
   CHECK(layer.report.rows == 18);
   CHECK(layer.report.cols == 33);
   auto const norm = [&](matrix<float> const& e) { return gram ? output_norm(e, x) : channel_norm(e, x); };
-  matrix<float> const states[] = {dequantized(layer.codes), layer.weights, decompress(layer)};
+  matrix<float> const states[] = {dequantized(layer.weight.codes), layer.weight.values(), decompress(layer)};
   for (std::size_t k = 0; k < 3; ++k) {
     matrix<float> const error = difference(w, states[k]);
     CHECK(layer.report.steps[k].relative_error == Approx(frobenius(error) / frobenius(w)).epsilon(1e-5));
@@ -161,7 +161,7 @@ TEST_CASE("reports hold relative error and output error as computed by hand, aft
     CHECK(layer.report.steps[k].seconds >= 0);
   }
   CHECK(layer.report.steps[0].sparsity == 0.0);
-  CHECK(layer.report.steps[1].sparsity == layer.kept.sparsity());
+  CHECK(layer.report.steps[1].sparsity == layer.weight.mask.sparsity());
   CHECK(layer.report.steps[2].output_error < layer.report.steps[1].output_error);
   CHECK(layer.report.last().rank == 1);
 }
@@ -201,7 +201,7 @@ TEST_CASE("the ledger of bits: 2:4 with 4-bit codes is 3 bits, scales and adapte
 TEST_CASE("an empty chain gives the layer back") {
   matrix<float> const w = normal_matrix(3, 4, 15);
   auto const layer = compress(w, chain());
-  CHECK(layer.weights == w);
+  CHECK(layer.weight.values() == w);
   CHECK(decompress(layer) == w);
   CHECK(layer.report.steps.empty());
   CHECK(layer.report.last().relative_error == 0.0);
@@ -215,9 +215,19 @@ TEST_CASE("a step of one's own sees and changes the state") {
   };
   auto const layer = compress(w, chain(nm_pruner<2, 4>(magnitude()), halve));
   for (index_t i = 0; i < 4; ++i)
-    for (index_t j = 0; j < 8; ++j) CHECK(layer.weights(i, j) == (layer.kept.kept(i, j) ? 0.5f * w(i, j) : 0.0f));
+    for (index_t j = 0; j < 8; ++j)
+      CHECK(layer.weight.codes.values(i, j) == (layer.weight.mask.kept(i, j) ? 0.5f * w(i, j) : 0.0f));
   CHECK(layer.report.steps[1].step == "own step");
   CHECK(layer.report.steps[1].relative_error > layer.report.steps[0].relative_error);
+}
+
+TEST_CASE("a step of one's own that moves the weights away from the codes is refused, not dropped") {
+  matrix<float> const w = normal_matrix(4, 8, 16);
+  auto const halve = [](auto state, calibration const&, context const&) {
+    for (index_t k = 0; k < state.current.size(); ++k) state.current.data()[k] *= 0.5f;
+    return state;
+  };
+  CHECK_THROWS_WITH(compress(w, chain(absmax_quantizer(), halve)), Contains("but not their codes"));
 }
 
 TEST_CASE("any_chain is the static chain, bit for bit") {
@@ -225,10 +235,10 @@ TEST_CASE("any_chain is the static chain, bit for bit") {
   calibration const calib = observed(normal_matrix(50, 60, 18), {.gram = true});
   auto const layer = compress(w, calib, default_recipe());
   auto const check = [&](any_layer const& any) {
-    CHECK(same_bits(any.weights, layer.weights));
-    REQUIRE((any.kept && any.codes && any.low_rank));
-    CHECK(*any.kept == layer.kept);
-    CHECK(same_bits(*any.low_rank, layer.low_rank));
+    CHECK(same_bits(any.weight.values(), layer.weight.values()));
+    REQUIRE((any.weight.mask && any.adapter));
+    CHECK(*any.weight.mask == layer.weight.mask);
+    CHECK(same_bits(*any.adapter, layer.adapter));
     CHECK(same_bits(decompress(any), decompress(layer)));
     for (std::size_t k = 0; k < 3; ++k) {
       CHECK(any.report.steps[k].step == layer.report.steps[k].step);
@@ -238,15 +248,15 @@ TEST_CASE("any_chain is the static chain, bit for bit") {
   };
   any_layer const plain = any_chain(default_recipe()).compress(w, calib);
   check(plain);
-  REQUIRE(plain.codes->get_if<integer_codes>() != nullptr);
-  CHECK(same_bits(*plain.codes->get_if<integer_codes>(), layer.codes));
-  CHECK(plain.codes->get_if<any_codes>() == nullptr);
+  REQUIRE(plain.weight.codes.get_if<integer_codes>() != nullptr);
+  CHECK(same_bits(*plain.weight.codes.get_if<integer_codes>(), layer.weight.codes));
+  CHECK(plain.weight.codes.get_if<any_codes>() == nullptr);
   any_quantizer const quantize = slim_quantizer({.bits = 4});
   any_pruner const prune = nm_pruner<2, 4>(wanda());
   any_low_rank_solver const repair = slim_lora({.rank = {.ratio = 0.1}});
   check(any_chain(chain(quantize, prune, repair)).compress(w, calib));
   any_layer const pruned = any_chain(chain(prune)).compress(w, calib);
-  CHECK((pruned.kept && !pruned.codes && !pruned.low_rank));
+  CHECK((pruned.weight.mask && pruned.weight.codes.get_if<plain_values>() && !pruned.adapter));
 }
 
 TEST_CASE("compress is bit-identical for serial, OpenMP with 1, 2 and 4 threads, a user's threads, and backwards") {
@@ -260,7 +270,7 @@ TEST_CASE("compress is bit-identical for serial, OpenMP with 1, 2 and 4 threads,
         w, calib, chain(slim_quantizer({.block = per_group(64), .outlier_share = 0.05}), nm_pruner<2, 4>(wanda()), small), ctx);
   };
   auto const one = run(serial_executor{});
-  CHECK(one.low_rank.rank() == 15);
+  CHECK(one.adapter.rank() == 15);
   CHECK(same_layer(one, run(backwards_executor{})));
   CHECK(same_layer(one, run(thread_team_executor{2})));
   CHECK(same_layer(one, run(thread_team_executor{5})));
@@ -329,7 +339,7 @@ TEST_CASE("in SLiM's norm, the error of the SLiM adapter is at most that of the 
         x(t, j) *= static_cast<float>(std::exp(2 * random_normal(seed, static_cast<std::uint64_t>(j))));
     calibration const calib = observed(x);
     auto const base = compress(w, calib, chain(slim_quantizer({.bits = 4}), nm_pruner<2, 4>(wanda())));
-    matrix<float> const error = difference(w, base.weights);
+    matrix<float> const error = difference(w, base.weight.values());
     std::vector<float> const weights = slim_saliency().channel_weights(calib);
     lora_config const config{.rank = {.number = 6}, .method = svd_method::exact};
     double const none = weighted_rest(error, empty_adapter(64, 40), weights);

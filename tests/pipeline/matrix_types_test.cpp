@@ -42,7 +42,8 @@ template <class W, class X>
 matrix<float> compressed(W const& w, X const& x) {
   calibration calib(as_matrix_view(x).cols());
   calib.observe(x);
-  return compress(w, calib, chain(absmax_quantizer({.bits = 4, .block = per_group(8)}), nm_pruner<2, 4>(wanda()))).weights;
+  return compress(w, calib, chain(absmax_quantizer({.bits = 4, .block = per_group(8)}), nm_pruner<2, 4>(wanda())))
+      .weight.values();
 }
 
 } // namespace

@@ -133,8 +133,8 @@ TEST_CASE("scales are snapped before weights are rounded to them") {
     for (index_t j = 0; j < 32; ++j)
       CHECK(int{snapped.codes(i, j)} == static_cast<int>(std::clamp(nearest(static_cast<double>(w(i, j) / scale)), -8.0, 7.0)));
   }
-  CHECK(snapped.side_bits() == 4 * 16);
-  CHECK(exact.side_bits() == 4 * 32);
+  CHECK(snapped.stored_bits() == 4 * 32 * 4 + 4 * 16);
+  CHECK(exact.stored_bits() == 4 * 32 * 4 + 4 * 32);
 }
 
 TEST_CASE("a snapped scale neither overflows nor becomes 0") {
@@ -157,11 +157,11 @@ TEST_CASE("stored bits: codes, scales of ragged groups, zero points") {
   matrix<float> const w = normal_matrix(3, 130, 7);
   integer_codes const symmetric = absmax_quantizer({.bits = 4, .block = per_group(128), .scale_format = number_format::fp16})
                                       .quantize(w.view(), calibration(130));
-  CHECK(symmetric.side_bits() == 3 * 2 * 16);
+  CHECK(symmetric.stored_bits() == 390 * 4 + 3 * 2 * 16);
   CHECK(bits_per_weight(symmetric) == 4 + 96.0 / 390);
   integer_codes const shifted =
       absmax_quantizer({.bits = 3, .block = per_group(128), .symmetric = false}).quantize(w.view(), calibration(130));
-  CHECK(shifted.side_bits() == 3 * 2 * (32 + 3));
+  CHECK(shifted.stored_bits() == 390 * 3 + 3 * 2 * (32 + 3));
   CHECK(bits_per_weight(absmax_quantizer().quantize(matrix<float>(0, 5).view(), calibration(5))) == 0.0);
 }
 

@@ -1,5 +1,6 @@
 /// Near misses: a type that lacks one requirement does not model the concept; and algorithms ask no more than it.
 #include "slim/adapters/quantized_adapter.hpp"
+#include "slim/joint/joint_slr.hpp"
 #include "slim/pipeline/any.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/pruning/unstructured_pruner.hpp"
@@ -79,31 +80,28 @@ static_assert(!pruner<selects_bools> && !pruner<pruner_without_context> && !prun
 // quantized_matrix
 struct codes_without_cols {
   index_t rows() const;
-  int code_bits() const;
-  double side_bits() const;
+  double stored_bits(mask const*) const;
   void dequantize_into(matrix_view<float>, context const&) const;
 };
-struct codes_with_double_bits {
+struct codes_with_whole_bits {
   index_t rows() const;
   index_t cols() const;
-  double code_bits() const;
-  double side_bits() const;
+  int stored_bits(mask const*) const;
   void dequantize_into(matrix_view<float>, context const&) const;
 };
-struct codes_without_side_bits {
+struct codes_priced_without_mask {
   index_t rows() const;
   index_t cols() const;
-  int code_bits() const;
+  double stored_bits() const;
   void dequantize_into(matrix_view<float>, context const&) const;
 };
 struct codes_that_cannot_be_read {
   index_t rows() const;
   index_t cols() const;
-  int code_bits() const;
-  double side_bits() const;
+  double stored_bits(mask const*) const;
 };
-static_assert(!quantized_matrix<codes_without_cols> && !quantized_matrix<codes_with_double_bits> &&
-              !quantized_matrix<codes_without_side_bits> && !quantized_matrix<codes_that_cannot_be_read>);
+static_assert(!quantized_matrix<codes_without_cols> && !quantized_matrix<codes_with_whole_bits> &&
+              !quantized_matrix<codes_priced_without_mask> && !quantized_matrix<codes_that_cannot_be_read>);
 
 // quantizer
 struct returns_no_codes {
@@ -197,14 +195,15 @@ TEST_CASE("pruners need no more of a saliency than the concept says") {
 TEST_CASE("compress needs no more of its steps than the concepts say") {
   matrix<float> const w = normal_matrix(3, 6, 2);
   auto const layer = compress(w, chain(pruner_archetype(0), quantizer_archetype(0), low_rank_solver_archetype(0)));
+  matrix<float> const weights = layer.weight.values();
   // The archetype's grid has no 0: the mask must still hold.
   for (index_t i = 0; i < 3; ++i)
-    for (index_t j = 0; j < 6; ++j) CHECK(layer.weights(i, j) == (j % 2 == 0 ? 1.0f : 0.0f));
-  CHECK(layer.low_rank.rank() == 1);
+    for (index_t j = 0; j < 6; ++j) CHECK(weights(i, j) == (j % 2 == 0 ? 1.0f : 0.0f));
+  CHECK(layer.adapter.rank() == 1);
   CHECK(layer.report.steps.size() == 3);
   CHECK(layer.report.steps[0].step == "archetype");
   CHECK(layer.report.steps[2].rank == 1);
-  CHECK(decompress(layer) == layer.weights);
+  CHECK(decompress(layer) == weights);
 }
 
 TEST_CASE("type erasure needs no more than the concepts say, and changes nothing") {
@@ -214,12 +213,35 @@ TEST_CASE("type erasure needs no more than the concepts say, and changes nothing
   any_low_rank_solver const s = low_rank_solver_archetype(0);
   any_chain const recipe = chain(p, q, s);
   any_layer const layer = recipe.compress(w, calibration(6));
-  CHECK(layer.weights == compress(w, chain(pruner_archetype(0), quantizer_archetype(0), low_rank_solver_archetype(0))).weights);
-  REQUIRE(layer.codes);
-  CHECK(layer.codes->code_bits() == 1);
+  auto const same = compress(w, chain(pruner_archetype(0), quantizer_archetype(0), low_rank_solver_archetype(0)));
+  CHECK(layer.weight.values() == same.weight.values());
+  CHECK(layer.weight.codes.stored_bits() == 18.0);
   CHECK(p.describe() == "archetype");
   CHECK(q.describe() == "archetype");
   CHECK(s.describe() == "archetype");
+}
+
+TEST_CASE("solvers over sets need no more of a set, and chains no more of a joint compressor, than the concepts say") {
+  matrix<float> const w = normal_matrix(5, 8, 4);
+  calibration const calib = observed(normal_matrix(30, 8, 5), {.gram = true});
+  auto const joint =
+      compress(w, calib, chain(joint_slr<set_archetype>(set_archetype(0), {.rank = {.number = 2}, .iterations = 2})));
+  CHECK(joint.adapter.rank() == 2);
+  CHECK(joint.report.last().bits_per_weight > 1.0);
+  auto const fed = compress(w, calib, chain(error_feedback<set_archetype>(set_archetype(0), {.descents = 1})));
+  for (index_t k = 0; k < fed.weight.codes.signs.size(); ++k) CHECK(std::abs(fed.weight.codes.signs.data()[k]) == 1);
+  auto const ones = compress(w, calib, chain(joint_compressor_archetype(0)));
+  CHECK(ones.weight.values() == matrix<float>(mapped(w, [](float) { return 1.0f; })));
+}
+
+TEST_CASE("sweeps need no more of a grid than the concept says") {
+  matrix<float> w = normal_matrix(5, 8, 4), unit(8, 8);
+  for (index_t j = 0; j < 8; ++j) unit(j, j) = 1.0f;
+  grid_archetype const zero(0);
+  auto codes = zero.empty(5, 8);
+  feed_back(w.view(), unit.view(), zero, codes, nullptr);
+  CHECK(w == matrix<float>(5, 8)); // its one value
+  descend_codes(w.view(), unit.view(), zero, codes, nullptr);
 }
 
 TEST_CASE("a quantized adapter needs no more of its solver than the concept says") {

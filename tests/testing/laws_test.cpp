@@ -180,8 +180,7 @@ struct quantizer_with_infinities {
     matrix<float> values;
     index_t rows() const { return values.rows(); }
     index_t cols() const { return values.cols(); }
-    int code_bits() const { return 8; }
-    double side_bits() const { return 0.0; }
+    double stored_bits(mask const* kept) const { return 8.0 * static_cast<double>(kept ? kept->count() : rows() * cols()); }
     void dequantize_into(matrix_view<float> out, context const&) const {
       for (index_t i = 0; i < out.rows(); ++i)
         for (index_t j = 0; j < out.cols(); ++j) out(i, j) = 1.0f / values(i % std::max<index_t>(rows(), 1), j);

@@ -176,5 +176,17 @@ enum class number_format { fp32, bf16, fp16 };
   return format == number_format::bf16 ? "bf16" : format == number_format::fp16 ? "fp16" : "fp32";
 }
 
+namespace detail {
+
+/// Nearest integer, ties to even, for |x| < 2^30. Plain arithmetic, so that it vectorises without flags and does not depend
+/// on the rounding mode.
+inline int round_to_int(float x) noexcept {
+  int const whole = static_cast<int>(x);
+  float const rest = x - static_cast<float>(whole); // exact
+  bool const odd = (whole & 1) != 0;
+  return whole + ((rest > 0.5f || (rest == 0.5f && odd)) ? 1 : 0) - ((rest < -0.5f || (rest == -0.5f && odd)) ? 1 : 0);
+}
+
+} // namespace detail
 } // namespace SLIM_ABI
 } // namespace slim

@@ -157,7 +157,12 @@ private:
     }
     auto const factor = factor_for_feedback(h.view(), one.ctx);
     detail::note_damping(notes, factor);
-    set_.sweep(without(one.w, low, one.ctx).view(), factor.upper.view(), p, {}, one.ctx);
+    sweep_around(one, low, factor, p);
+  }
+
+  void sweep_around(layer const& one, adapter const& low, feedback_factor const& factor, element& p) const {
+    matrix<float> const v = without(one.w, low, one.ctx);
+    set_.sweep(v.view(), factor.upper.view(), p, {}, one.ctx);
   }
 
   void descend(layer const& one, element& p, adapter const& low) const {
@@ -177,7 +182,8 @@ private:
     adapter low = empty_adapter(w.cols(), w.rows());
     if (config_.start == low_rank_start::weight)
       low = output_optimal_adapter<T>(w, one.root.view(), one.rank, config_.method, {}, ctx);
-    element p = set_.start(without(w, low, ctx).view(), calib, ctx);
+    matrix<float> const rest = without(w, low, ctx);
+    element p = set_.start(rest.view(), calib, ctx);
     element best = p;
     adapter best_low = low;
     double least = std::numeric_limits<double>::infinity();
@@ -220,7 +226,7 @@ private:
     matrix<float> const e = without(one.w, p, one.ctx);
     low = round_with_feedback(std::move(low), e.view(), one.h.view(), factor.upper.view(), config_.stored, one.ctx);
     element swept = p;
-    set_.sweep(without(one.w, low, one.ctx).view(), factor.upper.view(), swept, {}, one.ctx);
+    sweep_around(one, low, factor, swept);
     for (int k = 0; k < config_.descents; ++k) {
       descend(one, swept, low);
       descend(one, p, low);

@@ -12,10 +12,12 @@
 /// of a vector, beyond it one matrix product per block and 96 rows catches up. No task waits for another, so the bits do not
 /// depend on the number of threads.
 
+#include "slim/core/scalar.hpp"
 #include "slim/joint/sweep_kernels.hpp"
 #include "slim/linalg/gemm.hpp"
 #include "slim/pruning/mask.hpp"
 
+#include <memory>
 #include <span>
 
 namespace slim {
@@ -290,7 +292,7 @@ private:
   context inner_;
   index_t fit_cols_ = 0;         ///< columns that are fitted together
   bool holds_whole_fits_ = true; ///< a block is made of those as a whole
-  index_t wide_;         ///< columns of a block
+  index_t wide_;                 ///< columns of a block
 };
 
 /// `descend_codes` on rows [begin, end).
@@ -309,7 +311,7 @@ public:
     index_t const wide = std::min(sweep_block, n);
     matrix<float> changes(rows, wide);
     tile_storage storage(wide);
-    lane_storage<Grid> lanes(&grid_, &codes_, wide);
+    lane_storage<Grid> lanes(std::addressof(grid_), &codes_, wide);
     for (index_t first = 0; first < n; first += wide) {
       index_t const width = std::min(wide, n - first), next = first + width;
       for (index_t i = 0; i < rows; i += sweep_lanes)
@@ -384,7 +386,7 @@ void feed_back(matrix_view<float> w, matrix_view<float const> u, Grid const& on,
   if (codes.rows() != w.rows() || codes.cols() != w.cols())
     throw shape_error(
         message("feed_back: W is ", w.rows(), " x ", w.cols(), ", codes are ", codes.rows(), " x ", codes.cols()));
-  detail::feed_back(w, u, &on, &codes, kept, options, ctx);
+  detail::feed_back(w, u, std::addressof(on), &codes, kept, options, ctx);
 }
 
 /// The same without a grid: weights are pruned, and not rounded.

@@ -111,6 +111,15 @@ std::string name_of_step(Step const& step) {
           calib.held_out() ? output_energy(w, *calib.held_out(), ctx) : 0.0};
 }
 
+/// A step of somebody's own must leave `current` and the codes in agreement, because the codes are what the layer keeps.
+template <class Mask, class Codes, class Adapter>
+void require_codes(layer_state<Mask, Codes, Adapter> const& state, std::string const& step, context const& ctx) {
+  if constexpr (!is_none<Codes>)
+    if (state.weight.values(ctx) != state.current)
+      throw config_error(message("slim::compress: the step '", step,
+                                 "' changed the weights but not their codes; change state.weight.codes with state.current"));
+}
+
 template <std::size_t Index, class Steps, class State>
 auto run_steps(Steps const& steps, State state, reference_energy reference, calibration const& calib, context const& ctx) {
   if constexpr (Index == std::tuple_size_v<Steps>) {
@@ -120,8 +129,10 @@ auto run_steps(Steps const& steps, State state, reference_energy reference, cali
     auto const start = std::chrono::steady_clock::now();
     auto next = apply_step(step, std::move(state), calib, ctx);
     double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    if constexpr (is_own_step<std::decay_t<decltype(step)>, State>) // it may have aimed elsewhere
-      reference = energy_of(next.original.view(), calib, ctx);
+    if constexpr (is_own_step<std::decay_t<decltype(step)>, State>) {
+      reference = energy_of(next.original.view(), calib, ctx); // it may have aimed elsewhere
+      require_codes(next, name_of_step(step), ctx);
+    }
     step_report report = measured(next, reference, calib, ctx);
     report.step = name_of_step(step);
     report.seconds = seconds;

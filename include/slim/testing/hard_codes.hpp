@@ -90,6 +90,16 @@ struct named_codes {
   return all;
 }
 
+/// Integer codes of 4 bits as positions in a table of 16 levels: code c takes level c + 8.
+[[nodiscard]] inline codebook_codes in_table(integer_codes const& codes, std::vector<float> const& levels) {
+  codebook_codes made(codes.rows(), codes.cols(), levels, codes.block, codes.scales.stored());
+  made.book_format = number_format::fp32;
+  for (index_t k = 0; k < codes.codes.size(); ++k) made.codes.data()[k] = static_cast<std::uint8_t>(codes.codes.data()[k] + 8);
+  made.scales = codes.scales;
+  made.channel_factors = codes.channel_factors;
+  return made;
+}
+
 /// Codes of 4 bits in one table of 16 levels, the ninth of which is 0, ragged shapes, with and without channel factors.
 [[nodiscard]] inline std::vector<named_codes<codebook_codes>> hard_table_codes(std::uint64_t seed = 1) {
   std::vector<float> const levels{-1.0f, -0.7f, -0.5f, -0.4f, -0.3f, -0.2f, -0.1f, -0.05f,

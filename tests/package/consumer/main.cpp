@@ -25,7 +25,7 @@ int main() {
   for (Eigen::Index i = 0; i < 48; ++i)
     for (Eigen::Index j = 0; j < 64; ++j) error += static_cast<double>((dense(i, j) - W(i, j)) * (dense(i, j) - W(i, j)));
   error = std::sqrt(error) / static_cast<double>(W.norm());
-  bool const right = steps.size() == 3 && steps[1].sparsity == 0.5 && layer.low_rank.rank() == 12 &&
+  bool const right = steps.size() == 3 && steps[1].sparsity == 0.5 && layer.adapter.rank() == 12 &&
                      steps[2].output_error < steps[1].output_error && std::abs(error - steps[2].relative_error) < 1e-4;
   std::printf("consumer: %s, relative error %.4f\n", right ? "right" : "wrong", error);
   return right ? 0 : 1;

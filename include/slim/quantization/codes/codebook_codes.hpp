@@ -144,6 +144,8 @@ struct codebook_codes {
     });
   }
 
+  friend bool operator==(codebook_codes const&, codebook_codes const&) = default;
+
 private:
   static int bits_for(std::size_t levels) {
     for (int b = 1; b <= 8; ++b)

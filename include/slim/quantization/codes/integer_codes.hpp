@@ -3,6 +3,7 @@
 /// `integer_codes`: a matrix as small integers with one scale (and perhaps a zero point or an offset) per block of weights, and
 /// the rounding that makes them. Shared by every uniform grid.
 
+#include "slim/core/scalar.hpp"
 #include "slim/quantization/quantizer.hpp"
 #include "slim/quantization/rounding_kernels.hpp"
 #include "slim/quantization/scale_table.hpp"
@@ -14,15 +15,6 @@ namespace slim {
 inline namespace SLIM_ABI {
 
 namespace detail {
-
-/// Nearest integer, ties to even, for |x| < 2^30. Plain arithmetic, so that it vectorises without flags and does not depend
-/// on the rounding mode.
-inline int round_to_int(float x) noexcept {
-  int const whole = static_cast<int>(x);
-  float const rest = x - static_cast<float>(whole); // exact
-  bool const odd = (whole & 1) != 0;
-  return whole + ((rest > 0.5f || (rest == 0.5f && odd)) ? 1 : 0) - ((rest < -0.5f || (rest == -0.5f && odd)) ? 1 : 0);
-}
 
 /// Code of w: round(w / scale) + zero, clamped. A scale of 0 and a NaN give the zero point. The meaning of round_row of
 /// rounding_kernels.hpp.
@@ -186,6 +178,8 @@ struct integer_codes {
                                 .highest = highest()};
     kernels.round_row(w + first, last - first, grid, codes.row(i) + first);
   }
+
+  friend bool operator==(integer_codes const&, integer_codes const&) = default;
 
 private:
   static int checked(int bit_count) {

@@ -43,6 +43,8 @@ struct with_outliers {
     return base.stored_bits(kept) + outliers.stored_bits(cols());
   }
 
+  friend bool operator==(with_outliers const&, with_outliers const&) = default;
+
   /// @throws shape_error, config_error unless the residual fits the codes.
   void check(char const* who) const {
     if constexpr (requires { base.check(who); }) base.check(who);
