@@ -27,7 +27,7 @@ endif()
 
 file(GLOB_RECURSE headers RELATIVE ${PROJECT_SOURCE_DIR}/include CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/slim/*.hpp)
 if(NOT nlohmann_json_FOUND)
-  list(FILTER headers EXCLUDE REGEX "^slim/io/")
+  list(FILTER headers EXCLUDE REGEX "^slim/io/(json|safetensors/)")
 endif()
 find_path(SLIM_CBLAS_INCLUDE cblas.h)
 if(NOT SLIM_CBLAS_INCLUDE)

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Checks the house rules that a compiler does not: check_layers.py INCLUDE_DIR [...]. Prints one line per breach, exit code 1.
 
-Rules: headers include downwards only (LAYERS), the headers of a folder do not include each other in a circle, macros are
-called SLIM_..., no anonymous namespace and no `static` at namespace scope (two programs' worth of symbols), the context is
-the last parameter, the library's namespaces are opened so that ctags sees them, no costly standard headers, no printing, Eigen only in linalg/ and interop/, xtensor and CBLAS only in interop/, json only in io/.
+Rules: headers include downwards only (LAYERS), slim.hpp reaches all but io/, interop/ and testing/, the headers of a folder
+do not include each other in a circle, macros are called SLIM_..., no anonymous namespace and no `static` at namespace scope
+(two programs' worth of symbols), the context is the last parameter, parameters stand in the order of docs/conventions.md
+(Signatures), the library's namespaces are opened so that ctags sees them, no costly standard headers, no printing, Eigen
+only in linalg/ and interop/, xtensor and CBLAS only in interop/, json only in io/.
 """
 import re
 import sys
@@ -36,7 +38,9 @@ SIBLINGS = {
     "transforms": {"slim/saliency/saliency.hpp", "slim/pruning/mask.hpp"},
     "adapters": {"slim/saliency/saliency.hpp", "slim/saliency/channel_weights.hpp", "slim/quantization/quantizer.hpp",
                  "slim/quantization/codes/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/pruning/pruner.hpp"},
-    "packing": {"slim/quantization/codes/integer_codes.hpp", "slim/pruning/mask.hpp"},
+    "quantization": {"slim/pruning/mask.hpp"},
+    "packing": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/codebook_codes.hpp",
+                "slim/quantization/codes/any_codes.hpp", "slim/quantization/sparse_codes.hpp", "slim/pruning/mask.hpp"},
     "kernels": {"slim/quantization/codes/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/adapters/adapter.hpp"},
 }
 
@@ -75,6 +79,84 @@ def namespace_scope(code):
             start, start_line = i + 1, line
 
 
+def matching(code, begin):
+    """Where the bracket opened at `begin` closes."""
+    pairs = {"(": ")", "{": "}", "[": "]"}
+    depth, opened, closed = 0, code[begin], pairs[code[begin]]
+    for i in range(begin, len(code)):
+        depth += (code[i] == opened) - (code[i] == closed)
+        if depth == 0:
+            return i
+    return len(code)
+
+
+def public_only(code):
+    """Namespaces detail and private parts of classes blanked out, line breaks kept."""
+    def blank(text):
+        return re.sub(r"[^\n]", " ", text)
+
+    while found := re.search(r"\bnamespace\s+detail\s*\{", code):
+        end = matching(code, found.end() - 1)
+        code = code[:found.start()] + blank(code[found.start():end + 1]) + code[end + 1:]
+    while found := re.search(r"^[ \t]*(?:private|protected):", code, re.M):
+        end, depth = found.end(), 0  # up to the end of the class
+        while end < len(code) and depth >= 0 and not (depth == 0 and code.startswith("public:", end)):
+            depth += (code[end] == "{") - (code[end] == "}")
+            end += 1
+        code = code[:found.start()] + blank(code[found.start():end - 1]) + code[end - 1:]
+    return code
+
+
+def split_parameters(text):
+    """Parameters of a list: cut at commas outside all brackets, without their defaults."""
+    parts, depth, part = [], 0, ""
+    for c in text:
+        depth += (c in "([{<") - (c in ")]}>")
+        if c == "," and depth == 0:
+            parts.append(part)
+            part = ""
+        else:
+            part += c
+    return [" ".join(p.split("=")[0].split()) for p in [*parts, part] if p.strip()]
+
+
+def declarations(code):
+    """(line, words before the name, name, parameters) of functions and constructors: their parameters are a type and a name."""
+    for found in re.finditer(r"(\w+)\(", code):
+        inside = code[found.end():matching(code, found.end() - 1)]
+        parameters = split_parameters(inside)
+        before = re.split(r"[;{}:>]|\n\s*\n", code[:found.start()])[-1].split()
+        if parameters and found.group(1) not in {"requires", "if", "for", "while", "switch"} and \
+                all(re.search(r"[\w>&*] \w+$|^context const&$|&&\w*$", p) for p in parameters):
+            yield code.count("\n", 0, found.start()) + 1, before, found.group(1), parameters
+
+
+CONTEXT = re.compile(r"^context const&")
+CONFIG = re.compile(r"^(?:\w+_config|\w+_options)(?: const&)? \w+$")
+CALLABLE = re.compile(r"^[A-Z]\w*(?: const)?&{1,2} \w+$")  # a template parameter: work to be done, which reads best at the end
+RESULT = re.compile(r"^(?:matrix_view<(?!.*\bconst\b)[^>]*>|matrix<\w+>&) \w+$")
+INPUT = re.compile(r"^(?:matrix_view<.*const.*>|matrix<\w+> const&) \w+$")
+
+
+def check_signatures(code):
+    """The order of docs/conventions.md: object, inputs, results, options, context."""
+    code = public_only(code)
+    classes = set(re.findall(r"\b(?:class|struct) (\w+)", code))
+    for line, before, name, parameters in declarations(code):
+        places = [i for i, p in enumerate(parameters) if CONTEXT.match(p)]
+        if places and any(not CALLABLE.match(p) for p in parameters[places[-1] + 1:]):
+            yield line, f"{name}: the context is not the last parameter"
+        configs = [i for i, p in enumerate(parameters) if CONFIG.match(p)]
+        if configs and any(not CALLABLE.match(p) and not CONTEXT.match(p) and not CONFIG.match(p) for p in parameters[configs[-1] + 1:]):
+            yield line, f"{name}: a part or an input stands behind the configuration"
+        if name in classes and any(p.split()[0].endswith("_config") for p in parameters) and "explicit" not in before:
+            yield line, f"{name}: a constructor from a configuration is explicit"
+        if name.endswith("_into"):
+            results = [i for i, p in enumerate(parameters) if RESULT.match(p)]
+            if results and any(INPUT.match(p) for p in parameters[results[0]:]):
+                yield line, f"{name}: an input stands behind the result"
+
+
 def check_includes(folder, name, line, target, root):
     if target.startswith("slim/"):
         if not (root / target).is_file():
@@ -110,14 +192,13 @@ def check_file(path, root):
             yield number, f"macro {define.group(1)} is not called SLIM_..."
     code = without_comments(text)
     for number, line in enumerate(code.split("\n"), 1):
-        if re.search(r"context const& \w+ = \{\},", line):
-            yield number, "the context is not the last parameter"
         if PRINTING.search(line):
             yield number, "prints or aborts"
         if "Eigen::" in line and folder not in ONLY_IN["Eigen"]:
             yield number, "Eigen is named outside interop, linalg"
         if re.search(r"namespace\s+slim::", line):
             yield number, "open `namespace slim {` and `inline namespace SLIM_ABI {` one by one: ctags does not read the short form"
+    yield from check_signatures(without_preprocessor(code))
     for number, statement in namespace_scope(without_preprocessor(code)):
         if re.match(r"(inline\s+)?namespace\s*\{", statement):
             yield number, "anonymous namespace"
@@ -147,12 +228,31 @@ def check_circles(root):
         yield from visit(name)
 
 
+OPT_IN = {"io", "interop", "testing"}
+
+
+def check_umbrella(root):
+    """slim.hpp reaches every header but those that are included by name."""
+    if not (root / "slim" / "slim.hpp").is_file():
+        return
+    reached, todo = set(), ["slim/slim.hpp"]
+    while todo:
+        name = todo.pop()
+        if name not in reached and (root / name).is_file():
+            reached.add(name)
+            todo += re.findall(r'^\s*#\s*include\s*"(slim/[^"]+)"', (root / name).read_text(encoding="utf-8"), re.M)
+    for path in sorted((root / "slim").rglob("*.hpp")):
+        name = path.relative_to(root).as_posix()
+        if name not in reached and name.split("/")[1] not in OPT_IN:
+            yield name, "slim.hpp does not include it, nor any header that it includes"
+
+
 def check_tree(root):
     """All breaches under an include folder, as lines of text."""
     for path in sorted(p for ending in ("hpp", "cuh", "inc") for p in (root / "slim").rglob(f"*.{ending}")):
         for line, what in check_file(path, root):
             yield f"{path}:{line}: {what}"
-    for name, what in check_circles(root):
+    for name, what in [*check_circles(root), *check_umbrella(root)]:
         yield f"{root / name}:1: {what}"
 
 

@@ -8,7 +8,8 @@ source cmake/setup.sh
 
 need_packages g++ make cmake ninja-build ccache git ca-certificates pkg-config python3 python3-pip \
   libeigen3-dev libxtensor-dev catch2 libcli11-dev nlohmann-json3-dev libutf8proc-dev libopenblas-dev \
-  clang libomp-dev libclang-rt-14-dev g++-aarch64-linux-gnu qemu-user
+  clang clang-tidy libomp-dev libclang-rt-14-dev g++-aarch64-linux-gnu qemu-user \
+  universal-ctags doxygen
 need_python_modules numpy==2.4.6 safetensors==0.8.0 gguf==0.19.0 tokenizers==0.23.3 ||
   say "python modules are missing; the tests against independent readers will be skipped"
 bash examples/fetch_model.sh || say "tests that need the model or the text will be skipped"

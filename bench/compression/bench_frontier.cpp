@@ -1,7 +1,7 @@
-// Every rung from rounding to the joint solver on the synthetic layers of the design study, beside what the study measured
-// with its NumPy reference (design/frontier_experiment.py: mean and deviation of 3 seeds; the layers have the same distribution
-// and other random numbers). Error: ||X (W - W')^T|| / ||X W^T|| on held-out tokens.
-// Usage: bench_frontier [seeds = 3] [d = 512] [tokens = 16384]; the study's numbers are for the defaults.
+// Every method from rounding to the joint solver on synthetic layers, beside what a NumPy prototype of the same methods
+// measured (mean and deviation of 3 seeds; its layers have the same distribution and other random numbers). The prototype is
+// not part of the repository, its numbers are in the table below. Error: ||X (W - W')^T|| / ||X W^T|| on held-out tokens.
+// Usage: bench_frontier [seeds = 3] [d = 512] [tokens = 16384]; the prototype's numbers are for the defaults.
 #include "synthetic_layer.hpp"
 
 #include <cstdio>
@@ -18,7 +18,7 @@ using slim_bench::layer;
 /// One line of the table.
 struct row {
   std::string what;
-  double study, study_deviation;
+  double prototype, prototype_deviation;
   std::vector<double> errors;
 
   [[nodiscard]] double mean() const {
@@ -37,13 +37,13 @@ class ladder {
 public:
   explicit ladder(layer const& l, std::vector<row>& rows) : layer_(l), rows_(rows) {}
 
-  void put(char const* what, double study, double study_deviation, matrix<float> const& approximation) {
-    if (next_ == rows_.size()) rows_.push_back({what, study, study_deviation, {}});
+  void put(char const* what, double prototype, double prototype_deviation, matrix<float> const& approximation) {
+    if (next_ == rows_.size()) rows_.push_back({what, prototype, prototype_deviation, {}});
     rows_[next_++].errors.push_back(slim_bench::held_out_error(layer_, approximation));
   }
   template <class... Steps>
-  void chain(char const* what, double study, double study_deviation, Steps const&... steps) {
-    put(what, study, study_deviation, slim::decompress(slim::compress(layer_.w, layer_.calib, slim::chain(steps...))));
+  void chain(char const* what, double prototype, double prototype_deviation, Steps const&... steps) {
+    put(what, prototype, prototype_deviation, slim::decompress(slim::compress(layer_.w, layer_.calib, slim::chain(steps...))));
   }
 
 private:
@@ -103,8 +103,8 @@ void together(ladder& out, index_t rank_number) {
             slim::exact_lora({.rank = rank, .damping = 0.01}));
 
   slim::joint_config config = slim::alternating_config(rank);
-  auto const joint = [&](char const* what, double study, double deviation) {
-    out.chain(what, study, deviation, slim::joint_slr(set, config));
+  auto const joint = [&](char const* what, double prototype, double deviation) {
+    out.chain(what, prototype, deviation, slim::joint_slr(set, config));
   };
   config.guard = false;
   joint("alternating, 5 iterations", 0.0888, 0.0046);
@@ -145,8 +145,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "layer %d of %d\n", seed, seeds);
   }
   std::printf("%td x %td, %td tokens, %d layers\n", d, d, tokens, seeds);
-  std::printf("| %-50s | %15s | %15s | %5s |\n", "what", "error", "study", "ratio");
+  std::printf("| %-50s | %15s | %15s | %5s |\n", "what", "error", "prototype", "ratio");
   for (row const& r : rows)
-    std::printf("| %-50s | %.4f +- %.4f | %.4f +- %.4f | %.3f |\n", r.what.c_str(), r.mean(), r.deviation(), r.study,
-                r.study_deviation, r.mean() / r.study);
+    std::printf("| %-50s | %.4f +- %.4f | %.4f +- %.4f | %.3f |\n", r.what.c_str(), r.mean(), r.deviation(), r.prototype,
+                r.prototype_deviation, r.mean() / r.prototype);
 }

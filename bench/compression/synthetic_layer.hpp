@@ -1,9 +1,8 @@
 #pragma once
 /// @file
-/// Layers that look like those of a language model, for comparisons of methods: the distribution of the design study
-/// (`make_layer` of frontier_experiment.py). Activations have a power-law spectrum in a random basis, uneven channels with a
-/// few outliers, means that are not zero and tokens of uneven norm; weights are heavy-tailed with uneven rows and columns, a
-/// low-rank part and a few huge entries.
+/// Layers that look like those of a language model, for comparisons of methods. Activations have a power-law spectrum in a
+/// random basis, uneven channels with a few outliers, means that are not zero and tokens of uneven norm; weights are
+/// heavy-tailed with uneven rows and columns, a low-rank part and a few huge entries.
 
 #include "slim/slim.hpp"
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The documentation checks find what they look for."""
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,27 @@ class Links(unittest.TestCase):
     def test_code_holds_no_links(self):
         self.check("`f[i](j)`\n```\n[x](nowhere)\n```\n", 0)
 
+    def test_a_path_in_prose(self):
+        self.check("`docs/b.md` and `b.md`, lines of `llama.cpp`", 0)
+        self.check("see `docs/c.md`", 1)
+        self.check("see docs/c.md, which is prose", 0)
+
+    def comment(self, name, line, expected):
+        files = {"a.md": "[b](docs/b.md)", "docs/b.md": "# T\n", "include/slim/core/a.hpp": "", name: line + "\n"}
+        self.assertEqual(run("check_links.py", files), expected, line)
+
+    def test_a_path_in_a_comment(self):
+        self.comment("include/b.hpp", "int a; // see core/a.hpp, slim/core/a.hpp and <slim/core/a.hpp>", 0)
+        self.comment("include/b.hpp", "int a; // see linalg/a.hpp", 1)
+        self.comment("cmake/b.cmake", "# see core/b.hpp", 1)
+        self.comment("include/b.inc", "// compiled by core/b.inc", 1)
+
+    def test_documents_outside_the_repository(self):
+        self.comment("bench/b.cpp", "// layers of the design study", 1)
+        self.comment("docs/c.md", "The study's blocks", 1)
+        self.comment("tests/b.cpp", "// as design/experiment has it", 1)
+        self.comment("tests/b.cpp", "// by design, a study of its own: redesign/x", 0)
+
     def test_no_links_at_all_is_suspicious(self):
         self.assertEqual(run("check_links.py", {"a.md": "text"}), 1)
 
@@ -71,6 +93,136 @@ class Snippets(unittest.TestCase):
 
     def test_nothing_shown(self):
         self.check("int f();\n", "int f();\n", 1)
+
+
+class Components(unittest.TestCase):
+    HEADER = """
+struct rank_of { double ratio = 0.1; ///< of something
+  int number = -1; };
+struct rank {
+  double ratio = 0.1; ///< of something; rank = 3
+  index_t multiple = 1;
+};
+struct ria_config {
+  double power = 0.5f;
+  scale_block block = per_group(128);
+  number_format format = number_format::fp32;
+  rank most = {};
+  rank least = {.ratio = 0.0};
+  sparsity_pattern pattern{2, 4};
+  friend bool operator==(ria_config const&, ria_config const&) = default;
+};
+class ria {
+public:
+  explicit ria(ria_config config = {}) : config_(config) {}
+};
+struct target {
+  double damping = 0.05;
+};
+class external {
+  explicit external(M const& m, sparsity_pattern pattern = {});
+};
+"""
+    ALL = "`power` (0.5; more), `block` (`per_group(128)`), `format` (fp32), `most` (`{.ratio = 0.1}`), `least` (`{.ratio = 0, .multiple = 1}`), `pattern` (2:4)"
+
+    def check(self, entry, expected):
+        files = {"docs/components.md": f"# T\n\n| component | configuration (default) |\n|---|---|\n{entry}\n",
+                 "include/slim/a.hpp": self.HEADER}
+        self.assertEqual(run("check_components.py", files), expected, entry)
+
+    def test_right_defaults(self):
+        self.check("| `ria` | " + self.ALL + " |", 0)
+        self.check("| `ria(config)` | " + self.ALL.replace("fp32", "`number_format::fp32`, or bf16") + " |", 0)
+        self.check("| `target{.damping = 0.05}` | first |\n| `external(m, pattern)` | pattern: `pattern` (`{}`: none) |", 0)
+
+    def test_wrong_defaults(self):
+        for right, wrong in [("0.5;", "0.6;"), ("128", "64"), ("(fp32)", "(fp16)"), ("0.1}", "0.2}"), ("0, .m", "0.1, .m"), ("2:4", "1:4")]:
+            self.check("| `ria` | " + self.ALL.replace(right, wrong) + " |", 1)
+        self.check("| `target{.damping = 0.06}` | first |", 1)
+        self.check("x\n\n`ria(...)`: as published. `power` (0.7), the rest is\n" + self.ALL.replace("`power` (0.5; more)", ""), 1)
+
+    def test_members(self):
+        self.check("| `ria` | " + self.ALL.replace("`power` (0.5; more), ", "") + " |", 1)
+        self.check("| `ria` | " + self.ALL + ", `clip` (3) |", 1)
+
+    def test_nothing_stated_is_suspicious(self):
+        self.check("| `ria` | nothing |", 1)
+
+
+class Changelog(unittest.TestCase):
+    def check(self, headings, expected, version="0.1.0"):
+        macros = "".join(f"#define SLIM_VERSION_{p} {n}\n" for p, n in zip(("MAJOR", "MINOR", "PATCH"), "010"))
+        self.assertEqual(run("check_changelog.py", {"docs/changelog.md": "".join(f"## {h}\n\n### Added\n\n" for h in headings),
+                                                    "CMakeLists.txt": f"project(slim VERSION {version} LANGUAGES CXX",
+                                                    "include/slim/config.hpp": macros}), expected, headings)
+
+    def test_dated_entries(self):
+        self.check(["0.1.0, 2026-11-29"], 0)
+        self.check(["0.2.0 (in progress)", "0.1.0, 2026-11-29", "0.0.1, 2026-11-28"], 0)
+
+    def test_what_is_wrong(self):
+        self.check(["0.1.0"], 1)
+        self.check(["0.2.0 (in progress)"], 1)
+        self.check(["0.2.0, 2026-12-01", "0.1.0, 2026-11-29"], 1)  # the macros say 0.1.0
+        self.check(["0.1.0, 2026-11-29", "0.2.0, 2026-11-28"], 1)
+        self.check(["0.1.0, 2026-11-29", "0.0.1 (in progress)"], 1)
+        self.check(["0.1.0, 2026-11-29"], 1, version="0.2.0")
+
+
+@unittest.skipUnless(shutil.which("doxygen"), "there is no doxygen")
+class Reference(unittest.TestCase):
+    """With the Doxyfile of the library, on a library of one header."""
+
+    def check(self, header, expected, said="", later=None):
+        template = (HERE.parents[1] / "cmake" / "Doxyfile.in").read_text(encoding="utf-8")
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            (root / "include" / "slim").mkdir(parents=True)
+            (root / "docs").mkdir()
+            (root / "README.md").write_text("# T\n[p](docs/p.md#part) [x](include/slim)\n")
+            (root / "docs" / "p.md").write_text("# P\n## Part\n`slim::f`\n")
+            (root / "docs" / "n.dox").write_text("/// @namespace slim\n/// All.\n")
+            (root / "include" / "slim" / "a.hpp").write_text("#pragma once\nnamespace slim {\ninline namespace SLIM_ABI {\n" + header
+                                                             + "\n} // namespace SLIM_ABI\n} // namespace slim\n")
+            for name, value in {"PROJECT_SOURCE_DIR": folder, "SLIM_DOCS_FOLDER": f"{folder}/out", "PROJECT_VERSION": "1",
+                                "PROJECT_DESCRIPTION": "d"}.items():
+                template = template.replace(f"@{name}@", value)
+            (root / "Doxyfile").write_text(template)
+            (root / "later").write_text(later or "")
+            run = subprocess.run([sys.executable, HERE / "check_reference.py", "doxygen", root / "Doxyfile", root / "out",
+                                  *([root / "later"] if later else [])], capture_output=True, text=True)
+        self.assertEqual(run.returncode, expected, run.stdout + run.stderr)
+        self.assertIn(said, run.stdout)
+
+    WHOLE = """/// A function; see @ref g.
+int f(int a);
+int f(double a);
+/// Another.
+template <class T> requires requires(T t) { t.f(); } int g(T const& t);
+/// A type.
+struct s { int member; struct nested {}; };
+/// A concept.
+template <class T>
+concept c = requires(T t) { t.f(); };
+namespace detail { int hidden(); struct also {}; }"""
+
+    def test_whole(self):
+        self.check(self.WHOLE, 0, "5 public names, 0 without")
+
+    def test_names_without_a_docstring(self):
+        for line in ["/// A type.", "/// Another.", "/// A concept.", "/// A function; see @ref g."]:
+            self.check(self.WHOLE.replace(line + "\n", ""), 1, "has no docstring")
+        self.check(self.WHOLE + "\nenum class e { a };", 1, "slim::e has no docstring")
+        self.check(self.WHOLE + "\nusing alias = s;", 1, "slim::alias has no docstring")
+        self.check(self.WHOLE + "\ninline constexpr int k = 3;", 1, "slim::k has no docstring")
+
+    def test_dead_references(self):
+        self.check(self.WHOLE.replace("@ref g", "@ref no_such_thing"), 1, "unable to resolve reference")
+        self.check(self.WHOLE.replace("A type.", "A type, @nosuch command."), 1, "unknown command")
+
+    def test_names_for_later(self):
+        self.check(self.WHOLE.replace("/// A type.\n", ""), 0, later="slim::s\n")
+        self.check(self.WHOLE, 1, "slim::s has a docstring", later="slim::s\n")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ square to_eigen(View a) {
   return out;
 }
 
-/// Activations of a decaying spectrum in a random basis with a few outlier channels, as design/frontier_experiment.py has them.
+/// Activations of a decaying spectrum in a random basis with a few outlier channels.
 matrix<float> layer_input(index_t tokens, index_t n, std::uint64_t seed) {
   matrix<float> x = normal_matrix(tokens, n, seed), basis = normal_matrix(n, n, 999), y(tokens, n);
   for (index_t t = 0; t < tokens; ++t)

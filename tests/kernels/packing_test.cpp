@@ -1,5 +1,5 @@
-// Packed bytes against a writer that puts one code at a time where the comment in kernels/r16.hpp says, and one walk over the
-// weights against the components one after the other.
+// Packed bytes against a writer that puts one code at a time where the comment in kernels/cpu/r16.hpp says, and one walk over
+// the weights against the components one after the other.
 #include "slim/pipeline/quantize_and_pack.hpp"
 
 #include "slim/saliency/magnitude.hpp"
@@ -255,8 +255,8 @@ TEST_CASE("prune_and_pack gives the bytes of pruning, quantizing, then packing")
         INFO(rows << " x " << cols << ", " << absmax_quantizer(how).describe());
         for (simd_level const level : simd_levels())
           for (context const& ctx : {at(level), on(team, at(level))}) {
-            auto const a = outcome([&] { return prune_and_pack(w.view(), wanda{}, how, calib, ctx); });
-            auto const b = outcome([&] { return prune_and_pack(w.view(), magnitude{}, how, calib, ctx); });
+            auto const a = outcome([&] { return prune_and_pack(w.view(), calib, wanda{}, how, ctx); });
+            auto const b = outcome([&] { return prune_and_pack(w.view(), calib, magnitude{}, how, ctx); });
             REQUIRE((a.second == by_wanda.second && b.second == by_magnitude.second));
             REQUIRE((same_packed(a.first, by_wanda.first) && same_packed(b.first, by_magnitude.first)));
           }

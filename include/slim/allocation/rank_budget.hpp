@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// Which layer gets how much of a common budget for adapters: greedy water-filling over the spectra of their errors. (CAP,
+/// Ranks of the adapters of many layers from a common budget: greedy water-filling over the spectra of their errors. (CAP,
 /// ICLR 2026, and SRR, arXiv 2602.02001, show that equal ranks waste bits.)
 
 #include "slim/core/error.hpp"
@@ -15,7 +15,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
-/// One layer's wish.
+/// Gains and cost of the components of one layer's adapter.
 struct rank_offer {
   std::vector<double> gains; ///< error removed by each further component: not negative, not increasing
   double bits_each = 0;      ///< stored bits of one component, > 0

@@ -5,10 +5,10 @@
 ///
 ///     slim::context ctx;
 ///     ctx.sgemm = slim::sgemm_by_cblas;
-///     auto layer = slim::compress(w, recipe, calib, ctx);
+///     auto layer = slim::compress(w, calib, recipe, ctx);
 ///
-/// That BLAS then decides on threads, order of summation, NaN and infinity in products: results are no longer bit-identical
-/// for any number of threads, unless it promises that itself.
+/// That BLAS then decides about threads, order of summation, NaN and infinity in products. Results are bit-identical for any
+/// number of threads only if the BLAS promises that.
 
 #include "slim/core/context.hpp"
 

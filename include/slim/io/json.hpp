@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// JSON from files nobody vouches for: never throws on bad bytes, bounded in size and depth, repeated keys refused.
+/// JSON from untrusted files: no exception on bad bytes, bounded size and depth, repeated keys refused.
 /// Needs nlohmann-json.
 
 #include "slim/io/file.hpp"
@@ -17,7 +17,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
-/// What a JSON text may be at most.
+/// Largest size and depth of a JSON text.
 struct json_limits {
   std::size_t bytes = std::size_t{100} << 20;
   int depth = 64;

@@ -1,7 +1,7 @@
 #pragma once
 /// @file
-/// A tensor on its way into a file: its description, and where its numbers come from when its turn has come. Written one
-/// after the other, so that only one computed tensor is in memory at a time.
+/// A tensor that a writer will store: its description, and the source of its numbers. Tensors are written one after the other,
+/// so that only one computed tensor is in memory at a time.
 
 #include "slim/io/file.hpp"
 
@@ -11,11 +11,11 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
-/// Bytes that are copied as they are; a view of float that is converted; or a function called when the tensor is written.
-/// What bytes and views show must live until the file is written.
+/// Source of a tensor's numbers: bytes, which are copied; a float view, which is converted; or a function, which is called when
+/// the tensor is written. The memory of bytes and views must live until the file is written.
 using tensor_source = std::variant<std::span<std::byte const>, matrix_view<float const>, std::function<matrix<float>()>>;
 
-/// What a writer is given.
+/// A tensor for a writer.
 struct outgoing_tensor {
   std::string name;
   tensor_type type = tensor_type::f32; ///< f32, f16 or bf16 for float sources; any for bytes

@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// A tensor as it lies in a file: name, type, shape and bytes, the same for GGUF and safetensors; and its way to float.
+/// A tensor in a file: name, type, shape and bytes, the same for GGUF and safetensors; and its conversion to float.
 
 #include "slim/core/matrix.hpp"
 #include "slim/core/result.hpp"
@@ -74,9 +74,9 @@ struct tensor_info {
   }
 };
 
-/// Success that has no value to give.
+/// The value of a `status`: success without a result.
 struct done {};
-/// Success, or one sentence.
+/// Success, or a sentence that says what failed.
 using status = result<done>;
 
 namespace detail {
@@ -142,8 +142,8 @@ inline std::string why_not_a_matrix(tensor_info const& tensor) {
 
 } // namespace detail
 
-/// Writes rows `first .. first + out.rows() - 1` of a tensor of rank 0 to 2. Fails, naming the tensor, on type `other`,
-/// a higher rank, or a shape that does not fit. O(elements written); serial.
+/// Writes `out.rows()` rows of a tensor of rank 0 to 2, from row `first` on. Fails, naming the tensor, on type `other`, a
+/// higher rank, or a shape that does not fit. O(elements written); serial.
 [[nodiscard]] inline status dequantize_rows_into(tensor_info const& tensor, index_t first, matrix_view<float> out) {
   if (std::string why = detail::why_not_a_matrix(tensor); !why.empty()) return failure{std::move(why)};
   if (first < 0 || out.rows() > tensor.rows() - first || out.cols() != tensor.cols())

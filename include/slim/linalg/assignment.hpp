@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// The linear sum assignment problem: who does what, each one thing, so that the total gain is largest.
+/// The linear sum assignment problem: assigns every row to a column of its own, so that the total gain is largest.
 
 #include "slim/core/matrix.hpp"
 
@@ -44,7 +44,7 @@ private:
     at(row_of_, j) = i;
   }
 
-  /// Prices under which every row has a free choice of cost 0; rows that want different columns get them at once.
+  /// Initial prices, under which every row has a column of reduced cost 0. Rows whose columns differ are matched at once.
   void set_prices() {
     for (index_t j = 0; j < n_; ++j) {
       double smallest = -gain_(0, j);
@@ -60,7 +60,8 @@ private:
     }
   }
 
-  /// Dijkstra from an unmatched row over reduced costs to the nearest unmatched column; then every row on the path moves on.
+  /// Dijkstra over reduced costs from an unmatched row to the nearest unmatched column. Then every row on the path takes the
+  /// next column of the path.
   void augment_from(index_t start) {
     std::fill(distance_.begin(), distance_.end(), std::numeric_limits<double>::infinity());
     std::iota(columns_.begin(), columns_.end(), index_t{0});

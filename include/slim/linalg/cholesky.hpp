@@ -18,7 +18,7 @@ namespace detail {
 template <class T>
 using eigen_rows = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-/// Eigen's name for a view. Nothing is copied.
+/// A view as an Eigen::Map. Nothing is copied.
 template <class T>
 [[nodiscard]] auto as_eigen(matrix_view<T> view) {
   using value = std::remove_const_t<T>;
@@ -27,12 +27,12 @@ template <class T>
                                                      Eigen::OuterStride<>(view.row_stride()));
 }
 
-/// Order of the diagonal blocks that Eigen treats; everything off them is a product.
+/// Size of the diagonal blocks, which Eigen factors. Everything off the diagonal blocks is a product.
 inline constexpr index_t cholesky_block = 128;
 /// Right-hand sides per task.
 inline constexpr index_t solve_cols = 128;
 
-/// Factors one block on the calling thread. Eigen takes a NaN pivot for positive: looked for here.
+/// Factors one block on the calling thread. Eigen accepts a NaN pivot as positive, so this function checks for NaN.
 template <class T>
 [[nodiscard]] bool cholesky_small(matrix_view<T> a) {
   auto mapped = as_eigen(a);
@@ -52,7 +52,8 @@ void solve_rows_below(matrix_view<T const> l, matrix_view<T> x, context const& c
   });
 }
 
-/// A22 -= L21 L21^T on and below the diagonal, in strips of columns (and on some tiles above it, which nobody reads).
+/// A22 -= L21 L21^T on and below the diagonal, in strips of columns. (Some tiles above the diagonal are written, too; they are
+/// not read.)
 inline void update_trailing(matrix_view<float const> l21, matrix_view<float> a22, context const& ctx) {
   constexpr index_t strip = 512;
   for (index_t j = 0; j < a22.cols(); j += strip) {

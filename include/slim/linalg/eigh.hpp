@@ -16,7 +16,7 @@ template <class T>
 struct eigh_result {
   std::vector<T> values;  ///< ascending
   matrix<T> vectors;      ///< (n, n), column k belongs to values[k]; orthonormal
-  bool converged = false; ///< false if A holds NaN or infinity, or the iteration ran out; then the rest means nothing
+  bool converged = false; ///< false if A holds NaN or infinity, or the iteration ran out; then values and vectors are undefined
 };
 
 /// Eigendecomposition of a symmetric (n, n) matrix; only the lower triangle is read. Tridiagonalisation and implicit QR in T,

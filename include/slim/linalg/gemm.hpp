@@ -3,7 +3,7 @@
 /// Products of float matrices, at the speed of a BLAS whatever flags the consumer compiles with. Tiles of the result are the
 /// parallel tasks and the inner dimension is never split between tasks, so the bits of the result do not depend on the number
 /// of threads or on the executor. They do depend on the instruction set (order of summation; `context.simd` pins it).
-/// With `context.sgemm` products are somebody else's, and so are their bits and their threads.
+/// If `context.sgemm` is set, that function computes the products: it decides about bits and threads.
 
 #include "slim/linalg/gemm_hook.hpp"
 #include "slim/linalg/gemm_tiled.hpp"
@@ -17,9 +17,9 @@ inline namespace SLIM_ABI {
 /// C = A B, C += A B or C -= A B. A is (m, k), B is (k, n), C is (m, n) and must not overlap A or B. Transposes are free:
 /// pass `transposed(view)`; any strides, negative ones included, run at about the same speed. NaN and infinity propagate.
 /// **Numerics** float products and sums (fused where the machine fuses): |error(i, j)| <= k eps (|A| |B|)(i, j) to first
-/// order; in practice sums run in blocks of 256. All this of our own kernels: `ctx.sgemm`, if set, computes instead wherever
-/// each matrix has neighbouring elements in rows or columns, positive strides and extents that fit an int. @throws shape_error
-/// if the extents do not fit; config_error if `ctx.simd` forces instructions that the machine lacks.
+/// order; in practice sums run in blocks of 256. This holds for our own kernels. `ctx.sgemm`, if set, computes the product
+/// instead if each matrix has contiguous rows or columns, positive strides, and extents that fit an int.
+/// @throws shape_error if the extents do not fit; config_error if `ctx.simd` forces instructions that the machine lacks.
 inline void gemm_into(matrix_view<float const, strided> a, matrix_view<float const, strided> b, matrix_view<float> c,
                       destination mode, context const& ctx = {}) {
   if (a.cols() != b.rows() || a.rows() != c.rows() || b.cols() != c.cols())
@@ -42,8 +42,8 @@ inline void gemm_into(matrix_view<float const, strided> a, matrix_view<float con
 }
 
 /// G += X^T X, both triangles; a symmetric G stays symmetric to the last bit. X is (tokens, d), G is (d, d). Bits do not
-/// depend on the number of threads, and `ctx.sgemm` is not asked: a product computes both triangles. NaN and infinity propagate
-/// to the rows and columns of their channel.
+/// depend on the number of threads. `ctx.sgemm` is not used, because it would compute both triangles. NaN and infinity
+/// propagate to the rows and columns of their channel.
 /// **Numerics** float products inside blocks of 256 rows of X, blocks added in double: float alone would lose the small
 /// eigenvalues that adapter solvers divide by. Error of G(i, j) at most 256 eps_float |x_i| |x_j|, typically 16 times less.
 /// @throws shape_error if G is not (d, d).

@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// How linalg/gemm.hpp hands a product to `context.sgemm`: which operands a BLAS can read, and in what words.
+/// How linalg/gemm.hpp passes a product to `context.sgemm`: which operands a BLAS can read, and its arguments for them.
 
 #include "slim/linalg/gemm_tiled.hpp"
 
@@ -20,7 +20,7 @@ struct blas_operand {
 
 [[nodiscard]] constexpr bool fits_int(index_t n) { return n <= std::numeric_limits<int>::max(); }
 
-/// Nothing where no dimension has neighbours, or where rows overlap or run backwards. The matrix is not empty.
+/// Empty if neither rows nor columns are contiguous, or if rows overlap or run backwards. The matrix must not be empty.
 [[nodiscard]] inline std::optional<blas_operand> as_blas_operand(matrix_view<float const, strided> a) {
   auto const by_rows = [](matrix_view<float const, strided> v, bool transposed) -> std::optional<blas_operand> {
     bool const neighbours = v.cols() == 1 || v.col_stride() == 1;
@@ -32,7 +32,8 @@ struct blas_operand {
   return by_rows(slim::transposed(a), true);
 }
 
-/// The product by `hook`. False, and nothing done, if a BLAS cannot read or write these matrices. None is empty.
+/// Computes the product by `hook`. Returns false, and does nothing, if a BLAS cannot read or write these matrices. No matrix
+/// may be empty.
 [[nodiscard]] inline bool multiply_by_hook(sgemm_function* hook, matrix_view<float const, strided> a,
                                            matrix_view<float const, strided> b, matrix_view<float> c, destination mode) {
   auto const left = as_blas_operand(a), right = as_blas_operand(b);

@@ -27,7 +27,7 @@ struct gemm_kernels {
   void (*combine)(index_t depth, float const* a, index_t a_stride, float const* b, index_t b_stride, index_t width, float* out);
 };
 
-/// Columns [from, width) of `combine`, one at a time: what is left over behind the full vectors.
+/// Columns [from, width) of `combine`, one at a time: the columns behind the last full vector.
 inline void combine_columns(index_t depth, float const* a, index_t a_stride, float const* b, index_t b_stride, index_t from,
                             index_t width, float* out) {
   for (index_t j = from; j < width; ++j) {
@@ -205,7 +205,7 @@ inline void gemm_tile(index_t depth, float const* a, float const* b, float* c, i
 #undef SLIM_STORE
 }
 
-/// Through memory: _mm512_reduce_add_ps trips a false -Wuninitialized of g++ 12.
+/// Adds through memory, because _mm512_reduce_add_ps causes a false -Wuninitialized in g++ 12.
 inline float sum_of_lanes(__m512 v) {
   float lane[16];
   _mm512_storeu_ps(lane, v);

@@ -1,7 +1,7 @@
 #pragma once
 /// @file
-/// How linalg/gemm.hpp multiplies: packed panels, tiles in registers [Goto, van de Geijn 2008]. How C is cut into tiles and
-/// the inner dimension into blocks depends on the shapes and the instruction set only.
+/// The algorithm of linalg/gemm.hpp: packed panels, tiles in registers [Goto, van de Geijn 2008]. Tiles of C and blocks of the
+/// inner dimension depend on the shapes and the instruction set only.
 
 #include "slim/core/context.hpp"
 #include "slim/linalg/gemm_kernels.hpp"
@@ -21,12 +21,12 @@ namespace detail {
 inline constexpr index_t gemm_depth = 256;
 /// Rows of C per task: the packed block of A (200 kB) stays in the second-level cache.
 inline constexpr index_t gemm_rows = 192;
-/// Columns of C per task, at most: packing A again for each such strip costs about 1% of the product.
+/// Largest number of columns of C per task. A is packed again for each strip; that costs about 1% of the product.
 inline constexpr index_t gemm_cols = 1024;
-/// Floats of B packed at a time (64 MB), whatever the size of B.
+/// Largest number of floats of B that are packed at a time (64 MB).
 inline constexpr index_t gemm_packed_floats = index_t{1} << 24;
-/// Up to so many rows (or columns) of C, packing the other operand costs more than it saves: where inner products of
-/// contiguous vectors do it (they reach 70% of the tiled speed), and where rows have to be combined (30%).
+/// Up to these numbers of rows (or columns) of C, packing the other operand costs more than it saves. The first is for inner
+/// products of contiguous vectors (70% of the tiled speed), the second for combinations of rows (30%).
 inline constexpr index_t gemm_thin_dots = 48;
 inline constexpr index_t gemm_thin_rows = 12;
 
@@ -142,7 +142,7 @@ inline void multiply_thin_dots(matrix_view<float const, strided> a, matrix_view<
   index_t const grain = std::max<index_t>(4, round_up(ceil_div(index_t{1} << 16, depth), 4));
   ctx.parallel_for(n, grain, [&](index_t begin, index_t end) {
     for (index_t j = begin; j < end; j += 4)
-      for (index_t i = 0; i < m; i += 2) { // pointers behind the last row or column repeat it: computed, not stored
+      for (index_t i = 0; i < m; i += 2) { // rows and columns behind the end repeat the last one; their results are not stored
         auto const row = [&](index_t r) { return a.data() + std::min(r, m - 1) * a.row_stride(); };
         auto const column = [&](index_t s) { return b.data() + std::min(s, n - 1) * b.col_stride(); };
         float const* const left[2] = {row(i), row(i + 1)};
@@ -173,7 +173,7 @@ inline void multiply_thin_rows(matrix_view<float const, strided> a, matrix_view<
   });
 }
 
-/// C with few rows. False if they are too many, or if the strides fit neither way: then packing reads them better.
+/// C with few rows. Returns false if there are too many rows, or if the strides fit neither algorithm: then packing is faster.
 [[nodiscard]] inline bool multiply_thin(matrix_view<float const, strided> a, matrix_view<float const, strided> b,
                                         matrix_view<float, strided> c, destination mode, context const& ctx) {
   bool const contiguous_b_rows = b.col_stride() == 1 || b.cols() == 1;

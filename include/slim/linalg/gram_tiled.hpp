@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// How linalg/gemm.hpp accumulates X^T X: tiles of the upper triangle, float inside blocks of rows, blocks in double.
+/// The accumulation of X^T X in linalg/gemm.hpp: tiles of the upper triangle, float inside blocks of rows, blocks in double.
 
 #include "slim/linalg/gemm_tiled.hpp"
 
@@ -37,8 +37,8 @@ inline void gram_tile_product(panel_source x, index_t first_row, index_t depth, 
   }
 }
 
-/// G += X^T X for any strides of X. Tiles on and above the diagonal are computed, those above it added on both sides. A float
-/// G is for those who would round to float anyway: half the memory, and one rounding per 64 MB of packed X.
+/// G += X^T X for any strides of X. Tiles on and above the diagonal are computed; those above it are added on both sides. A
+/// float G takes half the memory, and is rounded once per 64 MB of packed X: for callers who round to float anyway.
 template <class T>
 void add_gram_of(matrix_view<float const, strided> x, matrix_view<T> gram, context const& ctx) {
   auto const& kernels = kernels_of(ctx.simd);

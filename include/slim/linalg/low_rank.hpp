@@ -27,14 +27,14 @@ struct low_rank_factors {
   matrix<T> coefficients;         ///< (r, n) = basis^T A
   std::vector<T> singular_values; ///< r numbers, descending: the norms of the rows of `coefficients`
   index_t multiplies = 0;         ///< products of the subspace with A A^T or A^T A
-  std::string fallbacks;          ///< what did not go the usual way, in words; empty if all did
+  std::string fallbacks;          ///< sentences about fallbacks that were taken; empty if there were none
 };
 
-/// When the subspace iteration ends.
+/// Size of the subspace, start and stopping rule of `truncated_low_rank`.
 struct truncated_config {
   index_t oversampling = 32; ///< vectors beyond the rank
   double tolerance = 1e-2;   ///< stop once a product adds less than this share of the energy left to what the subspace captures
-  index_t max_multiplies = 40;
+  index_t max_multiplies = 40; ///< products of the subspace with A A^T or A^T A, at most
   /// Columns (m, any number) that nearly span the solution, such as the `basis` found for a similar matrix: fewer products.
   matrix_view<float const> start = {};
 };
@@ -107,8 +107,8 @@ template <class T>
 
 } // namespace detail
 
-/// Best approximation of rank min(rank, m, n), from all eigenvectors of the smaller Gram matrix in double. For tests, for small
-/// matrices, and for those who ask by name: O(min(m, n)^3) on the calling thread, minutes at 4096.
+/// Best approximation of rank min(rank, m, n), from all eigenvectors of the smaller Gram matrix in double. For tests
+/// and small matrices: O(min(m, n)^3) on the calling thread, minutes at 4096.
 /// **Numerics** directions with singular values below 1e-8 of the largest are arbitrary. Rank 0 or an empty matrix gives empty
 /// factors, a zero matrix zero ones. @throws config_error if rank < 0; nonfinite_error on NaN or infinity.
 template <class T = float>
@@ -198,7 +198,7 @@ template <class T>
   return out;
 }
 
-/// What the search for a subspace found.
+/// Result of the search for a subspace.
 template <class T>
 struct subspace {
   matrix<T> rows; ///< (count, side), orthonormal

@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// How linalg/low_rank.hpp finds the leading eigenvectors of a Gram matrix: a sparse sketch to begin with, products with the
+/// Finds the leading eigenvectors of a Gram matrix, for linalg/low_rank.hpp: a sparse sketch as the start, products with the
 /// Gram matrix or with its factors, Chebyshev filters, Cholesky orthonormalisation.
 
 #include "slim/core/norms.hpp"
@@ -71,7 +71,7 @@ private:
     return shift > 0 ? 0.0 : smallest;
   }
 
-  /// A row that depends on those before it holds no direction of its own: a fresh random one takes its place.
+  /// A row that depends linearly on earlier rows adds no direction: a random row replaces it.
   void replace_row(matrix<T>& q, index_t i) {
     for (index_t j = 0; j < q.cols(); ++j) q(i, j) = static_cast<T>(random_normal(ctx_.seed + 1, fresh_++));
   }
@@ -134,12 +134,12 @@ private:
   std::vector<entry> entries_;
 };
 
-/// G = B B^T, where B is A or, if A is tall, A^T. Rows are multiplied by G itself or by B and B^T, whichever costs less for as
-/// many products as are expected; should they become more, G is formed then.
+/// G = B B^T, where B is A or, if A is tall, A^T. Rows are multiplied by G, or by B^T and B: whichever costs less for the
+/// expected number of products. If more products are needed, G is formed later.
 template <class T>
 class gram_operator {
 public:
-  /// `count` rows will be multiplied at a time.
+  /// @param count rows that are multiplied at a time
   gram_operator(matrix_view<T const> a, index_t count, index_t expected, context const& ctx)
       : wide_(a.rows() <= a.cols() ? matrix_view<T const, strided>(a) : transposed(a)), count_(count), expected_(expected),
         energy_(squared_norm(a, ctx)), ctx_(ctx) {}
@@ -159,7 +159,7 @@ public:
     gemm_into(images.view(), transposed(wide_), out, ctx_);
   }
 
-  /// `rows` random combinations of the rows of G: a start that is one product ahead.
+  /// `rows` random combinations of the rows of G: as a start they save one product.
   [[nodiscard]] matrix<T> sketch(index_t rows) {
     sparse_signs const signs(rows, side(), ctx_.seed);
     if (gram_.empty() && worth_forming(expected_, rows)) form();
@@ -171,7 +171,7 @@ public:
   }
 
 private:
-  /// Operations of G against those that it saves: in `products`, and in the sketch of some rows.
+  /// Compares the operations that G costs with those that it saves in `products` products and in a sketch.
   [[nodiscard]] bool worth_forming(index_t products, index_t sketched = 0) const {
     double const length = static_cast<double>(wide_.cols()), n = static_cast<double>(side());
     double const saved =
@@ -215,7 +215,7 @@ struct eigenvalue_range {
   return length;
 }
 
-/// Power and inverse iteration, a dozen steps each from a fixed start: enough to tell where a spectrum ends.
+/// Power and inverse iteration, a dozen steps each from a fixed start: enough for the extent of a spectrum.
 template <class Real>
 [[nodiscard]] eigenvalue_range range_of_eigenvalues(matrix<Real> h) {
   constexpr int steps = 12;
@@ -261,8 +261,8 @@ public:
     orthonormalize_(basis_, false);
   }
 
-  /// Iterates until another product would add little, or until a few directions dwarf the others.
-  /// `tolerance`: of what a product adds, as a share of the energy left.
+  /// Iterates until another product would add less than `tolerance`, as a share of the energy left, or until a few directions
+  /// are far larger than the others.
   matrix<T> run(double tolerance, index_t max_multiplies) {
     for (;;) {
       gram_.multiply(basis_, image_);
@@ -279,8 +279,8 @@ public:
     }
   }
 
-  /// So many leading rows of what `run` returned dwarf the others, which float rounding buries: they have to be taken out of
-  /// the matrix first.
+  /// Number of leading rows of the result of `run` that are so much larger than the others that float rounding hides those.
+  /// They have to be removed from the matrix first.
   [[nodiscard]] index_t dominant() const { return dominant_; }
   [[nodiscard]] std::string const& notes() const { return notes_; }
 
@@ -288,15 +288,15 @@ private:
   /// Rows are turned to Ritz vectors above this ratio of Ritz values: each is then dominated by its own direction, and float
   /// rounding of the large ones does not bury the small ones under the filter of degree two (for three, much earlier).
   static constexpr double steep = 450, steep_for_three = 16;
-  /// Above this one it does all the same.
+  /// Above this ratio, rounding hides the small ones even in Ritz vectors.
   static constexpr double too_steep = 2e4;
 
-  /// What a product tells of the subspace.
+  /// State of the subspace after a product.
   struct state {
     double edge;      ///< smallest Ritz value
     double ratio;     ///< largest Ritz value in units of the smallest
     double gain;      ///< what one more product adds, as a share of the energy left: ||R||^2 / edge, R = G Q - Q (Q^T G Q)
-    index_t dominant; ///< so many rows, the leading ones, have to be taken out of the matrix
+    index_t dominant; ///< number of leading rows that have to be removed from the matrix
   };
 
   [[nodiscard]] state look() {
@@ -349,7 +349,7 @@ private:
     return {edge, largest / edge, total_residual / (edge * left), missing < 1e-3 * left ? above : 0};
   }
 
-  /// The leading rows once more multiplied, the others as they are.
+  /// Multiplies the leading rows once more, and keeps the others.
   matrix<T> take_dominant(index_t count) {
     dominant_ = count;
     std::copy_n(image_.data(), count * image_.cols(), basis_.data());
@@ -384,7 +384,7 @@ private:
   gram_operator<T>& gram_;
   context const& ctx_;
   index_t rank_;
-  bool started_;                   // from given rows, and they have not been looked at yet
+  bool started_;                   // from given rows that were not examined yet
   matrix<T> basis_, image_, next_; // (count, side) each
   std::string notes_;
   row_orthonormalizer<T> orthonormalize_{ctx_, notes_};

@@ -32,7 +32,7 @@ r16_matrix pack_rows(matrix_view<float const> w, absmax_quantizer const& quantiz
                      Weights const& weights) {
   absmax_config const& how = quantizer.config();
   index_t const rows = w.rows(), cols = w.cols(), group = how.block.cols_of(cols), panel = quantizer.panel_cols(cols);
-  r16_packer packer({rows, cols, how.bits, how.block, !how.symmetric && w.size() > 0, sparse, {}}, ctx.simd);
+  r16_packer packer({rows, cols, how.bits, how.block, !how.symmetric && !w.empty(), sparse, {}}, ctx.simd);
   auto const& kernels = rounding_kernels_of(ctx.simd);
   auto const codes_of = [&](index_t columns) { return sparse ? (columns + 3) / 4 * 2 : columns; };
   index_t const groups = (cols + group - 1) / group;
@@ -110,8 +110,8 @@ void gather_kept(selection_kernels const& kernels, Scorer const& score, matrix_v
 /// 2:4 pruning by a saliency, then absmax of what is kept: with `kept = nm_pruner<2, 4>(ranking).select(w, calib)` and pruned
 /// weights 0, `pack_r16(absmax_quantizer(how).quantize(w), kept)`. @throws as they do
 template <saliency Saliency>
-[[nodiscard]] r16_matrix prune_and_pack(matrix_view<float const> w, Saliency const& ranking, absmax_config const& how,
-                                        calibration const& calib, context const& ctx = {}) {
+[[nodiscard]] r16_matrix prune_and_pack(matrix_view<float const> w, calibration const& calib, Saliency const& ranking,
+                                        absmax_config const& how, context const& ctx = {}) {
   absmax_quantizer const quantizer(how);
   if (how.block.rows_of(w.rows()) > 1) {
     mask const kept = nm_pruner<2, 4>(ranking).select(w, calib, ctx);

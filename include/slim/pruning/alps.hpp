@@ -1,8 +1,9 @@
 #pragma once
 /// @file
 /// ALPS (Meng et al., NeurIPS 2024, arXiv 2406.07831): a mask and the weights on it, found together. Minimises
-/// tr((W - S) C (W - S)^T) over sparse S, C = X^T X + damping, by ADMM: B is free, D is sparse, and a price V pulls them
-/// together while the penalty rho grows. Then the weights on D's support are solved exactly (masked_least_squares.hpp).
+/// tr((W - S) C (W - S)^T) over sparse S, C = X^T X + damping, by ADMM: B is dense, D is sparse, and the
+/// multiplier V makes them agree while the penalty rho grows. Then the weights on D's support are solved exactly
+/// (masked_least_squares.hpp).
 
 #include "slim/linalg/eigh.hpp"
 #include "slim/pruning/masked_least_squares.hpp"
@@ -11,19 +12,20 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
-/// Defaults are the paper's (section 3.2 and its published code), but for the steps of the last solve, which are 10 there.
+/// Defaults are those of the paper (section 3.2) and its published code, except for the last solve, which takes 10 steps there.
 struct alps_config {
   masked_least_squares_config solve{}; ///< damping of C, and the last solve
   double rho = 0.1;                    ///< first penalty, relative to the unit diagonal of the scaled C
   int max_iterations = 300;            ///< of ADMM; a product with C each
-  int update_every = 3;                ///< iterations between two looks at the support, after which rho grows
+  int update_every = 3;                ///< iterations between two updates of the support and of rho
   double fast_growth = 1.3;            ///< of rho, while the support changes by more than 10% of the kept weights
-  double growth = 1.2;                 ///< ... by more than 0.5%
-  double slow_growth = 1.1;            ///< ... below that
+  double growth = 1.2;                 ///< of rho, while the support changes by 0.5 to 10%
+  double slow_growth = 1.1;            ///< of rho, while the support changes by less than 0.5%
 
   friend bool operator==(alps_config const&, alps_config const&) = default;
 };
 
+/// Mask and weights of `alps::solve`, and how the iteration ended.
 struct alps_result {
   mask kept;
   masked_weights solved;   ///< the last solve; error_before is that of the weights ADMM ended with
@@ -139,7 +141,7 @@ private:
   context const& ctx_;
   matrix<float> w_;         ///< W~
   matrix<float> pull_;      ///< W~ H
-  matrix<float> b_, d_, v_; ///< free weights, sparse weights, price of their difference
+  matrix<float> b_, d_, v_; ///< dense weights, sparse weights, multiplier of B = D
   mask kept_, first_;
   double rho_;
   eigh_result<double> eigen_; ///< of H
@@ -149,11 +151,11 @@ private:
 
 } // namespace detail
 
-/// A pruner, and more: `solve` returns the weights on the mask as well.
+/// A pruner whose `solve` also returns the weights on the mask.
 ///
-/// @tparam Projection keeps the largest weights of a matrix, by whatever pattern: nm_pruner<2, 4>(magnitude()),
-/// unstructured_pruner(magnitude(), {.sparsity = 0.5, .scope = prune_scope::matrix}). It is asked about W diag(scale), so the
-/// first mask is Wanda's on the damped second moments.
+/// @tparam Projection keeps the largest weights of a matrix, in any pattern: nm_pruner<2, 4>(magnitude()),
+/// unstructured_pruner(magnitude(), {.sparsity = 0.5, .scope = prune_scope::matrix}). It gets W diag(scale), so the
+/// first mask is that of Wanda on the damped second moments.
 ///
 /// **Numerics** Products in float, eigendecomposition in double. The error is never above that of the first mask with its
 /// weights solved exactly. Bits do not depend on the executor. O(d_in^3) on the calling thread, and O(d_out d_in^2) per
@@ -220,7 +222,7 @@ private:
     return power;
   }
 
-  /// Weights of dead channels stay what they were.
+  /// Weights of dead channels are not changed.
   [[nodiscard]] static float unscaled(float original, float scaled, normalized_hessian const& hessian, index_t j, int power) {
     double const inverse = hessian.inverse[static_cast<std::size_t>(j)];
     return inverse > 0.0 ? static_cast<float>(std::ldexp(static_cast<double>(scaled) * inverse, -power)) : original;

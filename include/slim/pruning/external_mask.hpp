@@ -8,6 +8,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// A mask that was found elsewhere, as a pruner: keeps what is not zero in it.
 class external_mask {
 public:
   /// Keeps what is not zero in m (d_out x d_in; bool, integer or real). If a pattern is promised it is checked.

@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// `mask`: which weights are kept, and what it costs to say so.
+/// `mask`: which weights are kept, and the stored bits of their positions.
 
 #include "slim/core/matrix.hpp"
 
@@ -9,7 +9,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
-/// Structure promised by whoever made a mask. `n of m`: in every m consecutive columns of a row n are kept; a ragged last
+/// Structure that the maker of a mask promises. `n of m`: in every m consecutive columns of a row n are kept; a ragged last
 /// group of t columns keeps ceil(t n / m). `m == 0`: no structure.
 struct sparsity_pattern {
   index_t n = 0;
@@ -45,7 +45,7 @@ public:
 
   /// Share of weights that are not kept; 0 for an empty matrix.
   [[nodiscard]] double sparsity() const noexcept {
-    return kept_.size() == 0 ? 0.0 : 1.0 - static_cast<double>(count()) / static_cast<double>(kept_.size());
+    return kept_.empty() ? 0.0 : 1.0 - static_cast<double>(count()) / static_cast<double>(kept_.size());
   }
 
   /// Stored bits that say which weights are kept: log2(m) rounded up per kept weight for n:m (2:4: 2 bits for each of two,

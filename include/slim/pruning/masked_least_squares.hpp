@@ -1,8 +1,8 @@
 #pragma once
 /// @file
 /// The best weights on a given mask: S minimises tr((W - S) C (W - S)^T) over all S that are 0 where the mask is, with
-/// C = X^T X + damping. What OPTIMA (arXiv 2512.13886) solves as one quadratic programme per row, s_k = C_kk^-1 C_k: w, done
-/// for all rows at once by conjugate gradients whose only heavy step is one product with C.
+/// C = X^T X + damping. OPTIMA (arXiv 2512.13886) solves one quadratic programme per row, s_k = C_kk^-1 C_k: w. Here
+/// conjugate gradients solve all rows at once; an iteration costs one product with C.
 
 #include "slim/calibration/hessian.hpp"
 #include "slim/core/power_of_two.hpp"
@@ -11,15 +11,16 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// Damping and stopping rule of `masked_least_squares`.
 struct masked_least_squares_config {
-  double damping = 0.01;    ///< added to the diagonal of X^T X, relative to its mean: guards against few tokens
-  double tolerance = 1e-4;  ///< a row is done when its gradient has fallen to this share of what it was
+  double damping = 0.01;    ///< added to the diagonal of X^T X, relative to its mean; regularises if tokens are few
+  double tolerance = 1e-4;  ///< a row stops when the norm of its gradient has fallen to this share
   int max_iterations = 100; ///< products with C
 
   friend bool operator==(masked_least_squares_config const&, masked_least_squares_config const&) = default;
 };
 
-/// Weights on a mask, and how they were reached. Errors are tr(E C E^T), damping included.
+/// Weights on a mask, and a report of the solve. Errors are tr(E C E^T), damping included.
 struct masked_weights {
   matrix<float> weights;      ///< exactly 0 where pruned
   double error_before = 0;    ///< of W with the mask applied
@@ -81,7 +82,7 @@ private:
     auto const row = static_cast<std::size_t>(i);
     keep_supported(product_, i);
     double const curvature = dot(direction_, product_, i);
-    if (!(curvature > 0.0)) { // rounding has eaten the direction: nothing more to gain
+    if (!(curvature > 0.0)) { // the direction is lost in rounding: no further gain
       target_[row] = energy_[row];
       return;
     }
@@ -175,10 +176,10 @@ inline void require_fit(matrix_view<float const> w, mask const& kept, index_t ch
 /// positive semidefinite form.
 ///
 /// **Numerics** Products in float of a Hessian with unit diagonal, sums in double. Excess of the error over the exact minimum:
-/// about tolerance^2 where the iteration limit does not strike. A row that would end above its error in the masked W stays as
-/// it is. With and without damping, the error is never above that of the masked W (which is the member of the mask's set that
-/// is nearest to W, so that a lower damped error is a lower undamped one). Bits do not depend on the executor. O(iterations
-/// d_out d_in^2). @throws shape_error, config_error on a negative damping.
+/// about tolerance^2, unless the iteration limit stops a row. A row that would end with a larger error than in the masked W is
+/// left unchanged. With and without damping, the error is never above that of the masked W (which is the member of the mask's
+/// set that is nearest to W, so that a lower damped error is a lower undamped one). Bits do not depend on the executor.
+/// O(iterations d_out d_in^2). @throws shape_error, config_error on a negative damping.
 [[nodiscard]] inline masked_weights masked_least_squares(matrix_view<float const> w, mask const& kept,
                                                          matrix_view<double const> gram,
                                                          masked_least_squares_config const& config = {},

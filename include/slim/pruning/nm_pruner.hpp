@@ -30,7 +30,7 @@ void select_group(float const* scores, index_t width, std::uint8_t* kept) {
   }
 }
 
-/// Row i of a mask: kept[j] becomes 1 or 0. A panel at a time, which the first cache holds.
+/// Row i of a mask: kept[j] becomes 1 or 0. Works on panels that fit the first-level cache.
 template <int N, int M, class Scorer>
 void select_row(selection_kernels const& kernels, Scorer const& score, index_t i, matrix_view<float const> w,
                 std::uint8_t* kept) {

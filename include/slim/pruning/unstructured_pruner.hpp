@@ -10,9 +10,10 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
-/// What weights compete with each other. Wanda compares within a row (an output channel).
+/// The set of weights that are compared with each other. Wanda compares within a row (an output channel).
 enum class prune_scope { row, matrix };
 
+/// How much `unstructured_pruner` prunes, and among which weights.
 struct unstructured_config {
   double sparsity = 0.5; ///< share pruned, in [0, 1]
   prune_scope scope = prune_scope::row;

@@ -9,6 +9,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// Grid of `absmax_quantizer`: bits, scale blocks, zero points.
 struct absmax_config {
   int bits = 4;                                     ///< 2 to 8
   scale_block block = per_group(128);               ///< which weights share a scale

@@ -17,6 +17,7 @@ enum class scale_search {
   reference, ///< as SLiM's published code: truncating surrogate on |w|, 11 coarse points and a linear scan; for parity only
 };
 
+/// Grid of `slim_quantizer`, and how its scale is searched.
 struct slim_quant_config {
   int bits = 4;                   ///< 2 to 8
   scale_block block = per_tensor; ///< which weights share a step
@@ -45,7 +46,7 @@ public:
   /// candidate.
   explicit slim_quantizer(slim_quant_config config = {}) : config_(config) {
     if (config.bits < 2) throw config_error(message("slim_quantizer: ", config.bits, " bits, possible are 2 to 8"));
-    integer_codes(0, 0, config.bits, config.block, config.scale_format);
+    static_cast<void>(integer_codes(0, 0, config.bits, config.block, config.scale_format)); // throws on bits
     if (!(config.outlier_share >= 0.0 && config.outlier_share <= 1.0))
       throw config_error(message("slim_quantizer: outlier share ", config.outlier_share, " is not in [0, 1]"));
     if (!(config.outlier_factor > 0.0f) || !std::isfinite(config.outlier_factor))

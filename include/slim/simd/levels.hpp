@@ -1,7 +1,7 @@
 #pragma once
 /// @file
-/// Which hand-written kernels this machine can run. Kernels are always compiled, whatever flags the consumer uses, and
-/// chosen at run time; `context.simd` forces a level (tests run every level the machine has).
+/// The levels (instruction sets) that kernels are written for. Kernels of all levels are compiled, whatever flags the user's
+/// compiler gets, and chosen at run time. `context.simd` forces a level; tests run every level the machine has.
 
 #include "slim/core/context.hpp"
 
@@ -64,11 +64,12 @@ inline namespace SLIM_ABI {
 
 namespace detail {
 
-/// What a level runs, of what there is for all levels (for the scalar one alone, where there are no others). @throws
-/// config_error if the machine lacks the level.
+/// The object of a level, out of one for each level (or of the scalar one alone, where there are no others).
+/// @throws config_error if the machine lacks the level.
 template <class T, class... Wider>
 [[nodiscard]] T const& of_level(simd_level wanted, T const& scalar, Wider const&... wider) {
-  static_assert(sizeof...(Wider) == 0 || sizeof...(Wider) == 2, "scalar, or scalar, AVX2 and AVX-512");
+  constexpr int wider_levels = static_cast<int>(simd_level::avx512) - static_cast<int>(simd_level::scalar);
+  static_assert(sizeof...(Wider) == 0 || sizeof...(Wider) == wider_levels, "scalar alone, or one for each level");
   T const* const all[] = {&scalar, &wider...};
   simd_level const level = resolve(wanted);
   return sizeof...(Wider) == 0 ? scalar : *all[static_cast<int>(level) - static_cast<int>(simd_level::scalar)];

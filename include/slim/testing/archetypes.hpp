@@ -1,8 +1,9 @@
 #pragma once
 /// @file
-/// Archetypes: of each concept the model that offers what the concept demands and nothing else. An algorithm that compiles
-/// with them needs no more than the concept promises. They can be moved, because recipes hold their steps by value; they
-/// cannot be default-made, copied or assigned, and take arguments only in the exact types that the concepts name.
+/// Archetypes: for each concept of a chain's step (but joint_compressor) a model that offers what the concept demands and
+/// nothing else. An algorithm that compiles with them needs no more than the concept promises. They can be moved, because
+/// recipes hold their steps by value; they cannot be default-made, copied or assigned, and take arguments only in the exact
+/// types that the concepts name.
 
 #include "slim/adapters/diagonal_norm.hpp"
 #include "slim/joint/joint_compressor.hpp"
@@ -18,7 +19,7 @@ namespace slim {
 inline namespace SLIM_ABI {
 namespace testing {
 
-/// What an archetype starts from.
+/// Base of archetypes: what no archetype can do.
 struct archetype_base {
   archetype_base() = delete;
   explicit archetype_base(int) {}
@@ -95,6 +96,7 @@ private:
   index_t rows_, cols_;
 };
 
+/// Every weight gets the value 1.
 struct quantizer_archetype : archetype_base {
   using archetype_base::archetype_base;
 

@@ -1,7 +1,7 @@
 #pragma once
 /// @file
-/// Executors that are hard on algorithms: a team of threads that take tasks in whatever order, and one that runs them
-/// backwards. Components must give the same bits on all of them.
+/// Executors that expose wrong assumptions: a team of threads that take tasks in any order, and one that runs them backwards.
+/// Components must give the same bits on all of them.
 
 #include "slim/core/context.hpp"
 
@@ -13,7 +13,7 @@ namespace slim {
 inline namespace SLIM_ABI {
 namespace testing {
 
-/// `threads` threads of its own for every parallel region; tasks go to whoever asks first. Stands for an embedder's pool.
+/// Starts `threads` threads for every parallel region; each takes the next task. A stand-in for an embedder's pool.
 struct thread_team_executor {
   int threads = 3;
 

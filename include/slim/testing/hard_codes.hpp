@@ -1,7 +1,7 @@
 #pragma once
 /// @file
-/// Codes and masks that break byte formats: the inputs of packed_format_laws.hpp. Made from a seed, named. The codes of pruned
-/// weights are arbitrary, so that a format that reads them is found.
+/// Difficult codes and masks: the inputs of packed_format_laws.hpp. They are made from a seed and have names. The codes of
+/// pruned weights are arbitrary, so that a format that reads them breaks a law.
 
 #include "slim/core/random.hpp"
 #include "slim/packing/packed_format.hpp"
@@ -13,6 +13,7 @@ namespace slim {
 inline namespace SLIM_ABI {
 namespace testing {
 
+/// Codes of a hard case, and its name in broken laws.
 template <class Codes>
 struct named_codes {
   std::string name;

@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// Matrices and calibrations that break code: the inputs of the law suites. All finite, made from a seed, named.
+/// Difficult matrices and calibrations: the inputs of the law suites. All are finite, made from a seed, and have names.
 
 #include "slim/calibration/calibration.hpp"
 #include "slim/core/random.hpp"
@@ -14,11 +14,13 @@ namespace slim {
 inline namespace SLIM_ABI {
 namespace testing {
 
+/// A hard matrix, and its name in broken laws.
 struct named_matrix {
   std::string name;
   matrix<float> values;
 };
 
+/// A hard calibration, and its name in broken laws.
 struct named_calibration {
   std::string name;
   calibration calib;
@@ -74,7 +76,7 @@ template <class F>
   return all;
 }
 
-/// All of them.
+/// All hard matrices.
 [[nodiscard]] inline std::vector<named_matrix> hard_matrices(std::uint64_t seed = 1) {
   std::vector<named_matrix> all = hard_shapes(seed);
   for (named_matrix& m : hard_values(seed + 100)) all.push_back(std::move(m));

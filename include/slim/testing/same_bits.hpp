@@ -12,6 +12,7 @@ namespace slim {
 inline namespace SLIM_ABI {
 namespace testing {
 
+/// Whether two results are equal bit for bit.
 [[nodiscard]] inline bool same_bits(float a, float b) noexcept {
   return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
 }
@@ -63,6 +64,7 @@ template <class T>
          same_bits(a.left_mask, b.left_mask) && a.notes == b.notes;
 }
 
+/// Whether no element is NaN or infinite.
 [[nodiscard]] inline bool all_finite(matrix<float> const& m) noexcept {
   return std::all_of(m.data(), m.data() + m.size(), [](float x) { return std::isfinite(x); });
 }

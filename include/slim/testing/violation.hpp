@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// What a law suite returns: broken laws as data. The suites print nothing and know no test framework:
+/// Result of a law suite: broken laws as data. The suites print nothing and know no test framework:
 ///
 ///     CHECK(slim::testing::describe(slim::testing::check_pruner(my_pruner())) == "");   // Catch2, doctest, ...
 
@@ -37,7 +37,7 @@ class collector {
 public:
   collector(violations& into, std::string where) : into_(into), where_(std::move(where)) {}
 
-  /// Notes a violation unless `holds`. Returns `holds`, so that a check can stop at the first nonsense.
+  /// Notes a violation unless `holds`. Returns `holds`, so that a check can stop early.
   bool expect(bool holds, char const* law, std::string const& details = {}) {
     if (!holds) into_.push_back({law, where_, details});
     return holds;

@@ -208,6 +208,7 @@ inline void dequantize(block_q6_k const& block, float* out) noexcept {
       int const high_shift = static_cast<int>(quarter) * 2;
       for (std::size_t l = 0; l < 32; ++l) {
         int const code = ((ql[l] >> low_shift) & 15) | (((qh[l] >> high_shift) & 3) << 4);
+        // NOLINTNEXTLINE(bugprone-integer-division): an index
         y[l] = d * static_cast<float>(scales[l / 16]) * static_cast<float>(code - 32);
       }
     }

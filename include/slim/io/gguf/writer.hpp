@@ -1,7 +1,7 @@
 #pragma once
 /// @file
 /// Writer of GGUF version 3, from scratch or from a template: all metadata of a file (tokenizer included) copied byte for
-/// byte, chosen tensors replaced. That is how a compressed model keeps everything its runtime needs.
+/// byte, chosen tensors replaced. So a compressed model keeps all metadata that its runtime needs.
 
 #include "slim/io/gguf/reader.hpp"
 #include "slim/io/outgoing_tensor.hpp"

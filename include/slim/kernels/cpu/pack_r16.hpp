@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// Codes, masks and numbers into the R16 layout (kernels/r16.hpp).
+/// Codes, masks and numbers into the R16 layout (kernels/cpu/r16.hpp).
 
 #include "slim/kernels/cpu/packing_kernels.hpp"
 #include "slim/kernels/cpu/r16.hpp"

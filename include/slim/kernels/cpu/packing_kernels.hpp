@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// Innermost loops of packing codes into stages of 16 rows x 32 columns (kernels/r16.hpp), one set per instruction set, chosen
+/// Innermost loops of packing codes into stages of 16 rows x 32 columns (r16.hpp), one set per instruction set, chosen
 /// at run time.
 
 #include "slim/simd/levels.hpp"

@@ -113,7 +113,7 @@ static_assert(r16_layout{r16_kind::sparse24, 16, 256, 128, false}.byte_size() * 
               "3.125 bits per weight with groups of 128");
 static_assert(r16_layout{r16_kind::dense3, 16, 512, 128, true}.header_bytes(4) == 4 * 48, "four sets leave no gap");
 
-/// A matrix of codes in the R16 layout. Made by `pack_r16` (kernels/pack_r16.hpp).
+/// A matrix of codes in the R16 layout. Made by `pack_r16` (kernels/cpu/pack_r16.hpp).
 class r16_matrix {
 public:
   r16_matrix() = default;
