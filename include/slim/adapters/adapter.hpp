@@ -25,6 +25,7 @@ struct adapter_format {
   friend bool operator==(adapter_format const&, adapter_format const&) = default;
 };
 
+/// The format in words, for reports.
 [[nodiscard]] inline std::string describe(adapter_format const& f) {
   return f.bits == 0 ? std::string(name_of(f.format)) : message(f.bits, " bit in groups of ", f.group);
 }
@@ -120,6 +121,7 @@ struct adapter_rank {
   friend bool operator==(adapter_rank const&, adapter_rank const&) = default;
 };
 
+/// The rank in words, for reports.
 [[nodiscard]] inline std::string describe(adapter_rank const& rank) {
   return rank.number >= 0 ? message("rank ", rank.number) : message("rank ratio ", rank.ratio);
 }

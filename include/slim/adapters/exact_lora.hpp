@@ -11,6 +11,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// Settings of exact_lora.
 struct exact_lora_config {
   adapter_rank rank = {};
   double damping = 0.01; ///< of the mean diagonal of H, added to it

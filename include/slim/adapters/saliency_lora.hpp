@@ -17,6 +17,7 @@ enum class svd_method {
   exact,     ///< eigendecomposition of the Gram matrix in double
 };
 
+/// Settings of saliency_lora.
 struct lora_config {
   adapter_rank rank = {};
   svd_method method = svd_method::truncated;

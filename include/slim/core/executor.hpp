@@ -190,6 +190,7 @@ static_assert(in_turn_executor<openmp_executor>);
 /// What a context uses unless told otherwise.
 using default_executor = openmp_executor;
 #else
+/// What a context uses unless told otherwise.
 using default_executor = serial_executor;
 #endif
 

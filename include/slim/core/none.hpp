@@ -12,6 +12,7 @@ inline namespace SLIM_ABI {
 /// Using a slot of this type does not compile.
 struct none {};
 
+/// Whether a slot is absent.
 template <class T>
 inline constexpr bool is_none = std::is_same_v<T, none>;
 

@@ -13,6 +13,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// Settings of error_feedback, and so of gptq and sparsegpt.
 struct error_feedback_config {
   double damping = 0.01; ///< of the mean diagonal of H
   /// Input channels with the largest H_jj first (GPTQ's act-order), 2:4 groups as a whole by the sum of theirs. Scales are then

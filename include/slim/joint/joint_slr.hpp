@@ -27,6 +27,7 @@ enum class low_rank_start {
   error,  ///< (L, R) repairs S found without it
 };
 
+/// Settings of joint_slr.
 struct joint_config {
   adapter_rank rank = {};
   adapter_format stored = {};

@@ -29,14 +29,15 @@ struct packed_parts {
   if (from.bits != 4 || from.dim != 1 || from.books.rows() > 1 || from.scales.has_second_level())
     throw config_error(message(who, ": codes of ", from.bits, " bits for ", from.dim, " columns with ", from.books.rows(),
                                " books; possible are 4 bits for one column, one book, and scales that are numbers"));
-  scale_block const block = from.scales.empty() ? per_tensor : from.block;
+  bool const scaled = from.scales.rows() > 0 || from.scales.cols() > 0; // an empty matrix has a table without entries
+  scale_block const block = scaled ? from.block : per_tensor;
   integer_codes codes(from.rows(), from.cols(), 4, block,
-                      scale_storage{.format = from.scales.empty() ? number_format::fp32 : from.scales.format()});
+                      scale_storage{.format = scaled ? from.scales.format() : number_format::fp32});
   for (index_t k = 0; k < codes.codes.size(); ++k) codes.codes.data()[k] = static_cast<std::int8_t>(from.codes.data()[k] - 8);
-  if (from.scales.empty())
-    std::fill_n(codes.scales.data(), codes.scales.size(), 1.0f);
-  else
+  if (scaled)
     codes.scales = from.scales;
+  else
+    std::fill_n(codes.scales.data(), codes.scales.size(), 1.0f);
   codes.channel_factors = from.channel_factors;
   code_book book{};
   if (from.books.rows() == 1) std::copy_n(from.books.row(0), book.size(), book.begin());

@@ -38,6 +38,7 @@ inline constexpr scale_block per_channel{.rows = 1, .cols = 0};
 /// along the dimension that is summed over.
 [[nodiscard]] constexpr scale_block per_column_group(index_t size) { return {.rows = size, .cols = 1}; }
 
+/// The block in words, for reports.
 [[nodiscard]] inline std::string describe(scale_block block) {
   if (block == per_tensor) return "per tensor";
   if (block == per_channel) return "per channel";

@@ -24,6 +24,7 @@ struct scale_storage {
   friend bool operator==(scale_storage const&, scale_storage const&) = default;
 };
 
+/// The storage in words, for reports.
 [[nodiscard]] inline std::string describe(scale_storage const& stored) {
   std::string const numbers = stored.format == number_format::fp32 ? "" : message(name_of(stored.format), " ");
   if (stored.bits == 0) return numbers + "scales";

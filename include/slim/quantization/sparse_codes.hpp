@@ -21,8 +21,8 @@ struct sparse_codes {
   using mask_type = Mask;
   using codes_type = Codes;
 
-  [[no_unique_address]] Mask mask{};
-  [[no_unique_address]] Codes codes{};
+  [[no_unique_address]] Mask mask;
+  [[no_unique_address]] Codes codes;
 
   /// The mask, or null where every weight is kept.
   [[nodiscard]] slim::mask const* mask_or_null() const noexcept {

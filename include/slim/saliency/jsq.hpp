@@ -13,6 +13,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// Settings of jsq.
 struct jsq_config {
   double rho = 2.1;   ///< weight of the range; the published code's default
   double clip = 0.01; ///< share of the sample's activations, the largest by magnitude, that is cut to the largest of the rest

@@ -7,6 +7,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// |w_ij|.
 class magnitude {
 public:
   class scorer {

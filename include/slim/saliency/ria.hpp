@@ -9,6 +9,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// Settings of ria.
 struct ria_config {
   double power = 0.5; ///< of the channel's norm; 0: relative importance alone, needs no activations
 

@@ -9,6 +9,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// Wanda's score of a weight.
 class wanda {
 public:
   class scorer {

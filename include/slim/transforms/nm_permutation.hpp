@@ -17,6 +17,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// Settings of permutation_for_nm.
 struct nm_permutation_config {
   sparsity_pattern pattern{2, 4};
   index_t block = 0;                   ///< channels stay inside blocks of this many (a head, for o_proj); 0: they go anywhere

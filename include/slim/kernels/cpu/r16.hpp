@@ -32,6 +32,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// What an R16 matrix holds.
 enum class r16_kind : std::uint8_t { sparse24, sparse24_book, dense2, dense3, dense4, dense4_book, dense8, fp16, bf16, fp32 };
 
 [[nodiscard]] constexpr char const* name_of(r16_kind kind) {
@@ -44,6 +45,7 @@ inline constexpr index_t r16_rows = 16;        ///< of a row block
 inline constexpr index_t r16_stage_cols = 32;  ///< columns that share a scale of the inputs
 inline constexpr index_t r16_block_cols = 128; ///< columns that are decoded at a time
 
+/// Bytes of a stage: 16 rows of 32 columns.
 [[nodiscard]] constexpr index_t stage_bytes(r16_kind kind) {
   constexpr index_t bytes[] = {192, 192, 128, 192, 256, 256, 512, 1024, 1024, 2048};
   return bytes[static_cast<int>(kind)];
@@ -55,8 +57,11 @@ inline constexpr index_t r16_block_cols = 128; ///< columns that are decoded at 
   return bits[static_cast<int>(kind)];
 }
 
+/// Whether the codes are 2:4 sparse.
 [[nodiscard]] constexpr bool is_sparse(r16_kind kind) { return kind <= r16_kind::sparse24_book; }
+/// Whether the matrix holds codes; else it holds numbers.
 [[nodiscard]] constexpr bool has_codes(r16_kind kind) { return kind <= r16_kind::dense8; }
+/// Whether codes are positions in a table of 16 levels.
 [[nodiscard]] constexpr bool has_book(r16_kind kind) {
   return kind == r16_kind::sparse24_book || kind == r16_kind::dense4_book;
 }

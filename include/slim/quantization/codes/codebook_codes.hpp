@@ -42,7 +42,7 @@ struct codebook_codes {
   /// Codes with one book of numbers for the matrix, 2^bits of them, and scales per block. @throws config_error
   codebook_codes(index_t rows, index_t cols, std::vector<float> const& book, scale_block scales_by, scale_storage stored)
       : codebook_codes(rows, cols, bits_for(book.size())) {
-    if (books.size() > 0) std::copy(book.begin(), book.end(), books.data());
+    if (!books.empty()) std::copy(book.begin(), book.end(), books.data());
     block = scales_by;
     if (block.rows < 0 || block.cols < 0)
       throw config_error(message("codebook_codes: scale block of ", block.rows, " x ", block.cols));
