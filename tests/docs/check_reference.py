@@ -1,13 +1,11 @@
 #!/usr/bin/env python3
-"""The reference pages are whole: check_reference.py DOXYGEN DOXYFILE OUTPUT_FOLDER [LATER]. Runs Doxygen, then reads what it wrote.
+"""The reference pages are whole: check_reference.py DOXYGEN DOXYFILE OUTPUT_FOLDER. Runs Doxygen, then reads what it wrote.
 Exit code 1, and a line each, for
 
 * what Doxygen warns of: references that lead nowhere, docstrings that it cannot read;
 * a public name at namespace scope (type, concept, function, alias, constant) without a docstring. Overloads share one. Names in
   `detail`, macros and members are not counted: members of one line often say all there is to say;
 * a link of a page to a page or an anchor that is not there.
-
-LATER is a file of names that are still to be documented; a name in it that has a docstring by now is to be taken out.
 """
 import re
 import shutil
@@ -83,9 +81,6 @@ def main():
         return 1
     missing, names = undocumented(output / "xml")
     dead, links = dead_links(output / "html")
-    later = {name for file in sys.argv[4:] for name in Path(file).read_text(encoding="utf-8").split()}
-    lines += [f"{sys.argv[4]}: {name} has a docstring, or is no more" for name in sorted(later - {name for _, name in missing})]
-    missing = [(place, name) for place, name in missing if name not in later]
     print("\n".join([*lines, *(f"{place}: {name} has no docstring" for place, name in missing), *dead]))
     print(f"{names} public names, {len(missing)} without a docstring; {links} links, {len(dead)} dead; {output / 'html' / 'index.html'}")
     return 1 if lines or missing or dead or run.returncode or names == 0 else 0
