@@ -58,6 +58,79 @@ inline model random_llama(index_t vocab = 61, rope_style style = rope_style::rot
   return m;
 }
 
+inline std::vector<float> random_vector(index_t size, std::uint64_t seed, double mean, double scale) {
+  std::vector<float> v;
+  for (index_t k = 0; k < size; ++k)
+    v.push_back(static_cast<float>(mean + scale * slim::random_normal(seed, static_cast<std::uint64_t>(k))));
+  return v;
+}
+
+/// The same with everything that Qwen2 and Qwen3 add: biases of q, k and v, norms of the heads, a head of its own.
+inline model random_qwen(index_t vocab = 61) {
+  model m = random_llama(vocab, rope_style::adjacent_pairs);
+  m.config.name = "qwen3";
+  std::uint64_t seed = 900;
+  for (block& b : m.blocks) {
+    for (linear* l : {&b.q, &b.k, &b.v}) l->bias = random_vector(l->d_out(), ++seed, 0, 0.3);
+    b.q_norm.weight = random_vector(m.config.head_dim, ++seed, 1, 0.2);
+    b.k_norm.weight = random_vector(m.config.head_dim, ++seed, 1, 0.2);
+    b.attention_norm.weight = random_vector(m.config.hidden, ++seed, 1, 0.2);
+  }
+  m.config.tied_embeddings = false;
+  m.head = random_linear("head", vocab, m.config.hidden, 899);
+  return m;
+}
+
+/// An OPT of two blocks. As OPT-350M, norms come after the residual additions and the embedding is narrower than the blocks.
+inline model random_opt(bool as_350m = false, index_t vocab = 61) {
+  model m;
+  model_config& c = m.config;
+  c.family = architecture::opt;
+  c.name = "opt";
+  c.layers = 2;
+  c.hidden = 24;
+  c.heads = c.kv_heads = 6;
+  c.head_dim = 4;
+  c.intermediate = 40;
+  c.vocab = vocab;
+  c.embedding_dim = as_350m ? 16 : c.hidden;
+  c.max_positions = 64;
+  c.norm_before = !as_350m;
+  m.embedding = random_matrix(vocab, c.embedding_dim, 1);
+  m.positions = random_matrix(c.max_positions + 2, c.hidden, 2, 0.3);
+  std::uint64_t seed = 500;
+  auto const random_norm = [&] {
+    norm n;
+    n.weight = random_vector(c.hidden, ++seed, 1, 0.2);
+    n.bias = random_vector(c.hidden, ++seed, 0, 0.2);
+    return n;
+  };
+  auto const biased = [&](char const* name, index_t d_out, index_t d_in) {
+    linear l = random_linear(name, d_out, d_in, ++seed);
+    l.bias = random_vector(d_out, ++seed, 0, 0.3);
+    return l;
+  };
+  if (as_350m) {
+    m.project_in = random_linear("project_in", c.hidden, c.embedding_dim, 3);
+    m.project_out = random_linear("project_out", c.embedding_dim, c.hidden, 4);
+  } else {
+    m.final_norm = random_norm();
+  }
+  for (index_t n = 0; n < c.layers; ++n) {
+    block b;
+    b.attention_norm = random_norm();
+    b.mlp_norm = random_norm();
+    b.q = biased("q", c.hidden, c.hidden);
+    b.k = biased("k", c.hidden, c.hidden);
+    b.v = biased("v", c.hidden, c.hidden);
+    b.o = biased("o", c.hidden, c.hidden);
+    b.up = biased("up", c.intermediate, c.hidden);
+    b.down = biased("down", c.hidden, c.intermediate);
+    m.blocks.push_back(std::move(b));
+  }
+  return m;
+}
+
 inline std::vector<int> random_tokens(index_t count, index_t vocab, std::uint64_t seed = 5) {
   std::vector<int> ids;
   for (index_t k = 0; k < count; ++k)
