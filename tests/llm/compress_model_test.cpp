@@ -1,6 +1,6 @@
-#include "compress_model.hpp"
+#include "compress/compress_model.hpp"
+#include "compress/rank_plan.hpp"
 #include "random_model.hpp"
-#include "rank_plan.hpp"
 
 #include "slim/slim.hpp"
 #include "slim/testing/executors.hpp"

@@ -1,4 +1,4 @@
-#include "evaluate.hpp"
+#include "evaluate/evaluate.hpp"
 
 #include "llm/random_model.hpp"
 

@@ -1,7 +1,7 @@
-#include "forward.hpp"
+#include "models/forward.hpp"
 
-#include "elementwise.hpp"
 #include "llm/random_model.hpp"
+#include "models/elementwise.hpp"
 
 #include <algorithm>
 #include <catch2/catch.hpp>

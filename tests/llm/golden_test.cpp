@@ -1,5 +1,5 @@
-#include "evaluate.hpp"
-#include "load.hpp"
+#include "evaluate/evaluate.hpp"
+#include "formats/load.hpp"
 #include "support/skip.hpp"
 
 #include <catch2/catch.hpp>

@@ -5,8 +5,8 @@
 ///     model_dump MODEL nll PROTOCOL CONTEXT MAX_TOKENS FILE  window NLLs; FILE holds ids separated by white space
 ///     model_dump MODEL config                               name and sizes
 
-#include "evaluate.hpp"
-#include "load.hpp"
+#include "evaluate/evaluate.hpp"
+#include "formats/load.hpp"
 
 #include <chrono>
 #include <cstdio>

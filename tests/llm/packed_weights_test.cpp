@@ -1,9 +1,9 @@
-#include "packed_weights.hpp"
+#include "formats/packed_weights.hpp"
 
-#include "compress_model.hpp"
-#include "generate.hpp"
+#include "compress/compress_model.hpp"
+#include "evaluate/generate.hpp"
 #include "random_model.hpp"
-#include "workspace.hpp"
+#include "run/workspace.hpp"
 
 #include "slim/testing/hard_matrices.hpp"
 

@@ -2,7 +2,7 @@
 /// @file
 /// Small models with random weights, made in memory.
 
-#include "forward.hpp"
+#include "models/forward.hpp"
 
 #include "slim/core/random.hpp"
 

@@ -6,8 +6,8 @@
 ///
 /// To write the record anew: SLIM_WRITE_RECORD=tests/golden/llm_record.txt test_llm "[record]"
 
-#include "compress_model.hpp"
-#include "rank_plan.hpp"
+#include "compress/compress_model.hpp"
+#include "compress/rank_plan.hpp"
 #include "support/skip.hpp"
 #include "support/temporary_folder.hpp"
 #include "tiny_gguf.hpp"

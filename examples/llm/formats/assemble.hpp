@@ -1,0 +1,86 @@
+#pragma once
+/// @file
+/// Second half of loading, common to all formats: a configuration, the names of the tensors, and the tensors themselves
+/// become a model.
+
+#include "models/model.hpp"
+
+#include "slim/core/result.hpp"
+#include "slim/io/tensor.hpp"
+
+#include <span>
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+
+namespace slim_llm {
+
+/// How a format names the tensors of a model. Names of a block are put behind `block_prefix`, the number of the block and
+/// a dot. Weights end in ".weight"; their biases have the same name, but ".bias".
+struct tensor_names {
+  std::string embedding, positions, final_norm, head, project_in, project_out;
+  std::string block_prefix;
+  std::string attention_norm, mlp_norm, q_norm, k_norm;
+  std::string q, k, v, o, gate, up, down;
+};
+
+/// How positions are turned into angles.
+struct rope_settings {
+  enum class scaling { none, linear, llama3 };
+  double theta = 10000;
+  scaling kind = scaling::none;
+  double factor = 1; ///< linear and llama3: positions (or low frequencies) are divided by this
+  double low_frequency_factor = 1, high_frequency_factor = 4; ///< llama3
+  double original_context = 8192;                             ///< llama3
+};
+
+/// Angle per position of pair j = 0 .. head_dim / 2 - 1. Source: transformers, modeling_rope_utils.py.
+[[nodiscard]] std::vector<double> rope_frequencies(rope_settings const& rope, index_t head_dim);
+
+/// What a file must hold beside the tensors every model of the family has.
+struct expectations {
+  bool qkv_bias = false, o_bias = false, mlp_bias = false;
+  bool head_norms = false;        ///< q_norm and k_norm (Qwen3)
+  bool norms_have_weights = true; ///< OPT may do without
+  bool final_norm = true;
+};
+
+/// The tensors of one file or folder, by name. Remembers the first thing that went wrong; from then on everything it hands
+/// out is empty, so that callers check once, at the end.
+class tensor_source {
+public:
+  explicit tensor_source(std::string file) : file_(std::move(file)) {}
+
+  /// The bytes that `tensors` show must outlive this object.
+  void add(std::span<slim::tensor_info const> tensors);
+  [[nodiscard]] bool has(std::string const& name) const { return tensors_.contains(name); }
+  /// Shape of a tensor, outermost first; empty if it is not there.
+  [[nodiscard]] std::vector<index_t> shape_of(std::string const& name) const;
+
+  [[nodiscard]] matrix<float> take(std::string const& name, index_t rows, index_t cols);
+  [[nodiscard]] std::vector<float> take_vector(std::string const& name, index_t size);
+  /// The tensor is known and not needed.
+  void ignore(std::string const& name) { used_.insert(name); }
+
+  void fail(std::string const& reason);
+  [[nodiscard]] bool failed() const { return !why_.empty(); }
+  /// First failure, or the name of a tensor that nobody took; empty if all is well.
+  [[nodiscard]] std::string why() const;
+
+private:
+  [[nodiscard]] slim::tensor_info const* require(std::string const& name);
+
+  std::string file_;
+  std::unordered_map<std::string, slim::tensor_info> tensors_;
+  std::unordered_set<std::string> used_;
+  std::string why_;
+};
+
+/// Checks that the numbers of a configuration make sense together; the reason if not.
+[[nodiscard]] std::string why_not_valid(model_config const& config);
+
+/// Takes everything the model needs out of `source`. `config` must be valid.
+[[nodiscard]] slim::result<model> assemble(model_config config, tensor_names const& names, expectations const& expected,
+                                           tensor_source& source);
+
+} // namespace slim_llm
