@@ -17,9 +17,7 @@ recipe named(std::string const& name) { return find_recipe(name).value(); }
 
 std::vector<matrix<float>> all_weights(model& m) {
   std::vector<matrix<float>> all;
-  for (block& b : m.blocks)
-    for (auto const& group : linear_groups(b))
-      for (linear const* member : group.members) all.push_back(member->weight);
+  for (linear const* l : all_linears(m)) all.push_back(l->weight);
   return all;
 }
 
@@ -64,16 +62,17 @@ TEST_CASE("every layer is calibrated on what the compressed layers before it mak
     l.weight = slim::decompress(how.chain(how.rank).compress(l.weight.view(), seen));
   };
   for (block& b : other.blocks) {
-    auto const x = pass.attention_input(b, hidden);
-    for (linear* l : {&b.q, &b.k, &b.v}) compress(*l, x);
-    auto const a = pass.attention_mix(b, apply(b.q, x), apply(b.k, x), apply(b.v, x));
-    compress(b.o, a);
-    pass.add_attention_output(b, a, hidden);
-    auto const y = pass.mlp_input(b, hidden);
-    for (linear* l : {&b.gate, &b.up}) compress(*l, y);
-    auto const h = pass.mlp_mix(b, apply(b.gate, y), apply(b.up, y));
-    compress(b.down, h);
-    pass.add_mlp_output(b, h, hidden);
+    auto const x = pass.normalized(*b.find_norm("attention_norm"), hidden);
+    for (char const* role : {"q", "k", "v"}) compress(b[role], x);
+    block_state state;
+    auto const a = pass.attention(b, state, apply(b["q"], x), apply(b["k"], x), apply(b["v"], x));
+    compress(b["o"], a);
+    apply_into(b["o"], a, hidden, {}, slim::destination::add);
+    auto const y = pass.normalized(*b.find_norm("mlp_norm"), hidden);
+    for (char const* role : {"gate", "up"}) compress(b[role], y);
+    auto const h = pass.gated_by_silu(apply(b["gate"], y), apply(b["up"], y));
+    compress(b["down"], h);
+    apply_into(b["down"], h, hidden, {}, slim::destination::add);
   }
   auto const weights = all_weights(m), expected = all_weights(other);
   REQUIRE(weights.size() == expected.size());
@@ -112,8 +111,8 @@ TEST_CASE("input rounding is switched on in every linear and changes the outputs
   auto const before = all_logits(m, ids, 8);
   (void)compress_model(m, ids, named("dense@fp8"), windows_of_8, 32);
   for (block const& b : m.blocks) {
-    CHECK(b.q.round_input);
-    CHECK(b.down.round_input);
+    CHECK(b["q"].round_input);
+    CHECK(b["down"].round_input);
   }
   CHECK(!(all_logits(m, ids, 8) == before));
 }
@@ -158,8 +157,8 @@ TEST_CASE("layers aimed at the dense model's outputs repair what earlier layers 
     forward_pass const pass(dense, 8);
     auto hidden = pass.embed(ids), moved = hidden;
     for (std::size_t b = 0; b < m.blocks.size(); ++b) {
-      pass.run_block(dense.blocks[b], hidden.view());
-      pass.run_block(m.blocks[b], moved.view());
+      pass.run_block(dense.blocks[b], hidden);
+      pass.run_block(m.blocks[b], moved);
     }
     double sum = 0;
     for (index_t k = 0; k < hidden.size(); ++k) sum += std::pow(static_cast<double>(hidden.data()[k] - moved.data()[k]), 2);
@@ -182,9 +181,7 @@ TEST_CASE("tokens held out are measured and not fitted to") {
 TEST_CASE("a budget of bits is kept, and spent") {
   auto const ids = random_tokens(80, 61);
   model m = random_llama();
-  for (std::size_t b = 0; b < m.blocks.size(); ++b) // as in a file: every tensor has a name of its own
-    for (auto const& group : linear_groups(m.blocks[b]))
-      for (linear* l : group.members) l->name = std::to_string(b) + role_of(m.blocks[b], *l);
+  name_linears(m);
   auto how = named("joint-q@g16");
   plan_ranks(how, {.rank = "", .by_role = "", .budget = 6.0}, m, ids, 8);
   auto const cost = compress_model(m, ids, how, {.context = 8, .calib_tokens = 80}, 32);

@@ -26,19 +26,9 @@ struct temporary_file {
   ~temporary_file() { std::filesystem::remove(path); }
 };
 
-std::vector<linear*> linears_of(model& m) {
-  std::vector<linear*> all;
-  for (block& b : m.blocks)
-    for (auto const& group : linear_groups(b))
-      for (linear* member : group.members) all.push_back(member);
-  return all;
-}
-
-/// Linears of a model need names of their own to be told apart in a file.
 model named_model() {
   model m = random_llama();
-  int number = 0;
-  for (linear* l : linears_of(m)) l->name = "linear." + std::to_string(number++);
+  name_linears(m);
   return m;
 }
 
@@ -54,7 +44,7 @@ TEST_CASE("packed linears come back from their file with the values they had, an
     model original = named_model(), loaded = named_model();
     save_packed(compressed(original, name), file.path, name);
     use_packed(loaded, open_packed(file.path), slim::input_precision::exact);
-    auto const expected = linears_of(original), found = linears_of(loaded);
+    auto const expected = all_linears(original), found = all_linears(loaded);
     REQUIRE(found.size() == 14);
     for (std::size_t k = 0; k < found.size(); ++k) {
       REQUIRE(found[k]->weight == expected[k]->weight);

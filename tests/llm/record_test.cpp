@@ -94,12 +94,10 @@ context scalar_context() {
   return ctx;
 }
 
-/// Linears of a model need names of their own to be told apart.
-void name_linears(model& m) {
-  int number = 0;
-  for (block& b : m.blocks)
-    for (auto const& group : linear_groups(b))
-      for (linear* member : group.members) member->name = "linear." + std::to_string(100 + number++);
+/// Names whose order is that of the linears.
+void name_in_order(model& m) {
+  int number = 100;
+  for (linear* l : all_linears(m)) l->name = "linear." + std::to_string(number++);
 }
 
 void add_packed(hash& sum, packed_weights const& packed) {
@@ -129,15 +127,13 @@ bool has_codes(std::string const& recipe) {
 }
 
 void record_recipe(record& found, std::string const& model_name, model m, std::string const& recipe_name) {
-  name_linears(m);
+  name_in_order(m);
   context const ctx = scalar_context();
   auto const cost =
       compress_model(m, random_tokens(80, 61), find_recipe(recipe_name).value(),
                      {.context = 8, .calib_tokens = 56, .held_out_tokens = 24, .keep_packed = has_codes(recipe_name)}, 32, ctx);
   hash weights, packed, report;
-  for (block& b : m.blocks)
-    for (auto const& group : linear_groups(b))
-      for (linear* member : group.members) weights.add(member->weight);
+  for (linear const* l : all_linears(m)) weights.add(l->weight);
   add_packed(packed, cost.packed);
   add_report(report, cost);
   report.add(evaluate(m, random_tokens(64, 61, 6), {.context = 16}, ctx).window_nll);
@@ -196,7 +192,7 @@ TEST_CASE("ranks from a budget of bits are those of the record", "[record]") {
   record found;
   for (auto const& [name, m] : {std::pair("llama", random_llama()), std::pair("opt", random_opt())}) {
     model named = m;
-    name_linears(named);
+    name_in_order(named);
     auto how = find_recipe("joint-q@g16").value();
     plan_ranks(how, {.rank = "", .by_role = "", .budget = 6.0}, named, random_tokens(80, 61), 8, scalar_context());
     hash ranks;

@@ -17,9 +17,7 @@ namespace {
 template <slim::input_quantizer Rounding>
 void round_inputs(model& m, Rounding const& rounding) {
   for (block& b : m.blocks)
-    for (auto const& group : linear_groups(b))
-      for (linear* member : group.members)
-        member->round_input = [rounding](slim::matrix_view<float> x) { rounding.round_inplace(x); };
+    for (linear& l : b.linears) l.round_input = [rounding](slim::matrix_view<float> x) { rounding.round_inplace(x); };
 }
 
 void set_inputs(model& m, std::filesystem::path const& packed, std::string const& inputs) {

@@ -4,112 +4,110 @@
 #include "run/table.hpp"
 
 #include <chrono>
-#include <cmath>
+#include <optional>
 
 namespace slim_llm {
 namespace {
 
-/// What a window's stage gives: the input X of a group of linears and, where the recipe aims at the dense model's outputs, the
-/// outputs Y (tokens x outputs of all members side by side) that they should give.
-struct stage_data {
-  matrix<float> x, y;
+/// Statistics of the inputs of a stage's linears over all windows.
+struct stage_statistics {
+  slim::calibration seen;
+  std::optional<slim::calibration> held_out;
 };
 
-/// A block's walk over all calibration windows, one window at a time. The last `held_out` windows are only measured on. With a
-/// recipe that aims at the dense model, a second walk through the uncompressed block runs beside the first.
+/// Compresses blocks, stage by stage. A stage is observed on all calibration windows, its linears are compressed, and the
+/// windows move on through the compressed linears. The last `held_out` windows are only measured on. If the recipe aims at the
+/// dense model, a second set of states runs through the dense linears, one stage ahead: a stage is still dense when it is
+/// observed.
 class block_compressor {
 public:
   block_compressor(forward_pass const& pass, recipe const& how, index_t held_out, packed_weights* packed, context const& ctx,
                    std::vector<layer_result>& layers)
       : pass_(pass), how_(how), held_out_(held_out), packed_(packed), ctx_(ctx), layers_(layers) {}
 
-  /// Compresses the linears of b and moves the hidden states of all windows through it; `dense_hidden` those of the
-  /// uncompressed model, empty if nobody asks for them.
-  void run(index_t number, block& b, matrix<float>& hidden, matrix<float>& dense_hidden) {
-    number_ = number;
-    auto const groups = linear_groups(b);
-    windows_ = hidden.rows() / pass_.window();
-    bool const aims = !dense_hidden.empty();
-    block const dense = aims ? b : block{};
-    matrix<float> mixes(hidden.rows(), b.o.d_in());
-    matrix<float> dense_mixes(aims ? hidden.rows() : 0, b.o.d_in()), dense_mlp_mixes(dense_mixes.rows(), b.down.d_in());
-
-    compress_group(b, groups[0], [&](index_t w) {
-      stage_data out{pass_.attention_input(b, window_of(hidden, w)), {}};
-      if (!aims) return out;
-      auto const x = pass_.attention_input(dense, window_of(dense_hidden, w));
-      auto q = apply(dense.q, x, ctx_), k = apply(dense.k, x, ctx_), v = apply(dense.v, x, ctx_);
-      out.y = side_by_side({{&q, &dense.q}, {&k, &dense.k}, {&v, &dense.v}});
-      keep(dense_mixes, w, pass_.attention_mix(dense, std::move(q), std::move(k), std::move(v)));
-      return out;
-    });
-
-    compress_group(b, groups[1], [&](index_t w) {
-      auto const x = pass_.attention_input(b, window_of(hidden, w));
-      stage_data out{pass_.attention_mix(b, apply(b.q, x, ctx_), apply(b.k, x, ctx_), apply(b.v, x, ctx_)), {}};
-      keep(mixes, w, out.x);
-      if (aims) out.y = output_and_drift(dense.o, window_of(dense_mixes, w), window_of(dense_hidden, w), window_of(hidden, w));
-      return out;
-    });
-
-    compress_group(b, groups[2], [&](index_t w) {
-      pass_.add_attention_output(b, window_of(mixes, w), window_of(hidden, w));
-      stage_data out{pass_.mlp_input(b, window_of(hidden, w)), {}};
-      if (!aims) return out;
-      pass_.add_attention_output(dense, window_of(dense_mixes, w), window_of(dense_hidden, w));
-      auto const x = pass_.mlp_input(dense, window_of(dense_hidden, w));
-      auto gate = apply(dense.gate, x, ctx_), up = apply(dense.up, x, ctx_);
-      out.y = side_by_side({{&gate, &dense.gate}, {&up, &dense.up}});
-      keep(dense_mlp_mixes, w, pass_.mlp_mix(dense, std::move(gate), std::move(up)));
-      return out;
-    });
-
-    mixes = matrix<float>(hidden.rows(), b.down.d_in());
-    compress_group(b, groups[3], [&](index_t w) {
-      auto const x = pass_.mlp_input(b, window_of(hidden, w));
-      stage_data out{pass_.mlp_mix(b, apply(b.gate, x, ctx_), apply(b.up, x, ctx_)), {}};
-      keep(mixes, w, out.x);
-      if (aims)
-        out.y = output_and_drift(dense.down, window_of(dense_mlp_mixes, w), window_of(dense_hidden, w), window_of(hidden, w));
-      return out;
-    });
-    for (index_t w = 0; w < windows_; ++w) {
-      pass_.add_mlp_output(b, window_of(mixes, w), window_of(hidden, w));
-      if (aims) pass_.add_mlp_output(dense, window_of(dense_mlp_mixes, w), window_of(dense_hidden, w));
+  /// Compresses the linears of b and moves the states of all windows through it; `dense_windows` those of the dense model,
+  /// empty if the recipe does not need them.
+  void run(index_t number, block& b, std::vector<block_state>& windows, std::vector<block_state>& dense_windows) {
+    stage const* before = nullptr;
+    for (stage const& current : pass_.stages()) {
+      auto statistics = empty_statistics(b, current);
+      for (std::size_t w = 0; w < windows.size(); ++w) {
+        if (before) move_on(*before, b, windows[w]);
+        observe(current, b, windows[w], dense_windows.empty() ? nullptr : &dense_windows[w],
+                w + static_cast<std::size_t>(held_out_) >= windows.size() ? *statistics.held_out : statistics.seen);
+      }
+      if (statistics.held_out) statistics.seen.hold_out(std::move(*statistics.held_out));
+      compress_linears(number, b, current, statistics.seen);
+      before = &current;
     }
+    for (block_state& window : windows) {
+      move_on(*before, b, window);
+      window.carried.clear();
+    }
+    for (block_state& window : dense_windows) window.carried.clear();
   }
 
 private:
-  matrix_view<float> window_of(matrix<float>& all, index_t w) const {
-    return all.view().middle_rows(w * pass_.window(), pass_.window());
+  void move_on(stage const& s, block const& b, block_state& window) const {
+    pass_.move_on(s, b, pass_.input(s, b, window), window);
   }
 
-  /// Keeps what a window's stage gave, for the stage after the next compression.
-  void keep(matrix<float>& all, index_t w, matrix<float> const& part) const {
-    std::copy_n(part.data(), part.size(), all.row(w * pass_.window()));
+  [[nodiscard]] stage_statistics empty_statistics(block const& b, stage const& s) const {
+    index_t const d_in = b[s.linears.front()].d_in();
+    index_t outputs = 0;
+    if (how_.towards_dense)
+      for (std::string const& role : s.linears) outputs += b[role].d_out();
+    stage_statistics empty{slim::calibration(d_in, {.gram = true, .outputs = outputs}), {}};
+    if (held_out_ > 0) empty.held_out.emplace(d_in, slim::calibration_config{.gram = true});
+    return empty;
   }
 
-  /// Outputs without their biases, which compression leaves alone.
-  static matrix<float> side_by_side(std::vector<std::pair<matrix<float> const*, linear const*>> const& parts) {
-    index_t cols = 0, rows = 0;
-    for (auto const& [y, from] : parts) {
-      cols += y->cols();
-      rows = std::max(rows, y->rows());
+  /// Adds a window to the statistics. With `dense`, the outputs that the linears should have are added too, if `to` collects
+  /// outputs, and the dense state moves on.
+  void observe(stage const& s, block const& b, block_state& window, block_state* dense, slim::calibration& to) const {
+    auto const x = pass_.input(s, b, window);
+    matrix<float> target;
+    if (dense) target = dense_outputs(s, b, *dense, window);
+    if (to.config().outputs > 0)
+      to.observe(matrix_view<float const>(x), matrix_view<float const>(target), ctx_);
+    else
+      to.observe(matrix_view<float const>(x), ctx_);
+  }
+
+  /// The outputs that the linears of a stage should have, side by side: those of the dense model, without their biases, which
+  /// compression leaves alone. A linear that ends a residual branch should also make up for what its state lacks already.
+  [[nodiscard]] matrix<float> dense_outputs(stage const& s, block const& b, block_state& dense,
+                                            block_state const& window) const {
+    auto const x = pass_.input(s, b, dense);
+    if (s.ends_residual_branch()) {
+      auto target = output_and_drift(b[s.linears.front()], x, dense.hidden, window.hidden);
+      pass_.move_on(s, b, x, dense);
+      return target;
     }
-    matrix<float> all(rows, cols);
+    auto outputs = pass_.outputs(s, b, x);
+    auto target = side_by_side(s, b, outputs);
+    s.combine(pass_, b, dense, std::move(outputs));
+    return target;
+  }
+
+  [[nodiscard]] static matrix<float> side_by_side(stage const& s, block const& b, std::vector<matrix<float>> const& outputs) {
+    index_t cols = 0;
+    for (auto const& y : outputs) cols += y.cols();
+    matrix<float> all(outputs.front().rows(), cols);
     index_t first = 0;
-    for (auto const& [y, from] : parts) {
-      for (index_t t = 0; t < y->rows(); ++t)
-        for (index_t j = 0; j < y->cols(); ++j)
-          all(t, first + j) = (*y)(t, j) - (from->bias.empty() ? 0.0f : from->bias[static_cast<std::size_t>(j)]);
-      first += y->cols();
+    for (std::size_t k = 0; k < outputs.size(); ++k) {
+      auto const& y = outputs[k];
+      auto const& bias = b[s.linears[k]].bias;
+      for (index_t t = 0; t < y.rows(); ++t)
+        for (index_t j = 0; j < y.cols(); ++j)
+          all(t, first + j) = y(t, j) - (bias.empty() ? 0.0f : bias[static_cast<std::size_t>(j)]);
+      first += y.cols();
     }
     return all;
   }
 
-  /// What a linear that writes into the residual stream should add: its dense output and what the stream lacks already.
-  matrix<float> output_and_drift(linear const& dense, matrix_view<float const> x, matrix_view<float const> dense_hidden,
-                                 matrix_view<float const> hidden) const {
+  [[nodiscard]] matrix<float> output_and_drift(linear const& dense, matrix_view<float const> x,
+                                               matrix<float> const& dense_hidden, matrix<float> const& hidden) const {
     matrix<float> y(x.rows(), dense.d_out());
     slim::gemm_into(x, slim::transposed(dense.weight.view()), y.view(), ctx_);
     for (index_t t = 0; t < y.rows(); ++t)
@@ -117,35 +115,19 @@ private:
     return y;
   }
 
-  template <class DataOfWindow>
-  void compress_group(block const& b, linear_group const& group, DataOfWindow const& data_of) {
-    index_t outputs = 0;
-    if (how_.towards_dense)
-      for (linear const* member : group.members) outputs += member->d_out();
-    index_t const d_in = group.members.front()->d_in();
-    slim::calibration seen(d_in, {.gram = true, .outputs = outputs}), held_out(d_in, {.gram = true});
-    for (index_t w = 0; w < windows_; ++w) {
-      stage_data const data = data_of(w);
-      if (w >= windows_ - held_out_)
-        held_out.observe(slim::matrix_view<float const>(data.x.view()), ctx_);
-      else if (outputs > 0)
-        seen.observe(slim::matrix_view<float const>(data.x.view()), slim::matrix_view<float const>(data.y.view()), ctx_);
-      else
-        seen.observe(slim::matrix_view<float const>(data.x.view()), ctx_);
-    }
-    if (held_out_ > 0) seen.hold_out(std::move(held_out));
+  void compress_linears(index_t number, block& b, stage const& s, slim::calibration const& seen) {
+    bool const shared = s.linears.size() > 1 && how_.towards_dense; // then each linear has its own columns of the outputs
     index_t first = 0;
-    for (linear* member : group.members) {
-      std::string const role = role_of(b, *member);
-      auto const chain = how_.chain(how_.rank_of(member->name, role));
-      auto const compressed = outputs > 0
-                                  ? chain.compress(member->weight.view(), seen.for_outputs(first, member->d_out()), ctx_)
-                                  : chain.compress(member->weight.view(), seen, ctx_);
-      first += member->d_out();
-      member->weight = slim::decompress(compressed, ctx_);
-      if (packed_) packed_->emplace(member->name, pack(member->name, compressed, ctx_));
-      member->round_input = how_.round_input;
-      layers_.push_back({number_, member->name, role, compressed.report});
+    for (std::string const& role : s.linears) {
+      linear& l = b[role];
+      auto const chain = how_.chain(how_.rank_of(l.name, role));
+      auto const compressed = shared ? chain.compress(l.weight.view(), seen.for_outputs(first, l.d_out()), ctx_)
+                                     : chain.compress(l.weight.view(), seen, ctx_);
+      first += l.d_out();
+      l.weight = slim::decompress(compressed, ctx_);
+      if (packed_) packed_->emplace(l.name, pack(l.name, compressed, ctx_));
+      l.round_input = how_.round_input;
+      layers_.push_back({number, l.name, role, compressed.report});
     }
   }
 
@@ -155,15 +137,21 @@ private:
   packed_weights* packed_;
   context const& ctx_;
   std::vector<layer_result>& layers_;
-  index_t number_ = 0;
-  index_t windows_ = 0;
 };
+
+/// The states of all windows before the first block.
+std::vector<block_state> embedded_windows(forward_pass const& pass, std::span<int const> tokens) {
+  std::vector<block_state> windows;
+  auto const length = static_cast<std::size_t>(pass.window());
+  for (std::size_t first = 0; first < tokens.size(); first += length)
+    windows.emplace_back().hidden = pass.embed(tokens.subspan(first, length));
+  return windows;
+}
 
 /// Inputs are rounded, weights are not.
 void round_inputs_only(model& m, recipe const& how) {
   for (block& b : m.blocks)
-    for (auto const& group : linear_groups(b))
-      for (linear* member : group.members) member->round_input = how.round_input;
+    for (linear& l : b.linears) l.round_input = how.round_input;
 }
 
 void summarise(compression& result) {
@@ -206,11 +194,11 @@ compression compress_model(model& m, std::span<int const> tokens, recipe const& 
   index_t const held_out = std::min(config.held_out_tokens, available - windows * window) / window;
   forward_pass const pass(m, window, ctx);
   result.calib_tokens = windows * window;
-  auto hidden = pass.embed(tokens.first(static_cast<std::size_t>((windows + held_out) * window)));
-  matrix<float> dense_hidden = how.towards_dense ? hidden : matrix<float>();
+  auto states = embedded_windows(pass, tokens.first(static_cast<std::size_t>((windows + held_out) * window)));
+  auto dense_states = how.towards_dense ? states : std::vector<block_state>();
   block_compressor compressor(pass, how, held_out, config.keep_packed ? &result.packed : nullptr, ctx, result.layers);
   for (index_t b = 0; b < m.config.layers; ++b) {
-    compressor.run(b, m.blocks[static_cast<std::size_t>(b)], hidden, dense_hidden);
+    compressor.run(b, m.blocks[static_cast<std::size_t>(b)], states, dense_states);
     if (report) report(b + 1, m.config.layers);
   }
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

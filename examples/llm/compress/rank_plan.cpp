@@ -9,8 +9,8 @@
 namespace slim_llm {
 namespace {
 
-/// What one linear layer would do with bits.
-struct wish {
+/// What one linear layer gains by bits.
+struct rank_request {
   std::string tensor;
   slim::rank_offer offer;
   double bare_bits = 0; ///< without adapter
@@ -19,7 +19,7 @@ struct wish {
 
 /// What a component costs. Codes have a scale per group of each column of L, which every component pays, and of R, which the
 /// first one pays for all that share its group.
-void price(wish& made, linear const& l, slim::adapter_format const& stored) {
+void set_cost(rank_request& made, linear const& l, slim::adapter_format const& stored) {
   auto const numbers = static_cast<double>(l.d_in() + l.d_out());
   if (stored.bits == 0) {
     made.offer.bits_each = slim::bit_width(stored.format) * numbers;
@@ -32,72 +32,77 @@ void price(wish& made, linear const& l, slim::adapter_format const& stored) {
 }
 
 /// The spectrum of the error that `how` leaves without adapter, in the norm of the output, relative to the output.
-wish wish_of(linear const& l, slim::calibration const& seen, recipe const& how, std::string const& role, context const& ctx) {
+rank_request request_of(linear const& l, slim::calibration const& seen, recipe const& how, context const& ctx) {
   auto const bare = how.chain({.number = 0}).compress(l.weight.view(), seen, ctx);
   auto const size = static_cast<double>(l.weight.size());
-  wish made{l.name, {}, bare.report.last().bits_per_weight * size, size};
-  price(made, l, *how.stored);
+  rank_request made{l.name, {}, bare.report.last().bits_per_weight * size, size};
+  set_cost(made, l, *how.stored);
   matrix<float> error = l.weight;
   for (index_t k = 0; k < error.size(); ++k) error.data()[k] -= bare.weights.data()[k];
   matrix<float> root = slim::curvature(seen, 0.01), weighted(error.rows(), error.cols());
   double const whole = slim::energy_under(l.weight.view(), root.view(), ctx);
   if (!(whole > 0.0) || !slim::cholesky_inplace(root.view(), ctx)) return made;
   slim::gemm_into(error.view(), root.view(), weighted.view(), ctx);
-  index_t const usual = how.rank_of(l.name, role).of(l.d_out(), l.d_in());
+  index_t const usual = how.rank_of(l.name, l.role).of(l.d_out(), l.d_in());
   for (float const sigma : slim::truncated_low_rank(weighted.view(), 3 * usual, {}, ctx).singular_values)
     made.offer.gains.push_back(std::min(static_cast<double>(sigma) * static_cast<double>(sigma) / whole,
                                         made.offer.gains.empty() ? 1e30 : made.offer.gains.back()));
   return made;
 }
 
-std::vector<wish> collect_wishes(recipe const& how, model const& m, std::span<int const> tokens, index_t window,
-                                 context const& ctx, progress const& report) {
+std::vector<rank_request> collect_requests(recipe const& how, model const& m, std::span<int const> tokens, index_t window,
+                                           context const& ctx, progress const& report) {
   forward_pass const pass(m, window, ctx);
   index_t const windows = static_cast<index_t>(tokens.size()) / window;
-  auto hidden = pass.embed(tokens.first(static_cast<std::size_t>(windows * window)));
-  std::vector<wish> wishes;
-  for (std::size_t b = 0; b < m.blocks.size(); ++b) {
-    block copy = m.blocks[b];
-    std::map<stage, slim::calibration> seen;
-    for (index_t w = 0; w < windows; ++w)
-      pass.run_block(copy, hidden.view().middle_rows(w * window, window),
-                     [&](linear_group const& g, matrix_view<float const> x) {
-                       seen.try_emplace(g.input, slim::calibration(x.cols(), {.gram = true})).first->second.observe(x, ctx);
-                     });
-    for (auto const& group : linear_groups(copy))
-      for (linear const* member : group.members)
-        wishes.push_back(wish_of(*member, seen.at(group.input), how, role_of(copy, *member), ctx));
-    if (report) report(static_cast<index_t>(b) + 1, static_cast<index_t>(m.blocks.size()));
+  std::vector<matrix<float>> hidden;
+  for (index_t w = 0; w < windows; ++w)
+    hidden.push_back(pass.embed(tokens.subspan(static_cast<std::size_t>(w * window), static_cast<std::size_t>(window))));
+  std::vector<rank_request> requests;
+  for (std::size_t n = 0; n < m.blocks.size(); ++n) {
+    block const& b = m.blocks[n];
+    std::map<stage const*, slim::calibration> seen;
+    for (auto& h : hidden)
+      pass.run_block(b, h, [&](stage const& s, matrix_view<float const> x) {
+        seen.try_emplace(&s, slim::calibration(x.cols(), {.gram = true})).first->second.observe(x, ctx);
+      });
+    for (stage const& s : pass.stages())
+      for (std::string const& role : s.linears) requests.push_back(request_of(b[role], seen.at(&s), how, ctx));
+    if (report) report(static_cast<index_t>(n) + 1, static_cast<index_t>(m.blocks.size()));
   }
-  return wishes;
+  return requests;
 }
 
-void spend_budget(recipe& how, double budget, std::vector<wish> const& wishes) {
+void spend_budget(recipe& how, double budget, std::vector<rank_request> const& requests) {
   double bare = 0, weights = 0;
   std::vector<slim::rank_offer> offers;
-  for (auto const& w : wishes) {
-    bare += w.bare_bits;
-    weights += w.weights;
-    offers.push_back(w.offer);
+  for (auto const& r : requests) {
+    bare += r.bare_bits;
+    weights += r.weights;
+    offers.push_back(r.offer);
   }
   if (budget * weights < bare)
     throw input_error(slim::message("--rank-budget ", budget, ": recipe ", how.name, " takes ", bare / weights,
                                     " bits per weight without any adapter"));
   auto const ranks = slim::allocate_ranks(offers, budget * weights - bare);
-  for (std::size_t k = 0; k < wishes.size(); ++k) how.ranks[wishes[k].tensor] = {.number = ranks[k]};
+  for (std::size_t k = 0; k < requests.size(); ++k) how.ranks[requests[k].tensor] = {.number = ranks[k]};
+}
+
+std::string joined(std::vector<std::string> const& words) {
+  std::string text;
+  for (auto const& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
 }
 
 /// "q=0.05,down=0.12"
-void read_ranks_by_role(recipe& how, std::string const& text) {
+void read_ranks_by_role(recipe& how, std::string const& text, std::vector<std::string> const& roles) {
   std::size_t begin = 0;
   while (begin <= text.size()) {
     std::size_t const end = std::min(text.find(',', begin), text.size());
     std::string const part = text.substr(begin, end - begin);
     std::size_t const equals = part.find('=');
     std::string const role = part.substr(0, equals);
-    static std::vector<std::string> const roles = {"q", "k", "v", "o", "gate", "up", "down"};
     if (equals == std::string::npos || std::find(roles.begin(), roles.end(), role) == roles.end())
-      throw input_error("--rank-by-role '" + part + "': needed is ROLE=RANK with a role of q, k, v, o, gate, up, down");
+      throw input_error("--rank-by-role '" + part + "': needed is ROLE=RANK with a role of " + joined(roles));
     how.ranks[role] = required(parse_rank(part.substr(equals + 1)));
     begin = end + 1;
   }
@@ -110,11 +115,11 @@ void plan_ranks(recipe& how, rank_options const& options, model const& m, std::s
   bool const asked = !options.rank.empty() || !options.by_role.empty() || options.budget != 0;
   if (!asked || !how.stored) return; // a recipe without adapters stands in grids beside those that have them
   if (!options.rank.empty()) how.rank = required(parse_rank(options.rank));
-  if (!options.by_role.empty()) read_ranks_by_role(how, options.by_role);
+  if (!options.by_role.empty()) read_ranks_by_role(how, options.by_role, linear_roles(m.config));
   if (options.budget == 0) return;
   if (!(options.budget > 0)) throw input_error(slim::message("--rank-budget ", options.budget, ": needed is > 0"));
   index_t const window = std::min(context_tokens, static_cast<index_t>(tokens.size()));
-  spend_budget(how, options.budget, collect_wishes(how, m, tokens, window, ctx, report));
+  spend_budget(how, options.budget, collect_requests(how, m, tokens, window, ctx, report));
 }
 
 } // namespace slim_llm

@@ -27,21 +27,15 @@ std::vector<float> generation::append(std::span<int const> tokens) {
   if (count == 0) throw slim::shape_error("generation::append: no tokens");
   if (size_ + count > pass_.window())
     throw slim::config_error(slim::message("generation: ", size_ + count, " tokens, room was made for ", pass_.window()));
-  matrix<float> hidden = pass_.embed_at(tokens, size_);
+  block_state state;
+  state.hidden = pass_.embed_at(tokens, size_);
+  state.position = size_;
   for (std::size_t n = 0; n < model_.blocks.size(); ++n) {
-    block const& b = model_.blocks[n];
-    {
-      auto const x = pass_.attention_input(b, hidden);
-      auto qkv = apply_each({&b.q, &b.k, &b.v}, x, ctx_);
-      auto const mixed = pass_.attention_mix_cached(b, std::move(qkv[0]), std::move(qkv[1]), qkv[2], size_, caches_[n]);
-      pass_.add_attention_output(b, mixed, hidden);
-    }
-    auto const x = pass_.mlp_input(b, hidden);
-    auto both = apply_each({&b.gate, &b.up}, x, ctx_);
-    pass_.add_mlp_output(b, pass_.mlp_mix(b, std::move(both[0]), std::move(both[1])), hidden);
+    state.cache = &caches_[n];
+    pass_.run_block(model_.blocks[n], state);
   }
   size_ += count;
-  auto const last = pass_.head_input(hidden.view().middle_rows(count - 1, 1));
+  auto const last = pass_.head_input(state.hidden.view().middle_rows(count - 1, 1));
   std::vector<float> logits(static_cast<std::size_t>(model_.embedding.rows()));
   matrix_view<float> const out(logits.data(), 1, model_.embedding.rows());
   if (head_)

@@ -13,45 +13,37 @@ std::string bias_name(std::string const& weight) {
   return weight.substr(0, weight.size() - suffix.size()) + "bias";
 }
 
-linear take_linear(tensor_source& source, std::string const& name, index_t d_out, index_t d_in, bool needs_bias) {
+linear take_linear(tensor_source& source, linear_tensor const& tensor, std::string const& prefix = {}) {
   linear l;
-  l.name = name;
-  l.weight = source.take(name, d_out, d_in);
-  std::string const bias = bias_name(name);
-  if (needs_bias || source.has(bias)) l.bias = source.take_vector(bias, d_out);
+  l.role = tensor.role;
+  l.name = prefix + tensor.name;
+  l.weight = source.take(l.name, tensor.d_out, tensor.d_in);
+  std::string const bias = bias_name(l.name);
+  if (tensor.biased || source.has(bias)) l.bias = source.take_vector(bias, tensor.d_out);
   return l;
 }
 
-norm take_norm(tensor_source& source, std::string const& name, index_t size, architecture family, bool has_weights = true) {
+norm take_norm(tensor_source& source, model_config const& c, norm_tensor const& tensor, std::string const& prefix) {
   norm n;
-  n.name = name;
-  if (!has_weights) {
-    n.weight.assign(static_cast<std::size_t>(size), 1.0f);
-    n.bias.assign(static_cast<std::size_t>(size), 0.0f);
+  n.role = tensor.role;
+  n.name = prefix + tensor.name;
+  bool const biased = c.family->norm == norm_kind::layer;
+  auto const size = static_cast<std::size_t>(tensor.size);
+  if (!c.has.norm_weights) {
+    n.weight.assign(size, 1.0f);
+    n.bias.assign(size, 0.0f);
     return n;
   }
-  n.weight = source.take_vector(name, size);
-  if (family == architecture::opt) n.bias = source.take_vector(bias_name(name), size);
+  n.weight = source.take_vector(n.name, tensor.size);
+  if (biased) n.bias = source.take_vector(bias_name(n.name), tensor.size);
   return n;
 }
 
-block take_block(tensor_source& source, model_config const& c, tensor_names const& names, expectations const& expected,
-                 index_t number) {
-  std::string const prefix = names.block_prefix + std::to_string(number) + ".";
+block take_block(tensor_source& source, model_config const& c, tensor_layout const& layout, index_t number) {
+  std::string const prefix = layout.block_prefix + std::to_string(number) + ".";
   block b;
-  b.attention_norm = take_norm(source, prefix + names.attention_norm, c.hidden, c.family, expected.norms_have_weights);
-  b.mlp_norm = take_norm(source, prefix + names.mlp_norm, c.hidden, c.family, expected.norms_have_weights);
-  if (expected.head_norms) {
-    b.q_norm = take_norm(source, prefix + names.q_norm, c.head_dim, c.family);
-    b.k_norm = take_norm(source, prefix + names.k_norm, c.head_dim, c.family);
-  }
-  b.q = take_linear(source, prefix + names.q, c.q_size(), c.hidden, expected.qkv_bias);
-  b.k = take_linear(source, prefix + names.k, c.kv_size(), c.hidden, expected.qkv_bias);
-  b.v = take_linear(source, prefix + names.v, c.kv_size(), c.hidden, expected.qkv_bias);
-  b.o = take_linear(source, prefix + names.o, c.hidden, c.q_size(), expected.o_bias);
-  if (!names.gate.empty()) b.gate = take_linear(source, prefix + names.gate, c.intermediate, c.hidden, expected.mlp_bias);
-  b.up = take_linear(source, prefix + names.up, c.intermediate, c.hidden, expected.mlp_bias);
-  b.down = take_linear(source, prefix + names.down, c.hidden, c.intermediate, expected.mlp_bias);
+  for (norm_tensor const& tensor : layout.norms) b.norms.push_back(take_norm(source, c, tensor, prefix));
+  for (linear_tensor const& tensor : layout.linears) b.linears.push_back(take_linear(source, tensor, prefix));
   return b;
 }
 
@@ -154,32 +146,29 @@ std::string why_not_valid(model_config const& c) {
     return slim::message("number of positions is ", c.max_positions, ", allowed are 0 .. ", wide);
   if (c.heads % c.kv_heads != 0)
     return slim::message(c.heads, " attention heads cannot share ", c.kv_heads, " key-value heads evenly");
-  if (c.family == architecture::llama && c.head_dim % 2 != 0)
+  if (c.family->positions == position_kind::rotary && c.head_dim % 2 != 0)
     return slim::message("heads of odd size ", c.head_dim, " have no rotary positions");
   if (!(c.norm_epsilon >= 0) || c.norm_epsilon > 1)
     return slim::message("norm epsilon is ", c.norm_epsilon, ", allowed are 0 .. 1");
   return {};
 }
 
-slim::result<model> assemble(model_config config, tensor_names const& names, expectations const& expected,
-                             tensor_source& source) {
+slim::result<model> assemble(model_config config, tensor_layout const& layout, tensor_source& source) {
   model m;
-  bool const projected = config.embedding_dim != config.hidden;
-  m.embedding_name = names.embedding;
-  m.embedding = source.take(names.embedding, config.vocab, config.embedding_dim);
-  if (!names.positions.empty()) m.positions = source.take(names.positions, config.max_positions + 2, config.hidden);
-  if (projected) {
-    m.project_in = take_linear(source, names.project_in, config.hidden, config.embedding_dim, false);
-    m.project_out = take_linear(source, names.project_out, config.embedding_dim, config.hidden, false);
+  m.embedding_name = layout.embedding;
+  m.embedding = source.take(layout.embedding, config.vocab, config.embedding_dim);
+  if (!layout.positions.empty()) m.positions = source.take(layout.positions, config.max_positions + 2, config.hidden);
+  if (config.embedding_dim != config.hidden) {
+    m.project_in = take_linear(source, {"project_in", layout.project_in, config.hidden, config.embedding_dim});
+    m.project_out = take_linear(source, {"project_out", layout.project_out, config.embedding_dim, config.hidden});
   }
   for (index_t number = 0; number < config.layers && !source.failed(); ++number)
-    m.blocks.push_back(take_block(source, config, names, expected, number));
-  if (expected.final_norm)
-    m.final_norm = take_norm(source, names.final_norm, config.hidden, config.family, expected.norms_have_weights);
+    m.blocks.push_back(take_block(source, config, layout, number));
+  if (config.has.final_norm) m.final_norm = take_norm(source, config, {"final_norm", layout.final_norm, config.hidden}, {});
   if (!config.tied_embeddings)
-    m.head = take_linear(source, names.head, config.vocab, config.embedding_dim, false);
+    m.head = take_linear(source, {"head", layout.head, config.vocab, config.embedding_dim});
   else
-    source.ignore(names.head); // some writers store the shared matrix twice
+    source.ignore(layout.head); // some writers store the shared matrix twice
   m.config = std::move(config);
   if (std::string why = source.why(); !why.empty()) return slim::failure{std::move(why)};
   return m;

@@ -1,9 +1,9 @@
 #pragma once
 /// @file
-/// Second half of loading, common to all formats: a configuration, the names of the tensors, and the tensors themselves
+/// Second half of loading, common to all formats: a configuration, the family's list of tensors, and the tensors themselves
 /// become a model.
 
-#include "models/model.hpp"
+#include "models/family.hpp"
 
 #include "slim/core/result.hpp"
 #include "slim/io/tensor.hpp"
@@ -14,15 +14,6 @@
 #include <unordered_set>
 
 namespace slim_llm {
-
-/// How a format names the tensors of a model. Names of a block are put behind `block_prefix`, the number of the block and
-/// a dot. Weights end in ".weight"; their biases have the same name, but ".bias".
-struct tensor_names {
-  std::string embedding, positions, final_norm, head, project_in, project_out;
-  std::string block_prefix;
-  std::string attention_norm, mlp_norm, q_norm, k_norm;
-  std::string q, k, v, o, gate, up, down;
-};
 
 /// How positions are turned into angles.
 struct rope_settings {
@@ -36,14 +27,6 @@ struct rope_settings {
 
 /// Angle per position of pair j = 0 .. head_dim / 2 - 1. Source: transformers, modeling_rope_utils.py.
 [[nodiscard]] std::vector<double> rope_frequencies(rope_settings const& rope, index_t head_dim);
-
-/// What a file must hold beside the tensors every model of the family has.
-struct expectations {
-  bool qkv_bias = false, o_bias = false, mlp_bias = false;
-  bool head_norms = false;        ///< q_norm and k_norm (Qwen3)
-  bool norms_have_weights = true; ///< OPT may do without
-  bool final_norm = true;
-};
 
 /// The tensors of one file or folder, by name. Remembers the first thing that went wrong; from then on everything it hands
 /// out is empty, so that callers check once, at the end.
@@ -80,7 +63,6 @@ private:
 [[nodiscard]] std::string why_not_valid(model_config const& config);
 
 /// Takes everything the model needs out of `source`. `config` must be valid.
-[[nodiscard]] slim::result<model> assemble(model_config config, tensor_names const& names, expectations const& expected,
-                                           tensor_source& source);
+[[nodiscard]] slim::result<model> assemble(model_config config, tensor_layout const& layout, tensor_source& source);
 
 } // namespace slim_llm

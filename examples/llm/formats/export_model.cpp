@@ -10,11 +10,10 @@ namespace {
 
 using weights_by_name = std::unordered_map<std::string, linear const*>;
 
-weights_by_name linears_by_name(model& m) {
+weights_by_name linears_by_name(model const& m) {
   weights_by_name all;
-  for (block& b : m.blocks)
-    for (auto const& group : linear_groups(b))
-      for (linear const* member : group.members) all.emplace(member->name, member);
+  for (block const& b : m.blocks)
+    for (linear const& l : b.linears) all.emplace(l.name, &l);
   return all;
 }
 

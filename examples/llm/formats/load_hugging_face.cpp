@@ -13,57 +13,56 @@ namespace {
 
 using nlohmann::json;
 
-/// Typed access to a JSON object with the first failure kept. Missing and null are the same.
-class json_reader {
+/// A JSON object as a configuration. Missing and null are the same.
+class json_reader final : public config_reader {
 public:
   json_reader(std::string file, json object) : file_(std::move(file)), object_(std::move(object)) {}
 
-  [[nodiscard]] bool has(char const* key) const { return object_.contains(key) && !object_.at(key).is_null(); }
-  [[nodiscard]] json const& at(char const* key) const { return object_.at(key); }
+  [[nodiscard]] bool has(std::string const& key) const { return object_.contains(key) && !object_.at(key).is_null(); }
+  [[nodiscard]] json const& at(std::string const& key) const { return object_.at(key); }
 
-  [[nodiscard]] index_t whole(char const* key) { return require(key) ? whole(key, 0) : 0; }
-  [[nodiscard]] index_t whole(char const* key, index_t fallback) {
+  [[nodiscard]] index_t whole(std::string const& key) override { return require(key) ? whole(key, 0) : 0; }
+  [[nodiscard]] index_t whole(std::string const& key, index_t fallback) override {
     if (!has(key)) return fallback;
     if (at(key).is_number_integer()) return at(key).get<index_t>();
     return wrong<index_t>(key, "a whole number");
   }
-  [[nodiscard]] double number(char const* key, double fallback) {
+  [[nodiscard]] double number(std::string const& key) override { return require(key) ? number(key, 0.0) : 0.0; }
+  [[nodiscard]] double number(std::string const& key, double fallback) override {
     if (!has(key)) return fallback;
     return at(key).is_number() ? at(key).get<double>() : wrong<double>(key, "a number");
   }
-  [[nodiscard]] bool flag(char const* key, bool fallback) {
+  [[nodiscard]] bool flag(std::string const& key, bool fallback) override {
     if (!has(key)) return fallback;
     return at(key).is_boolean() ? at(key).get<bool>() : wrong<bool>(key, "true or false");
   }
-  [[nodiscard]] std::string text(char const* key, std::string const& fallback) {
+  [[nodiscard]] std::string text(std::string const& key) override { return require(key) ? text(key, "") : ""; }
+  [[nodiscard]] std::string text(std::string const& key, std::string const& fallback) override {
     if (!has(key)) return fallback;
     return at(key).is_string() ? at(key).get<std::string>() : wrong<std::string>(key, "a text");
   }
   /// The object behind a key; hand its failure back with fail_as.
-  [[nodiscard]] json_reader inside(char const* key) const { return {file_ + ": " + key, at(key)}; }
+  [[nodiscard]] json_reader inside(std::string const& key) const { return {file_ + ": " + key, at(key)}; }
   void fail_as(json_reader const& inner) {
-    if (why_.empty()) why_ = inner.why_;
+    if (!inner.why().empty()) keep_failure(inner.why());
   }
 
-  void fail(std::string const& reason) {
-    if (why_.empty()) why_ = file_ + ": " + reason;
-  }
-  [[nodiscard]] std::string const& why() const { return why_; }
+protected:
+  [[nodiscard]] std::string place() const override { return file_; }
 
 private:
-  [[nodiscard]] bool require(char const* key) {
+  [[nodiscard]] bool require(std::string const& key) {
     if (!has(key)) fail(slim::message("'", key, "' is missing"));
     return has(key);
   }
   template <class T>
-  [[nodiscard]] T wrong(char const* key, char const* wanted) {
+  [[nodiscard]] T wrong(std::string const& key, char const* wanted) {
     fail(slim::message("'", key, "' is not ", wanted));
     return T{};
   }
 
   std::string file_;
   json object_;
-  std::string why_;
 };
 
 rope_settings read_rope(json_reader& config) {
@@ -95,43 +94,7 @@ rope_settings read_rope(json_reader& config) {
   return rope;
 }
 
-void read_llama(json_reader& config, model_config& c, expectations& expected) {
-  c.embedding_dim = c.hidden;
-  c.intermediate = config.whole("intermediate_size");
-  c.kv_heads = config.whole("num_key_value_heads", c.heads);
-  c.head_dim = config.whole("head_dim", c.heads > 0 ? c.hidden / c.heads : 0);
-  c.norm_epsilon = config.number("rms_norm_eps", 1e-6);
-  c.tied_embeddings = config.flag("tie_word_embeddings", false);
-  if (std::string const act = config.text("hidden_act", "silu"); act != "silu")
-    config.fail("activation '" + act + "' is not known; silu is");
-  if (config.number("partial_rotary_factor", 1.0) != 1.0) config.fail("partial_rotary_factor other than 1 is not supported");
-  bool const slides = c.name == "mistral" || config.flag("use_sliding_window", false);
-  if (slides) c.sliding_window = config.whole("sliding_window", 0);
-  expected.qkv_bias = c.name == "qwen2" || config.flag("attention_bias", false);
-  expected.o_bias = c.name != "qwen2" && config.flag("attention_bias", false);
-  expected.mlp_bias = config.flag("mlp_bias", false);
-  expected.head_norms = c.name == "qwen3";
-}
-
-void read_opt(json_reader& config, model_config& c, expectations& expected) {
-  c.family = architecture::opt;
-  c.kv_heads = c.heads;
-  c.head_dim = c.heads > 0 ? c.hidden / c.heads : 0;
-  if (c.head_dim * c.heads != c.hidden) config.fail(slim::message(c.heads, " heads do not divide ", c.hidden, " elements"));
-  c.embedding_dim = config.whole("word_embed_proj_dim", c.hidden);
-  c.intermediate = config.whole("ffn_dim");
-  c.norm_epsilon = 1e-5; // torch.nn.LayerNorm's; OPT's configuration does not name it
-  c.norm_before = config.flag("do_layer_norm_before", true);
-  c.tied_embeddings = config.flag("tie_word_embeddings", true);
-  if (std::string const act = config.text("activation_function", "relu"); act != "relu")
-    config.fail("activation '" + act + "' is not known; relu is");
-  bool const biased = config.flag("enable_bias", true);
-  expected.qkv_bias = expected.o_bias = expected.mlp_bias = biased;
-  expected.norms_have_weights = config.flag("layer_norm_elementwise_affine", true);
-  expected.final_norm = c.norm_before && !config.flag("_remove_final_layer_norm", false);
-}
-
-model_config read_config(json_reader& config, expectations& expected) {
+model_config read_config(json_reader& config) {
   model_config c;
   c.name = config.text("model_type", "");
   c.layers = config.whole("num_hidden_layers");
@@ -142,56 +105,20 @@ model_config read_config(json_reader& config, expectations& expected) {
   if (config.has("bos_token_id") && config.at("bos_token_id").is_number_integer()) c.bos = config.at("bos_token_id").get<int>();
   if (config.has("quantization_config"))
     config.fail("the folder holds a quantized model ('quantization_config'); give the dense one");
-  if (c.name == "opt")
-    read_opt(config, c, expected);
-  else if (c.name == "llama" || c.name == "mistral" || c.name == "qwen2" || c.name == "qwen3")
-    read_llama(config, c, expected);
+  c.family = find_family(&model_family::hugging_face, c.name);
+  if (c.family)
+    c.family->hugging_face.read_config(config, c);
   else
-    config.fail("model type '" + c.name + "' is not known; llama, mistral, qwen2, qwen3 and opt are");
+    config.fail("model type '" + c.name + "' is not known; " + known_types(&model_family::hugging_face) + " are");
   return c;
 }
 
-tensor_names llama_names(std::string const& root) {
-  tensor_names n;
-  n.embedding = root + "embed_tokens.weight";
-  n.final_norm = root + "norm.weight";
-  n.head = "lm_head.weight";
-  n.block_prefix = root + "layers.";
-  n.attention_norm = "input_layernorm.weight";
-  n.mlp_norm = "post_attention_layernorm.weight";
-  n.q_norm = "self_attn.q_norm.weight";
-  n.k_norm = "self_attn.k_norm.weight";
-  n.q = "self_attn.q_proj.weight";
-  n.k = "self_attn.k_proj.weight";
-  n.v = "self_attn.v_proj.weight";
-  n.o = "self_attn.o_proj.weight";
-  n.gate = "mlp.gate_proj.weight";
-  n.up = "mlp.up_proj.weight";
-  n.down = "mlp.down_proj.weight";
-  return n;
-}
-
-tensor_names opt_names(std::string const& root) {
-  tensor_names n = llama_names(root);
-  n.positions = root + "embed_positions.weight";
-  n.final_norm = root + "final_layer_norm.weight";
-  n.project_in = root + "project_in.weight";
-  n.project_out = root + "project_out.weight";
-  n.attention_norm = "self_attn_layer_norm.weight";
-  n.mlp_norm = "final_layer_norm.weight";
-  n.o = "self_attn.out_proj.weight";
-  n.gate.clear();
-  n.up = "fc1.weight";
-  n.down = "fc2.weight";
-  return n;
-}
-
 /// Checkpoints of the bare decoder lack the outer prefixes.
-tensor_names names_in(tensor_source const& source, architecture family) {
-  bool const opt = family == architecture::opt;
-  for (std::string const root : {opt ? "model.decoder." : "model.", opt ? "decoder." : ""})
-    if (source.has(root + "embed_tokens.weight")) return opt ? opt_names(root) : llama_names(root);
-  return opt ? opt_names("model.decoder.") : llama_names("model.");
+tensor_layout layout_in(tensor_source const& source, model_config const& config) {
+  auto const& format = config.family->hugging_face;
+  for (std::string const& root : format.roots)
+    if (auto layout = format.tensors(config, root); source.has(layout.embedding)) return layout;
+  return format.tensors(config, format.roots.front());
 }
 
 /// The tokenizer, not the model, says whether texts begin with BOS.
@@ -208,8 +135,7 @@ slim::result<model> load_hugging_face(std::filesystem::path const& folder) {
   if (!object) return slim::failure{object.why()};
   if (!object->is_object()) return slim::failure{file + ": is not a JSON object"};
   json_reader reader(file, std::move(*object));
-  expectations expected;
-  model_config config = read_config(reader, expected);
+  model_config config = read_config(reader);
   rope_settings const rope = read_rope(reader);
   if (!reader.why().empty()) return slim::failure{reader.why()};
   if (std::string const why = why_not_valid(config); !why.empty()) return slim::failure{file + ": " + why};
@@ -219,12 +145,12 @@ slim::result<model> load_hugging_face(std::filesystem::path const& folder) {
   if (!parts) return slim::failure{parts.why()};
   tensor_source source(folder.string());
   source.add(parts->tensors());
-  auto const names = names_in(source, config.family);
+  auto const layout = layout_in(source, config);
   for (index_t number = 0; number < config.layers; ++number) // buffers of old checkpoints
-    source.ignore(names.block_prefix + std::to_string(number) + ".self_attn.rotary_emb.inv_freq");
-  bool const rotary = config.family == architecture::llama;
+    source.ignore(layout.block_prefix + std::to_string(number) + ".self_attn.rotary_emb.inv_freq");
+  bool const rotary = config.family->positions == position_kind::rotary;
   index_t const head_dim = config.head_dim;
-  auto m = assemble(std::move(config), names, expected, source);
+  auto m = assemble(std::move(config), layout, source);
   if (m && rotary) m->rope_frequencies = rope_frequencies(rope, head_dim);
   return m;
 }

@@ -141,27 +141,27 @@ slim::input_precision packed_precision(std::string const& inputs) {
   throw input_error("--inputs " + inputs + ": possible with packed weights are int8, int16, float");
 }
 
+void use_packed(linear& l, packed_weights const& weights, slim::input_precision inputs, context const& ctx) {
+  auto const found = weights.find(l.name);
+  if (found == weights.end()) throw input_error(l.name + ": is not among the packed weights");
+  auto const [codes, kept, book] = unpacked(l.name, found->second.weight, ctx);
+  slim::adapter const a = adapter_of(l.name, found->second, ctx);
+  bool const fits = codes.rows() == l.d_out() && codes.cols() == l.d_in() &&
+                    (a.rank() == 0 || (a.left.rows() == l.d_in() && a.right.cols() == l.d_out() && a.right.rows() == a.rank()));
+  if (!fits)
+    throw input_error(slim::message(l.name, ": packed as ", codes.rows(), " x ", codes.cols(), " with rank ", a.rank(),
+                                    ", the model has ", l.d_out(), " x ", l.d_in()));
+  bool const dense = kept.count() == codes.codes.size();
+  l.packed = std::make_shared<slim::packed_linear const>(
+      slim::pack_linear(codes, dense ? nullptr : &kept, a.rank() > 0 ? &a : nullptr, ctx));
+  l.packed_inputs = inputs;
+  codes.dequantize_into(l.weight.view(), ctx);
+  a.add_to(l.weight.view(), ctx);
+}
+
 void use_packed(model& m, packed_weights const& weights, slim::input_precision inputs, context const& ctx) {
   for (block& b : m.blocks)
-    for (auto const& group : linear_groups(b))
-      for (linear* member : group.members) {
-        auto const found = weights.find(member->name);
-        if (found == weights.end()) throw input_error(member->name + ": is not among the packed weights");
-        auto const [codes, kept, book] = unpacked(member->name, found->second.weight, ctx);
-        slim::adapter const a = adapter_of(member->name, found->second, ctx);
-        bool const fits = codes.rows() == member->d_out() && codes.cols() == member->d_in() &&
-                          (a.rank() == 0 || (a.left.rows() == member->d_in() && a.right.cols() == member->d_out() &&
-                                             a.right.rows() == a.rank()));
-        if (!fits)
-          throw input_error(slim::message(member->name, ": packed as ", codes.rows(), " x ", codes.cols(), " with rank ",
-                                          a.rank(), ", the model has ", member->d_out(), " x ", member->d_in()));
-        bool const dense = kept.count() == codes.codes.size();
-        member->packed = std::make_shared<slim::packed_linear const>(
-            slim::pack_linear(codes, dense ? nullptr : &kept, a.rank() > 0 ? &a : nullptr, ctx));
-        member->packed_inputs = inputs;
-        codes.dequantize_into(member->weight.view(), ctx);
-        a.add_to(member->weight.view(), ctx);
-      }
+    for (linear& l : b.linears) use_packed(l, weights, inputs, ctx);
 }
 
 } // namespace slim_llm

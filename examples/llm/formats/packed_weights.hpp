@@ -40,8 +40,10 @@ void save_packed(packed_weights const& weights, std::filesystem::path const& pat
 /// "int8" (or nothing), "int16" or "float". @throws input_error
 [[nodiscard]] slim::input_precision packed_precision(std::string const& inputs);
 
-/// Linears of the model get the values of their packed layer, and run on its codes. @throws input_error if a linear has no
-/// layer or one of another shape, or if bytes do not decode; slim::config_error if no kernel runs a layer's format.
+/// A linear gets the values of its packed layer, and runs on its codes. @throws input_error if there is no such layer, or one
+/// of another shape, or if bytes do not decode; slim::config_error if no kernel runs the layer's format.
+void use_packed(linear& l, packed_weights const& weights, slim::input_precision inputs, context const& ctx = {});
+/// The same for all linears of a model's blocks.
 void use_packed(model& m, packed_weights const& weights, slim::input_precision inputs, context const& ctx = {});
 
 } // namespace slim_llm

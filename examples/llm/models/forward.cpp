@@ -16,17 +16,6 @@ void require_columns(char const* what, index_t have, index_t want) {
   if (have != want) throw slim::shape_error(slim::message(what, ": has ", have, " columns, needs ", want));
 }
 
-void add_bias(std::vector<float> const& bias, matrix_view<float> y, context const& ctx) {
-  if (bias.empty()) return;
-  float const* const values = bias.data();
-  ctx.parallel_for(y.rows(), rows_per_task, [&](index_t begin, index_t end) {
-    for (index_t i = begin; i < end; ++i) {
-      float* const row = y.row(i);
-      for (index_t j = 0; j < y.cols(); ++j) row[j] += values[j];
-    }
-  });
-}
-
 /// Turns scores of query i into unnormalised attention weights over keys 0 .. query_begin + i; later keys get exactly 0.
 /// Returns the inverse sum of each row.
 std::vector<float> causal_softmax(matrix_view<float> scores, index_t query_begin, float scale, slim::simd_level simd) {
@@ -42,63 +31,15 @@ std::vector<float> causal_softmax(matrix_view<float> scores, index_t query_begin
 
 } // namespace
 
-void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> y, context const& ctx, slim::destination mode) {
-  if (x.cols() != l.d_in() || y.cols() != l.d_out() || x.rows() != y.rows())
-    throw slim::shape_error(slim::message("apply_into: ", l.name, " is ", l.d_out(), " x ", l.d_in(), ", X is ", x.rows(),
-                                          " x ", x.cols(), ", Y is ", y.rows(), " x ", y.cols()));
-  matrix<float> rounded;
-  if (l.round_input) {
-    rounded = matrix<float>(x);
-    l.round_input(rounded.view());
-    x = rounded;
-  }
-  if (l.packed) {
-    bool const add = mode == slim::destination::add;
-    slim::matmul_into(*l.packed, x, y, {.inputs = l.packed_inputs, .add = add}, ctx);
-    return add_bias(l.bias, y, ctx);
-  }
-  slim::gemm_into(x, slim::transposed(l.weight.view()), y, ctx, mode);
-  if (!l.L.empty()) {
-    matrix<float> inner(x.rows(), l.L.cols());
-    slim::gemm_into(x, l.L.view(), inner, ctx);
-    slim::gemm_into(matrix_view<float const>(inner), l.R.view(), y, ctx, slim::destination::add);
-  }
-  add_bias(l.bias, y, ctx);
-}
-
-matrix<float> apply(linear const& l, matrix_view<float const> x, context const& ctx) {
-  if (l.empty()) return {};
-  matrix<float> y(x.rows(), l.d_out());
-  apply_into(l, x, y, ctx);
-  return y;
-}
-
-std::vector<matrix<float>> apply_each(std::initializer_list<linear const*> group, matrix_view<float const> x,
-                                      context const& ctx) {
-  std::vector<matrix<float>> results;
-  linear const& first = **group.begin();
-  bool const together = std::all_of(group.begin(), group.end(), [&](linear const* l) {
-    return l->packed && !l->round_input && l->d_in() == x.cols() && l->packed_inputs == first.packed_inputs;
-  });
-  if (!together) {
-    for (linear const* l : group) results.push_back(apply(*l, x, ctx));
-    return results;
-  }
-  std::vector<slim::layer_output> outputs;
-  for (linear const* l : group) results.emplace_back(x.rows(), l->d_out());
-  for (std::size_t k = 0; k < results.size(); ++k) outputs.push_back({group.begin()[k]->packed.get(), results[k].view()});
-  slim::matmul_into(outputs, x, {.inputs = first.packed_inputs}, ctx);
-  for (std::size_t k = 0; k < results.size(); ++k) add_bias(group.begin()[k]->bias, results[k].view(), ctx);
-  return results;
-}
-
 forward_pass::forward_pass(model const& m, index_t window, context const& ctx) : model_(m), window_(window), ctx_(ctx) {
   auto const& config = m.config;
+  if (!config.family) throw slim::config_error("forward_pass: the model's configuration names no family");
+  stages_ = config.family->stages(config);
   if (window < 1) throw slim::config_error(slim::message("forward_pass: windows of ", window, " tokens"));
   if (config.sliding_window > 0 && window > config.sliding_window)
     throw slim::config_error(slim::message("forward_pass: windows of ", window, " tokens, but the model attends to the last ",
                                            config.sliding_window, " only; sliding attention is not implemented"));
-  if (config.family == architecture::opt) {
+  if (config.family->positions == position_kind::learned) {
     if (window + 2 > m.positions.rows())
       throw slim::config_error(slim::message("forward_pass: windows of ", window, " tokens, but the model has ",
                                              m.positions.rows() - 2, " learned positions"));
@@ -145,7 +86,7 @@ void forward_pass::normalize_row(norm const& n, float const* x, float* y, index_
   double const epsilon = model_.config.norm_epsilon;
   double const count = static_cast<double>(size);
   float const* const weight = n.weight.data();
-  if (model_.config.family == architecture::llama) {
+  if (model_.config.family->norm == norm_kind::rms) {
     float const inverse = static_cast<float>(1.0 / std::sqrt(sum_of_squares(x, size) / count + epsilon));
     for (index_t j = 0; j < size; ++j) y[j] = x[j] * inverse * weight[j];
     return;
@@ -170,11 +111,7 @@ matrix<float> forward_pass::normalized(norm const& n, matrix_view<float const> x
   return y;
 }
 
-matrix<float> forward_pass::attention_input(block const& b, matrix_view<float const> hidden) const {
-  return model_.config.norm_before ? normalized(b.attention_norm, hidden) : matrix<float>(hidden);
-}
-
-void forward_pass::rotate(norm const& head_norm, matrix_view<float> x, index_t heads, index_t position) const {
+void forward_pass::rotate(norm const* head_norm, matrix_view<float> x, index_t heads, index_t position) const {
   index_t const dim = model_.config.head_dim;
   index_t const pairs = cos_.cols(); // 0 without rotary positions
   bool const half = model_.config.rope == rope_style::rotate_half;
@@ -186,7 +123,7 @@ void forward_pass::rotate(norm const& head_norm, matrix_view<float> x, index_t h
       float const* const s = sin_.row((position + i) % window_);
       for (index_t h = 0; h < heads; ++h) {
         float* const head = x.row(i) + h * dim;
-        if (!head_norm.weight.empty()) normalize_row(head_norm, head, head, dim);
+        if (head_norm) normalize_row(*head_norm, head, head, dim);
         for (index_t j = 0; j < pairs; ++j) {
           float const a = head[step * j];
           float const b = head[step * j + partner];
@@ -217,16 +154,23 @@ void forward_pass::attend(matrix_view<float const> q, matrix_view<float const> k
     for (index_t j = 0; j < dim; ++j) mixed(i, j) *= inverse_sums[static_cast<std::size_t>(i)];
 }
 
-matrix<float> forward_pass::attention_mix(block const& b, matrix<float> q, matrix<float> k, matrix<float> v) const {
+matrix<float> forward_pass::attention(block const& b, block_state& state, matrix<float> q, matrix<float> k,
+                                      matrix<float> v) const {
   auto const& config = model_.config;
-  require_columns("attention_mix: q", q.cols(), config.q_size());
-  require_columns("attention_mix: k", k.cols(), config.kv_size());
-  require_columns("attention_mix: v", v.cols(), config.kv_size());
+  require_columns("attention: q", q.cols(), config.q_size());
+  require_columns("attention: k", k.cols(), config.kv_size());
+  require_columns("attention: v", v.cols(), config.kv_size());
+  rotate(b.find_norm("q_norm"), q, config.heads, state.position);
+  rotate(b.find_norm("k_norm"), k, config.kv_heads, state.position);
+  return state.cache ? attend_cached(q, k, v, state.position, *state.cache) : attend_in_windows(q, k, v);
+}
+
+matrix<float> forward_pass::attend_in_windows(matrix_view<float const> q, matrix_view<float const> k,
+                                              matrix_view<float const> v) const {
+  auto const& config = model_.config;
   if (q.rows() % window_ != 0 || k.rows() != q.rows() || v.rows() != q.rows())
-    throw slim::shape_error(slim::message("attention_mix: q, k, v of ", q.rows(), ", ", k.rows(), ", ", v.rows(),
+    throw slim::shape_error(slim::message("attention: q, k, v of ", q.rows(), ", ", k.rows(), ", ", v.rows(),
                                           " tokens do not fill windows of ", window_));
-  rotate(b.q_norm, q, config.heads);
-  rotate(b.k_norm, k, config.kv_heads);
   matrix<float> mixed(q.rows(), q.cols());
   index_t const parts = (window_ + queries_per_task - 1) / queries_per_task;
   index_t const windows = q.rows() / window_;
@@ -234,24 +178,21 @@ matrix<float> forward_pass::attention_mix(block const& b, matrix<float> q, matri
     for (index_t task = begin; task < end; ++task) {
       index_t const first = task / (config.heads * parts) * window_, before = task % parts * queries_per_task;
       index_t const queries = std::min(queries_per_task, window_ - before);
-      attend(q.view().middle_rows(first + before, queries), k.view().middle_rows(first, before + queries),
-             v.view().middle_rows(first, before + queries), task / parts % config.heads, before,
+      attend(q.middle_rows(first + before, queries), k.middle_rows(first, before + queries),
+             v.middle_rows(first, before + queries), task / parts % config.heads, before,
              mixed.view().middle_rows(first + before, queries));
     }
   });
   return mixed;
 }
 
-matrix<float> forward_pass::attention_mix_cached(block const& b, matrix<float> q, matrix<float> k, matrix<float> const& v,
-                                                 index_t position, attention_cache& cache) const {
-  auto const& config = model_.config;
+matrix<float> forward_pass::attend_cached(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v,
+                                          index_t position, attention_cache& cache) const {
   index_t const tokens = q.rows();
-  rotate(b.q_norm, q, config.heads, position);
-  rotate(b.k_norm, k, config.kv_heads, position);
   cache.put(position, k, v);
   matrix<float> mixed(tokens, q.cols());
   if (tokens == 1)
-    attend_to_cache(q, cache, position + 1, mixed);
+    attend_one(q, cache, position + 1, mixed);
   else if (position == 0)
     attend_all(q, k, v, 0, mixed);
   else
@@ -274,8 +215,8 @@ void forward_pass::attend_all(matrix_view<float const> q, matrix_view<float cons
 }
 
 /// One token.
-void forward_pass::attend_to_cache(matrix_view<float const> q, attention_cache const& cache, index_t visible,
-                                   matrix_view<float> out) const {
+void forward_pass::attend_one(matrix_view<float const> q, attention_cache const& cache, index_t visible,
+                              matrix_view<float> out) const {
   auto const& config = model_.config;
   index_t const dim = config.head_dim, queries = config.heads / config.kv_heads;
   float const scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
@@ -284,72 +225,57 @@ void forward_pass::attend_to_cache(matrix_view<float const> q, attention_cache c
     cached_attention const a{q.row(0) + first,      queries, dim,  cache.padded_dim(), cache.keys_of(head),
                              cache.values_of(head), visible, scale};
     matrix<float> scores(1, a.score_size()), mixed(queries, a.padded_dim);
-    attend_cached(a, scores.data(), mixed.data(), ctx_.simd);
+    slim_llm::attend_cached(a, scores.data(), mixed.data(), ctx_.simd);
     for (index_t h = 0; h < queries; ++h) std::copy_n(mixed.row(h), dim, out.row(0) + first + h * dim);
   });
 }
 
-void forward_pass::add_attention_output(block const& b, matrix_view<float const> mixed, matrix_view<float> hidden) const {
-  apply_into(b.o, mixed, hidden, ctx_, slim::destination::add);
-  if (!model_.config.norm_before) normalize_into(b.attention_norm, hidden, hidden);
-}
-
-matrix<float> forward_pass::mlp_input(block const& b, matrix_view<float const> hidden) const {
-  return model_.config.norm_before ? normalized(b.mlp_norm, hidden) : matrix<float>(hidden);
-}
-
-matrix<float> forward_pass::mlp_mix(block const& b, matrix<float> gate, matrix<float> up) const {
-  bool const gated = !b.gate.empty();
-  if (gated && (gate.rows() != up.rows() || gate.cols() != up.cols()))
+matrix<float> forward_pass::gated_by_silu(matrix<float> const& gate, matrix<float> up) const {
+  if (gate.rows() != up.rows() || gate.cols() != up.cols())
     throw slim::shape_error(
-        slim::message("mlp_mix: gate is ", gate.rows(), " x ", gate.cols(), ", up is ", up.rows(), " x ", up.cols()));
+        slim::message("gated_by_silu: gate is ", gate.rows(), " x ", gate.cols(), ", up is ", up.rows(), " x ", up.cols()));
   ctx_.parallel_for(up.rows(), rows_per_task, [&](index_t begin, index_t end) {
-    for (index_t i = begin; i < end; ++i) {
-      float* const u = up.row(i);
-      if (!gated) {
-        for (index_t j = 0; j < up.cols(); ++j) u[j] = u[j] < 0.0f ? 0.0f : u[j];
-        continue;
-      }
-      multiply_by_silu(u, gate.row(i), up.cols(), ctx_.simd);
-    }
+    for (index_t i = begin; i < end; ++i) multiply_by_silu(up.row(i), gate.row(i), up.cols(), ctx_.simd);
   });
   return up;
 }
 
-void forward_pass::add_mlp_output(block const& b, matrix_view<float const> mixed, matrix_view<float> hidden) const {
-  apply_into(b.down, mixed, hidden, ctx_, slim::destination::add);
-  if (!model_.config.norm_before) normalize_into(b.mlp_norm, hidden, hidden);
+matrix<float> forward_pass::relu(matrix<float> x) const {
+  ctx_.parallel_for(x.rows(), rows_per_task, [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i)
+      for (index_t j = 0; j < x.cols(); ++j) x(i, j) = x(i, j) < 0.0f ? 0.0f : x(i, j);
+  });
+  return x;
 }
 
-void forward_pass::run_block(block const& b, matrix_view<float> hidden) const {
-  {
-    auto const x = attention_input(b, hidden);
-    auto qkv = apply_each({&b.q, &b.k, &b.v}, x, ctx_);
-    auto const mixed = attention_mix(b, std::move(qkv[0]), std::move(qkv[1]), std::move(qkv[2]));
-    add_attention_output(b, mixed, hidden);
-  }
-  auto const x = mlp_input(b, hidden);
-  auto both = apply_each({&b.gate, &b.up}, x, ctx_);
-  auto const mixed = mlp_mix(b, std::move(both[0]), std::move(both[1]));
-  add_mlp_output(b, mixed, hidden);
+std::vector<matrix<float>> forward_pass::outputs(stage const& s, block const& b, matrix_view<float const> x) const {
+  std::vector<linear const*> group;
+  for (std::string const& role : s.linears) group.push_back(&b[role]);
+  return apply_each(group, x, ctx_);
 }
 
-void forward_pass::run_block(block& b, matrix_view<float> hidden, group_observer const& observe) const {
-  auto const groups = linear_groups(b);
-  {
-    auto const x = attention_input(b, hidden);
-    observe(groups[0], x);
-    auto qkv = apply_each({&b.q, &b.k, &b.v}, x, ctx_);
-    auto const mixed = attention_mix(b, std::move(qkv[0]), std::move(qkv[1]), std::move(qkv[2]));
-    observe(groups[1], mixed);
-    add_attention_output(b, mixed, hidden);
+void forward_pass::move_on(stage const& s, block const& b, matrix_view<float const> x, block_state& state) const {
+  if (s.ends_residual_branch()) {
+    apply_into(b[s.linears.front()], x, state.hidden, ctx_, slim::destination::add);
+    if (s.after_addition) s.after_addition(*this, b, state);
+    return;
   }
-  auto const x = mlp_input(b, hidden);
-  observe(groups[2], x);
-  auto both = apply_each({&b.gate, &b.up}, x, ctx_);
-  auto const mixed = mlp_mix(b, std::move(both[0]), std::move(both[1]));
-  observe(groups[3], mixed);
-  add_mlp_output(b, mixed, hidden);
+  s.combine(*this, b, state, outputs(s, b, x));
+}
+
+void forward_pass::run_block(block const& b, block_state& state, stage_observer const& observe) const {
+  for (stage const& s : stages_) {
+    matrix<float> const x = input(s, b, state);
+    if (observe) observe(s, x);
+    move_on(s, b, x, state);
+  }
+}
+
+void forward_pass::run_block(block const& b, matrix<float>& hidden, stage_observer const& observe) const {
+  block_state state;
+  state.hidden = std::move(hidden);
+  run_block(b, state, observe);
+  hidden = std::move(state.hidden);
 }
 
 matrix<float> forward_pass::head_input(matrix_view<float const> hidden) const {

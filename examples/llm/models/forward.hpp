@@ -1,49 +1,26 @@
 #pragma once
 /// @file
-/// The forward pass on the CPU, cut into the stages that calibration needs. Hidden states are (tokens, hidden) matrices that
-/// hold whole windows one after another; windows are independent of each other and positions restart in each.
+/// The forward pass on the CPU. Hidden states are (tokens, hidden) matrices that hold whole windows one after another; windows
+/// are independent of each other and positions restart in each. A block runs stage by stage, as its family lists them:
 ///
-/// One block, stage by stage (`run_block` does just this):
+///     for (stage const& s : pass.stages()) {
+///       auto const X = pass.input(s, b, state); // what the linears of the stage read
+///       pass.move_on(s, b, X, state);           // applies them, and leaves the input of the next stage in `state`
+///     }
 ///
-///     auto X = pass.attention_input(b, hidden);                      // input of q, k, v
-///     auto A = pass.attention_mix(b, apply(b.q, X), apply(b.k, X), apply(b.v, X));   // input of o
-///     pass.add_attention_output(b, A, hidden);
-///     X = pass.mlp_input(b, hidden);                                 // input of gate, up
-///     auto M = pass.mlp_mix(b, apply(b.gate, X), apply(b.up, X));    // input of down
-///     pass.add_mlp_output(b, M, hidden);
+/// The parts that stages are made of (norms, attention, activations) are member functions, for families to use.
 ///
 /// Every result is bit-identical for any number of threads, and does not depend on which windows are computed together as
 /// long as slim::gemm_into computes a row of a product independently of the others.
 
+#include "models/apply.hpp"
 #include "models/attention_cache.hpp"
-#include "models/model.hpp"
-
-#include "slim/core/context.hpp"
-#include "slim/linalg/gemm.hpp"
-
-#include <initializer_list>
-#include <span>
-#include <vector>
+#include "models/family.hpp"
 
 namespace slim_llm {
 
-using slim::context;
-
-/// Y = X W^T + bias + (X L) R, or Y += that, from packed codes if there are some.
-/// With `round_input`, X is copied and rounded first, for W and for the adapters alike. X (tokens, d_in), Y (tokens, d_out).
-/// @throws slim::shape_error.
-void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> y, context const& ctx = {},
-                slim::destination mode = slim::destination::overwrite);
-
-/// The same into a new matrix; an empty linear gives an empty matrix.
-[[nodiscard]] matrix<float> apply(linear const& l, matrix_view<float const> x, context const& ctx = {});
-
-/// `apply` of one or more linears that read the same X (tokens, d_in); in one parallel region if all are packed alike.
-[[nodiscard]] std::vector<matrix<float>> apply_each(std::initializer_list<linear const*> group, matrix_view<float const> x,
-                                                    context const& ctx = {});
-
-/// Called by run_block with the input X of a group of linears before they are applied. It may change them.
-using group_observer = std::function<void(linear_group const&, matrix_view<float const> x)>;
+/// Called by run_block with the input X of a stage's linears before they are applied. It may change the linears.
+using stage_observer = std::function<void(stage const&, matrix_view<float const> x)>;
 
 /// Computes with the configuration, embedding and final norm of `m`; blocks are handed in, so that those of an edited copy
 /// may be used. Refers to `m` and to the executor of `ctx`; both must outlive it.
@@ -58,23 +35,20 @@ public:
   /// The same for tokens that stand at `position` and on of one window.
   [[nodiscard]] matrix<float> embed_at(std::span<int const> tokens, index_t position) const;
 
-  [[nodiscard]] matrix<float> attention_input(block const& b, matrix_view<float const> hidden) const;
-  /// Head norms, rotary positions and causal attention per window. q (tokens, q_size), k and v (tokens, kv_size).
-  [[nodiscard]] matrix<float> attention_mix(block const& b, matrix<float> q, matrix<float> k, matrix<float> v) const;
-  /// The same for tokens at `position` and on of one window, whose earlier keys and values are in `cache`; those of the tokens
-  /// are put behind them.
-  [[nodiscard]] matrix<float> attention_mix_cached(block const& b, matrix<float> q, matrix<float> k, matrix<float> const& v,
-                                                   index_t position, attention_cache& cache) const;
-  void add_attention_output(block const& b, matrix_view<float const> mixed, matrix_view<float> hidden) const;
-  [[nodiscard]] matrix<float> mlp_input(block const& b, matrix_view<float const> hidden) const;
-  /// silu(gate) * up, or relu(up) if gate is empty.
-  [[nodiscard]] matrix<float> mlp_mix(block const& b, matrix<float> gate, matrix<float> up) const;
-  void add_mlp_output(block const& b, matrix_view<float const> mixed, matrix_view<float> hidden) const;
-
-  /// The whole block, hidden states in place.
-  void run_block(block const& b, matrix_view<float> hidden) const;
-  /// The same, handing the input of each group of linears to `observe` before they run.
-  void run_block(block& b, matrix_view<float> hidden, group_observer const& observe) const;
+  /// The stages of a block, in order of execution.
+  [[nodiscard]] std::vector<stage> const& stages() const { return stages_; }
+  /// The input X of a stage's linears.
+  [[nodiscard]] matrix<float> input(stage const& s, block const& b, block_state& state) const {
+    return s.input(*this, b, state);
+  }
+  /// The outputs (tokens, d_out) of a stage's linears.
+  [[nodiscard]] std::vector<matrix<float>> outputs(stage const& s, block const& b, matrix_view<float const> x) const;
+  /// Applies the stage's linears to X and moves the state on to the next stage.
+  void move_on(stage const& s, block const& b, matrix_view<float const> x, block_state& state) const;
+  /// The whole block.
+  void run_block(block const& b, block_state& state, stage_observer const& observe = {}) const;
+  /// The same for hidden states alone.
+  void run_block(block const& b, matrix<float>& hidden, stage_observer const& observe = {}) const;
 
   /// What the head multiplies: final norm (and OPT-350M's project_out) of any rows of the hidden states.
   [[nodiscard]] matrix<float> head_input(matrix_view<float const> hidden) const;
@@ -84,22 +58,40 @@ public:
   [[nodiscard]] std::vector<double> token_nll(matrix_view<float const> head_in, std::span<int const> targets) const;
 
   [[nodiscard]] index_t window() const { return window_; }
+  [[nodiscard]] model_config const& config() const { return model_.config; }
+
+  /// The family's norm of every row of X.
+  [[nodiscard]] matrix<float> normalized(norm const& n, matrix_view<float const> x) const;
+  void normalize_inplace(norm const& n, matrix_view<float> x) const { normalize_into(n, x, x); }
+  /// Head norms "q_norm" and "k_norm" (if the block has them), rotary positions (if the family has them), and causal attention
+  /// inside windows, or to the cache of the state if there is one, behind whose positions q, k and v are put.
+  /// q (tokens, q_size), k and v (tokens, kv_size).
+  [[nodiscard]] matrix<float> attention(block const& b, block_state& state, matrix<float> q, matrix<float> k,
+                                        matrix<float> v) const;
+  /// silu(gate) * up, element by element. @throws slim::shape_error
+  [[nodiscard]] matrix<float> gated_by_silu(matrix<float> const& gate, matrix<float> up) const;
+  /// max(x, 0), element by element.
+  [[nodiscard]] matrix<float> relu(matrix<float> x) const;
 
 private:
-  [[nodiscard]] matrix<float> normalized(norm const& n, matrix_view<float const> x) const;
   void normalize_into(norm const& n, matrix_view<float const> x, matrix_view<float> y) const;
   void normalize_row(norm const& n, float const* x, float* y, index_t size) const;
-  void rotate(norm const& head_norm, matrix_view<float> x, index_t heads, index_t position = 0) const;
+  void rotate(norm const* head_norm, matrix_view<float> x, index_t heads, index_t position) const;
+  [[nodiscard]] matrix<float> attend_in_windows(matrix_view<float const> q, matrix_view<float const> k,
+                                                matrix_view<float const> v) const;
+  [[nodiscard]] matrix<float> attend_cached(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v,
+                                            index_t position, attention_cache& cache) const;
   void attend_all(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v, index_t before,
                   matrix_view<float> out) const;
-  void attend_to_cache(matrix_view<float const> q, attention_cache const& cache, index_t visible, matrix_view<float> out) const;
+  void attend_one(matrix_view<float const> q, attention_cache const& cache, index_t visible, matrix_view<float> out) const;
   void attend(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v, index_t head, index_t before,
               matrix_view<float> out) const;
 
   model const& model_;
   index_t window_;
   context ctx_;
-  matrix<float> cos_, sin_; ///< (window, head_dim / 2)
+  std::vector<stage> stages_;
+  matrix<float> cos_, sin_; ///< (window, head_dim / 2); empty without rotary positions
 };
 
 } // namespace slim_llm

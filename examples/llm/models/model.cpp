@@ -1,32 +1,34 @@
 #include "models/model.hpp"
 
+#include <algorithm>
+
 namespace slim_llm {
+namespace {
 
-std::vector<linear_group> linear_groups(block& b) {
-  std::vector<linear_group> groups = {{stage::attention_input, {&b.q, &b.k, &b.v}}, {stage::attention_mix, {&b.o}}};
-  if (b.gate.empty())
-    groups.push_back({stage::mlp_input, {&b.up}});
-  else
-    groups.push_back({stage::mlp_input, {&b.gate, &b.up}});
-  groups.push_back({stage::mlp_mix, {&b.down}});
-  return groups;
+template <class Parts>
+auto* find_role(Parts& parts, std::string_view role) {
+  auto const found = std::find_if(parts.begin(), parts.end(), [&](auto const& part) { return part.role == role; });
+  return found == parts.end() ? nullptr : &*found;
 }
 
-std::string role_of(block const& b, linear const& member) {
-  if (&member == &b.q) return "q";
-  if (&member == &b.k) return "k";
-  if (&member == &b.v) return "v";
-  if (&member == &b.o) return "o";
-  if (&member == &b.gate) return "gate";
-  if (&member == &b.up) return "up";
-  if (&member == &b.down) return "down";
-  throw slim::config_error("role_of: '" + member.name + "' is not a linear of this block");
+template <class Linears>
+auto& require_role(Linears& linears, std::string_view role) {
+  auto* const found = find_role(linears, role);
+  if (!found) throw slim::config_error(slim::message("the block has no linear '", role, "'"));
+  return *found;
 }
+
+} // namespace
+
+linear& block::operator[](std::string_view role) { return require_role(linears, role); }
+linear const& block::operator[](std::string_view role) const { return require_role(linears, role); }
+norm* block::find_norm(std::string_view role) { return find_role(norms, role); }
+norm const* block::find_norm(std::string_view role) const { return find_role(norms, role); }
 
 index_t linear_weight_count(model const& m) {
   index_t count = 0;
   for (block const& b : m.blocks)
-    for (linear const* l : {&b.q, &b.k, &b.v, &b.o, &b.gate, &b.up, &b.down}) count += l->weight.size();
+    for (linear const& l : b.linears) count += l.weight.size();
   return count;
 }
 

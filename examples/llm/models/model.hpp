@@ -1,8 +1,7 @@
 #pragma once
 /// @file
-/// A decoder-only language model in memory: configuration, float weights, and the order in which its linear layers run.
-/// Two families: `llama` (Llama, Mistral, SmolLM, Qwen2, Qwen3: RMSNorm, rotary positions, gated MLP) and `opt` (LayerNorm,
-/// learned positions, ReLU MLP). Weights stay as the file has them: what is read is what is written back.
+/// A decoder-only language model in memory: configuration, float weights and norms. How its blocks compute is said by its
+/// family (models/family.hpp). Weights stay as the file has them: what is read is what is written back.
 
 #include "slim/core/matrix.hpp"
 #include "slim/kernels/packed_linear.hpp"
@@ -10,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace slim_llm {
@@ -18,7 +18,7 @@ using slim::index_t;
 using slim::matrix;
 using slim::matrix_view;
 
-enum class architecture { llama, opt };
+struct model_family;
 
 /// Which two elements of a head are rotated together.
 enum class rope_style {
@@ -26,9 +26,17 @@ enum class rope_style {
   adjacent_pairs, ///< 2j and 2j + 1: GGUF files of architecture "llama", whose q and k rows are permuted accordingly
 };
 
+/// Tensors that some models of a family have and others do not.
+struct optional_tensors {
+  bool qkv_bias = false, o_bias = false, mlp_bias = false;
+  bool head_norms = false;  ///< norms of the heads of q and k (Qwen3)
+  bool norm_weights = true; ///< an OPT model may do without
+  bool final_norm = true;
+};
+
 /// Everything about a model but its numbers.
 struct model_config {
-  architecture family = architecture::llama;
+  model_family const* family = nullptr;
   std::string name; ///< as the file says it: "llama", "mistral", "qwen2", "qwen3", "opt"
   index_t layers = 0;
   index_t hidden = 0;
@@ -41,8 +49,9 @@ struct model_config {
   index_t max_positions = 0; ///< longest window the model was made for; 0 if the file does not say
   double norm_epsilon = 1e-5;
   bool tied_embeddings = true;
+  optional_tensors has;
   rope_style rope = rope_style::rotate_half;
-  bool norm_before = true;    ///< false: OPT-350M normalises after each residual addition, and not at the end
+  bool norm_before = true;    ///< false: OPT-350M normalizes after each residual addition, and not at the end
   index_t sliding_window = 0; ///< attention reaches back this many tokens; 0 = all. Longer windows are refused by forward_pass
   int bos = -1;               ///< id of the begin-of-text token, -1 if there is none
   bool add_bos = false;       ///< the file asks for `bos` in front of every text
@@ -53,6 +62,7 @@ struct model_config {
 
 /// Y = X W^T + bias, with what compression may add to it. All optional members may be empty.
 struct linear {
+  std::string role;                                    ///< what it is in its block: "q", "down"
   std::string name;                                    ///< tensor name of the weight in the file it came from
   matrix<float> weight;                                ///< (d_out, d_in)
   std::vector<float> bias;                             ///< (d_out)
@@ -66,47 +76,40 @@ struct linear {
   [[nodiscard]] bool empty() const { return weight.empty(); }
 };
 
-/// RMSNorm (llama; no bias) or LayerNorm (opt). An empty weight means: not there.
+/// RMSNorm (no bias) or LayerNorm, as the family says. An empty weight means: not there.
 struct norm {
+  std::string role; ///< what it is in its block: "attention_norm"
   std::string name;
   std::vector<float> weight;
   std::vector<float> bias;
 };
 
-/// One decoder layer. OPT: fc1 is `up`, fc2 is `down`, `gate` is empty.
+/// One decoder layer: the norms and linears that its family lists, found by their roles.
 struct block {
-  norm attention_norm, mlp_norm;
-  norm q_norm, k_norm; ///< per head (Qwen3), else empty
-  linear q, k, v, o, gate, up, down;
+  std::vector<norm> norms;
+  std::vector<linear> linears; ///< in order of execution
+
+  /// The linear of a role. @throws slim::config_error if the block has none.
+  [[nodiscard]] linear& operator[](std::string_view role);
+  [[nodiscard]] linear const& operator[](std::string_view role) const;
+  /// The norm of a role, or null.
+  [[nodiscard]] norm* find_norm(std::string_view role);
+  [[nodiscard]] norm const* find_norm(std::string_view role) const;
 };
 
 /// A whole model.
 struct model {
   model_config config;
   std::string embedding_name;
-  matrix<float> embedding;              ///< (vocab, embedding_dim); also the head if tied
-  matrix<float> positions;              ///< OPT: (max_positions + 2, hidden), row = position + 2; else empty
-  std::vector<double> rope_frequencies; ///< llama: angle per position of pair j, head_dim / 2 values, scaling applied
-  linear project_in, project_out;       ///< OPT-350M: embedding_dim <-> hidden; else empty
+  matrix<float> embedding; ///< (vocab, embedding_dim); also the head if tied
+  matrix<float> positions; ///< learned positions (max_positions + 2, hidden), row = position + 2; else empty
+  std::vector<double>
+      rope_frequencies;           ///< rotary positions: angle per position of pair j, head_dim / 2 values, scaling applied
+  linear project_in, project_out; ///< OPT-350M: embedding_dim <-> hidden; else empty
   std::vector<block> blocks;
   norm final_norm;
   linear head; ///< (vocab, embedding_dim); empty if tied
 };
-
-/// Where the linears of a block take their input from, in order of execution.
-enum class stage { attention_input, attention_mix, mlp_input, mlp_mix };
-
-/// Linears that read the same input X.
-struct linear_group {
-  stage input;
-  std::vector<linear*> members;
-};
-
-/// {q, k, v}, {o}, {gate, up}, {down}; OPT: {q, k, v}, {o}, {fc1}, {fc2}. Pointers into `b`.
-[[nodiscard]] std::vector<linear_group> linear_groups(block& b);
-
-/// "q", "k", ... "down": the role of one of b's linears.
-[[nodiscard]] std::string role_of(block const& b, linear const& member);
 
 /// Number of weights of the linears of all blocks: what compression works on.
 [[nodiscard]] index_t linear_weight_count(model const& m);

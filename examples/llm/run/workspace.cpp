@@ -53,11 +53,10 @@ workspace::workspace(std::filesystem::path const& path)
   source_bits = file.bits_per_weight(linear_names(weights));
 }
 
-std::vector<std::string> linear_names(model& m) {
+std::vector<std::string> linear_names(model const& m) {
   std::vector<std::string> names;
-  for (block& b : m.blocks)
-    for (auto const& group : linear_groups(b))
-      for (linear const* member : group.members) names.push_back(member->name);
+  for (block const& b : m.blocks)
+    for (linear const& l : b.linears) names.push_back(l.name);
   return names;
 }
 

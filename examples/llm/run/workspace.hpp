@@ -60,7 +60,7 @@ struct workspace {
 };
 
 /// Names of the weights of all block linears.
-[[nodiscard]] std::vector<std::string> linear_names(model& m);
+[[nodiscard]] std::vector<std::string> linear_names(model const& m);
 
 /// The whole file. @throws input_error
 [[nodiscard]] std::string read_text(std::filesystem::path const& file);
