@@ -31,7 +31,7 @@ TEST_CASE("a compressed model is the same bit for bit on 1, 2 and 4 threads, a u
     context ctx;
     ctx.where = executor;
     model m = random_llama();
-    (void)compress_model(m, ids, named(name), windows_of_8, 32, ctx);
+    (void)compress_in_place(m, ids, named(name), windows_of_8, 32, ctx);
     return all_weights(m);
   };
   for (char const* name :
@@ -50,7 +50,7 @@ TEST_CASE("every layer is calibrated on what the compressed layers before it mak
   auto const ids = random_tokens(40, 61);
   auto const how = named("slim");
   model m = random_llama();
-  (void)compress_model(m, ids, how, windows_of_8, 32);
+  (void)compress_in_place(m, ids, how, windows_of_8, 32);
 
   // Literally: run all windows at once through the half-compressed model, a linear at a time.
   model other = random_llama();
@@ -84,7 +84,7 @@ TEST_CASE(
     "the ledger of a model is the weighted mean of its layers, and recipes that keep the weights cost what the source costs") {
   auto const ids = random_tokens(40, 61);
   model m = random_llama();
-  auto const dense = compress_model(m, ids, named("dense"), windows_of_8, 5.0);
+  auto const dense = compress_in_place(m, ids, named("dense"), windows_of_8, 5.0);
   CHECK(dense.bits_per_weight == 5.0);
   CHECK(dense.layers.empty());
   CHECK(all_weights(m) == [] {
@@ -92,7 +92,7 @@ TEST_CASE(
     return all_weights(fresh);
   }());
 
-  auto const cost = compress_model(m, ids, named("slim"), windows_of_8, 5.0);
+  auto const cost = compress_in_place(m, ids, named("slim"), windows_of_8, 5.0);
   REQUIRE(cost.layers.size() == 14);
   double bits = 0, size = 0;
   for (auto const& layer : cost.layers) {
@@ -109,7 +109,7 @@ TEST_CASE("input rounding is switched on in every linear and changes the outputs
   auto const ids = random_tokens(16, 61);
   model m = random_llama();
   auto const before = all_logits(m, ids, 8);
-  (void)compress_model(m, ids, named("dense@fp8"), windows_of_8, 32);
+  (void)compress_in_place(m, ids, named("dense@fp8"), windows_of_8, 32);
   for (block const& b : m.blocks) {
     CHECK(b["q"].round_input);
     CHECK(b["down"].round_input);
@@ -123,7 +123,7 @@ TEST_CASE("every base recipe runs, says what its layers cost, and leaves finite 
     INFO(base.name);
     model m = random_llama();
     auto const cost =
-        compress_model(m, ids, named(base.name.c_str()), {.context = 8, .calib_tokens = 40, .held_out_tokens = 40}, 32);
+        compress_in_place(m, ids, named(base.name.c_str()), {.context = 8, .calib_tokens = 40, .held_out_tokens = 40}, 32);
     for (auto const& weights : all_weights(m)) CHECK(slim::testing::all_finite(weights));
     if (base.name == "dense") continue;
     CHECK(cost.layers.size() == 14);
@@ -153,7 +153,7 @@ TEST_CASE("layers aimed at the dense model's outputs repair what earlier layers 
   auto const drift = [&](char const* name) {
     model const dense = random_llama();
     model m = random_llama();
-    (void)compress_model(m, ids, named(name), {.context = 8, .calib_tokens = 400}, 32);
+    (void)compress_in_place(m, ids, named(name), {.context = 8, .calib_tokens = 400}, 32);
     forward_pass const pass(dense, 8);
     auto hidden = pass.embed(ids), moved = hidden;
     for (std::size_t b = 0; b < m.blocks.size(); ++b) {
@@ -171,8 +171,8 @@ TEST_CASE("layers aimed at the dense model's outputs repair what earlier layers 
 TEST_CASE("tokens held out are measured and not fitted to") {
   auto const ids = random_tokens(80, 61);
   model m = random_llama(), other = random_llama();
-  auto const with = compress_model(m, ids, named("slim"), {.context = 8, .calib_tokens = 40, .held_out_tokens = 40}, 32);
-  auto const without = compress_model(other, ids, named("slim"), {.context = 8, .calib_tokens = 40}, 32);
+  auto const with = compress_in_place(m, ids, named("slim"), {.context = 8, .calib_tokens = 40, .held_out_tokens = 40}, 32);
+  auto const without = compress_in_place(other, ids, named("slim"), {.context = 8, .calib_tokens = 40}, 32);
   CHECK(all_weights(m) == all_weights(other));
   CHECK(with.held_out_error > 0.5 * with.layer_error);
   CHECK(without.held_out_error == 0.0);
@@ -184,7 +184,7 @@ TEST_CASE("a budget of bits is kept, and spent") {
   name_linears(m);
   auto how = named("joint-q@g16");
   plan_ranks(how, {.rank = "", .by_role = "", .budget = 6.0}, m, ids, 8);
-  auto const cost = compress_model(m, ids, how, {.context = 8, .calib_tokens = 80}, 32);
+  auto const cost = compress_in_place(m, ids, how, {.context = 8, .calib_tokens = 80}, 32);
   CHECK(cost.bits_per_weight < 6.3); // scales of the last, ragged groups come on top
   CHECK(cost.bits_per_weight > 5.0);
   CHECK(how.ranks.size() == 14);

@@ -68,8 +68,8 @@ TEST_CASE("a family with parallel attention, fused q, k, v and norms behind atte
   for (char const* recipe : {"slim-q@g16", "eora", "joint-q@g16@r2"}) {
     INFO(recipe);
     model m = random_parallel();
-    auto const cost = compress_model(m, ids, find_recipe(recipe).value(),
-                                     {.context = 8, .calib_tokens = 320, .held_out_tokens = 80, .keep_packed = false}, 32);
+    auto const cost =
+        compress_in_place(m, ids, find_recipe(recipe).value(), {.context = 8, .calib_tokens = 320, .held_out_tokens = 80}, 32);
     REQUIRE(cost.layers.size() == 8);
     CHECK(cost.layers[0].role == "qkv");
     CHECK(cost.layers[3].role == "down");

@@ -22,7 +22,7 @@ using namespace slim_llm;
 void print_logits(model const& m, std::vector<int> const& ids, index_t window) {
   forward_pass const pass(m, window);
   auto hidden = pass.embed(ids);
-  for (block const& b : m.blocks) pass.run_block(b, hidden);
+  for (index_t n = 0; n < m.config.layers; ++n) with_block(m, n, {}, [&](block const& b) { pass.run_block(b, hidden); });
   matrix<float> logits(hidden.rows(), m.config.vocab);
   pass.logits_into(pass.head_input(hidden), 0, logits);
   for (index_t i = 0; i < logits.rows(); ++i) {

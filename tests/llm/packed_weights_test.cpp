@@ -33,7 +33,9 @@ model named_model() {
 }
 
 packed_weights compressed(model& m, char const* recipe) {
-  return compress_model(m, random_tokens(40, 61), find_recipe(recipe).value(), packed_windows_of_8, 32).packed;
+  packed_weights packed;
+  (void)compress_in_place(m, random_tokens(40, 61), find_recipe(recipe).value(), packed_windows_of_8, 32, {}, &packed);
+  return packed;
 }
 
 } // namespace
@@ -42,8 +44,11 @@ TEST_CASE("packed linears come back from their file with the values they had, an
   for (char const* name : {"slim@g32", "slim-q@g32", "joint-q@g32", "int3-lr@g32@r2", "gptq-int4@g32", "slim@channel"}) {
     temporary_file const file("slim_packed_weights_test.safetensors");
     model original = named_model(), loaded = named_model();
-    save_packed(compressed(original, name), file.path, name);
-    use_packed(loaded, open_packed(file.path), slim::input_precision::exact);
+    packed_writer writer(file.path, name);
+    writer.add(compressed(original, name));
+    writer.finish();
+    auto const layers = packed_file(file.path).all();
+    for (block& b : loaded.blocks) use_packed(b, layers, slim::input_precision::exact);
     auto const expected = all_linears(original), found = all_linears(loaded);
     REQUIRE(found.size() == 14);
     for (std::size_t k = 0; k < found.size(); ++k) {
@@ -75,7 +80,7 @@ TEST_CASE("packed weights that do not fit the model are refused with the tensor'
   broken.at("linear.5").weight.resize(70);
   auto const refusal = [&](packed_weights const& w) -> std::string {
     try {
-      use_packed(m, w, slim::input_precision::int8);
+      for (block& b : m.blocks) use_packed(b, w, slim::input_precision::int8);
     } catch (input_error const& e) {
       return e.what();
     }
@@ -88,7 +93,7 @@ TEST_CASE("packed weights that do not fit the model are refused with the tensor'
   CHECK_THROWS_AS(packed_precision("fp8"), input_error);
   temporary_file const file("slim_packed_weights_test.safetensors");
   std::ofstream(file.path) << "nothing of the kind";
-  CHECK_THROWS_AS(open_packed(file.path), input_error);
+  CHECK_THROWS_AS(packed_file(file.path), input_error);
 }
 
 TEST_CASE("a text that grows token by token, or by pieces, has the logits of the whole text at once") {

@@ -2,6 +2,7 @@
 /// @file
 /// Small models with random weights, made in memory.
 
+#include "compress/compress_model.hpp"
 #include "models/families/families.hpp"
 #include "models/forward.hpp"
 
@@ -84,7 +85,7 @@ inline model random_qwen(index_t vocab = 61) {
     b.find_norm("attention_norm")->weight = random_vector(m.config.hidden, ++seed, 1, 0.2);
   }
   m.config.tied_embeddings = false;
-  m.head = random_linear("head", vocab, m.config.hidden, 899);
+  m.head = random_linear("head", vocab, m.config.hidden, 899).weight;
   return m;
 }
 
@@ -155,6 +156,18 @@ inline std::vector<linear*> all_linears(model& m) {
 inline void name_linears(model& m) {
   int number = 0;
   for (linear* l : all_linears(m)) l->name = "linear." + std::to_string(number++);
+}
+
+/// compress_model on a model in memory, which gets the compressed blocks. Packed layers go to `packed`, if they are kept.
+inline compression compress_in_place(model& m, std::span<int const> ids, recipe const& how, compress_config const& config,
+                                     double source_bits = 32, context const& ctx = {}, packed_weights* packed = nullptr) {
+  return compress_model(
+      m, ids, how, config, source_bits,
+      [&](index_t n, block& b, packed_weights& layers) {
+        m.blocks[static_cast<std::size_t>(n)] = std::move(b);
+        if (packed) packed->merge(layers);
+      },
+      ctx);
 }
 
 /// Logits of all tokens, tokens x vocab.

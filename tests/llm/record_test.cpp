@@ -129,12 +129,13 @@ bool has_codes(std::string const& recipe) {
 void record_recipe(record& found, std::string const& model_name, model m, std::string const& recipe_name) {
   name_in_order(m);
   context const ctx = scalar_context();
-  auto const cost =
-      compress_model(m, random_tokens(80, 61), find_recipe(recipe_name).value(),
-                     {.context = 8, .calib_tokens = 56, .held_out_tokens = 24, .keep_packed = has_codes(recipe_name)}, 32, ctx);
+  packed_weights layers;
+  auto const cost = compress_in_place(
+      m, random_tokens(80, 61), find_recipe(recipe_name).value(),
+      {.context = 8, .calib_tokens = 56, .held_out_tokens = 24, .keep_packed = has_codes(recipe_name)}, 32, ctx, &layers);
   hash weights, packed, report;
   for (linear const* l : all_linears(m)) weights.add(l->weight);
-  add_packed(packed, cost.packed);
+  add_packed(packed, layers);
   add_report(report, cost);
   report.add(evaluate(m, random_tokens(64, 61, 6), {.context = 16}, ctx).window_nll);
   std::string const prefix = model_name + " " + recipe_name + " ";

@@ -45,8 +45,7 @@ inline void write_tiny_gguf(std::filesystem::path const& path, model& m) {
   file.set("tokenizer.ggml.token_type", std::vector<std::int32_t>(256, 1));
   file.set("tokenizer.ggml.merges", std::vector<std::string>{});
 
-  m.embedding_name = "token_embd.weight";
-  file.add(slim::outgoing_matrix(m.embedding_name, slim::tensor_type::f32, m.embedding.view()));
+  file.add(slim::outgoing_matrix("token_embd.weight", slim::tensor_type::f32, m.embedding.in_memory()->view()));
   file.add(slim::outgoing_vector("output_norm.weight", slim::tensor_type::f32, m.final_norm.weight));
   for (std::size_t n = 0; n < m.blocks.size(); ++n) {
     block& b = m.blocks[n];

@@ -2,6 +2,8 @@
 #include "compress/rank_plan.hpp"
 #include "run/file_output.hpp"
 #include "run/frontier_plot.hpp"
+#include "run/memory.hpp"
+#include "run/memory_plan.hpp"
 #include "run/progress_line.hpp"
 #include "run/table.hpp"
 #include "text/calibration_text.hpp"
@@ -33,27 +35,31 @@ struct ablation_row {
   double bits_per_weight = 0, layer_error = 0, held_out_error = 0, seconds = 0, peak_bytes = 0;
 };
 
-/// Compresses a copy of the model and evaluates it.
+/// Compresses the model and evaluates it, block by block.
 measurement measure(workspace const& work, recipe how, text_tokens const& text, ablate_command const& command) {
   reset_peak_memory();
   measurement found;
-  model copy = work.weights;
   {
     progress_line line("planning ranks of " + how.name, "block");
-    plan_ranks(how, command.ranks, copy, text.fitted(), command.text.context, {},
+    plan_ranks(how, command.ranks, work.weights, text.fitted(), command.text.context, {},
                [&](index_t done, index_t total) { line.show(done, total); });
   }
+  evaluation_config config{.context = command.text.context, .protocol = required(find_protocol(command.protocol))};
+  bool const on_disk = plan_memory(work.weights, planned_compression(text, command.text, how, 1), 0).states_on_disk;
+  config.states_on_disk = on_disk;
+  block_evaluation run(work.weights, text.evaluation, config);
   {
-    progress_line line("compressing with " + how.name, "block");
-    found.cost = compress_model(copy, text.calibration, how,
-                                {.context = command.text.context,
-                                 .calib_tokens = command.text.calib_tokens,
-                                 .held_out_tokens = command.text.held_out_tokens},
-                                work.source_bits, {}, [&](index_t done, index_t total) { line.show(done, total); });
+    progress_line line("compressing and evaluating " + how.name, "block");
+    found.cost = compress_model(
+        work.weights, text.calibration, how,
+        {.context = command.text.context,
+         .calib_tokens = command.text.calib_tokens,
+         .held_out_tokens = command.text.held_out_tokens,
+         .states_on_disk = on_disk},
+        work.source_bits, [&](index_t, block& b, packed_weights&) { run.advance(b); }, {},
+        [&](index_t done, index_t total) { line.show(done, total); });
   }
-  progress_line line("evaluating " + how.name, "window");
-  evaluation_config const config{.context = command.text.context, .protocol = required(find_protocol(command.protocol))};
-  found.measured = evaluate(copy, text.evaluation, config, {}, [&](index_t done, index_t total) { line.show(done, total); });
+  found.measured = run.finish();
   found.peak_bytes = peak_memory();
   return found;
 }

@@ -2,6 +2,8 @@
 #include "commands.hpp"
 #include "formats/packed_weights.hpp"
 #include "run/file_output.hpp"
+#include "run/memory.hpp"
+#include "run/memory_plan.hpp"
 #include "run/progress_line.hpp"
 #include "run/workspace.hpp"
 
@@ -16,13 +18,16 @@ namespace {
 
 template <slim::input_quantizer Rounding>
 void round_inputs(model& m, Rounding const& rounding) {
-  for (block& b : m.blocks)
-    for (linear& l : b.linears) l.round_input = [rounding](slim::matrix_view<float> x) { rounding.round_inplace(x); };
+  m.read_block = [read = m.read_block, rounding](index_t number, context const& ctx) {
+    block b = read(number, ctx);
+    for (linear& l : b.linears) l.round_input = [rounding](matrix_view<float> x) { rounding.round_inplace(x); };
+    return b;
+  };
 }
 
 void set_inputs(model& m, std::filesystem::path const& packed, std::string const& inputs) {
   if (!packed.empty())
-    use_packed(m, open_packed(packed), packed_precision(inputs));
+    read_packed(m, std::make_shared<packed_file const>(packed), packed_precision(inputs));
   else if (inputs == "fp8")
     round_inputs(m, slim::fp8_input());
   else if (inputs == "int8")
@@ -40,10 +45,16 @@ void evaluate_command::run() const {
   auto tokens = tokens_of(work.words, text, chosen == slim_llm::protocol::llama_cpp);
   if (auto const wanted = static_cast<std::size_t>(max_tokens); last && max_tokens > 0 && tokens.size() > wanted)
     tokens.erase(tokens.begin(), tokens.end() - max_tokens);
-  evaluation_config const config{.context = context, .max_tokens = max_tokens, .protocol = chosen};
+  evaluation_config config{.context = context, .max_tokens = max_tokens, .protocol = chosen};
+  double const limit = memory_limit.empty() ? 0 : parse_bytes("--memory-limit", memory_limit);
+  index_t const evaluated = block_evaluation::tokens_in_windows(config, static_cast<index_t>(tokens.size()));
+  config.states_on_disk =
+      plan_memory(work.weights, {.window = std::min(context, evaluated), .evaluated_tokens = evaluated, .evaluations = 1},
+                  limit)
+          .states_on_disk;
   evaluation found;
   {
-    progress_line line("evaluating", "window");
+    progress_line line("evaluating", "block");
     found = evaluate(work.weights, tokens, config, {}, [&](index_t done, index_t total) { line.show(done, total); });
   }
   std::printf("perplexity %.4f, nll %.5f +- %.5f over %td tokens (%zu windows of %td, protocol %s)\n", found.perplexity,

@@ -88,7 +88,8 @@ std::vector<token_id> prompt_of(generate_command const& command, tokenizer const
 void generate_command::run() const {
   require_sense(*this);
   workspace work(model);
-  if (!packed.empty()) use_packed(work.weights, open_packed(packed), packed_precision(inputs));
+  if (!packed.empty()) read_packed(work.weights, std::make_shared<packed_file const>(packed), packed_precision(inputs));
+  load_into_memory(work.weights);
   auto const tokens = prompt_of(*this, work.words);
   if (!chat) std::printf("%s", (prompt_tokens > 0 ? work.words.decode(tokens) : prompt).c_str());
   for (std::ptrdiff_t k = 1; k < repetitions; ++k) (void)write_text(*this, work, tokens, false);

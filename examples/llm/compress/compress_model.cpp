@@ -21,30 +21,36 @@ struct stage_statistics {
 /// observed.
 class block_compressor {
 public:
-  block_compressor(forward_pass const& pass, recipe const& how, index_t held_out, packed_weights* packed, context const& ctx,
-                   std::vector<layer_result>& layers)
-      : pass_(pass), how_(how), held_out_(held_out), packed_(packed), ctx_(ctx), layers_(layers) {}
+  block_compressor(forward_pass const& pass, recipe const& how, index_t held_out, bool keep_packed, context const& ctx)
+      : pass_(pass), how_(how), held_out_(held_out), keep_packed_(keep_packed), ctx_(ctx) {}
 
   /// Compresses the linears of b and moves the states of all windows through it; `dense_windows` those of the dense model,
-  /// empty if the recipe does not need them.
-  void run(index_t number, block& b, std::vector<block_state>& windows, std::vector<block_state>& dense_windows) {
+  /// empty if the recipe does not need them. Returns the packed layers, if they are to be kept.
+  packed_weights run(index_t number, block& b, state_store& windows, state_store& dense_windows,
+                     std::vector<layer_result>& layers) {
+    packed_weights packed;
     stage const* before = nullptr;
     for (stage const& current : pass_.stages()) {
       auto statistics = empty_statistics(b, current);
       for (std::size_t w = 0; w < windows.size(); ++w) {
-        if (before) move_on(*before, b, windows[w]);
-        observe(current, b, windows[w], dense_windows.empty() ? nullptr : &dense_windows[w],
-                w + static_cast<std::size_t>(held_out_) >= windows.size() ? *statistics.held_out : statistics.seen);
+        block_state window = windows.take(w);
+        bool const fitted = w + static_cast<std::size_t>(held_out_) < windows.size();
+        if (before) move_on(*before, b, window);
+        observe(current, b, window, dense_windows, w, fitted ? statistics.seen : *statistics.held_out);
+        windows.put(w, std::move(window));
       }
       if (statistics.held_out) statistics.seen.hold_out(std::move(*statistics.held_out));
-      compress_linears(number, b, current, statistics.seen);
+      statistics.held_out.reset();
+      compress_linears(number, b, current, statistics.seen, packed, layers);
       before = &current;
     }
-    for (block_state& window : windows) {
+    for (std::size_t w = 0; w < windows.size(); ++w) {
+      block_state window = windows.take(w);
       move_on(*before, b, window);
-      window.carried.clear();
+      forget_carried(windows, w, std::move(window));
     }
-    for (block_state& window : dense_windows) window.carried.clear();
+    for (std::size_t w = 0; w < dense_windows.size(); ++w) forget_carried(dense_windows, w, dense_windows.take(w));
+    return packed;
   }
 
 private:
@@ -62,12 +68,22 @@ private:
     return empty;
   }
 
-  /// Adds a window to the statistics. With `dense`, the outputs that the linears should have are added too, if `to` collects
-  /// outputs, and the dense state moves on.
-  void observe(stage const& s, block const& b, block_state& window, block_state* dense, slim::calibration& to) const {
+  static void forget_carried(state_store& windows, std::size_t w, block_state window) {
+    window.carried.clear();
+    windows.put(w, std::move(window));
+  }
+
+  /// Adds window `w` to the statistics. If there are dense states, the one of the window moves on, and the outputs that the
+  /// linears should have are added, if `to` collects outputs.
+  void observe(stage const& s, block const& b, block_state& window, state_store& dense_windows, std::size_t w,
+               slim::calibration& to) const {
     auto const x = pass_.input(s, b, window);
     matrix<float> target;
-    if (dense) target = dense_outputs(s, b, *dense, window);
+    if (!dense_windows.empty()) {
+      block_state dense = dense_windows.take(w);
+      target = dense_outputs(s, b, dense, window);
+      dense_windows.put(w, std::move(dense));
+    }
     if (to.config().outputs > 0)
       to.observe(matrix_view<float const>(x), matrix_view<float const>(target), ctx_);
     else
@@ -115,7 +131,8 @@ private:
     return y;
   }
 
-  void compress_linears(index_t number, block& b, stage const& s, slim::calibration const& seen) {
+  void compress_linears(index_t number, block& b, stage const& s, slim::calibration const& seen, packed_weights& packed,
+                        std::vector<layer_result>& layers) const {
     bool const shared = s.linears.size() > 1 && how_.towards_dense; // then each linear has its own columns of the outputs
     index_t first = 0;
     for (std::string const& role : s.linears) {
@@ -125,33 +142,43 @@ private:
                                      : chain.compress(l.weight.view(), seen, ctx_);
       first += l.d_out();
       l.weight = slim::decompress(compressed, ctx_);
-      if (packed_) packed_->emplace(l.name, pack(l.name, compressed, ctx_));
+      if (keep_packed_) packed.emplace(l.name, pack(l.name, compressed, ctx_));
       l.round_input = how_.round_input;
-      layers_.push_back({number, l.name, role, compressed.report});
+      layers.push_back({number, l.name, role, compressed.report});
     }
   }
 
   forward_pass const& pass_;
   recipe const& how_;
   index_t held_out_;
-  packed_weights* packed_;
+  bool keep_packed_;
   context const& ctx_;
-  std::vector<layer_result>& layers_;
 };
 
 /// The states of all windows before the first block.
-std::vector<block_state> embedded_windows(forward_pass const& pass, std::span<int const> tokens) {
-  std::vector<block_state> windows;
+state_store embedded_windows(forward_pass const& pass, std::span<int const> tokens, bool on_disk) {
+  state_store windows(on_disk);
   auto const length = static_cast<std::size_t>(pass.window());
-  for (std::size_t first = 0; first < tokens.size(); first += length)
-    windows.emplace_back().hidden = pass.embed(tokens.subspan(first, length));
+  for (std::size_t first = 0; first < tokens.size(); first += length) {
+    block_state window;
+    window.hidden = pass.embed(tokens.subspan(first, length));
+    windows.add(std::move(window));
+  }
   return windows;
 }
 
 /// Inputs are rounded, weights are not.
-void round_inputs_only(model& m, recipe const& how) {
-  for (block& b : m.blocks)
+void round_inputs_only(model const& m, recipe const& how, index_t blocks, block_sink const& sink, context const& ctx) {
+  for (index_t n = 0; n < blocks; ++n) {
+    block b = load_block(m, n, ctx);
     for (linear& l : b.linears) l.round_input = how.round_input;
+    packed_weights none;
+    sink(n, b, none);
+  }
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 void summarise(compression& result) {
@@ -174,34 +201,40 @@ void summarise(compression& result) {
 
 } // namespace
 
-compression compress_model(model& m, std::span<int const> tokens, recipe const& how, compress_config const& config,
-                           double source_bits, context const& ctx, progress const& report) {
+compression compress_model(model const& m, std::span<int const> tokens, recipe const& how, compress_config const& config,
+                           double source_bits, block_sink const& sink, context const& ctx, progress const& report) {
   compression result;
+  result.blocks = config.max_blocks > 0 ? std::min(config.max_blocks, m.config.layers) : m.config.layers;
   if (!how.chain) {
-    round_inputs_only(m, how);
+    round_inputs_only(m, how, result.blocks, sink, ctx);
     result.bits_per_weight = source_bits;
     return result;
   }
   if (tokens.size() < 2)
     throw slim::config_error(slim::message("compress: ", tokens.size(), " calibration tokens, needs 2 or more"));
-  if (config.context < 1 || config.calib_tokens < 1 || config.held_out_tokens < 0)
+  if (config.context < 1 || config.calib_tokens < 1 || config.held_out_tokens < 0 || config.max_blocks < 0)
     throw slim::config_error(slim::message("compress: context ", config.context, ", calib_tokens ", config.calib_tokens,
-                                           ", held_out_tokens ", config.held_out_tokens));
-  auto const start = std::chrono::steady_clock::now();
+                                           ", held_out_tokens ", config.held_out_tokens, ", max_blocks ", config.max_blocks));
+  auto start = std::chrono::steady_clock::now();
   index_t const available = static_cast<index_t>(tokens.size());
   index_t const window = std::min({config.context, config.calib_tokens, available});
   index_t const windows = std::min(config.calib_tokens, available) / window;
   index_t const held_out = std::min(config.held_out_tokens, available - windows * window) / window;
   forward_pass const pass(m, window, ctx);
   result.calib_tokens = windows * window;
-  auto states = embedded_windows(pass, tokens.first(static_cast<std::size_t>((windows + held_out) * window)));
-  auto dense_states = how.towards_dense ? states : std::vector<block_state>();
-  block_compressor compressor(pass, how, held_out, config.keep_packed ? &result.packed : nullptr, ctx, result.layers);
-  for (index_t b = 0; b < m.config.layers; ++b) {
-    compressor.run(b, m.blocks[static_cast<std::size_t>(b)], states, dense_states);
-    if (report) report(b + 1, m.config.layers);
+  auto const used = tokens.first(static_cast<std::size_t>((windows + held_out) * window));
+  state_store states = embedded_windows(pass, used, config.states_on_disk);
+  state_store dense_states = how.towards_dense ? embedded_windows(pass, used, config.states_on_disk) : state_store();
+  m.embedding.drop_pages();
+  block_compressor compressor(pass, how, held_out, config.keep_packed, ctx);
+  for (index_t n = 0; n < result.blocks; ++n) {
+    block b = load_block(m, n, ctx);
+    auto packed = compressor.run(n, b, states, dense_states, result.layers);
+    result.seconds += seconds_since(start);
+    sink(n, b, packed);
+    start = std::chrono::steady_clock::now();
+    if (report) report(n + 1, result.blocks);
   }
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   summarise(result);
   return result;
 }

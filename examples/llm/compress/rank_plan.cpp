@@ -58,17 +58,17 @@ std::vector<rank_request> collect_requests(recipe const& how, model const& m, st
   for (index_t w = 0; w < windows; ++w)
     hidden.push_back(pass.embed(tokens.subspan(static_cast<std::size_t>(w * window), static_cast<std::size_t>(window))));
   std::vector<rank_request> requests;
-  for (std::size_t n = 0; n < m.blocks.size(); ++n) {
-    block const& b = m.blocks[n];
-    std::map<stage const*, slim::calibration> seen;
-    for (auto& h : hidden)
-      pass.run_block(b, h, [&](stage const& s, matrix_view<float const> x) {
-        seen.try_emplace(&s, slim::calibration(x.cols(), {.gram = true})).first->second.observe(x, ctx);
-      });
-    for (stage const& s : pass.stages())
-      for (std::string const& role : s.linears) requests.push_back(request_of(b[role], seen.at(&s), how, ctx));
-    if (report) report(static_cast<index_t>(n) + 1, static_cast<index_t>(m.blocks.size()));
-  }
+  for (index_t n = 0; n < m.config.layers; ++n)
+    with_block(m, n, ctx, [&](block const& b) {
+      std::map<stage const*, slim::calibration> seen;
+      for (auto& h : hidden)
+        pass.run_block(b, h, [&](stage const& s, matrix_view<float const> x) {
+          seen.try_emplace(&s, slim::calibration(x.cols(), {.gram = true})).first->second.observe(x, ctx);
+        });
+      for (stage const& s : pass.stages())
+        for (std::string const& role : s.linears) requests.push_back(request_of(b[role], seen.at(&s), how, ctx));
+      if (report) report(n + 1, m.config.layers);
+    });
   return requests;
 }
 

@@ -22,6 +22,7 @@ struct recipe {
   slim::adapter_rank rank = {};                              ///< of the adapters, where `ranks` says nothing else
   std::map<std::string, slim::adapter_rank> ranks;           ///< by tensor name, or by role (q, k, ... down)
   std::optional<slim::adapter_format> stored;                ///< how adapters are stored; none: there is no adapter
+  bool needs_hessian = false;                                ///< solves with X^T X, which takes memory
   bool towards_dense = false;                                ///< needs the uncompressed model's outputs as targets
   std::vector<std::string> steps;                            ///< what each step is, in order, for people
   std::function<void(slim::matrix_view<float>)> round_input; ///< empty: inputs stay float

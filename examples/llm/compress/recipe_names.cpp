@@ -74,6 +74,7 @@ recipe make_recipe(std::string const& name, recipe_parts const& parts, input_rou
   made.name = name;
   made.rank = parts.adapter.rank;
   if (parts.adapter.method != adapter_method::none) made.stored = slim::adapter_format{.bits = parts.adapter.bits};
+  made.needs_hessian = parts.has_solver() || parts.adapter.method == adapter_method::exact;
   made.towards_dense = parts.towards_dense();
   made.round_input = inputs.round;
   if (parts.changes_weights()) {

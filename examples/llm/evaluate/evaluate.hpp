@@ -3,6 +3,7 @@
 /// Perplexity of a model on a sequence of tokens.
 
 #include "models/forward.hpp"
+#include "models/state_store.hpp"
 
 #include "slim/core/result.hpp"
 
@@ -25,6 +26,7 @@ struct evaluation_config {
   index_t stride = 0;     ///< from one window's start to the next; 0 means context. Larger: a sample of a long text
   index_t max_tokens = 0; ///< tokens inside windows at most; 0 means all
   slim_llm::protocol protocol = protocol::windows;
+  bool states_on_disk = false; ///< hidden states wait in a scratch file for the next block
 };
 
 /// Natural logarithms throughout.
@@ -37,11 +39,44 @@ struct evaluation {
   std::vector<double> window_nll; ///< mean per window, in order: pair them to compare two models on the same windows
 };
 
-/// Called after each batch of windows with the number of windows done and in all.
+/// Called after each block with the number of blocks done and in all.
 using progress = std::function<void(index_t done, index_t total)>;
 
-/// A tail shorter than a window is dropped; a text shorter than one window is one window. Memory: a few windows of hidden
-/// states. @throws slim::config_error if there is nothing to predict or a value is out of range.
+/// An evaluation that gets the blocks of a model one after the other, so that only one needs to be in memory. Windows go
+/// through a block in batches of some thousand tokens. Refers to the model and to the executor of `ctx`; both must outlive it.
+///
+/// A tail shorter than a window is dropped; a text shorter than one window is one window.
+class block_evaluation {
+public:
+  /// @throws slim::config_error if there is nothing to predict or a value is out of range.
+  block_evaluation(model const& m, std::span<int const> tokens, evaluation_config const& config, context const& ctx = {});
+
+  /// All windows through the next block.
+  void advance(block const& b);
+  /// After the last block.
+  [[nodiscard]] evaluation finish();
+
+  /// Tokens in windows: hidden states that wait between blocks.
+  [[nodiscard]] static index_t tokens_in_windows(evaluation_config const& config, index_t available);
+
+private:
+  struct window_plan {
+    index_t length = 0, stride = 0, count = 0;
+    index_t first_target = 1; ///< position inside a window
+    [[nodiscard]] index_t targets() const { return length - first_target; }
+  };
+  [[nodiscard]] static window_plan plan_windows(evaluation_config const& config, index_t available);
+  [[nodiscard]] std::vector<int> tokens_of_windows(std::span<int const> tokens, index_t first, index_t count) const;
+  [[nodiscard]] double window_mean(matrix_view<float const> hidden, std::span<int const> ids) const;
+
+  window_plan plan_;
+  model const& model_;
+  forward_pass pass_;
+  std::vector<std::vector<int>> batches_; ///< token ids as the model gets them
+  state_store states_;                    ///< one per batch
+};
+
+/// All blocks of the model, one at a time. @throws as block_evaluation.
 [[nodiscard]] evaluation evaluate(model const& m, std::span<int const> tokens, evaluation_config const& config,
                                   context const& ctx = {}, progress const& report = {});
 

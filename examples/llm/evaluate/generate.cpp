@@ -19,7 +19,7 @@ slim::r16_matrix eight_bits(matrix<float> const& head, context const& ctx) {
 generation::generation(model const& m, index_t longest, bool packed_head, context const& ctx)
     : model_(m), ctx_(ctx), pass_(m, longest, ctx) {
   for (index_t b = 0; b < m.config.layers; ++b) caches_.emplace_back(longest, m.config.kv_heads, m.config.head_dim);
-  if (packed_head) head_ = eight_bits(m.head.empty() ? m.embedding : m.head.weight, ctx);
+  if (packed_head) head_ = eight_bits(m.output_head().to_float(ctx), ctx);
 }
 
 std::vector<float> generation::append(std::span<int const> tokens) {

@@ -16,7 +16,8 @@ struct sampling {
   std::uint64_t seed = 0;
 };
 
-/// A text that grows. Refers to the model and the executor of `ctx`; both must outlive it.
+/// A text that grows. The model's blocks must be in memory (load_into_memory). Refers to the model and the executor of `ctx`;
+/// both must outlive it.
 class generation {
 public:
   /// @param longest tokens that the text may have. The output head runs on 8-bit codes in groups of 32 if `packed_head`.

@@ -13,17 +13,23 @@ std::string bias_name(std::string const& weight) {
   return weight.substr(0, weight.size() - suffix.size()) + "bias";
 }
 
-linear take_linear(tensor_source& source, linear_tensor const& tensor, std::string const& prefix = {}) {
+/// A linear without its weight.
+linear describe_linear(tensor_source& source, linear_tensor const& tensor, std::string const& prefix) {
   linear l;
   l.role = tensor.role;
   l.name = prefix + tensor.name;
-  l.weight = source.take(l.name, tensor.d_out, tensor.d_in);
   std::string const bias = bias_name(l.name);
-  if (tensor.biased || source.has(bias)) l.bias = source.take_vector(bias, tensor.d_out);
+  if (tensor.biased || source.has(bias)) l.bias = source.read_vector(bias, tensor.d_out);
   return l;
 }
 
-norm take_norm(tensor_source& source, model_config const& c, norm_tensor const& tensor, std::string const& prefix) {
+linear read_linear(tensor_source& source, linear_tensor const& tensor) {
+  linear l = describe_linear(source, tensor, {});
+  l.weight = source.read(l.name, tensor.d_out, tensor.d_in);
+  return l;
+}
+
+norm read_norm(tensor_source& source, model_config const& c, norm_tensor const& tensor, std::string const& prefix) {
   norm n;
   n.role = tensor.role;
   n.name = prefix + tensor.name;
@@ -34,17 +40,36 @@ norm take_norm(tensor_source& source, model_config const& c, norm_tensor const& 
     n.bias.assign(size, 0.0f);
     return n;
   }
-  n.weight = source.take_vector(n.name, tensor.size);
-  if (biased) n.bias = source.take_vector(bias_name(n.name), tensor.size);
+  n.weight = source.read_vector(n.name, tensor.size);
+  if (biased) n.bias = source.read_vector(bias_name(n.name), tensor.size);
   return n;
 }
 
-block take_block(tensor_source& source, model_config const& c, tensor_layout const& layout, index_t number) {
+/// The blocks of a model in its file. Norms and biases are in memory, weights are not.
+struct stored_blocks {
+  std::shared_ptr<void const> file;
+  std::vector<block> described;                        ///< without weights
+  std::vector<std::vector<slim::tensor_info>> weights; ///< of the linears of each block
+
+  [[nodiscard]] block read(index_t number, context const& ctx) const {
+    auto const n = static_cast<std::size_t>(number);
+    block b = described[n];
+    for (std::size_t k = 0; k < b.linears.size(); ++k) b.linears[k].weight = read_parallel(weights[n][k], ctx);
+    return b;
+  }
+};
+
+void add_block(stored_blocks& blocks, std::vector<linear_info>& linears, tensor_source& source, model_config const& c,
+               tensor_layout const& layout, index_t number) {
   std::string const prefix = layout.block_prefix + std::to_string(number) + ".";
-  block b;
-  for (norm_tensor const& tensor : layout.norms) b.norms.push_back(take_norm(source, c, tensor, prefix));
-  for (linear_tensor const& tensor : layout.linears) b.linears.push_back(take_linear(source, tensor, prefix));
-  return b;
+  block& b = blocks.described.emplace_back();
+  auto& weights = blocks.weights.emplace_back();
+  for (norm_tensor const& tensor : layout.norms) b.norms.push_back(read_norm(source, c, tensor, prefix));
+  for (linear_tensor const& tensor : layout.linears) {
+    b.linears.push_back(describe_linear(source, tensor, prefix));
+    weights.push_back(source.find(b.linears.back().name, tensor.d_out, tensor.d_in));
+    linears.push_back({b.linears.back().name, tensor.role, tensor.d_out, tensor.d_in});
+  }
 }
 
 } // namespace
@@ -89,7 +114,7 @@ slim::tensor_info const* tensor_source::require(std::string const& name) {
   return nullptr;
 }
 
-matrix<float> tensor_source::take(std::string const& name, index_t rows, index_t cols) {
+slim::tensor_info tensor_source::find(std::string const& name, index_t rows, index_t cols) {
   slim::tensor_info const* const tensor = require(name);
   if (!tensor) return {};
   if (tensor->shape != std::vector<index_t>{rows, cols}) {
@@ -99,13 +124,19 @@ matrix<float> tensor_source::take(std::string const& name, index_t rows, index_t
                        rows, " x ", cols));
     return {};
   }
-  auto read = slim::read_matrix(*tensor);
-  if (read) return std::move(*read);
-  fail(read.why());
-  return {};
+  if (auto const read = slim::dequantize_rows_into(*tensor, 0, {nullptr, 0, cols}); !read) { // no rows: only checks
+    fail(read.why());
+    return {};
+  }
+  return *tensor;
 }
 
-std::vector<float> tensor_source::take_vector(std::string const& name, index_t size) {
+matrix<float> tensor_source::read(std::string const& name, index_t rows, index_t cols) {
+  auto const tensor = find(name, rows, cols);
+  return failed() ? matrix<float>() : read_parallel(tensor, {});
+}
+
+std::vector<float> tensor_source::read_vector(std::string const& name, index_t size) {
   slim::tensor_info const* const tensor = require(name);
   if (!tensor) return {};
   if (tensor->shape != std::vector<index_t>{size}) {
@@ -153,20 +184,23 @@ std::string why_not_valid(model_config const& c) {
   return {};
 }
 
-slim::result<model> assemble(model_config config, tensor_layout const& layout, tensor_source& source) {
+slim::result<model> assemble(model_config config, tensor_layout const& layout, tensor_source& source,
+                             std::shared_ptr<void const> file) {
   model m;
-  m.embedding_name = layout.embedding;
-  m.embedding = source.take(layout.embedding, config.vocab, config.embedding_dim);
-  if (!layout.positions.empty()) m.positions = source.take(layout.positions, config.max_positions + 2, config.hidden);
+  m.embedding = {source.find(layout.embedding, config.vocab, config.embedding_dim), file};
+  if (!layout.positions.empty()) m.positions = source.read(layout.positions, config.max_positions + 2, config.hidden);
   if (config.embedding_dim != config.hidden) {
-    m.project_in = take_linear(source, {"project_in", layout.project_in, config.hidden, config.embedding_dim});
-    m.project_out = take_linear(source, {"project_out", layout.project_out, config.embedding_dim, config.hidden});
+    m.project_in = read_linear(source, {"project_in", layout.project_in, config.hidden, config.embedding_dim});
+    m.project_out = read_linear(source, {"project_out", layout.project_out, config.embedding_dim, config.hidden});
   }
+  auto const blocks = std::make_shared<stored_blocks>();
+  blocks->file = file;
   for (index_t number = 0; number < config.layers && !source.failed(); ++number)
-    m.blocks.push_back(take_block(source, config, layout, number));
-  if (config.has.final_norm) m.final_norm = take_norm(source, config, {"final_norm", layout.final_norm, config.hidden}, {});
+    add_block(*blocks, m.file_linears, source, config, layout, number);
+  m.read_block = [blocks](index_t number, context const& ctx) { return blocks->read(number, ctx); };
+  if (config.has.final_norm) m.final_norm = read_norm(source, config, {"final_norm", layout.final_norm, config.hidden}, {});
   if (!config.tied_embeddings)
-    m.head = take_linear(source, {"head", layout.head, config.vocab, config.embedding_dim});
+    m.head = {source.find(layout.head, config.vocab, config.embedding_dim), file};
   else
     source.ignore(layout.head); // some writers store the shared matrix twice
   m.config = std::move(config);

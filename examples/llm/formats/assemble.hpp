@@ -8,6 +8,7 @@
 #include "slim/core/result.hpp"
 #include "slim/io/tensor.hpp"
 
+#include <memory>
 #include <span>
 #include <string_view>
 #include <unordered_map>
@@ -40,8 +41,10 @@ public:
   /// Shape of a tensor, outermost first; empty if it is not there.
   [[nodiscard]] std::vector<index_t> shape_of(std::string const& name) const;
 
-  [[nodiscard]] matrix<float> take(std::string const& name, index_t rows, index_t cols);
-  [[nodiscard]] std::vector<float> take_vector(std::string const& name, index_t size);
+  /// The tensor as it lies in the file; it is certain that it can be read as a matrix of this shape.
+  [[nodiscard]] slim::tensor_info find(std::string const& name, index_t rows, index_t cols);
+  [[nodiscard]] matrix<float> read(std::string const& name, index_t rows, index_t cols);
+  [[nodiscard]] std::vector<float> read_vector(std::string const& name, index_t size);
   /// The tensor is known and not needed.
   void ignore(std::string const& name) { used_.insert(name); }
 
@@ -62,7 +65,9 @@ private:
 /// Checks that the numbers of a configuration make sense together; the reason if not.
 [[nodiscard]] std::string why_not_valid(model_config const& config);
 
-/// Takes everything the model needs out of `source`. `config` must be valid.
-[[nodiscard]] slim::result<model> assemble(model_config config, tensor_layout const& layout, tensor_source& source);
+/// Finds everything the model needs in `source`. `config` must be valid. Linears of the blocks, the embedding and the head stay
+/// in the file, which `file` keeps open.
+[[nodiscard]] slim::result<model> assemble(model_config config, tensor_layout const& layout, tensor_source& source,
+                                           std::shared_ptr<void const> file);
 
 } // namespace slim_llm

@@ -12,9 +12,10 @@
 
 namespace slim_llm {
 
-/// The model with its weights as float. Rotary positions keep the file's row order (rope_style), so that weights can be
-/// written back as they were. The failure names the file, the tensor or key, and the reason; among the reasons: a missing
-/// tensor, a wrong shape, a tensor that no part of the model uses, an architecture or rotary scaling that is not known.
+/// The model; the linears of its blocks, its embedding and its head stay in the file until they are needed. Rotary positions
+/// keep the file's row order (rope_style), so that weights can be written back as they were. The failure names the file, the
+/// tensor or key, and the reason; among the reasons: a missing tensor, a wrong shape, a tensor that no part of the model uses,
+/// an architecture or rotary scaling that is not known.
 [[nodiscard]] slim::result<model> load_model(std::filesystem::path const& path);
 
 } // namespace slim_llm

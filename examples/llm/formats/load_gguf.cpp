@@ -97,8 +97,9 @@ rope_settings read_rope(metadata_reader& data, model_config const& c) {
 } // namespace
 
 slim::result<model> load_gguf(std::filesystem::path const& path) {
-  auto const file = slim::gguf_file::open(path);
-  if (!file) return slim::failure{file.why()};
+  auto opened = slim::gguf_file::open(path);
+  if (!opened) return slim::failure{opened.why()};
+  auto const file = std::make_shared<slim::gguf_file const>(std::move(*opened));
   tensor_source source(path.string());
   source.add(file->tensors());
   metadata_reader data(*file);
@@ -115,10 +116,10 @@ slim::result<model> load_gguf(std::filesystem::path const& path) {
   if (std::string const why = why_not_valid(config); !why.empty()) return slim::failure{path.string() + ": " + why};
   if (rotary) frequencies = rope_frequencies(rope, config.head_dim);
   if (source.has("rope_freqs.weight")) { // llama3 scaling, computed by the converter
-    auto const divisors = source.take_vector("rope_freqs.weight", static_cast<index_t>(frequencies.size()));
+    auto const divisors = source.read_vector("rope_freqs.weight", static_cast<index_t>(frequencies.size()));
     for (std::size_t j = 0; j < divisors.size(); ++j) frequencies[j] /= static_cast<double>(divisors[j]);
   }
-  auto m = assemble(std::move(config), layout, source);
+  auto m = assemble(std::move(config), layout, source, file);
   if (m) m->rope_frequencies = std::move(frequencies);
   return m;
 }

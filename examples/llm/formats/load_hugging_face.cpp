@@ -141,8 +141,9 @@ slim::result<model> load_hugging_face(std::filesystem::path const& folder) {
   if (std::string const why = why_not_valid(config); !why.empty()) return slim::failure{file + ": " + why};
   config.add_bos = wants_bos(folder);
 
-  auto const parts = slim::safetensors_folder::open(folder);
-  if (!parts) return slim::failure{parts.why()};
+  auto opened = slim::safetensors_folder::open(folder);
+  if (!opened) return slim::failure{opened.why()};
+  auto const parts = std::make_shared<slim::safetensors_folder const>(std::move(*opened));
   tensor_source source(folder.string());
   source.add(parts->tensors());
   auto const layout = layout_in(source, config);
@@ -150,7 +151,7 @@ slim::result<model> load_hugging_face(std::filesystem::path const& folder) {
     source.ignore(layout.block_prefix + std::to_string(number) + ".self_attn.rotary_emb.inv_freq");
   bool const rotary = config.family->positions == position_kind::rotary;
   index_t const head_dim = config.head_dim;
-  auto m = assemble(std::move(config), layout, source);
+  auto m = assemble(std::move(config), layout, source, parts);
   if (m && rotary) m->rope_frequencies = rope_frequencies(rope, head_dim);
   return m;
 }

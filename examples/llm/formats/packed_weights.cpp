@@ -1,8 +1,8 @@
 #include "formats/packed_weights.hpp"
 
-#include "run/workspace.hpp"
+#include "run/input_error.hpp"
+#include "run/memory.hpp"
 
-#include "slim/io/safetensors_writer.hpp"
 #include "slim/packing/unpack.hpp"
 
 namespace slim_llm {
@@ -14,17 +14,32 @@ std::vector<std::byte> packed_bytes(slim::integer_codes const& codes, slim::mask
   return slim::nm_bitmask::pack(codes, *kept, {}, ctx);
 }
 
-slim::outgoing_tensor outgoing_bytes(std::string name, std::vector<std::byte> const& bytes) {
-  return {std::move(name), slim::tensor_type::other, "U8", {static_cast<index_t>(bytes.size())}, std::span(bytes)};
-}
-
-slim::tensor_type type_of(slim::number_format format) {
+/// As safetensors calls them.
+char const* type_name(slim::number_format format) {
   switch (format) {
-  case slim::number_format::fp16: return slim::tensor_type::f16;
-  case slim::number_format::bf16: return slim::tensor_type::bf16;
+  case slim::number_format::fp16: return "F16";
+  case slim::number_format::bf16: return "BF16";
   case slim::number_format::fp32: break;
   }
-  return slim::tensor_type::f32;
+  return "F32";
+}
+
+template <class Stored>
+std::vector<std::byte> converted(matrix<float> const& values) {
+  std::vector<Stored> stored;
+  stored.reserve(static_cast<std::size_t>(values.size()));
+  for (index_t k = 0; k < values.size(); ++k) stored.push_back(Stored(values.data()[k]));
+  auto const bytes = std::as_bytes(std::span(stored));
+  return {bytes.begin(), bytes.end()};
+}
+
+std::vector<std::byte> stored_numbers(matrix<float> const& values, slim::number_format format) {
+  switch (format) {
+  case slim::number_format::fp16: return converted<slim::fp16>(values);
+  case slim::number_format::bf16: return converted<slim::bf16>(values);
+  case slim::number_format::fp32: break;
+  }
+  return converted<float>(values);
 }
 
 slim::number_format format_of(slim::tensor_type type) {
@@ -33,7 +48,11 @@ slim::number_format format_of(slim::tensor_type type) {
                                            : slim::number_format::fp32;
 }
 
-std::vector<std::byte> copied(std::span<std::byte const> bytes) { return {bytes.begin(), bytes.end()}; }
+std::vector<std::byte> copied(slim::tensor_info const& tensor) {
+  std::vector<std::byte> bytes(tensor.bytes.begin(), tensor.bytes.end());
+  drop_pages(tensor.bytes);
+  return bytes;
+}
 
 /// A factor of an adapter: codes, or values, or nothing.
 void read_factor(slim::safetensors_file const& file, std::string const& name, std::vector<std::byte>& codes,
@@ -41,12 +60,14 @@ void read_factor(slim::safetensors_file const& file, std::string const& name, st
   auto const* const tensor = file.find(name);
   if (!tensor) return;
   if (tensor->stored_type == "U8") {
-    codes = copied(tensor->bytes);
+    codes = copied(*tensor);
     return;
   }
   values = required(slim::read_matrix(*tensor));
   format = format_of(tensor->type);
 }
+
+bool is_factor(std::string const& name) { return name.ends_with(".left") || name.ends_with(".right"); }
 
 slim::unpacked_matrix unpacked(std::string const& name, std::vector<std::byte> const& bytes, context const& ctx) {
   auto found = slim::unpack(bytes, {}, ctx);
@@ -99,38 +120,68 @@ packed_layer pack(std::string const& name, slim::any_layer const& layer, context
   return packed;
 }
 
-void save_packed(packed_weights const& weights, std::filesystem::path const& path, std::string const& recipe) {
-  std::vector<slim::outgoing_tensor> tensors;
-  for (auto const& [name, layer] : weights) {
-    tensors.push_back(outgoing_bytes(name, layer.weight));
-    if (!layer.left.empty()) {
-      tensors.push_back(outgoing_bytes(name + ".left", layer.left));
-      tensors.push_back(outgoing_bytes(name + ".right", layer.right));
-    } else if (!layer.left_values.empty()) {
-      tensors.push_back(slim::outgoing_matrix(name + ".left", type_of(layer.format), layer.left_values.view()));
-      tensors.push_back(slim::outgoing_matrix(name + ".right", type_of(layer.format), layer.right_values.view()));
-    }
-  }
-  auto const done = slim::save_safetensors(path, std::move(tensors), {{"format", "slim"}, {"recipe", recipe}});
-  if (!done) throw input_error(done.why());
+packed_writer::packed_writer(std::filesystem::path path, std::string recipe)
+    : path_(std::move(path)), recipe_(std::move(recipe)), scratch_(folder_of(path_)) {}
+
+void packed_writer::add_tensor(std::string name, std::string type, std::vector<index_t> shape,
+                               std::span<std::byte const> bytes) {
+  std::uint64_t const offset = scratch_.reserve(bytes.size());
+  scratch_.write(offset, bytes);
+  tensors_.push_back({std::move(name), std::move(type), std::move(shape), offset, bytes.size()});
 }
 
-packed_weights open_packed(std::filesystem::path const& path) {
-  auto const file = required(slim::safetensors_file::open(path));
-  packed_weights weights;
-  for (auto const& tensor : file.tensors()) {
-    std::string const& name = tensor.name;
-    if (name.ends_with(".left") || name.ends_with(".right")) continue;
-    if (tensor.stored_type != "U8")
-      throw input_error(path.string() + ": " + name + " is " + tensor.stored_type + ", packed weights are U8");
-    packed_layer layer;
-    layer.weight = copied(tensor.bytes);
-    read_factor(file, name + ".left", layer.left, layer.left_values, layer.format);
-    read_factor(file, name + ".right", layer.right, layer.right_values, layer.format);
-    if (layer.left.empty() != layer.right.empty() || layer.left_values.empty() != layer.right_values.empty())
-      throw input_error(path.string() + ": the adapter of " + name + " lacks a factor, or they are of two kinds");
-    weights.emplace(name, std::move(layer));
+void packed_writer::add_factor(std::string const& name, matrix<float> const& values, slim::number_format format) {
+  add_tensor(name, type_name(format), {values.rows(), values.cols()}, stored_numbers(values, format));
+}
+
+void packed_writer::add(packed_weights const& layers) {
+  auto const add_codes = [&](std::string const& name, std::vector<std::byte> const& bytes) {
+    add_tensor(name, "U8", {static_cast<index_t>(bytes.size())}, bytes);
+  };
+  for (auto const& [name, layer] : layers) {
+    bytes_ += layer.bytes();
+    add_codes(name, layer.weight);
+    if (!layer.left.empty()) {
+      add_codes(name + ".left", layer.left);
+      add_codes(name + ".right", layer.right);
+    } else if (!layer.left_values.empty()) {
+      add_factor(name + ".left", layer.left_values, layer.format);
+      add_factor(name + ".right", layer.right_values, layer.format);
+    }
   }
+}
+
+void packed_writer::finish() {
+  save_scratch_tensors(path_, std::move(tensors_), scratch_, {{"format", "slim"}, {"recipe", recipe_}});
+}
+
+packed_file::packed_file(std::filesystem::path const& path) : file_(required(slim::safetensors_file::open(path))) {
+  for (auto const& tensor : file_.tensors()) {
+    if (is_factor(tensor.name)) continue;
+    if (tensor.stored_type != "U8")
+      throw input_error(path.string() + ": " + tensor.name + " is " + tensor.stored_type + ", packed weights are U8");
+  }
+}
+
+void packed_file::require(std::string const& name) const {
+  if (!file_.find(name)) throw input_error(name + ": is not among the packed weights");
+}
+
+packed_layer packed_file::layer(std::string const& name) const {
+  require(name);
+  packed_layer layer;
+  layer.weight = copied(*file_.find(name));
+  read_factor(file_, name + ".left", layer.left, layer.left_values, layer.format);
+  read_factor(file_, name + ".right", layer.right, layer.right_values, layer.format);
+  if (layer.left.empty() != layer.right.empty() || layer.left_values.empty() != layer.right_values.empty())
+    throw input_error(file_.path().string() + ": the adapter of " + name + " lacks a factor, or they are of two kinds");
+  return layer;
+}
+
+packed_weights packed_file::all() const {
+  packed_weights weights;
+  for (auto const& tensor : file_.tensors())
+    if (!is_factor(tensor.name)) weights.emplace(tensor.name, layer(tensor.name));
   return weights;
 }
 
@@ -141,11 +192,9 @@ slim::input_precision packed_precision(std::string const& inputs) {
   throw input_error("--inputs " + inputs + ": possible with packed weights are int8, int16, float");
 }
 
-void use_packed(linear& l, packed_weights const& weights, slim::input_precision inputs, context const& ctx) {
-  auto const found = weights.find(l.name);
-  if (found == weights.end()) throw input_error(l.name + ": is not among the packed weights");
-  auto const [codes, kept, book] = unpacked(l.name, found->second.weight, ctx);
-  slim::adapter const a = adapter_of(l.name, found->second, ctx);
+void use_packed(linear& l, packed_layer const& layer, slim::input_precision inputs, context const& ctx) {
+  auto const [codes, kept, book] = unpacked(l.name, layer.weight, ctx);
+  slim::adapter const a = adapter_of(l.name, layer, ctx);
   bool const fits = codes.rows() == l.d_out() && codes.cols() == l.d_in() &&
                     (a.rank() == 0 || (a.left.rows() == l.d_in() && a.right.cols() == l.d_out() && a.right.rows() == a.rank()));
   if (!fits)
@@ -159,9 +208,21 @@ void use_packed(linear& l, packed_weights const& weights, slim::input_precision 
   a.add_to(l.weight.view(), ctx);
 }
 
-void use_packed(model& m, packed_weights const& weights, slim::input_precision inputs, context const& ctx) {
-  for (block& b : m.blocks)
-    for (linear& l : b.linears) use_packed(l, weights, inputs, ctx);
+void use_packed(block& b, packed_weights const& layers, slim::input_precision inputs, context const& ctx) {
+  for (linear& l : b.linears) {
+    auto const found = layers.find(l.name);
+    if (found == layers.end()) throw input_error(l.name + ": is not among the packed weights");
+    use_packed(l, found->second, inputs, ctx);
+  }
+}
+
+void read_packed(model& m, std::shared_ptr<packed_file const> layers, slim::input_precision inputs) {
+  for (linear_info const& l : linears_of(m)) layers->require(l.name);
+  m.read_block = [read = m.read_block, layers, inputs](index_t number, context const& ctx) {
+    block b = read(number, ctx);
+    for (linear& l : b.linears) use_packed(l, layers->layer(l.name), inputs, ctx);
+    return b;
+  };
 }
 
 } // namespace slim_llm

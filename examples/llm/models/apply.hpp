@@ -12,8 +12,6 @@
 
 namespace slim_llm {
 
-using slim::context;
-
 /// Y = X W^T + bias + (X L) R, or Y += that, from packed codes if there are some.
 /// With `round_input`, X is copied and rounded first, for W and for the adapters alike. X (tokens, d_in), Y (tokens, d_out).
 /// @throws slim::shape_error.

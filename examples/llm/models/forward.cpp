@@ -71,7 +71,7 @@ matrix<float> forward_pass::embed_at(std::span<int const> tokens, index_t positi
     int const id = tokens[static_cast<std::size_t>(t)];
     if (id < 0 || id >= table.rows())
       throw slim::config_error(slim::message("embed: token ", id, " at ", t, " is outside the vocabulary of ", table.rows()));
-    std::copy_n(table.row(id), table.cols(), embedded.row(t));
+    table.rows_into(id, embedded.view().middle_rows(t, 1), ctx_.inside_task());
   }
   if (!model_.project_in.empty()) embedded = apply(model_.project_in, embedded, ctx_);
   if (model_.positions.empty()) return embedded;
@@ -284,8 +284,16 @@ matrix<float> forward_pass::head_input(matrix_view<float const> hidden) const {
 }
 
 void forward_pass::logits_into(matrix_view<float const> head_in, index_t first, matrix_view<float> logits) const {
-  auto const& head = model_.head.empty() ? model_.embedding : model_.head.weight;
-  slim::gemm_into(head_in, slim::transposed(head.view().middle_rows(first, logits.cols())), logits, ctx_);
+  auto const& head = model_.output_head();
+  if (matrix<float> const* const floats = head.in_memory())
+    return slim::gemm_into(head_in, slim::transposed(floats->view().middle_rows(first, logits.cols())), logits, ctx_);
+  for (index_t begin = 0; begin < logits.cols(); begin += logit_columns) {
+    index_t const count = std::min(logit_columns, logits.cols() - begin);
+    matrix<float> rows(count, head.cols());
+    head.rows_into(first + begin, rows.view(), ctx_);
+    slim::gemm_into(head_in, slim::transposed(matrix_view<float const>(rows)), logits.block(0, begin, logits.rows(), count),
+                    ctx_);
+  }
 }
 
 std::vector<double> forward_pass::token_nll(matrix_view<float const> head_in, std::span<int const> targets) const {

@@ -25,10 +25,28 @@ linear const& block::operator[](std::string_view role) const { return require_ro
 norm* block::find_norm(std::string_view role) { return find_role(norms, role); }
 norm const* block::find_norm(std::string_view role) const { return find_role(norms, role); }
 
+block load_block(model const& m, index_t number, context const& ctx) {
+  return m.blocks.empty() ? m.read_block(number, ctx) : m.blocks[static_cast<std::size_t>(number)];
+}
+
+void load_into_memory(model& m, context const& ctx) {
+  if (!m.blocks.empty()) return;
+  for (index_t n = 0; n < m.config.layers; ++n) m.blocks.push_back(m.read_block(n, ctx));
+  stored_matrix& head = m.head.empty() ? m.embedding : m.head;
+  head = head.to_float(ctx);
+}
+
+std::vector<linear_info> linears_of(model const& m) {
+  if (m.blocks.empty()) return m.file_linears;
+  std::vector<linear_info> all;
+  for (block const& b : m.blocks)
+    for (linear const& l : b.linears) all.push_back({l.name, l.role, l.d_out(), l.d_in()});
+  return all;
+}
+
 index_t linear_weight_count(model const& m) {
   index_t count = 0;
-  for (block const& b : m.blocks)
-    for (linear const& l : b.linears) count += l.weight.size();
+  for (linear_info const& l : linears_of(m)) count += l.d_out * l.d_in;
   return count;
 }
 

@@ -1,9 +1,11 @@
 #pragma once
 /// @file
-/// A decoder-only language model in memory: configuration, float weights and norms. How its blocks compute is said by its
-/// family (models/family.hpp). Weights stay as the file has them: what is read is what is written back.
+/// A decoder-only language model: configuration, norms and weights. Blocks are in memory, or stay in the model's file and are
+/// read one at a time. How blocks compute is said by the model's family (models/family.hpp). Weights keep the order that the
+/// file has: what is read is what is written back.
 
-#include "slim/core/matrix.hpp"
+#include "models/stored_matrix.hpp"
+
 #include "slim/kernels/packed_linear.hpp"
 
 #include <functional>
@@ -13,10 +15,6 @@
 #include <vector>
 
 namespace slim_llm {
-
-using slim::index_t;
-using slim::matrix;
-using slim::matrix_view;
 
 struct model_family;
 
@@ -97,19 +95,48 @@ struct block {
   [[nodiscard]] norm const* find_norm(std::string_view role) const;
 };
 
-/// A whole model.
+/// A linear of a model by name and shape.
+struct linear_info {
+  std::string name, role;
+  index_t d_out = 0, d_in = 0;
+};
+
+/// A whole model. Its blocks are either in `blocks` or in a file.
 struct model {
   model_config config;
-  std::string embedding_name;
-  matrix<float> embedding; ///< (vocab, embedding_dim); also the head if tied
+  stored_matrix embedding; ///< (vocab, embedding_dim); also the head if tied
   matrix<float> positions; ///< learned positions (max_positions + 2, hidden), row = position + 2; else empty
   std::vector<double>
       rope_frequencies;           ///< rotary positions: angle per position of pair j, head_dim / 2 values, scaling applied
   linear project_in, project_out; ///< OPT-350M: embedding_dim <-> hidden; else empty
-  std::vector<block> blocks;
   norm final_norm;
-  linear head; ///< (vocab, embedding_dim); empty if tied
+  stored_matrix head; ///< (vocab, embedding_dim); empty if tied
+
+  std::vector<block> blocks; ///< in memory
+  /// Reads a block of the file, with its weights as floats, and keeps nothing of it in memory. Empty if blocks are in memory.
+  std::function<block(index_t number, context const&)> read_block;
+  std::vector<linear_info> file_linears; ///< of all blocks in the file, in order
+
+  /// What the logits are computed with.
+  [[nodiscard]] stored_matrix const& output_head() const { return head.empty() ? embedding : head; }
 };
+
+/// A copy of block `number`, from memory or from the file.
+[[nodiscard]] block load_block(model const& m, index_t number, context const& ctx = {});
+
+/// Calls `f` with block `number`, which is only copied if it comes from the file.
+template <class F>
+void with_block(model const& m, index_t number, context const& ctx, F const& f) {
+  if (!m.blocks.empty()) return f(m.blocks[static_cast<std::size_t>(number)]);
+  block const read = m.read_block(number, ctx);
+  f(read);
+}
+
+/// Brings all blocks and the output head into memory as floats, for work that needs them again and again.
+void load_into_memory(model& m, context const& ctx = {});
+
+/// The linears of all blocks, in order.
+[[nodiscard]] std::vector<linear_info> linears_of(model const& m);
 
 /// Number of weights of the linears of all blocks: what compression works on.
 [[nodiscard]] index_t linear_weight_count(model const& m);

@@ -32,8 +32,9 @@ double checkpoint::tensor_bytes() const {
   return bytes;
 }
 
-double checkpoint::bits_per_weight(std::vector<std::string> const& names) const {
-  std::unordered_set<std::string> const wanted(names.begin(), names.end());
+double checkpoint::bits_per_weight(std::vector<linear_info> const& linears) const {
+  std::unordered_set<std::string> wanted;
+  for (linear_info const& l : linears) wanted.insert(l.name);
   double bits = 0, weights = 0;
   for (auto const& tensor : tensors())
     if (wanted.count(tensor.name)) {
@@ -50,14 +51,7 @@ tokenizer checkpoint::load_tokenizer() const {
 
 workspace::workspace(std::filesystem::path const& path)
     : file(path), words(file.load_tokenizer()), weights(required(load_model(path))) {
-  source_bits = file.bits_per_weight(linear_names(weights));
-}
-
-std::vector<std::string> linear_names(model const& m) {
-  std::vector<std::string> names;
-  for (block const& b : m.blocks)
-    for (linear const& l : b.linears) names.push_back(l.name);
-  return names;
+  source_bits = file.bits_per_weight(linears_of(weights));
 }
 
 std::string read_text(std::filesystem::path const& file) {
@@ -85,17 +79,6 @@ std::filesystem::path default_text(char const* name) {
   throw input_error(
       (folder / name).string() +
       ": the default text is not there; fetch it with `bash examples/fetch_model.sh text`, or name a text of yours");
-}
-
-double peak_memory() {
-  std::ifstream status("/proc/self/status");
-  for (std::string word; status >> word;)
-    if (double kilobytes = 0; word == "VmHWM:" && status >> kilobytes) return 1024.0 * kilobytes;
-  return 0;
-}
-
-void reset_peak_memory() {
-  std::ofstream("/proc/self/clear_refs") << "5"; // Linux: resets VmHWM; elsewhere nothing happens
 }
 
 } // namespace slim_llm

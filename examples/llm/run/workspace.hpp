@@ -1,8 +1,9 @@
 #pragma once
 /// @file
-/// What every command needs: an opened model file with its tokenizer, texts, threads, and measured memory.
+/// What every command needs: an opened model file with its tokenizer, and texts.
 
 #include "models/model.hpp"
+#include "run/input_error.hpp"
 #include "text/tokenizer.hpp"
 
 #include "slim/core/context.hpp"
@@ -13,18 +14,6 @@
 #include <variant>
 
 namespace slim_llm {
-
-/// A problem with what the user gave: the program prints it and ends with exit code 1.
-struct input_error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-/// The value, or input_error with the failure's sentence.
-template <class T>
-[[nodiscard]] T required(slim::result<T> found) {
-  if (!found) throw input_error(found.why());
-  return std::move(found).value();
-}
 
 /// A GGUF file or a Hugging Face folder, open for reading tensor by tensor.
 class checkpoint {
@@ -38,8 +27,8 @@ public:
   [[nodiscard]] slim::gguf_file const* gguf() const { return std::get_if<slim::gguf_file>(&file_); }
   /// Bytes of all tensors.
   [[nodiscard]] double tensor_bytes() const;
-  /// Stored bits per weight of the named tensors together.
-  [[nodiscard]] double bits_per_weight(std::vector<std::string> const& names) const;
+  /// Stored bits per weight of the linears together.
+  [[nodiscard]] double bits_per_weight(std::vector<linear_info> const& linears) const;
   /// @throws input_error
   [[nodiscard]] tokenizer load_tokenizer() const;
 
@@ -59,9 +48,6 @@ struct workspace {
   explicit workspace(std::filesystem::path const& path);
 };
 
-/// Names of the weights of all block linears.
-[[nodiscard]] std::vector<std::string> linear_names(model const& m);
-
 /// The whole file. @throws input_error
 [[nodiscard]] std::string read_text(std::filesystem::path const& file);
 
@@ -72,9 +58,5 @@ struct workspace {
 /// The text in the cache that examples/fetch_model.sh makes ($SLIM_CACHE or ~/.cache/slim): "jargon.first.txt" to calibrate,
 /// "jargon.last.txt" to evaluate. @throws input_error with the command that fetches it.
 [[nodiscard]] std::filesystem::path default_text(char const* name);
-
-/// Peak resident memory of this process in bytes since the last reset; 0 where the system does not say.
-[[nodiscard]] double peak_memory();
-void reset_peak_memory();
 
 } // namespace slim_llm
