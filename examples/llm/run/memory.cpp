@@ -9,6 +9,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 namespace slim_llm {
 
 double peak_memory() {
@@ -25,6 +29,13 @@ void reset_peak_memory() {
 double physical_memory() {
   long const pages = ::sysconf(_SC_PHYS_PAGES), size = ::sysconf(_SC_PAGESIZE);
   return pages > 0 && size > 0 ? static_cast<double>(pages) * static_cast<double>(size) : 0.0;
+}
+
+void return_freed_arrays() {
+#if defined(__GLIBC__)
+  constexpr int large = 2 << 20;
+  (void)::mallopt(M_MMAP_THRESHOLD, large);
+#endif
 }
 
 void drop_pages(std::span<std::byte const> mapped) {
