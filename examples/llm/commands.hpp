@@ -29,12 +29,15 @@ struct rank_options {
 };
 
 struct compress_command {
-  std::filesystem::path model, out, json, layers_csv;
+  std::filesystem::path model, json, layers_csv;
+  std::filesystem::path out;    ///< may be empty with max_blocks
   std::filesystem::path packed; ///< where to write packed linears; empty: nowhere
   text_options text;
   rank_options ranks;
   std::string recipe_name; ///< empty: what `aim` names
   std::string aim = "size";
+  std::string memory_limit;      ///< "6G"; empty: none
+  std::ptrdiff_t max_blocks = 0; ///< a trial: stop behind so many blocks and write nothing; 0: all
   bool with_evaluation = true;
   void run() const;
 };
@@ -43,7 +46,8 @@ struct evaluate_command {
   std::filesystem::path model, text, json, packed;
   std::ptrdiff_t context = 2048, max_tokens = 0;
   std::string protocol = "windows";
-  std::string inputs; ///< empty: float, or int8 with packed weights
+  std::string inputs;       ///< empty: float, or int8 with packed weights
+  std::string memory_limit; ///< as in compress_command
   bool last = false;
   void run() const;
 };

@@ -3,6 +3,7 @@
 /// Exit codes: 0 success; 1 a file, text or model that cannot be used; 2 a command line that makes no sense.
 
 #include "commands.hpp"
+#include "run/memory.hpp"
 
 #include <CLI/CLI.hpp>
 
@@ -46,9 +47,16 @@ void add_model(CLI::App* sub, Command& command) {
   sub->add_option("model", command.model, "a GGUF file or a Hugging Face folder")->required();
 }
 
+template <class Command>
+void add_memory_limit(CLI::App* sub, Command& command) {
+  sub->add_option("--memory-limit", command.memory_limit,
+                  "refuse before the work begins if it needs more memory than this, e.g. 6G (default: no limit)");
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
+  return_freed_arrays();
   CLI::App app("slim-llm: one-shot compression of language models (4-bit codes, 2:4 sparsity, low-rank adapters).");
   app.require_subcommand(1);
   app.footer("Exit codes: 0 success; 1 a file, text or model that cannot be used; 2 a command line that makes no sense.");
@@ -58,7 +66,7 @@ int main(int argc, char** argv) {
   compress_command compress;
   auto* sub = add_command(app, "compress", "compress a model and write it", compress);
   add_model(sub, compress);
-  sub->add_option("--out", compress.out, "where to write the compressed model")->required();
+  sub->add_option("--out", compress.out, "where to write the compressed model (not needed with --max-blocks)");
   sub->add_option("--recipe", compress.recipe_name, "what to do; `slim-llm recipes` lists what there is (default: by --for)");
   sub->add_option("--for", compress.aim, "what the model should be good at: size (dense 3 bit) or speed (2:4 sparsity)")
       ->capture_default_str();
@@ -67,8 +75,16 @@ int main(int argc, char** argv) {
   sub->add_flag("!--no-eval", compress.with_evaluation, "do not measure perplexity");
   sub->add_option("--packed", compress.packed,
                   "also write the packed linears to this file, and measure perplexity on them as they run on this CPU");
+  add_memory_limit(sub, compress);
+  sub->add_option("--max-blocks", compress.max_blocks,
+                  "a trial for time and memory: stop behind so many blocks, evaluate and write nothing (0: all)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   add_text_options(*sub, compress.text);
-  sub->callback([&] { compress.run(); });
+  sub->callback([&] {
+    if (compress.out.empty() && compress.max_blocks == 0) throw CLI::RequiredError("--out");
+    compress.run();
+  });
 
   evaluate_command evaluate;
   sub = add_command(app, "eval", "perplexity of a model on a text", evaluate);
@@ -83,6 +99,7 @@ int main(int argc, char** argv) {
   sub->add_option("--inputs", evaluate.inputs,
                   "what linear layers see of their inputs: float, fp8, int8 (default float); packed: int8, int16, float "
                   "(default int8)");
+  add_memory_limit(sub, evaluate);
   sub->callback([&] { evaluate.run(); });
 
   generate_command generate;

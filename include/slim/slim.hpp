@@ -36,6 +36,7 @@
 #include "slim/packing/unpack.hpp"
 #include "slim/pipeline/any.hpp"
 #include "slim/pipeline/compress.hpp"
+#include "slim/pipeline/in_basis.hpp"
 #include "slim/pipeline/quantize_and_pack.hpp"
 #include "slim/pipeline/toward_target.hpp"
 #include "slim/pruning/alps.hpp"

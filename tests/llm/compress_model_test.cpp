@@ -1,6 +1,6 @@
-#include "compress_model.hpp"
+#include "compress/compress_model.hpp"
+#include "compress/rank_plan.hpp"
 #include "random_model.hpp"
-#include "rank_plan.hpp"
 
 #include "slim/slim.hpp"
 #include "slim/testing/executors.hpp"
@@ -17,9 +17,7 @@ recipe named(std::string const& name) { return find_recipe(name).value(); }
 
 std::vector<matrix<float>> all_weights(model& m) {
   std::vector<matrix<float>> all;
-  for (block& b : m.blocks)
-    for (auto const& group : linear_groups(b))
-      for (linear const* member : group.members) all.push_back(member->weight);
+  for (linear const* l : all_linears(m)) all.push_back(l->weight);
   return all;
 }
 
@@ -33,7 +31,7 @@ TEST_CASE("a compressed model is the same bit for bit on 1, 2 and 4 threads, a u
     context ctx;
     ctx.where = executor;
     model m = random_llama();
-    (void)compress_model(m, ids, named(name), windows_of_8, 32, ctx);
+    (void)compress_in_place(m, ids, named(name), windows_of_8, 32, ctx);
     return all_weights(m);
   };
   for (char const* name :
@@ -52,7 +50,7 @@ TEST_CASE("every layer is calibrated on what the compressed layers before it mak
   auto const ids = random_tokens(40, 61);
   auto const how = named("slim");
   model m = random_llama();
-  (void)compress_model(m, ids, how, windows_of_8, 32);
+  (void)compress_in_place(m, ids, how, windows_of_8, 32);
 
   // Literally: run all windows at once through the half-compressed model, a linear at a time.
   model other = random_llama();
@@ -64,16 +62,17 @@ TEST_CASE("every layer is calibrated on what the compressed layers before it mak
     l.weight = slim::decompress(how.chain(how.rank).compress(l.weight.view(), calib));
   };
   for (block& b : other.blocks) {
-    auto const x = pass.attention_input(b, hidden);
-    for (linear* l : {&b.q, &b.k, &b.v}) compress(*l, x);
-    auto const a = pass.attention_mix(b, apply(b.q, x), apply(b.k, x), apply(b.v, x));
-    compress(b.o, a);
-    pass.add_attention_output(b, a, hidden);
-    auto const y = pass.mlp_input(b, hidden);
-    for (linear* l : {&b.gate, &b.up}) compress(*l, y);
-    auto const h = pass.mlp_mix(b, apply(b.gate, y), apply(b.up, y));
-    compress(b.down, h);
-    pass.add_mlp_output(b, h, hidden);
+    auto const x = pass.normalized(*b.find_norm("attention_norm"), hidden);
+    for (char const* role : {"q", "k", "v"}) compress(b[role], x);
+    block_state state;
+    auto const a = pass.attention(b, state, apply(b["q"], x), apply(b["k"], x), apply(b["v"], x));
+    compress(b["o"], a);
+    apply_into(b["o"], a, hidden, slim::destination::add);
+    auto const y = pass.normalized(*b.find_norm("mlp_norm"), hidden);
+    for (char const* role : {"gate", "up"}) compress(b[role], y);
+    auto const h = pass.gated_by_silu(apply(b["gate"], y), apply(b["up"], y));
+    compress(b["down"], h);
+    apply_into(b["down"], h, hidden, slim::destination::add);
   }
   auto const weights = all_weights(m), expected = all_weights(other);
   REQUIRE(weights.size() == expected.size());
@@ -85,7 +84,7 @@ TEST_CASE(
     "the ledger of a model is the weighted mean of its layers, and recipes that keep the weights cost what the source costs") {
   auto const ids = random_tokens(40, 61);
   model m = random_llama();
-  auto const dense = compress_model(m, ids, named("dense"), windows_of_8, 5.0);
+  auto const dense = compress_in_place(m, ids, named("dense"), windows_of_8, 5.0);
   CHECK(dense.bits_per_weight == 5.0);
   CHECK(dense.layers.empty());
   CHECK(all_weights(m) == [] {
@@ -93,7 +92,7 @@ TEST_CASE(
     return all_weights(fresh);
   }());
 
-  auto const cost = compress_model(m, ids, named("slim"), windows_of_8, 5.0);
+  auto const cost = compress_in_place(m, ids, named("slim"), windows_of_8, 5.0);
   REQUIRE(cost.layers.size() == 14);
   double bits = 0, size = 0;
   for (auto const& layer : cost.layers) {
@@ -110,10 +109,10 @@ TEST_CASE("input rounding is switched on in every linear and changes the outputs
   auto const ids = random_tokens(16, 61);
   model m = random_llama();
   auto const before = all_logits(m, ids, 8);
-  (void)compress_model(m, ids, named("dense@fp8"), windows_of_8, 32);
+  (void)compress_in_place(m, ids, named("dense@fp8"), windows_of_8, 32);
   for (block const& b : m.blocks) {
-    CHECK(b.q.round_input);
-    CHECK(b.down.round_input);
+    CHECK(b["q"].round_input);
+    CHECK(b["down"].round_input);
   }
   CHECK(!(all_logits(m, ids, 8) == before));
 }
@@ -124,7 +123,7 @@ TEST_CASE("every base recipe runs, says what its layers cost, and leaves finite 
     INFO(base.name);
     model m = random_llama();
     auto const cost =
-        compress_model(m, ids, named(base.name.c_str()), {.context = 8, .calib_tokens = 40, .held_out_tokens = 40}, 32);
+        compress_in_place(m, ids, named(base.name.c_str()), {.context = 8, .calib_tokens = 40, .held_out_tokens = 40}, 32);
     for (auto const& weights : all_weights(m)) CHECK(slim::testing::all_finite(weights));
     if (base.name == "dense") continue;
     CHECK(cost.layers.size() == 14);
@@ -154,12 +153,12 @@ TEST_CASE("layers aimed at the dense model's outputs repair what earlier layers 
   auto const drift = [&](char const* name) {
     model const dense = random_llama();
     model m = random_llama();
-    (void)compress_model(m, ids, named(name), {.context = 8, .calib_tokens = 400}, 32);
+    (void)compress_in_place(m, ids, named(name), {.context = 8, .calib_tokens = 400}, 32);
     forward_pass const pass(dense, 8);
     auto hidden = pass.embed(ids), moved = hidden;
     for (std::size_t b = 0; b < m.blocks.size(); ++b) {
-      pass.run_block(dense.blocks[b], hidden.view());
-      pass.run_block(m.blocks[b], moved.view());
+      pass.run_block(dense.blocks[b], hidden);
+      pass.run_block(m.blocks[b], moved);
     }
     double sum = 0;
     for (index_t k = 0; k < hidden.size(); ++k) sum += std::pow(static_cast<double>(hidden.data()[k] - moved.data()[k]), 2);
@@ -172,8 +171,8 @@ TEST_CASE("layers aimed at the dense model's outputs repair what earlier layers 
 TEST_CASE("tokens held out are measured and not fitted to") {
   auto const ids = random_tokens(80, 61);
   model m = random_llama(), other = random_llama();
-  auto const with = compress_model(m, ids, named("slim"), {.context = 8, .calib_tokens = 40, .held_out_tokens = 40}, 32);
-  auto const without = compress_model(other, ids, named("slim"), {.context = 8, .calib_tokens = 40}, 32);
+  auto const with = compress_in_place(m, ids, named("slim"), {.context = 8, .calib_tokens = 40, .held_out_tokens = 40}, 32);
+  auto const without = compress_in_place(other, ids, named("slim"), {.context = 8, .calib_tokens = 40}, 32);
   CHECK(all_weights(m) == all_weights(other));
   CHECK(with.held_out_error > 0.5 * with.layer_error);
   CHECK(without.held_out_error == 0.0);
@@ -182,12 +181,10 @@ TEST_CASE("tokens held out are measured and not fitted to") {
 TEST_CASE("a budget of bits is kept, and spent") {
   auto const ids = random_tokens(80, 61);
   model m = random_llama();
-  for (std::size_t b = 0; b < m.blocks.size(); ++b) // as in a file: every tensor has a name of its own
-    for (auto const& group : linear_groups(m.blocks[b]))
-      for (linear* l : group.members) l->name = std::to_string(b) + role_of(m.blocks[b], *l);
+  name_linears(m);
   auto how = named("joint-q@g16");
   plan_ranks(how, {.rank = "", .by_role = "", .budget = 6.0}, m, ids, 8);
-  auto const cost = compress_model(m, ids, how, {.context = 8, .calib_tokens = 80}, 32);
+  auto const cost = compress_in_place(m, ids, how, {.context = 8, .calib_tokens = 80}, 32);
   CHECK(cost.bits_per_weight < 6.3); // scales of the last, ragged groups come on top
   CHECK(cost.bits_per_weight > 5.0);
   CHECK(how.ranks.size() == 14);

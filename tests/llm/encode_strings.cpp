@@ -2,7 +2,7 @@
 // array of id arrays on standard output. VOCABULARY: a .gguf file, a tokenizer.json or a folder. `plain`: control tokens
 // are ordinary text. For tests/golden/tokenizer_oracle.py.
 
-#include "tokenizer.hpp"
+#include "text/tokenizer.hpp"
 
 #include <chrono>
 #include <iostream>

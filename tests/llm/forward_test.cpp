@@ -1,7 +1,7 @@
-#include "forward.hpp"
+#include "models/forward.hpp"
 
-#include "elementwise.hpp"
 #include "llm/random_model.hpp"
+#include "models/elementwise.hpp"
 
 #include <algorithm>
 #include <catch2/catch.hpp>
@@ -147,9 +147,9 @@ TEST_CASE("adjacent-pair rotation of permuted rows equals rotate-half of the ori
   auto pairs = random_llama(61, rope_style::adjacent_pairs);
   index_t const dim = half.config.head_dim;
   for (std::size_t n = 0; n < half.blocks.size(); ++n)
-    for (auto member : {&block::q, &block::k}) {
-      auto const& from = (half.blocks[n].*member).weight;
-      auto& to = (pairs.blocks[n].*member).weight;
+    for (char const* role : {"q", "k"}) {
+      auto const& from = half.blocks[n][role].weight;
+      auto& to = pairs.blocks[n][role].weight;
       for (index_t i = 0; i < from.rows(); ++i) { // gguf_row[h d + 2j + p] = hf_row[h d + p d/2 + j]
         index_t const h = i / dim, j = i % dim / 2, p = i % 2;
         std::copy_n(from.row(h * dim + p * dim / 2 + j), from.cols(), to.row(i));
@@ -159,27 +159,27 @@ TEST_CASE("adjacent-pair rotation of permuted rows equals rotate-half of the ori
   CHECK(relative_difference(all_logits(pairs, ids, 30), all_logits(half, ids, 30)) < 1e-6);
 }
 
-TEST_CASE("run_block hands every group the input that its linears multiply, and computes the same") {
-  auto m = random_llama();
-  auto const ids = random_tokens(20, m.config.vocab);
-  forward_pass const pass(m, 10);
-  auto plain = pass.embed(ids);
-  auto observed = plain;
-  pass.run_block(m.blocks[0], plain);
-  std::string order;
-  index_t weights = 0;
-  pass.run_block(m.blocks[0], observed, [&](linear_group const& group, matrix_view<float const> x) {
-    CHECK(x.rows() == 20);
-    for (linear const* l : group.members) {
-      CHECK(x.cols() == l->d_in());
-      CHECK(l->name == role_of(m.blocks[0], *l));
-      order += l->name + " ";
-      weights += l->weight.size();
-    }
-  });
-  CHECK(order == "q k v o gate up down ");
-  CHECK(observed == plain);
-  CHECK(2 * weights == linear_weight_count(m));
+TEST_CASE("run_block hands every stage the input that its linears multiply, and computes the same") {
+  for (auto const& m : {random_llama(), random_opt()}) {
+    auto const ids = random_tokens(20, m.config.vocab);
+    forward_pass const pass(m, 10);
+    auto plain = pass.embed(ids);
+    auto observed = plain;
+    pass.run_block(m.blocks[0], plain);
+    std::vector<std::string> order;
+    index_t weights = 0;
+    pass.run_block(m.blocks[0], observed, [&](stage const& s, matrix_view<float const> x) {
+      CHECK(x.rows() == 20);
+      for (std::string const& role : s.linears) {
+        CHECK(x.cols() == m.blocks[0][role].d_in());
+        order.push_back(role);
+        weights += m.blocks[0][role].weight.size();
+      }
+    });
+    CHECK(order == linear_roles(m.config));
+    CHECK(observed == plain);
+    CHECK(2 * weights == linear_weight_count(m));
+  }
 }
 
 TEST_CASE("a linear that the observer changes is used as changed") {
@@ -188,9 +188,10 @@ TEST_CASE("a linear that the observer changes is used as changed") {
   forward_pass const pass(m, 20);
   auto const start = pass.embed(ids);
   auto hidden = start;
-  auto const erase = [](linear_group const& group, matrix_view<float const>) {
-    if (group.input == stage::attention_mix || group.input == stage::mlp_mix)
-      for (linear* l : group.members) l->weight = matrix<float>(l->d_out(), l->d_in());
+  auto const erase = [&](stage const& s, matrix_view<float const>) {
+    if (!s.ends_residual_branch()) return;
+    linear& l = m.blocks[0][s.linears.front()];
+    l.weight = matrix<float>(l.d_out(), l.d_in());
   };
   pass.run_block(m.blocks[0], hidden, erase);
   CHECK(hidden == start); // without o and down a block adds nothing
@@ -259,7 +260,7 @@ TEST_CASE("mistakes of the caller are refused with both numbers") {
   forward_pass const pass(m, 8);
   CHECK_THROWS_WITH(pass.embed(random_tokens(12, 61)), Catch::Contains("12") && Catch::Contains("8"));
   CHECK_THROWS_WITH(pass.embed(std::vector<int>(8, 61)), Catch::Contains("61"));
-  CHECK_THROWS_AS(apply(m.blocks[0].q, random_matrix(2, 23, 1)), slim::shape_error);
+  CHECK_THROWS_AS(apply(m.blocks[0]["q"], random_matrix(2, 23, 1)), slim::shape_error);
   m.config.sliding_window = 100;
   CHECK_NOTHROW(forward_pass(m, 100));
   CHECK_THROWS_WITH(forward_pass(m, 101), Catch::Contains("101") && Catch::Contains("100"));

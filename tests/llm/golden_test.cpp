@@ -1,5 +1,5 @@
-#include "evaluate.hpp"
-#include "load.hpp"
+#include "evaluate/evaluate.hpp"
+#include "formats/load.hpp"
 #include "support/skip.hpp"
 
 #include <catch2/catch.hpp>
@@ -67,7 +67,7 @@ TEST_CASE("SmolLM2-135M: logits and losses agree with the float64 forward pass i
   CHECK(linear_weight_count(m) == 106168320);
   forward_pass const pass(m, 64);
   auto hidden = pass.embed(golden.tokens);
-  for (block const& b : m.blocks) pass.run_block(b, hidden);
+  for (index_t n = 0; n < m.config.layers; ++n) with_block(m, n, {}, [&](block const& b) { pass.run_block(b, hidden); });
   auto const head_in = pass.head_input(hidden);
   matrix<float> logits(64, m.config.vocab);
   pass.logits_into(head_in, 0, logits);

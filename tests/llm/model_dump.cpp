@@ -5,8 +5,8 @@
 ///     model_dump MODEL nll PROTOCOL CONTEXT MAX_TOKENS FILE  window NLLs; FILE holds ids separated by white space
 ///     model_dump MODEL config                               name and sizes
 
-#include "evaluate.hpp"
-#include "load.hpp"
+#include "evaluate/evaluate.hpp"
+#include "formats/load.hpp"
 
 #include <chrono>
 #include <cstdio>
@@ -22,7 +22,7 @@ using namespace slim_llm;
 void print_logits(model const& m, std::vector<int> const& ids, index_t window) {
   forward_pass const pass(m, window);
   auto hidden = pass.embed(ids);
-  for (block const& b : m.blocks) pass.run_block(b, hidden);
+  for (index_t n = 0; n < m.config.layers; ++n) with_block(m, n, {}, [&](block const& b) { pass.run_block(b, hidden); });
   matrix<float> logits(hidden.rows(), m.config.vocab);
   pass.logits_into(pass.head_input(hidden), 0, logits);
   for (index_t i = 0; i < logits.rows(); ++i) {

@@ -1,9 +1,9 @@
-#include "packed_weights.hpp"
+#include "formats/packed_weights.hpp"
 
-#include "compress_model.hpp"
-#include "generate.hpp"
+#include "compress/compress_model.hpp"
+#include "evaluate/generate.hpp"
 #include "random_model.hpp"
-#include "workspace.hpp"
+#include "run/workspace.hpp"
 
 #include "slim/testing/hard_matrices.hpp"
 
@@ -26,24 +26,16 @@ struct temporary_file {
   ~temporary_file() { std::filesystem::remove(path); }
 };
 
-std::vector<linear*> linears_of(model& m) {
-  std::vector<linear*> all;
-  for (block& b : m.blocks)
-    for (auto const& group : linear_groups(b))
-      for (linear* member : group.members) all.push_back(member);
-  return all;
-}
-
-/// Linears of a model need names of their own to be told apart in a file.
 model named_model() {
   model m = random_llama();
-  int number = 0;
-  for (linear* l : linears_of(m)) l->name = "linear." + std::to_string(number++);
+  name_linears(m);
   return m;
 }
 
 packed_weights compressed(model& m, char const* recipe) {
-  return compress_model(m, random_tokens(40, 61), find_recipe(recipe).value(), packed_windows_of_8, 32).packed;
+  packed_weights packed;
+  (void)compress_in_place(m, random_tokens(40, 61), find_recipe(recipe).value(), packed_windows_of_8, 32, {}, &packed);
+  return packed;
 }
 
 } // namespace
@@ -52,9 +44,12 @@ TEST_CASE("packed linears come back from their file with the values they had, an
   for (char const* name : {"slim@g32", "slim-q@g32", "joint-q@g32", "int3-lr@g32@r2", "gptq-int4@g32", "slim@channel"}) {
     temporary_file const file("slim_packed_weights_test.safetensors");
     model original = named_model(), loaded = named_model();
-    save_packed(compressed(original, name), file.path, name);
-    use_packed(loaded, open_packed(file.path), slim::input_precision::exact);
-    auto const expected = linears_of(original), found = linears_of(loaded);
+    packed_writer writer(file.path, name);
+    writer.add(compressed(original, name));
+    writer.finish();
+    auto const layers = packed_file(file.path).all();
+    for (block& b : loaded.blocks) use_packed(b, layers, slim::input_precision::exact);
+    auto const expected = all_linears(original), found = all_linears(loaded);
     REQUIRE(found.size() == 14);
     for (std::size_t k = 0; k < found.size(); ++k) {
       REQUIRE(found[k]->weight == expected[k]->weight);
@@ -85,7 +80,7 @@ TEST_CASE("packed weights that do not fit the model are refused with the tensor'
   broken.at("linear.5").weight.resize(70);
   auto const refusal = [&](packed_weights const& w) -> std::string {
     try {
-      use_packed(m, w, slim::input_precision::int8);
+      for (block& b : m.blocks) use_packed(b, w, slim::input_precision::int8);
     } catch (input_error const& e) {
       return e.what();
     }
@@ -98,7 +93,7 @@ TEST_CASE("packed weights that do not fit the model are refused with the tensor'
   CHECK_THROWS_AS(packed_precision("fp8"), input_error);
   temporary_file const file("slim_packed_weights_test.safetensors");
   std::ofstream(file.path) << "nothing of the kind";
-  CHECK_THROWS_AS(open_packed(file.path), input_error);
+  CHECK_THROWS_AS(packed_file(file.path), input_error);
 }
 
 TEST_CASE("a text that grows token by token, or by pieces, has the logits of the whole text at once") {

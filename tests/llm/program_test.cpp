@@ -1,6 +1,6 @@
-#include "evaluate.hpp"
-#include "load.hpp"
-#include "recipe.hpp"
+#include "compress/recipe.hpp"
+#include "evaluate/evaluate.hpp"
+#include "formats/load.hpp"
 #include "support/temporary_folder.hpp"
 #include "tiny_gguf.hpp"
 

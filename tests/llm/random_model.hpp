@@ -2,7 +2,9 @@
 /// @file
 /// Small models with random weights, made in memory.
 
-#include "forward.hpp"
+#include "compress/compress_model.hpp"
+#include "models/families/families.hpp"
+#include "models/forward.hpp"
 
 #include "slim/core/random.hpp"
 
@@ -19,15 +21,21 @@ inline matrix<float> random_matrix(index_t rows, index_t cols, std::uint64_t see
 
 inline linear random_linear(std::string name, index_t d_out, index_t d_in, std::uint64_t seed) {
   linear l;
+  l.role = name;
   l.name = std::move(name);
   l.weight = random_matrix(d_out, d_in, seed, 1.5 / std::sqrt(static_cast<double>(d_in)));
   return l;
+}
+
+inline norm named_norm(std::string role, std::vector<float> weight, std::vector<float> bias = {}) {
+  return {role, role, std::move(weight), std::move(bias)};
 }
 
 /// Two blocks of 6 heads on 3 key-value heads; `vocab` tokens.
 inline model random_llama(index_t vocab = 61, rope_style style = rope_style::rotate_half) {
   model m;
   model_config& c = m.config;
+  c.family = &llama_family;
   c.name = "llama";
   c.layers = 2;
   c.hidden = 24;
@@ -44,17 +52,88 @@ inline model random_llama(index_t vocab = 61, rope_style style = rope_style::rot
   for (index_t n = 0; n < c.layers; ++n) {
     block b;
     std::uint64_t const seed = 100 * static_cast<std::uint64_t>(n + 1);
-    b.attention_norm.weight = b.mlp_norm.weight = ones;
-    b.q = random_linear("q", c.q_size(), c.hidden, seed);
-    b.k = random_linear("k", c.kv_size(), c.hidden, seed + 1);
-    b.v = random_linear("v", c.kv_size(), c.hidden, seed + 2);
-    b.o = random_linear("o", c.hidden, c.q_size(), seed + 3);
-    b.gate = random_linear("gate", c.intermediate, c.hidden, seed + 4);
-    b.up = random_linear("up", c.intermediate, c.hidden, seed + 5);
-    b.down = random_linear("down", c.hidden, c.intermediate, seed + 6);
+    b.norms = {named_norm("attention_norm", ones), named_norm("mlp_norm", ones)};
+    b.linears = {random_linear("q", c.q_size(), c.hidden, seed),
+                 random_linear("k", c.kv_size(), c.hidden, seed + 1),
+                 random_linear("v", c.kv_size(), c.hidden, seed + 2),
+                 random_linear("o", c.hidden, c.q_size(), seed + 3),
+                 random_linear("gate", c.intermediate, c.hidden, seed + 4),
+                 random_linear("up", c.intermediate, c.hidden, seed + 5),
+                 random_linear("down", c.hidden, c.intermediate, seed + 6)};
     m.blocks.push_back(std::move(b));
   }
   m.final_norm.weight = ones;
+  return m;
+}
+
+inline std::vector<float> random_vector(index_t size, std::uint64_t seed, double mean, double scale) {
+  std::vector<float> v;
+  for (index_t k = 0; k < size; ++k)
+    v.push_back(static_cast<float>(mean + scale * slim::random_normal(seed, static_cast<std::uint64_t>(k))));
+  return v;
+}
+
+/// The same with everything that Qwen2 and Qwen3 add: biases of q, k and v, norms of the heads, a head of its own.
+inline model random_qwen(index_t vocab = 61) {
+  model m = random_llama(vocab, rope_style::adjacent_pairs);
+  m.config.name = "qwen3";
+  std::uint64_t seed = 900;
+  for (block& b : m.blocks) {
+    for (char const* role : {"q", "k", "v"}) b[role].bias = random_vector(b[role].d_out(), ++seed, 0, 0.3);
+    for (char const* role : {"q_norm", "k_norm"})
+      b.norms.push_back(named_norm(role, random_vector(m.config.head_dim, ++seed, 1, 0.2)));
+    b.find_norm("attention_norm")->weight = random_vector(m.config.hidden, ++seed, 1, 0.2);
+  }
+  m.config.tied_embeddings = false;
+  m.head = random_linear("head", vocab, m.config.hidden, 899).weight;
+  return m;
+}
+
+/// An OPT of two blocks. As OPT-350M, norms come after the residual additions and the embedding is narrower than the blocks.
+inline model random_opt(bool as_350m = false, index_t vocab = 61) {
+  model m;
+  model_config& c = m.config;
+  c.family = &opt_family;
+  c.name = "opt";
+  c.layers = 2;
+  c.hidden = 24;
+  c.heads = c.kv_heads = 6;
+  c.head_dim = 4;
+  c.intermediate = 40;
+  c.vocab = vocab;
+  c.embedding_dim = as_350m ? 16 : c.hidden;
+  c.max_positions = 64;
+  c.norm_before = !as_350m;
+  m.embedding = random_matrix(vocab, c.embedding_dim, 1);
+  m.positions = random_matrix(c.max_positions + 2, c.hidden, 2, 0.3);
+  std::uint64_t seed = 500;
+  auto const random_norm = [&](char const* role) {
+    auto weight = random_vector(c.hidden, ++seed, 1, 0.2);
+    return named_norm(role, std::move(weight), random_vector(c.hidden, ++seed, 0, 0.2));
+  };
+  auto const biased = [&](char const* name, index_t d_out, index_t d_in) {
+    linear l = random_linear(name, d_out, d_in, ++seed);
+    l.bias = random_vector(d_out, ++seed, 0, 0.3);
+    return l;
+  };
+  if (as_350m) {
+    m.project_in = random_linear("project_in", c.hidden, c.embedding_dim, 3);
+    m.project_out = random_linear("project_out", c.embedding_dim, c.hidden, 4);
+  } else {
+    m.final_norm = random_norm("final_norm");
+  }
+  for (index_t n = 0; n < c.layers; ++n) {
+    block b;
+    b.norms.push_back(random_norm("attention_norm"));
+    b.norms.push_back(random_norm("mlp_norm"));
+    b.linears.push_back(biased("q", c.hidden, c.hidden));
+    b.linears.push_back(biased("k", c.hidden, c.hidden));
+    b.linears.push_back(biased("v", c.hidden, c.hidden));
+    b.linears.push_back(biased("o", c.hidden, c.hidden));
+    b.linears.push_back(biased("up", c.intermediate, c.hidden));
+    b.linears.push_back(biased("down", c.hidden, c.intermediate));
+    m.blocks.push_back(std::move(b));
+  }
   return m;
 }
 
@@ -63,6 +142,32 @@ inline std::vector<int> random_tokens(index_t count, index_t vocab, std::uint64_
   for (index_t k = 0; k < count; ++k)
     ids.push_back(static_cast<int>(slim::random_bits(seed, static_cast<std::uint64_t>(k)) % static_cast<std::uint64_t>(vocab)));
   return ids;
+}
+
+/// The linears of all blocks.
+inline std::vector<linear*> all_linears(model& m) {
+  std::vector<linear*> all;
+  for (block& b : m.blocks)
+    for (linear& l : b.linears) all.push_back(&l);
+  return all;
+}
+
+/// Linears need names of their own to be told apart in a file.
+inline void name_linears(model& m) {
+  int number = 0;
+  for (linear* l : all_linears(m)) l->name = "linear." + std::to_string(number++);
+}
+
+/// compress_model on a model in memory, which gets the compressed blocks. Packed layers go to `packed`, if they are kept.
+inline compression compress_in_place(model& m, std::span<int const> ids, recipe const& how, compress_config const& config,
+                                     double source_bits = 32, context const& ctx = {}, packed_weights* packed = nullptr) {
+  return compress_model(
+      m, ids, how, config, source_bits,
+      [&](index_t n, block& b, packed_weights& layers) {
+        m.blocks[static_cast<std::size_t>(n)] = std::move(b);
+        if (packed) packed->merge(layers);
+      },
+      ctx);
 }
 
 /// Logits of all tokens, tokens x vocab.

@@ -45,20 +45,18 @@ inline void write_tiny_gguf(std::filesystem::path const& path, model& m) {
   file.set("tokenizer.ggml.token_type", std::vector<std::int32_t>(256, 1));
   file.set("tokenizer.ggml.merges", std::vector<std::string>{});
 
-  m.embedding_name = "token_embd.weight";
-  file.add(slim::outgoing_matrix(m.embedding_name, slim::tensor_type::f32, m.embedding.view()));
+  file.add(slim::outgoing_matrix("token_embd.weight", slim::tensor_type::f32, m.embedding.in_memory()->view()));
   file.add(slim::outgoing_vector("output_norm.weight", slim::tensor_type::f32, m.final_norm.weight));
   for (std::size_t n = 0; n < m.blocks.size(); ++n) {
     block& b = m.blocks[n];
     std::string const prefix = "blk." + std::to_string(n) + ".";
-    file.add(slim::outgoing_vector(prefix + "attn_norm.weight", slim::tensor_type::f32, b.attention_norm.weight));
-    file.add(slim::outgoing_vector(prefix + "ffn_norm.weight", slim::tensor_type::f32, b.mlp_norm.weight));
-    std::pair<linear*, char const*> const members[] = {{&b.q, "attn_q"},      {&b.k, "attn_k"},      {&b.v, "attn_v"},
-                                                       {&b.o, "attn_output"}, {&b.gate, "ffn_gate"}, {&b.up, "ffn_up"},
-                                                       {&b.down, "ffn_down"}};
-    for (auto const& [member, name] : members) {
-      member->name = prefix + name + ".weight";
-      file.add(slim::outgoing_matrix(member->name, slim::tensor_type::f32, member->weight.view()));
+    auto const layout = c.family->gguf.tensors(c, "");
+    for (norm_tensor const& tensor : layout.norms)
+      file.add(slim::outgoing_vector(prefix + tensor.name, slim::tensor_type::f32, b.find_norm(tensor.role)->weight));
+    for (linear_tensor const& tensor : layout.linears) {
+      linear& l = b[tensor.role];
+      l.name = prefix + tensor.name;
+      file.add(slim::outgoing_matrix(l.name, slim::tensor_type::f32, l.weight.view()));
     }
   }
   if (auto const done = file.write(path); !done) throw std::runtime_error(done.why());

@@ -1,4 +1,4 @@
-#include "tokenizer.hpp"
+#include "text/tokenizer.hpp"
 
 #include "slim/core/random.hpp"
 #include "slim/io/gguf/writer.hpp"

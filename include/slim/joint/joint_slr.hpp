@@ -14,6 +14,7 @@
 
 #include "slim/adapters/exact_lora.hpp"
 #include "slim/adapters/quantized_adapter.hpp"
+#include "slim/core/elementwise.hpp"
 #include "slim/calibration/output_error.hpp"
 #include "slim/joint/error_feedback.hpp"
 #include "slim/joint/feedback_adapter.hpp"
@@ -131,7 +132,7 @@ private:
   }
   [[nodiscard]] static matrix<float> without(matrix_view<float const> w, element const& p, context const& ctx) {
     matrix<float> rest = p.values(ctx);
-    for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] = w.data()[k] - rest.data()[k];
+    subtract_into(w, rest.view(), rest.view(), ctx);
     return rest;
   }
 

@@ -3,6 +3,7 @@
 /// `chain(step, step, ...)`: a recipe. Steps run in the order in which they are written; swapping two of them is an ablation.
 
 #include "slim/adapters/adapter.hpp"
+#include "slim/core/elementwise.hpp"
 #include "slim/joint/joint_compressor.hpp"
 #include "slim/pipeline/report.hpp"
 #include "slim/pruning/pruner.hpp"
@@ -84,8 +85,8 @@ template <class S, class Mask, class Codes, class Adapter>
 auto repair(S const& step, layer_state<Mask, Codes, Adapter> state, calibration const& calib, context const& ctx) {
   static_assert(!is_none<Mask> || !is_none<Codes>, "slim::compress: an adapter before anything lossy has no error to repair.");
   static_assert(is_none<Adapter>, "slim::compress: the chain has two adapters; a layer has one.");
-  matrix<float> error = state.original;
-  for (index_t k = 0; k < error.size(); ++k) error.data()[k] -= state.current.data()[k];
+  matrix<float> error(state.original.rows(), state.original.cols());
+  subtract_into(state.original.view(), state.current.view(), error.view(), ctx);
   adapter found = step.solve(matrix_view<float const>(error.view()), calib, ctx);
   require_shape(state, found.right.cols(), found.left.rows(), "low-rank solver");
   return layer_state<Mask, Codes, adapter>{std::move(state.original), std::move(state.current), std::move(state.weight),

@@ -84,7 +84,7 @@ step_report measured(layer_state<Mask, Codes, Adapter> const& state, reference_e
   step_report report;
   matrix<float> error = state.current;
   if constexpr (!is_none<Adapter>) state.adapter.add_to(error.view(), ctx);
-  for (index_t k = 0; k < error.size(); ++k) error.data()[k] = state.original.data()[k] - error.data()[k];
+  subtract_into(state.original.view(), error.view(), error.view(), ctx);
   report.relative_error = relative(frobenius_energy(error.view()), reference.weight);
   if (calib.tokens() > 0) report.output_error = relative(output_energy(error.view(), calib, ctx), reference.output);
   if (calib.held_out())
@@ -126,6 +126,7 @@ auto run_steps(Steps const& steps, State state, reference_energy reference, cali
     return state;
   } else {
     auto const& step = std::get<Index>(steps);
+    ctx.between_steps(name_of_step(step), index_t{Index}, index_t{std::tuple_size_v<Steps>});
     auto const start = std::chrono::steady_clock::now();
     auto next = apply_step(step, std::move(state), calib, ctx);
     double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -59,6 +59,9 @@ public:
     return out;
   }
 
+  /// The number of every channel, 32 bits each.
+  [[nodiscard]] double stored_bits() const noexcept { return 32.0 * static_cast<double>(order_.size()); }
+
   [[nodiscard]] std::string describe() const { return message("permutation of ", channels(), " channels"); }
 
   friend bool operator==(channel_permutation const&, channel_permutation const&) = default;

@@ -43,6 +43,11 @@ public:
     return calib.remapped(same, inverse);
   }
 
+  /// A 32-bit number and a 16-bit position for each factor other than 1.
+  [[nodiscard]] double stored_bits() const noexcept {
+    return 48.0 * static_cast<double>(std::count_if(factors_.begin(), factors_.end(), [](float s) { return s != 1.0f; }));
+  }
+
   [[nodiscard]] std::string describe() const { return message("scaling of ", channels(), " channels"); }
 
   friend bool operator==(channel_scaling const&, channel_scaling const&) = default;

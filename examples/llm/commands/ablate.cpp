@@ -1,0 +1,256 @@
+#include "compress/compress_model.hpp"
+#include "compress/rank_plan.hpp"
+#include "run/file_output.hpp"
+#include "run/frontier_plot.hpp"
+#include "run/memory.hpp"
+#include "run/memory_plan.hpp"
+#include "run/progress_line.hpp"
+#include "run/table.hpp"
+#include "text/calibration_text.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <sstream>
+
+namespace slim_llm {
+namespace {
+
+/// One recipe on one calibration draw, measured.
+struct measurement {
+  evaluation measured;
+  compression cost;
+  double peak_bytes = 0;
+};
+
+/// One recipe: the means over all draws.
+struct ablation_row {
+  std::string recipe;
+  std::vector<measurement> draws;
+  std::vector<double> window_nll; ///< mean over draws
+  double nll = 0, perplexity = 0, nll_stderr = 0;
+  paired_difference excess; ///< over the dense model, windows paired
+  double bits_per_weight = 0, layer_error = 0, held_out_error = 0, seconds = 0, peak_bytes = 0;
+};
+
+/// Compresses the model and evaluates it, block by block.
+measurement measure(workspace const& work, recipe how, text_tokens const& text, ablate_command const& command) {
+  reset_peak_memory();
+  measurement found;
+  {
+    progress_line line("planning ranks of " + how.name, "block");
+    plan_ranks(how, command.ranks, work.weights, text.fitted(), command.text.context, {},
+               [&](index_t done, index_t total) { line.show(done, total); });
+  }
+  evaluation_config config{.context = command.text.context, .protocol = required(find_protocol(command.protocol))};
+  bool const on_disk = plan_memory(work.weights, planned_compression(text, command.text, how, 1), 0).states_on_disk;
+  config.states_on_disk = on_disk;
+  block_evaluation run(work.weights, text.evaluation, config);
+  {
+    progress_line line("compressing and evaluating " + how.name, "block");
+    found.cost = compress_model(
+        work.weights, text.calibration, how,
+        {.context = command.text.context,
+         .calib_tokens = command.text.calib_tokens,
+         .held_out_tokens = command.text.held_out_tokens,
+         .states_on_disk = on_disk},
+        work.source_bits, [&](index_t, block& b, packed_weights&) { run.advance(b); }, {},
+        [&](index_t done, index_t total) { line.show(done, total); });
+  }
+  found.measured = run.finish();
+  found.peak_bytes = peak_memory();
+  return found;
+}
+
+/// Means of what has been measured so far.
+void summarise(ablation_row& row, ablation_row const& dense) {
+  auto const count = static_cast<double>(row.draws.size());
+  row.window_nll.assign(row.draws.front().measured.window_nll.size(), 0.0);
+  row.bits_per_weight = row.layer_error = row.held_out_error = row.seconds = row.peak_bytes = 0;
+  for (measurement const& m : row.draws) {
+    for (std::size_t w = 0; w < row.window_nll.size(); ++w) row.window_nll[w] += m.measured.window_nll[w] / count;
+    row.bits_per_weight += m.cost.bits_per_weight / count;
+    row.layer_error += m.cost.layer_error / count;
+    row.held_out_error += m.cost.held_out_error / count;
+    row.seconds += m.cost.seconds / count;
+    row.peak_bytes = std::max(row.peak_bytes, m.peak_bytes);
+  }
+  auto const own = compare(row.window_nll, std::vector<double>(row.window_nll.size(), 0.0));
+  row.nll = own.mean;
+  row.nll_stderr = own.standard_error;
+  row.perplexity = std::exp(row.nll);
+  if (&row != &dense) row.excess = compare(row.window_nll, dense.window_nll);
+}
+
+std::vector<std::string> cells_of(ablation_row const& row) {
+  return {row.recipe,
+          fixed(row.perplexity, 3),
+          fixed(row.nll, 4),
+          fixed(row.excess.mean, 4),
+          fixed(row.excess.standard_error, 4),
+          fixed(row.excess.low, 4) + " .. " + fixed(row.excess.high, 4),
+          fixed(row.bits_per_weight, 3),
+          fixed(row.layer_error, 4),
+          fixed(row.held_out_error, 4),
+          fixed(row.seconds, 1),
+          readable_bytes(row.peak_bytes)};
+}
+
+/// A line of the CSV: one recipe on one draw.
+std::vector<std::string> raw_cells(ablation_row const& row, ablation_row const& dense, std::size_t draw,
+                                   std::ptrdiff_t number) {
+  measurement const& m = row.draws[draw];
+  auto const excess = compare(m.measured.window_nll, dense.window_nll);
+  return {row.recipe,
+          std::to_string(number),
+          fixed(m.measured.perplexity, 6),
+          fixed(m.measured.nll, 6),
+          fixed(m.measured.nll_stderr, 6),
+          fixed(excess.mean, 6),
+          fixed(excess.standard_error, 6),
+          fixed(excess.low, 6),
+          fixed(excess.high, 6),
+          fixed(m.cost.bits_per_weight, 5),
+          fixed(m.cost.layer_error, 6),
+          fixed(m.cost.held_out_error, 6),
+          fixed(m.cost.seconds, 2),
+          fixed(m.peak_bytes, 0)};
+}
+
+nlohmann::json json_of(ablation_row const& row, ablation_row const& dense) {
+  nlohmann::json draws = nlohmann::json::array(), notes = nlohmann::json::array();
+  for (measurement const& m : row.draws) {
+    draws.push_back({{"nll", m.measured.nll},
+                     {"excess_nll", compare(m.measured.window_nll, dense.window_nll).mean},
+                     {"layer_error", m.cost.layer_error},
+                     {"held_out_error", m.cost.held_out_error},
+                     {"seconds", m.cost.seconds},
+                     {"window_nll", m.measured.window_nll}});
+    for (auto const& note : m.cost.notes) notes.push_back(note);
+  }
+  return {{"recipe", row.recipe},
+          {"perplexity", row.perplexity},
+          {"nll", row.nll},
+          {"nll_stderr", row.nll_stderr},
+          {"excess_nll", row.excess.mean},
+          {"excess_stderr", row.excess.standard_error},
+          {"excess_low", row.excess.low},
+          {"excess_high", row.excess.high},
+          {"bits_per_weight", row.bits_per_weight},
+          {"layer_error", row.layer_error},
+          {"held_out_error", row.held_out_error},
+          {"seconds", row.seconds},
+          {"peak_bytes", row.peak_bytes},
+          {"draws", draws},
+          {"notes", notes}};
+}
+
+/// What each recipe loses less (or more) than one of them, on the same windows.
+void print_against(std::vector<ablation_row> const& rows, ablation_row const& other) {
+  table compared({"against " + other.recipe, "nll difference", "+-", "95% interval", "excess nll less by"});
+  for (auto const& row : rows) {
+    if (row.recipe == other.recipe) continue;
+    auto const difference = compare(row.window_nll, other.window_nll);
+    std::string const share = other.excess.mean > 0 ? fixed(100 * (1 - row.excess.mean / other.excess.mean), 1) + " %" : "";
+    compared.add({row.recipe, fixed(difference.mean, 4), fixed(difference.standard_error, 4),
+                  fixed(difference.low, 4) + " .. " + fixed(difference.high, 4), share});
+  }
+  std::printf("\n%s", compared.text().c_str());
+}
+
+/// Points from elsewhere: lines "label,bits,excess" behind a header.
+std::vector<frontier_point> read_points(std::filesystem::path const& file) {
+  std::vector<frontier_point> points;
+  std::istringstream lines(read_text(file));
+  std::string line;
+  std::getline(lines, line);
+  while (std::getline(lines, line)) {
+    std::size_t const first = line.find(','), second = line.find(',', first + 1);
+    if (line.empty()) continue;
+    try {
+      points.push_back(
+          {line.substr(0, first), std::stod(line.substr(first + 1)), std::stod(line.substr(second + 1)), 0, 0, false});
+    } catch (std::logic_error const&) {
+      throw input_error(file.string() + ": '" + line + "' is no label,bits,excess");
+    }
+  }
+  return points;
+}
+
+/// Everything so far, as JSON and as a picture.
+void write_results(ablate_command const& command, std::vector<ablation_row> const& rows, ablation_row const& dense,
+                   text_tokens const& tokens, std::vector<frontier_point> const& others) {
+  nlohmann::json result = {{"model", command.model.string()},
+                           {"calib_tokens", command.text.calib_tokens},
+                           {"held_out_tokens", command.text.held_out_tokens},
+                           {"eval_tokens", tokens.evaluation.size()},
+                           {"context", command.text.context},
+                           {"protocol", command.protocol},
+                           {"draws", command.draws},
+                           {"rows", nlohmann::json::array()}};
+  std::vector<frontier_point> points = others;
+  for (auto const& row : rows) {
+    if (row.draws.empty()) continue;
+    result["rows"].push_back(json_of(row, dense));
+    points.push_back({row.recipe, row.bits_per_weight, row.excess.mean, row.excess.low, row.excess.high, true});
+  }
+  if (!command.json.empty()) write_file(command.json, result.dump(2) + "\n");
+  if (!command.svg.empty())
+    write_file(command.svg,
+               frontier_svg(points, command.model.filename().string() + ", " + std::to_string(tokens.evaluation.size()) +
+                                        " tokens, windows of " + std::to_string(command.text.context)));
+}
+
+} // namespace
+
+void ablate_command::run() const {
+  auto const grid = required(find_recipes(recipes));
+  auto const named = [](std::string const& name) { return [&name](auto const& item) { return item.name == name; }; };
+  if (!against.empty() && std::none_of(grid.begin(), grid.end(), named(against)))
+    throw input_error("--against " + against + ": is not among --recipes");
+  if (draws < 1 || first_draw < 1) throw input_error("--draws and --first-draw: at least 1");
+  auto const others = compare_with.empty() ? std::vector<frontier_point>() : read_points(compare_with);
+  workspace const work(model);
+  text_tokens tokens = load_text_tokens(work.words, text, first_draw);
+  std::printf("%s: %zu tokens to calibrate, %td held out, %zu to evaluate, windows of %td, %td draws\n", model.string().c_str(),
+              tokens.fitted().size(), tokens.held_out, tokens.evaluation.size(), text.context, draws);
+  std::fflush(stdout);
+
+  ablation_row dense{.recipe = "dense", .draws = {}, .window_nll = {}, .excess = {}};
+  dense.draws.push_back(measure(work, required(find_recipe("dense")), tokens, *this));
+  summarise(dense, dense);
+  std::vector<ablation_row> rows;
+  for (recipe const& how : grid) rows.push_back({.recipe = how.name, .draws = {}, .window_nll = {}, .excess = {}});
+  table raw({"recipe", "draw", "perplexity", "nll", "nll_stderr", "excess_nll", "excess_stderr", "excess_low", "excess_high",
+             "bits_per_weight", "layer_error", "held_out_error", "seconds", "peak_bytes"});
+
+  for (std::ptrdiff_t draw = first_draw; draw < first_draw + draws; ++draw) {
+    if (draw > first_draw) tokens = load_text_tokens(work.words, text, draw);
+    for (std::size_t k = 0; k < grid.size(); ++k) {
+      ablation_row& row = rows[k];
+      if (row.recipe == "dense" && draw > first_draw) continue; // nothing in it depends on the draw
+      row.draws.push_back(row.recipe == "dense" ? dense.draws.front() : measure(work, grid[k], tokens, *this));
+      summarise(row, dense);
+      raw.add(raw_cells(row, dense, row.draws.size() - 1, draw));
+      std::fprintf(stderr, "%s: perplexity %.3f, %.3f bits, layer error %.4f\n", row.recipe.c_str(), row.perplexity,
+                   row.bits_per_weight, row.layer_error);
+      // After every recipe, so that an interrupted grid keeps what it has.
+      if (!csv.empty()) write_file(csv, raw.csv());
+      write_results(*this, rows, dense, tokens, others);
+      compression const& cost = row.draws.back().cost;
+      if (!layers_csv.empty() && !cost.layers.empty())
+        write_layer_csv(cost.layers,
+                        layers_csv.string() + "." + row.recipe + (draw > 1 ? "." + std::to_string(draw) : "") + ".csv");
+    }
+  }
+  table shown({"recipe", "perplexity", "nll", "excess nll", "+-", "95% interval", "bits/weight", "layer error", "held out",
+               "seconds", "peak memory"});
+  for (auto const& row : rows) shown.add(cells_of(row));
+  std::printf("\n%s", shown.text().c_str());
+  for (auto const& row : rows)
+    if (row.recipe == against) print_against(rows, row);
+}
+
+} // namespace slim_llm

@@ -1,0 +1,59 @@
+#include "commands.hpp"
+#include "compress/recipe.hpp"
+#include "run/file_output.hpp"
+#include "run/table.hpp"
+#include "run/workspace.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <cstdio>
+
+namespace slim_llm {
+
+void inspect_command::run() const {
+  checkpoint const file(model);
+  table rows({"tensor", "type", "shape", "bits/element", "bytes"});
+  nlohmann::json tensors = nlohmann::json::array();
+  for (auto const& tensor : file.tensors()) {
+    std::string shape;
+    for (auto const extent : tensor.shape) shape += (shape.empty() ? "" : " x ") + std::to_string(extent);
+    rows.add({tensor.name, std::string(slim::name_of(tensor.type)), shape, fixed(tensor.bits_per_element(), 3),
+              readable_bytes(static_cast<double>(tensor.bytes.size()))});
+    tensors.push_back({{"name", tensor.name},
+                       {"type", slim::name_of(tensor.type)},
+                       {"shape", tensor.shape},
+                       {"bits_per_element", tensor.bits_per_element()},
+                       {"bytes", tensor.bytes.size()}});
+  }
+  std::printf("%s%zu tensors, %s\n", rows.text().c_str(), file.tensors().size(), readable_bytes(file.tensor_bytes()).c_str());
+  if (!json.empty()) write_file(json, nlohmann::json{{"model", model.string()}, {"tensors", tensors}}.dump(2) + "\n");
+}
+
+void tokenize_command::run() const {
+  checkpoint const file(model);
+  auto const ids = file.load_tokenizer().encode(read_text(text));
+  if (json.empty())
+    for (auto const id : ids) std::printf("%d\n", id);
+  else
+    write_file(json, nlohmann::json{{"tokens", ids}}.dump() + "\n");
+}
+
+void recipes_command::run() const {
+  nlohmann::json list = nlohmann::json::array();
+  for (auto const& base : base_recipes()) {
+    auto const steps = required(find_recipe(base.name)).steps;
+    std::printf("%-17s %s\n", base.name.c_str(), base.text.c_str());
+    for (std::size_t k = 0; k < steps.size(); ++k) std::printf("%17s %zu. %s\n", "", k + 1, steps[k].c_str());
+    list.push_back({{"name", base.name}, {"text", base.text}, {"steps", steps}});
+  }
+  table endings({"modifier", "what it changes"});
+  nlohmann::json modifiers = nlohmann::json::array();
+  for (auto const& modifier : recipe_modifiers()) {
+    endings.add({modifier.name, modifier.text});
+    modifiers.push_back({{"name", modifier.name}, {"text", modifier.text}});
+  }
+  std::printf("\nModifiers go behind a name and can be combined, as in slim-q@50@g128:\n%s", endings.text().c_str());
+  if (!json.empty()) write_file(json, nlohmann::json{{"recipes", list}, {"modifiers", modifiers}}.dump(2) + "\n");
+}
+
+} // namespace slim_llm

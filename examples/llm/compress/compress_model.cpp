@@ -1,0 +1,257 @@
+#include "compress/compress_model.hpp"
+
+#include "run/file_output.hpp"
+#include "run/table.hpp"
+
+#include <chrono>
+#include <optional>
+
+namespace slim_llm {
+namespace {
+
+/// Statistics of the inputs of a stage's linears over all windows.
+struct stage_statistics {
+  slim::calibration calib;
+  std::optional<slim::calibration> held_out;
+};
+
+/// Compresses blocks, stage by stage. A stage is observed on all calibration windows, its linears are compressed, and the
+/// windows move on through the compressed linears. The last `held_out` windows are only measured on. If the recipe aims at the
+/// dense model, a second set of states runs through the dense linears, one stage ahead: a stage is still dense when it is
+/// observed.
+class block_compressor {
+public:
+  block_compressor(forward_pass const& pass, recipe const& how, index_t held_out, bool keep_packed, context const& ctx)
+      : pass_(pass), how_(how), held_out_(held_out), keep_packed_(keep_packed), ctx_(ctx) {}
+
+  /// Compresses the linears of b and moves the states of all windows through it; `dense_windows` those of the dense model,
+  /// empty if the recipe does not need them. Returns the packed layers, if they are to be kept.
+  packed_weights run(index_t number, block& b, state_store& windows, state_store& dense_windows,
+                     std::vector<layer_result>& layers) {
+    packed_weights packed;
+    stage const* before = nullptr;
+    for (stage const& current : pass_.stages()) {
+      auto statistics = empty_statistics(b, current);
+      for (std::size_t w = 0; w < windows.size(); ++w) {
+        block_state window = windows.take(w);
+        bool const fitted = w + static_cast<std::size_t>(held_out_) < windows.size();
+        if (before) move_on(*before, b, window);
+        observe(current, b, window, dense_windows, w, fitted ? statistics.calib : *statistics.held_out);
+        windows.put(w, std::move(window));
+      }
+      if (statistics.held_out) statistics.calib.hold_out(std::move(*statistics.held_out));
+      statistics.held_out.reset();
+      compress_linears(number, b, current, statistics.calib, packed, layers);
+      before = &current;
+    }
+    for (std::size_t w = 0; w < windows.size(); ++w) {
+      block_state window = windows.take(w);
+      move_on(*before, b, window);
+      forget_carried(windows, w, std::move(window));
+    }
+    for (std::size_t w = 0; w < dense_windows.size(); ++w) forget_carried(dense_windows, w, dense_windows.take(w));
+    return packed;
+  }
+
+private:
+  void move_on(stage const& s, block const& b, block_state& window) const {
+    pass_.move_on(s, b, pass_.input(s, b, window), window);
+  }
+
+  [[nodiscard]] stage_statistics empty_statistics(block const& b, stage const& s) const {
+    index_t const d_in = b[s.linears.front()].d_in();
+    index_t outputs = 0;
+    if (how_.towards_dense)
+      for (std::string const& role : s.linears) outputs += b[role].d_out();
+    stage_statistics empty{slim::calibration(d_in, {.gram = true, .outputs = outputs}), {}};
+    if (held_out_ > 0) empty.held_out.emplace(d_in, slim::calibration_config{.gram = true});
+    return empty;
+  }
+
+  static void forget_carried(state_store& windows, std::size_t w, block_state window) {
+    window.carried.clear();
+    windows.put(w, std::move(window));
+  }
+
+  /// Adds window `w` to the statistics. If there are dense states, the one of the window moves on, and the outputs that the
+  /// linears should have are added, if `to` collects outputs.
+  void observe(stage const& s, block const& b, block_state& window, state_store& dense_windows, std::size_t w,
+               slim::calibration& to) const {
+    auto const x = pass_.input(s, b, window);
+    matrix<float> target;
+    if (!dense_windows.empty()) {
+      block_state dense = dense_windows.take(w);
+      target = dense_outputs(s, b, dense, window);
+      dense_windows.put(w, std::move(dense));
+    }
+    if (to.config().outputs > 0)
+      to.observe(matrix_view<float const>(x), matrix_view<float const>(target), ctx_);
+    else
+      to.observe(matrix_view<float const>(x), ctx_);
+  }
+
+  /// The outputs that the linears of a stage should have, side by side: those of the dense model, without their biases, which
+  /// compression leaves alone. A linear that ends a residual branch should also make up for what its state lacks already.
+  [[nodiscard]] matrix<float> dense_outputs(stage const& s, block const& b, block_state& dense,
+                                            block_state const& window) const {
+    auto const x = pass_.input(s, b, dense);
+    if (s.ends_residual_branch()) {
+      auto target = output_and_drift(b[s.linears.front()], x, dense.hidden, window.hidden);
+      pass_.move_on(s, b, x, dense);
+      return target;
+    }
+    auto outputs = pass_.outputs(s, b, x);
+    auto target = side_by_side(s, b, outputs);
+    s.combine(pass_, b, dense, std::move(outputs));
+    return target;
+  }
+
+  [[nodiscard]] static matrix<float> side_by_side(stage const& s, block const& b, std::vector<matrix<float>> const& outputs) {
+    index_t cols = 0;
+    for (auto const& y : outputs) cols += y.cols();
+    matrix<float> all(outputs.front().rows(), cols);
+    index_t first = 0;
+    for (std::size_t k = 0; k < outputs.size(); ++k) {
+      auto const& y = outputs[k];
+      auto const& bias = b[s.linears[k]].bias;
+      for (index_t t = 0; t < y.rows(); ++t)
+        for (index_t j = 0; j < y.cols(); ++j)
+          all(t, first + j) = y(t, j) - (bias.empty() ? 0.0f : bias[static_cast<std::size_t>(j)]);
+      first += y.cols();
+    }
+    return all;
+  }
+
+  [[nodiscard]] matrix<float> output_and_drift(linear const& dense, matrix_view<float const> x,
+                                               matrix<float> const& dense_hidden, matrix<float> const& hidden) const {
+    matrix<float> y(x.rows(), dense.d_out());
+    slim::gemm_into(x, slim::transposed(dense.weight.view()), y.view(), ctx_);
+    for (index_t t = 0; t < y.rows(); ++t)
+      for (index_t j = 0; j < y.cols(); ++j) y(t, j) += dense_hidden(t, j) - hidden(t, j);
+    return y;
+  }
+
+  void compress_linears(index_t number, block& b, stage const& s, slim::calibration const& calib, packed_weights& packed,
+                        std::vector<layer_result>& layers) const {
+    bool const shared = s.linears.size() > 1 && how_.towards_dense; // then each linear has its own columns of the outputs
+    index_t first = 0;
+    for (std::string const& role : s.linears) {
+      linear& l = b[role];
+      auto const chain = how_.chain(how_.rank_of(l.name, role));
+      auto const compressed = shared ? chain.compress(l.weight.view(), calib.for_outputs(first, l.d_out()), ctx_)
+                                     : chain.compress(l.weight.view(), calib, ctx_);
+      first += l.d_out();
+      l.weight = slim::decompress(compressed, ctx_);
+      if (keep_packed_) packed.emplace(l.name, pack(l.name, compressed, ctx_));
+      l.round_input = how_.round_input;
+      layers.push_back({number, l.name, role, compressed.report});
+    }
+  }
+
+  forward_pass const& pass_;
+  recipe const& how_;
+  index_t held_out_;
+  bool keep_packed_;
+  context const& ctx_;
+};
+
+/// The states of all windows before the first block.
+state_store embedded_windows(forward_pass const& pass, std::span<int const> tokens, bool on_disk) {
+  state_store windows(on_disk);
+  auto const length = static_cast<std::size_t>(pass.window());
+  for (std::size_t first = 0; first < tokens.size(); first += length) {
+    block_state window;
+    window.hidden = pass.embed(tokens.subspan(first, length));
+    windows.add(std::move(window));
+  }
+  return windows;
+}
+
+/// Inputs are rounded, weights are not.
+void round_inputs_only(model const& m, recipe const& how, index_t blocks, block_sink const& sink, context const& ctx) {
+  for (index_t n = 0; n < blocks; ++n) {
+    block b = load_block(m, n, ctx);
+    for (linear& l : b.linears) l.round_input = how.round_input;
+    packed_weights none;
+    sink(n, b, none);
+  }
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void summarise(compression& result) {
+  double bits = 0, weights = 0, errors = 0, held_out = 0;
+  for (auto const& layer : result.layers) {
+    auto const last = layer.report.last();
+    auto const size = static_cast<double>(layer.report.rows * layer.report.cols);
+    bits += last.bits_per_weight * size;
+    weights += size;
+    errors += last.output_error;
+    held_out += last.held_out_error;
+    for (auto const& note : layer.report.notes) result.notes.push_back(layer.name + ": " + note);
+    for (auto const& step : layer.report.steps)
+      for (auto const& note : step.notes) result.notes.push_back(layer.name + ": " + note);
+  }
+  result.bits_per_weight = bits / weights;
+  result.layer_error = errors / static_cast<double>(result.layers.size());
+  result.held_out_error = held_out / static_cast<double>(result.layers.size());
+}
+
+} // namespace
+
+compression compress_model(model const& m, std::span<int const> tokens, recipe const& how, compress_config const& config,
+                           double source_bits, block_sink const& sink, context const& ctx, progress const& report) {
+  compression result;
+  result.blocks = config.max_blocks > 0 ? std::min(config.max_blocks, m.config.layers) : m.config.layers;
+  if (!how.chain) {
+    round_inputs_only(m, how, result.blocks, sink, ctx);
+    result.bits_per_weight = source_bits;
+    return result;
+  }
+  if (tokens.size() < 2)
+    throw slim::config_error(slim::message("compress: ", tokens.size(), " calibration tokens, needs 2 or more"));
+  if (config.context < 1 || config.calib_tokens < 1 || config.held_out_tokens < 0 || config.max_blocks < 0)
+    throw slim::config_error(slim::message("compress: context ", config.context, ", calib_tokens ", config.calib_tokens,
+                                           ", held_out_tokens ", config.held_out_tokens, ", max_blocks ", config.max_blocks));
+  auto start = std::chrono::steady_clock::now();
+  index_t const available = static_cast<index_t>(tokens.size());
+  index_t const window = std::min({config.context, config.calib_tokens, available});
+  index_t const windows = std::min(config.calib_tokens, available) / window;
+  index_t const held_out = std::min(config.held_out_tokens, available - windows * window) / window;
+  forward_pass const pass(m, window, ctx);
+  result.calib_tokens = windows * window;
+  auto const used = tokens.first(static_cast<std::size_t>((windows + held_out) * window));
+  state_store states = embedded_windows(pass, used, config.states_on_disk);
+  state_store dense_states = how.towards_dense ? embedded_windows(pass, used, config.states_on_disk) : state_store();
+  m.embedding.drop_pages();
+  block_compressor compressor(pass, how, held_out, config.keep_packed, ctx);
+  for (index_t n = 0; n < result.blocks; ++n) {
+    block b = load_block(m, n, ctx);
+    auto packed = compressor.run(n, b, states, dense_states, result.layers);
+    result.seconds += seconds_since(start);
+    sink(n, b, packed);
+    start = std::chrono::steady_clock::now();
+    if (report) report(n + 1, result.blocks);
+  }
+  summarise(result);
+  return result;
+}
+
+void write_layer_csv(std::vector<layer_result> const& layers, std::filesystem::path const& file) {
+  table rows({"block", "role", "tensor", "d_out", "d_in", "step", "relative_error", "output_error", "held_out_error",
+              "sparsity", "bits_per_weight", "rank", "seconds", "notes"});
+  for (auto const& layer : layers)
+    for (auto const& step : layer.report.steps) {
+      std::string notes;
+      for (auto const& note : step.notes) notes += (notes.empty() ? "" : "; ") + note;
+      rows.add({std::to_string(layer.block), layer.role, layer.name, std::to_string(layer.report.rows),
+                std::to_string(layer.report.cols), step.step, fixed(step.relative_error, 6), fixed(step.output_error, 6),
+                fixed(step.held_out_error, 6), fixed(step.sparsity, 6), fixed(step.bits_per_weight, 4),
+                std::to_string(step.rank), fixed(step.seconds, 4), notes});
+    }
+  write_file(file, rows.csv());
+}
+
+} // namespace slim_llm

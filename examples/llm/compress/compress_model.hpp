@@ -1,0 +1,62 @@
+#pragma once
+/// @file
+/// Compresses a model, block by block: only one block is in memory at a time. The inputs of a layer are taken from the model as
+/// it is compressed so far, so that later layers see what earlier ones made of the text.
+
+#include "compress/recipe.hpp"
+#include "evaluate/evaluate.hpp"
+#include "formats/packed_weights.hpp"
+
+#include <filesystem>
+
+namespace slim_llm {
+
+struct compress_config {
+  index_t context = 1024;       ///< tokens per calibration window
+  index_t calib_tokens = 16384; ///< at most; rounded down to whole windows
+  index_t held_out_tokens = 0;  ///< behind those, at most: nothing is fitted to them; errors are measured, solutions judged
+  bool keep_packed = false;     ///< the sink gets the packed codes too
+  index_t max_blocks = 0;       ///< stop behind so many blocks; 0: all
+  bool states_on_disk = false;  ///< hidden states wait in a scratch file between their turns
+};
+
+/// One compressed linear layer.
+struct layer_result {
+  index_t block = 0;
+  std::string name; ///< of the weight's tensor
+  std::string role; ///< q, k, v, o, gate, up, down
+  slim::layer_report report;
+};
+
+/// What compressing the model cost.
+struct compression {
+  std::vector<layer_result> layers;
+  index_t blocks = 0;         ///< compressed
+  index_t calib_tokens = 0;   ///< used
+  double bits_per_weight = 0; ///< of all compressed linears together, everything counted
+  double layer_error = 0;     ///< mean over layers of ||X (W - W')^T|| / ||X W^T|| on the calibration tokens
+  double held_out_error = 0;  ///< the same on tokens held out; 0 without
+  double seconds = 0;
+  std::vector<std::string> notes; ///< fallbacks of any layer, one line each, with the layer's name
+};
+
+/// Gets every block when it is done, in order. The linears hold W_c + (L R)^T, dense floats of what the compressed layer
+/// computes; `round_input` is set if the recipe asks for it. `packed` has the layers of this block, with keep_packed.
+using block_sink = std::function<void(index_t number, block& compressed, packed_weights& packed)>;
+
+/// Linears with the same input share one calibration. `source_bits` is what a weight costs in the source, reported for a recipe
+/// that changes nothing. The time that the sink takes is not counted.
+///
+/// Memory beyond the embedding: one block as floats; the hidden states and one intermediate of all calibration tokens,
+/// calib_tokens * (hidden + max(q_size, intermediate)) floats, twice that for a recipe that aims at the dense model's outputs,
+/// or one window of them with states_on_disk; one Gram matrix (largest d_in^2 doubles), two with tokens held out; and what the
+/// recipe needs for one linear.
+/// Bit-identical for any executor. @throws slim::error if the text is shorter than two tokens.
+[[nodiscard]] compression compress_model(model const& m, std::span<int const> tokens, recipe const& how,
+                                         compress_config const& config, double source_bits, block_sink const& sink,
+                                         context const& ctx = {}, progress const& report = {});
+
+/// A row per layer and step: block, role, shape, step, errors, sparsity, bits, rank, seconds, notes.
+void write_layer_csv(std::vector<layer_result> const& layers, std::filesystem::path const& file);
+
+} // namespace slim_llm

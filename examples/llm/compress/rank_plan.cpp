@@ -1,0 +1,125 @@
+#include "compress/rank_plan.hpp"
+
+#include "run/workspace.hpp"
+
+#include "slim/slim.hpp"
+
+#include <algorithm>
+
+namespace slim_llm {
+namespace {
+
+/// What one linear layer gains by bits.
+struct rank_request {
+  std::string tensor;
+  slim::rank_offer offer;
+  double bare_bits = 0; ///< without adapter
+  double weights = 0;
+};
+
+/// What a component costs. Codes have a scale per group of each column of L, which every component pays, and of R, which the
+/// first one pays for all that share its group.
+void set_cost(rank_request& made, linear const& l, slim::adapter_format const& stored) {
+  auto const numbers = static_cast<double>(l.d_in() + l.d_out());
+  if (stored.bits == 0) {
+    made.offer.bits_each = slim::bit_width(stored.format) * numbers;
+    return;
+  }
+  double const scale = slim::bit_width(stored.scale_format);
+  made.offer.bits_each =
+      stored.bits * numbers + scale * std::ceil(static_cast<double>(l.d_in()) / static_cast<double>(stored.group));
+  made.bare_bits += scale * static_cast<double>(l.d_out());
+}
+
+/// The spectrum of the error that `how` leaves without adapter, in the norm of the output, relative to the output.
+rank_request request_of(linear const& l, slim::calibration const& calib, recipe const& how, context const& ctx) {
+  auto const bare = how.chain({.number = 0}).compress(l.weight.view(), calib, ctx);
+  auto const size = static_cast<double>(l.weight.size());
+  rank_request made{l.name, {}, bare.report.last().bits_per_weight * size, size};
+  set_cost(made, l, *how.stored);
+  matrix<float> error = l.weight;
+  slim::subtract_into(error.view(), bare.weight.values(ctx).view(), error.view(), ctx);
+  matrix<float> root = slim::hessian(calib, 0.01), weighted(error.rows(), error.cols());
+  double const whole = slim::hessian_energy(l.weight.view(), root.view(), ctx);
+  if (!(whole > 0.0) || !slim::cholesky_inplace(root.view(), ctx)) return made;
+  slim::gemm_into(error.view(), root.view(), weighted.view(), ctx);
+  index_t const usual = how.rank_of(l.name, l.role).of(l.d_out(), l.d_in());
+  for (float const sigma : slim::truncated_low_rank(weighted.view(), 3 * usual, {}, ctx).singular_values)
+    made.offer.gains.push_back(std::min(static_cast<double>(sigma) * static_cast<double>(sigma) / whole,
+                                        made.offer.gains.empty() ? 1e30 : made.offer.gains.back()));
+  return made;
+}
+
+std::vector<rank_request> collect_requests(recipe const& how, model const& m, std::span<int const> tokens, index_t window,
+                                           context const& ctx, progress const& report) {
+  forward_pass const pass(m, window, ctx);
+  index_t const windows = static_cast<index_t>(tokens.size()) / window;
+  std::vector<matrix<float>> hidden;
+  for (index_t w = 0; w < windows; ++w)
+    hidden.push_back(pass.embed(tokens.subspan(static_cast<std::size_t>(w * window), static_cast<std::size_t>(window))));
+  std::vector<rank_request> requests;
+  for (index_t n = 0; n < m.config.layers; ++n)
+    with_block(m, n, ctx, [&](block const& b) {
+      std::map<stage const*, slim::calibration> calib;
+      for (auto& h : hidden)
+        pass.run_block(b, h, [&](stage const& s, matrix_view<float const> x) {
+          calib.try_emplace(&s, slim::calibration(x.cols(), {.gram = true})).first->second.observe(x, ctx);
+        });
+      for (stage const& s : pass.stages())
+        for (std::string const& role : s.linears) requests.push_back(request_of(b[role], calib.at(&s), how, ctx));
+      if (report) report(n + 1, m.config.layers);
+    });
+  return requests;
+}
+
+void spend_budget(recipe& how, double budget, std::vector<rank_request> const& requests) {
+  double bare = 0, weights = 0;
+  std::vector<slim::rank_offer> offers;
+  for (auto const& r : requests) {
+    bare += r.bare_bits;
+    weights += r.weights;
+    offers.push_back(r.offer);
+  }
+  if (budget * weights < bare)
+    throw input_error(slim::message("--rank-budget ", budget, ": recipe ", how.name, " takes ", bare / weights,
+                                    " bits per weight without any adapter"));
+  auto const ranks = slim::allocate_ranks(offers, budget * weights - bare);
+  for (std::size_t k = 0; k < requests.size(); ++k) how.ranks[requests[k].tensor] = {.number = ranks[k]};
+}
+
+std::string joined(std::vector<std::string> const& words) {
+  std::string text;
+  for (auto const& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
+}
+
+/// "q=0.05,down=0.12"
+void read_ranks_by_role(recipe& how, std::string const& text, std::vector<std::string> const& roles) {
+  std::size_t begin = 0;
+  while (begin <= text.size()) {
+    std::size_t const end = std::min(text.find(',', begin), text.size());
+    std::string const part = text.substr(begin, end - begin);
+    std::size_t const equals = part.find('=');
+    std::string const role = part.substr(0, equals);
+    if (equals == std::string::npos || std::find(roles.begin(), roles.end(), role) == roles.end())
+      throw input_error("--rank-by-role '" + part + "': needed is ROLE=RANK with a role of " + joined(roles));
+    how.ranks[role] = required(parse_rank(part.substr(equals + 1)));
+    begin = end + 1;
+  }
+}
+
+} // namespace
+
+void plan_ranks(recipe& how, rank_options const& options, model const& m, std::span<int const> tokens, index_t context_tokens,
+                context const& ctx, progress const& report) {
+  bool const asked = !options.rank.empty() || !options.by_role.empty() || options.budget != 0;
+  if (!asked || !how.stored) return; // a recipe without adapters stands in grids beside those that have them
+  if (!options.rank.empty()) how.rank = required(parse_rank(options.rank));
+  if (!options.by_role.empty()) read_ranks_by_role(how, options.by_role, linear_roles(m.config));
+  if (options.budget == 0) return;
+  if (!(options.budget > 0)) throw input_error(slim::message("--rank-budget ", options.budget, ": needed is > 0"));
+  index_t const window = std::min(context_tokens, static_cast<index_t>(tokens.size()));
+  spend_budget(how, options.budget, collect_requests(how, m, tokens, window, ctx, report));
+}
+
+} // namespace slim_llm

@@ -1,0 +1,148 @@
+#include "compress/recipe_parts.hpp"
+
+#include "slim/slim.hpp"
+
+namespace slim_llm {
+namespace {
+
+constexpr auto scale_format = slim::number_format::fp16;
+constexpr auto factor_format = slim::number_format::bf16;
+
+slim::slim_quantizer slim_repo_quantizer(code_part const& codes) {
+  return slim::slim_quantizer(
+      {.bits = codes.bits, .block = codes.block, .search = slim::scale_search::reference, .scale_format = scale_format});
+}
+
+std::optional<slim::any_quantizer> quantizer_of(code_part const& codes) {
+  switch (codes.method) {
+  case code_method::absmax:
+    return slim::absmax_quantizer(
+        {.bits = codes.bits, .block = codes.block, .symmetric = codes.symmetric, .scale_format = scale_format});
+  case code_method::slim_quant:
+    return slim::slim_quantizer({.bits = codes.bits, .block = codes.block, .scale_format = scale_format});
+  case code_method::slim_quant_o:
+    return slim::slim_quantizer(
+        {.bits = codes.bits, .block = codes.block, .outlier_share = 0.01, .scale_format = scale_format});
+  case code_method::slim_repo: return slim_repo_quantizer(codes);
+  default: return std::nullopt;
+  }
+}
+
+template <slim::saliency Saliency>
+slim::any_pruner pruner_by(Saliency const& ranking, bool unstructured) {
+  if (unstructured) return slim::unstructured_pruner(ranking, {.sparsity = 0.5});
+  return slim::nm_pruner<2, 4>(ranking);
+}
+
+std::optional<slim::any_pruner> pruner_of(mask_part const& mask) {
+  switch (mask.method) {
+  case mask_method::magnitude: return pruner_by(slim::magnitude{}, mask.unstructured);
+  case mask_method::wanda: return pruner_by(slim::wanda{}, mask.unstructured);
+  default: return std::nullopt;
+  }
+}
+
+/// SLiM-LoRA with factors of so many bits; 0: numbers.
+slim::any_low_rank_solver slim_adapter(adapter_part const& adapter, slim::adapter_rank rank) {
+  if (adapter.bits == 0) return slim::slim_lora({.rank = rank, .format = factor_format});
+  slim::absmax_quantizer const rounding(
+      {.bits = adapter.bits, .block = slim::per_column_group(128), .scale_format = scale_format});
+  return slim::quantized_adapter(slim::slim_lora({.rank = rank}), rounding);
+}
+
+/// An adapter that is a step of its own.
+std::optional<slim::any_low_rank_solver> adapter_of(adapter_part const& adapter, slim::adapter_rank rank) {
+  switch (adapter.method) {
+  case adapter_method::svd: return slim::naive_lora({.rank = rank, .format = factor_format});
+  case adapter_method::l2qer: return slim::l2qer_lora({.rank = rank, .format = factor_format});
+  case adapter_method::slim: return slim_adapter(adapter, rank);
+  case adapter_method::exact: return slim::exact_lora({.rank = rank, .format = factor_format});
+  case adapter_method::slim_repo:
+    rank.multiple = 128;
+    return slim::saliency_lora<slim::rms_saliency>({.rank = rank, .format = factor_format});
+  default: return std::nullopt;
+  }
+}
+
+/// The last, undocumented step of SLiM's code (slim/lora.py, add_lora): what the adapter leaves of W is pruned and quantized
+/// again, with a step of its own; the adapter stays.
+struct quantize_again {
+  slim::slim_quantizer quantizer;
+
+  template <class State>
+  State operator()(State state, slim::calibration const& calib, slim::context const& ctx) const {
+    state.current = state.original;
+    state.adapter.subtract_from(state.current.view(), ctx);
+    state.weight.mask.apply_to(state.current.view());
+    auto const codes = quantizer.quantize(state.current.view(), calib, ctx);
+    codes.dequantize_into(state.current.view(), ctx);
+    state.weight.codes = codes;
+    return state;
+  }
+  std::string describe() const { return "quantize again what the adapter leaves"; }
+};
+
+/// The two lossy steps in their order, then the adapter if there is one.
+template <class First, class Second>
+slim::any_chain in_order(First const& first, Second const& second, std::optional<slim::any_low_rank_solver> const& adapter) {
+  if (adapter) return slim::chain(first, second, *adapter);
+  return slim::chain(first, second);
+}
+
+/// One step after the other.
+slim::any_chain chain_of_steps(recipe_parts const& parts, slim::adapter_rank rank) {
+  auto const quantizer = quantizer_of(parts.codes);
+  auto const pruner = pruner_of(parts.mask);
+  auto const adapter = adapter_of(parts.adapter, rank);
+  if (parts.adapter.method == adapter_method::slim_repo)
+    return slim::chain(*quantizer, *pruner, *adapter, quantize_again{slim_repo_quantizer(parts.codes)});
+  if (quantizer && pruner)
+    return parts.prune_first ? in_order(*pruner, *quantizer, adapter) : in_order(*quantizer, *pruner, adapter);
+  if (quantizer) return slim::chain(*quantizer);
+  return slim::chain(*pruner);
+}
+
+/// Calls `f` with the sparsity pattern of the parts.
+template <class F>
+slim::any_chain with_pattern(mask_part const& mask, F const& f) {
+  if (mask.method == mask_method::none) return f(slim::dense_pattern{});
+  if (mask.unstructured) return f(slim::unstructured_pattern{});
+  return f(slim::nm<2, 4>{});
+}
+
+slim::uniform_grid grid_of(code_part const& codes) {
+  bool const plain = codes.method == code_method::gptq && codes.symmetric;
+  return {.bits = codes.bits,
+          .block = codes.block,
+          .symmetric = codes.symmetric,
+          .rule = plain ? slim::scale_rule::absmax : slim::scale_rule::least_error};
+}
+
+slim::joint_config joint_config_of(recipe_parts const& parts, slim::adapter_rank rank) {
+  slim::adapter_format const stored{.bits = parts.adapter.bits};
+  if (parts.codes.method == code_method::alternating) return slim::alternating_config(rank, stored);
+  return {.rank = rank, .stored = stored};
+}
+
+/// Mask and codes together, and the adapter with them or behind them.
+slim::any_chain chain_of_solver(recipe_parts const& parts, slim::adapter_rank rank) {
+  return with_pattern(parts.mask, [&](auto pattern) -> slim::any_chain {
+    slim::quantized_set const set(grid_of(parts.codes), pattern);
+    if (parts.codes.method == code_method::gptq) return slim::chain(slim::error_feedback(set, {.act_order = true}));
+    if (parts.codes.method == code_method::error_feedback) {
+      if (auto const adapter = adapter_of(parts.adapter, rank)) return slim::chain(slim::error_feedback(set), *adapter);
+      return slim::chain(slim::error_feedback(set));
+    }
+    slim::joint_slr const solver(set, joint_config_of(parts, rank));
+    if (parts.towards_dense()) return slim::chain(slim::toward_target{}, solver);
+    return slim::chain(solver);
+  });
+}
+
+} // namespace
+
+slim::any_chain chain_of(recipe_parts const& parts, slim::adapter_rank rank) {
+  return parts.has_solver() ? chain_of_solver(parts, rank) : chain_of_steps(parts, rank);
+}
+
+} // namespace slim_llm

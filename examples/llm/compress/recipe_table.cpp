@@ -1,0 +1,96 @@
+#include "compress/recipe_parts.hpp"
+
+namespace slim_llm {
+namespace {
+
+constexpr auto g64 = slim::per_group(64);
+constexpr auto g128 = slim::per_group(128);
+
+constexpr mask_part pruned_by_magnitude{.method = mask_method::magnitude};
+constexpr mask_part pruned_by_wanda{.method = mask_method::wanda};
+constexpr mask_part pruned_by_solver{.method = mask_method::solver};
+
+constexpr code_part slim_quant{.method = code_method::slim_quant};
+constexpr code_part feedback_codes{.method = code_method::error_feedback};
+constexpr code_part joint_codes{.method = code_method::joint};
+
+constexpr adapter_part adapter_by(adapter_method method, int bits = 0) { return {.method = method, .bits = bits}; }
+
+/// Adapters that a solver computes with the codes.
+constexpr adapter_part solved_adapter(double rank_ratio, int bits) {
+  return {.method = adapter_method::solver, .rank = {.ratio = rank_ratio}, .bits = bits};
+}
+
+/// Groups of input channels with a scale and a zero point each.
+constexpr code_part asymmetric(code_method method, int bits, slim::scale_block block) {
+  return {.method = method, .bits = bits, .block = block, .symmetric = false};
+}
+
+constexpr base_recipe table[] = {
+    {"dense", "the model as it is", {}},
+    {"absmax", "4-bit codes, step from the largest weight", {.codes = {.method = code_method::absmax}}},
+    {"slim-quant", "4-bit codes, step of least expected error (SLiM-Quant)", {.codes = slim_quant}},
+    {"magnitude-24", "2:4 sparsity by magnitude", {.mask = pruned_by_magnitude}},
+    {"wanda-24", "2:4 sparsity by Wanda", {.mask = pruned_by_wanda}},
+    {"absmax-wanda", "absmax, then Wanda 2:4", {.codes = {.method = code_method::absmax}, .mask = pruned_by_wanda}},
+    {"slim-quant-wanda", "SLiM-Quant, then Wanda 2:4", {.codes = slim_quant, .mask = pruned_by_wanda}},
+    {"naive",
+     "... + low-rank adapter by plain SVD of the error",
+     {.codes = slim_quant, .mask = pruned_by_wanda, .adapter = adapter_by(adapter_method::svd)}},
+    {"l2qer",
+     "... + low-rank adapter with L2QER's channel scaling",
+     {.codes = slim_quant, .mask = pruned_by_wanda, .adapter = adapter_by(adapter_method::l2qer)}},
+    {"slim",
+     "... + SLiM-LoRA: SVD of the error weighted by mean |x|",
+     {.codes = slim_quant, .mask = pruned_by_wanda, .adapter = adapter_by(adapter_method::slim)}},
+    {"slim-q",
+     "slim with 4-bit adapters in groups of 128",
+     {.codes = slim_quant, .mask = pruned_by_wanda, .adapter = adapter_by(adapter_method::slim, 4)}},
+    {"slim-repo",
+     "slim as its published code does it: its step search, RMS saliency, rank padded to 128, weights quantized again after",
+     {.codes = {.method = code_method::slim_repo}, .mask = pruned_by_wanda, .adapter = adapter_by(adapter_method::slim_repo)}},
+    {"qera",
+     "... + low-rank adapter exact for the layer's output (QERA)",
+     {.codes = slim_quant, .mask = pruned_by_wanda, .adapter = adapter_by(adapter_method::exact)}},
+    {"slim-o",
+     "slim with activation-aware SLiM-Quant^O",
+     {.codes = {.method = code_method::slim_quant_o}, .mask = pruned_by_wanda, .adapter = adapter_by(adapter_method::slim)}},
+    {"sparsegpt-gptq",
+     "2:4 and 4-bit codes by error feedback, chosen together (SparseGPT + GPTQ)",
+     {.codes = feedback_codes, .mask = pruned_by_solver}},
+    {"eora",
+     "sparsegpt-gptq + low-rank adapter exact for the output (EoRA)",
+     {.codes = feedback_codes, .mask = pruned_by_solver, .adapter = adapter_by(adapter_method::exact)}},
+    {"alternating",
+     "error feedback and exact adapter in turn (CALDERA's loop over 2:4 + 4 bit)",
+     {.codes = {.method = code_method::alternating}, .mask = pruned_by_solver, .adapter = solved_adapter(0.1, 0)}},
+    {"joint",
+     "2:4, 4-bit codes and adapter solved together, towards the dense model's outputs",
+     {.codes = joint_codes, .mask = pruned_by_solver, .adapter = solved_adapter(0.1, 0)}},
+    {"joint-q",
+     "joint with 4-bit adapters in groups of 128",
+     {.codes = joint_codes, .mask = pruned_by_solver, .adapter = solved_adapter(0.1, 4)}},
+    {"joint-int8",
+     "joint with 8-bit adapters of half the rank",
+     {.codes = joint_codes, .mask = pruned_by_solver, .adapter = solved_adapter(0.05, 8)}},
+    {"rtn-int4", "dense 4-bit groups of 128, rounded to nearest", {.codes = {.method = code_method::absmax, .block = g128}}},
+    {"gptq-int4", "dense 4-bit groups of 128 by GPTQ with act-order", {.codes = {.method = code_method::gptq, .block = g128}}},
+    {"gptq-int3",
+     "dense 3-bit groups of 128 with zero points by GPTQ with act-order",
+     {.codes = asymmetric(code_method::gptq, 3, g128)}},
+    {"int2-lr",
+     "dense 2-bit groups of 64 with zero points and 4-bit adapters, solved together",
+     {.codes = asymmetric(code_method::joint, 2, g64), .adapter = solved_adapter(0.15, 4)}},
+    {"int3-lr",
+     "dense 3-bit groups of 128 with zero points and 4-bit adapters, solved together",
+     {.codes = asymmetric(code_method::joint, 3, g128), .adapter = solved_adapter(0.075, 4)}},
+    {"int4-lr",
+     "dense 4-bit groups of 128 with zero points and 4-bit adapters, solved together",
+     {.codes = asymmetric(code_method::joint, 4, g128), .adapter = solved_adapter(0.03, 4)}},
+};
+
+} // namespace
+
+std::span<base_recipe const> recipe_table() { return table; }
+
+} // namespace slim_llm

@@ -1,0 +1,34 @@
+#pragma once
+/// @file
+/// Writes a compressed model that stock software loads: the linears as F16 with adapters merged, all else copied.
+
+#include "run/scratch_file.hpp"
+#include "run/workspace.hpp"
+
+namespace slim_llm {
+
+/// Gets the blocks of a model one after the other, so that only one needs to be in memory, and writes the model at the end.
+/// Until then the linears wait as F16 in a scratch file in the folder of `out`.
+class model_writer {
+public:
+  /// @param source must live as long as the writer. @throws input_error if `out` is the source itself.
+  model_writer(checkpoint const& source, std::filesystem::path out, std::string recipe);
+
+  void add(block const& b);
+  /// From a GGUF file a GGUF file, from a Hugging Face folder a folder (model.safetensors and the small files beside it).
+  /// Written beside and renamed. Returns the bytes of the tensors' file. @throws input_error if it cannot be written.
+  [[nodiscard]] double finish() const;
+
+private:
+  void write_gguf(slim::gguf_file const& source) const;
+  void write_folder() const;
+  [[nodiscard]] matrix<float> read(linear_info const& l, std::uint64_t offset) const;
+
+  checkpoint const& source_;
+  std::filesystem::path out_;
+  std::string recipe_;
+  scratch_file scratch_;
+  std::vector<std::pair<linear_info, std::uint64_t>> linears_; ///< and where they begin in the scratch file
+};
+
+} // namespace slim_llm

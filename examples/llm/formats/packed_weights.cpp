@@ -1,0 +1,230 @@
+#include "formats/packed_weights.hpp"
+
+#include "run/input_error.hpp"
+#include "run/memory.hpp"
+
+#include "slim/packing/unpack.hpp"
+
+namespace slim_llm {
+namespace {
+
+std::vector<std::byte> packed_bytes(slim::integer_codes const& codes, slim::mask const* kept, context const& ctx) {
+  if (!kept) return slim::dense_codes::pack(codes, ctx);
+  if (kept->pattern() == slim::sparsity_pattern{2, 4}) return slim::sparse24::pack(codes, *kept, ctx);
+  return slim::nm_bitmask::pack(codes, *kept, ctx);
+}
+
+/// As safetensors calls them.
+char const* type_name(slim::number_format format) {
+  switch (format) {
+  case slim::number_format::fp16: return "F16";
+  case slim::number_format::bf16: return "BF16";
+  case slim::number_format::fp32: break;
+  }
+  return "F32";
+}
+
+template <class Stored>
+std::vector<std::byte> converted(matrix<float> const& values) {
+  std::vector<Stored> stored;
+  stored.reserve(static_cast<std::size_t>(values.size()));
+  for (index_t k = 0; k < values.size(); ++k) stored.push_back(Stored(values.data()[k]));
+  auto const bytes = std::as_bytes(std::span(stored));
+  return {bytes.begin(), bytes.end()};
+}
+
+std::vector<std::byte> stored_numbers(matrix<float> const& values, slim::number_format format) {
+  switch (format) {
+  case slim::number_format::fp16: return converted<slim::fp16>(values);
+  case slim::number_format::bf16: return converted<slim::bf16>(values);
+  case slim::number_format::fp32: break;
+  }
+  return converted<float>(values);
+}
+
+slim::number_format format_of(slim::tensor_type type) {
+  return type == slim::tensor_type::f16    ? slim::number_format::fp16
+         : type == slim::tensor_type::bf16 ? slim::number_format::bf16
+                                           : slim::number_format::fp32;
+}
+
+std::vector<std::byte> copied(slim::tensor_info const& tensor) {
+  std::vector<std::byte> bytes(tensor.bytes.begin(), tensor.bytes.end());
+  drop_pages(tensor.bytes);
+  return bytes;
+}
+
+/// A factor of an adapter: codes, or values, or nothing.
+void read_factor(slim::safetensors_file const& file, std::string const& name, std::vector<std::byte>& codes,
+                 matrix<float>& values, slim::number_format& format) {
+  auto const* const tensor = file.find(name);
+  if (!tensor) return;
+  if (tensor->stored_type == "U8") {
+    codes = copied(*tensor);
+    return;
+  }
+  values = required(slim::read_matrix(*tensor));
+  format = format_of(tensor->type);
+}
+
+bool is_factor(std::string const& name) { return name.ends_with(".left") || name.ends_with(".right"); }
+
+slim::sparse_codes<slim::mask, slim::integer_codes> unpacked(std::string const& name, std::vector<std::byte> const& bytes,
+                                                             context const& ctx) {
+  auto found = slim::unpack(bytes, {}, ctx);
+  if (!found) throw input_error(name + ": " + found.why());
+  auto const* const codes = found->codes.get_if<slim::integer_codes>();
+  if (!codes) throw input_error(name + ": has a code book, which no recipe here writes");
+  return {std::move(found->mask), *codes};
+}
+
+slim::adapter adapter_of(std::string const& name, packed_layer const& layer, context const& ctx) {
+  slim::adapter a;
+  auto const decode = [&](std::vector<std::byte> const& bytes, char const* part, matrix<float>& values,
+                          std::optional<slim::integer_codes>& codes) {
+    codes = unpacked(name + part, bytes, ctx).codes;
+    values = matrix<float>(codes->rows(), codes->cols());
+    codes->dequantize_into(values.view(), ctx);
+  };
+  a.format = layer.format;
+  if (layer.left.empty()) {
+    a.left = layer.left_values;
+    a.right = layer.right_values;
+  } else {
+    decode(layer.left, ".left", a.left, a.left_codes);
+    decode(layer.right, ".right", a.right, a.right_codes);
+  }
+  return a;
+}
+
+} // namespace
+
+double packed_layer::bytes() const {
+  auto const packed = static_cast<double>(weight.size() + left.size() + right.size());
+  return packed + slim::bit_width(format) / 8.0 * static_cast<double>(left_values.size() + right_values.size());
+}
+
+packed_layer pack(std::string const& name, slim::any_layer const& layer, context const& ctx) {
+  auto const* const codes = layer.weight.codes.get_if<slim::integer_codes>();
+  if (!codes) throw slim::config_error(name + " cannot be packed: the recipe makes no integer codes");
+  packed_layer packed;
+  packed.weight = packed_bytes(*codes, layer.weight.mask_or_null(), ctx);
+  if (!layer.adapter || layer.adapter->rank() == 0) return packed;
+  slim::adapter const& a = *layer.adapter;
+  packed.format = a.format;
+  if (a.left_codes && a.right_codes) {
+    packed.left = packed_bytes(*a.left_codes, nullptr, ctx);
+    packed.right = packed_bytes(*a.right_codes, nullptr, ctx);
+  } else {
+    packed.left_values = a.left;
+    packed.right_values = a.right;
+  }
+  return packed;
+}
+
+packed_writer::packed_writer(std::filesystem::path path, std::string recipe)
+    : path_(std::move(path)), recipe_(std::move(recipe)), scratch_(folder_of(path_)) {}
+
+void packed_writer::add_tensor(std::string name, std::string type, std::vector<index_t> shape,
+                               std::span<std::byte const> bytes) {
+  std::uint64_t const offset = scratch_.reserve(bytes.size());
+  scratch_.write(offset, bytes);
+  tensors_.push_back({std::move(name), std::move(type), std::move(shape), offset, bytes.size()});
+}
+
+void packed_writer::add_factor(std::string const& name, matrix<float> const& values, slim::number_format format) {
+  add_tensor(name, type_name(format), {values.rows(), values.cols()}, stored_numbers(values, format));
+}
+
+void packed_writer::add(packed_weights const& layers) {
+  auto const add_codes = [&](std::string const& name, std::vector<std::byte> const& bytes) {
+    add_tensor(name, "U8", {static_cast<index_t>(bytes.size())}, bytes);
+  };
+  for (auto const& [name, layer] : layers) {
+    bytes_ += layer.bytes();
+    add_codes(name, layer.weight);
+    if (!layer.left.empty()) {
+      add_codes(name + ".left", layer.left);
+      add_codes(name + ".right", layer.right);
+    } else if (!layer.left_values.empty()) {
+      add_factor(name + ".left", layer.left_values, layer.format);
+      add_factor(name + ".right", layer.right_values, layer.format);
+    }
+  }
+}
+
+void packed_writer::finish() {
+  save_scratch_tensors(path_, std::move(tensors_), scratch_, {{"format", "slim"}, {"recipe", recipe_}});
+}
+
+packed_file::packed_file(std::filesystem::path const& path) : file_(required(slim::safetensors_file::open(path))) {
+  for (auto const& tensor : file_.tensors()) {
+    if (is_factor(tensor.name)) continue;
+    if (tensor.stored_type != "U8")
+      throw input_error(path.string() + ": " + tensor.name + " is " + tensor.stored_type + ", packed weights are U8");
+  }
+}
+
+void packed_file::require(std::string const& name) const {
+  if (!file_.find(name)) throw input_error(name + ": is not among the packed weights");
+}
+
+packed_layer packed_file::layer(std::string const& name) const {
+  require(name);
+  packed_layer layer;
+  layer.weight = copied(*file_.find(name));
+  read_factor(file_, name + ".left", layer.left, layer.left_values, layer.format);
+  read_factor(file_, name + ".right", layer.right, layer.right_values, layer.format);
+  if (layer.left.empty() != layer.right.empty() || layer.left_values.empty() != layer.right_values.empty())
+    throw input_error(file_.path().string() + ": the adapter of " + name + " lacks a factor, or they are of two kinds");
+  return layer;
+}
+
+packed_weights packed_file::all() const {
+  packed_weights weights;
+  for (auto const& tensor : file_.tensors())
+    if (!is_factor(tensor.name)) weights.emplace(tensor.name, layer(tensor.name));
+  return weights;
+}
+
+slim::input_precision packed_precision(std::string const& inputs) {
+  if (inputs.empty() || inputs == "int8") return slim::input_precision::int8;
+  if (inputs == "int16") return slim::input_precision::int16;
+  if (inputs == "float") return slim::input_precision::exact;
+  throw input_error("--inputs " + inputs + ": possible with packed weights are int8, int16, float");
+}
+
+void use_packed(linear& l, packed_layer const& layer, slim::input_precision inputs, context const& ctx) {
+  auto const [kept, codes] = unpacked(l.name, layer.weight, ctx);
+  slim::adapter const a = adapter_of(l.name, layer, ctx);
+  bool const fits = codes.rows() == l.d_out() && codes.cols() == l.d_in() &&
+                    (a.rank() == 0 || (a.left.rows() == l.d_in() && a.right.cols() == l.d_out() && a.right.rows() == a.rank()));
+  if (!fits)
+    throw input_error(slim::message(l.name, ": packed as ", codes.rows(), " x ", codes.cols(), " with rank ", a.rank(),
+                                    ", the model has ", l.d_out(), " x ", l.d_in()));
+  bool const dense = kept.count() == codes.codes.size();
+  l.packed = std::make_shared<slim::packed_linear const>(
+      slim::pack_linear(codes, dense ? nullptr : &kept, a.rank() > 0 ? &a : nullptr, ctx));
+  l.packed_inputs = inputs;
+  codes.dequantize_into(l.weight.view(), ctx);
+  a.add_to(l.weight.view(), ctx);
+}
+
+void use_packed(block& b, packed_weights const& layers, slim::input_precision inputs, context const& ctx) {
+  for (linear& l : b.linears) {
+    auto const found = layers.find(l.name);
+    if (found == layers.end()) throw input_error(l.name + ": is not among the packed weights");
+    use_packed(l, found->second, inputs, ctx);
+  }
+}
+
+void read_packed(model& m, std::shared_ptr<packed_file const> layers, slim::input_precision inputs) {
+  for (linear_info const& l : linears_of(m)) layers->require(l.name);
+  m.read_block = [read = m.read_block, layers, inputs](index_t number, context const& ctx) {
+    block b = read(number, ctx);
+    for (linear& l : b.linears) use_packed(l, layers->layer(l.name), inputs, ctx);
+    return b;
+  };
+}
+
+} // namespace slim_llm

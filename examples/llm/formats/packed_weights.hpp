@@ -1,0 +1,85 @@
+#pragma once
+/// @file
+/// The linears of a compressed model as packed bytes, and the file they are kept in: safetensors with one U8 tensor per
+/// weight in a format of slim/packing, under the weight's name; factors of its adapter under the name + ".left" and ".right",
+/// packed too if they have codes, else as matrices. Everything else of the model stays in the file it came from.
+
+#include "formats/scratch_tensors.hpp"
+#include "models/model.hpp"
+
+#include "slim/io/safetensors/reader.hpp"
+#include "slim/pipeline/any.hpp"
+
+#include <filesystem>
+#include <map>
+
+namespace slim_llm {
+
+/// One compressed linear.
+struct packed_layer {
+  std::vector<std::byte> weight;
+  std::vector<std::byte> left, right;                     ///< of the adapter (d_in x r, r x d_out), if it has codes
+  matrix<float> left_values, right_values;                ///< ... if it has none
+  slim::number_format format = slim::number_format::bf16; ///< of those
+
+  [[nodiscard]] double bytes() const;
+};
+
+/// By tensor name.
+using packed_weights = std::map<std::string, packed_layer>;
+
+/// 2:4 codes, dense codes, or those of another mask. @throws slim::config_error if the layer has no integer codes.
+[[nodiscard]] packed_layer pack(std::string const& name, slim::any_layer const& layer, context const& ctx = {});
+
+/// Collects packed layers outside of memory and writes them to one file.
+class packed_writer {
+public:
+  /// Layers wait in a scratch file in the folder of `path`. @throws input_error
+  packed_writer(std::filesystem::path path, std::string recipe);
+
+  void add(packed_weights const& layers);
+  /// Bytes of the layers so far.
+  [[nodiscard]] double bytes() const { return bytes_; }
+  /// Writes the file beside its place and renames it. @throws input_error if it cannot be written.
+  void finish();
+
+private:
+  void add_tensor(std::string name, std::string type, std::vector<index_t> shape, std::span<std::byte const> bytes);
+  void add_factor(std::string const& name, matrix<float> const& values, slim::number_format format);
+
+  std::filesystem::path path_;
+  std::string recipe_;
+  scratch_file scratch_;
+  std::vector<scratch_tensor> tensors_;
+  double bytes_ = 0;
+};
+
+/// A file of packed layers, read layer by layer.
+class packed_file {
+public:
+  /// @throws input_error naming file, tensor and reason.
+  explicit packed_file(std::filesystem::path const& path);
+
+  /// @throws input_error if the file has no such layer.
+  void require(std::string const& name) const;
+  /// @throws input_error if there is no such layer, or if it is not complete.
+  [[nodiscard]] packed_layer layer(std::string const& name) const;
+  [[nodiscard]] packed_weights all() const;
+
+private:
+  slim::safetensors_file file_;
+};
+
+/// "int8" (or nothing), "int16" or "float". @throws input_error
+[[nodiscard]] slim::input_precision packed_precision(std::string const& inputs);
+
+/// A linear gets the values of its packed layer, and runs on its codes. @throws input_error if the layer is of another shape,
+/// or if its bytes do not decode; slim::config_error if no kernel runs its format.
+void use_packed(linear& l, packed_layer const& layer, slim::input_precision inputs, context const& ctx = {});
+/// The same for all linears of a block. @throws input_error also if a linear has no layer.
+void use_packed(block& b, packed_weights const& layers, slim::input_precision inputs, context const& ctx = {});
+/// Blocks that are read from the model's file from now on run on the layers of a packed file. @throws input_error if a linear
+/// of the model has no layer there.
+void read_packed(model& m, std::shared_ptr<packed_file const> layers, slim::input_precision inputs);
+
+} // namespace slim_llm

@@ -1,0 +1,93 @@
+/// @file
+/// OPT: LayerNorm, learned positions, a ReLU MLP, biases everywhere. OPT-350M normalizes after each residual addition.
+
+#include "models/families/common_stages.hpp"
+#include "models/families/families.hpp"
+
+namespace slim_llm {
+namespace {
+
+matrix<float> normalized_before(forward_pass const& pass, norm const& n, matrix<float> const& hidden) {
+  return pass.config().norm_before ? pass.normalized(n, hidden) : hidden;
+}
+
+void normalize_after(forward_pass const& pass, norm const& n, matrix<float>& hidden) {
+  if (!pass.config().norm_before) pass.normalize_inplace(n, hidden);
+}
+
+matrix<float> attention_input(forward_pass const& pass, block const& b, block_state& state) {
+  return normalized_before(pass, *b.find_norm("attention_norm"), state.hidden);
+}
+
+void after_attention(forward_pass const& pass, block const& b, block_state& state) {
+  normalize_after(pass, *b.find_norm("attention_norm"), state.hidden);
+}
+
+matrix<float> mlp_input(forward_pass const& pass, block const& b, block_state& state) {
+  return normalized_before(pass, *b.find_norm("mlp_norm"), state.hidden);
+}
+
+void after_mlp(forward_pass const& pass, block const& b, block_state& state) {
+  normalize_after(pass, *b.find_norm("mlp_norm"), state.hidden);
+}
+
+void activate(forward_pass const& pass, block const&, block_state& state, std::vector<matrix<float>> up) {
+  state.carry(common::mixed) = pass.relu(std::move(up[0]));
+}
+
+/// OPT itself calls `up` fc1 and `down` fc2.
+std::vector<stage> stages(model_config const&) {
+  return {{.linears = {"q", "k", "v"}, .input = attention_input, .combine = common::attend},
+          {.linears = {"o"}, .input = common::mixed_input, .after_addition = after_attention},
+          {.linears = {"up"}, .input = mlp_input, .combine = activate},
+          {.linears = {"down"}, .input = common::mixed_input, .after_addition = after_mlp}};
+}
+
+tensor_layout hugging_face_tensors(model_config const& c, std::string const& root) {
+  tensor_layout layout;
+  layout.embedding = root + "embed_tokens.weight";
+  layout.positions = root + "embed_positions.weight";
+  layout.final_norm = root + "final_layer_norm.weight";
+  layout.head = "lm_head.weight";
+  layout.project_in = root + "project_in.weight";
+  layout.project_out = root + "project_out.weight";
+  layout.block_prefix = root + "layers.";
+  layout.norms = {{"attention_norm", "self_attn_layer_norm.weight", c.hidden},
+                  {"mlp_norm", "final_layer_norm.weight", c.hidden}};
+  layout.linears = {{"q", "self_attn.q_proj.weight", c.hidden, c.hidden, c.has.qkv_bias},
+                    {"k", "self_attn.k_proj.weight", c.hidden, c.hidden, c.has.qkv_bias},
+                    {"v", "self_attn.v_proj.weight", c.hidden, c.hidden, c.has.qkv_bias},
+                    {"o", "self_attn.out_proj.weight", c.hidden, c.hidden, c.has.o_bias},
+                    {"up", "fc1.weight", c.intermediate, c.hidden, c.has.mlp_bias},
+                    {"down", "fc2.weight", c.hidden, c.intermediate, c.has.mlp_bias}};
+  return layout;
+}
+
+void read_hugging_face(config_reader& file, model_config& c) {
+  c.kv_heads = c.heads;
+  c.head_dim = c.heads > 0 ? c.hidden / c.heads : 0;
+  if (c.head_dim * c.heads != c.hidden) file.fail(slim::message(c.heads, " heads do not divide ", c.hidden, " elements"));
+  c.embedding_dim = file.whole("word_embed_proj_dim", c.hidden);
+  c.intermediate = file.whole("ffn_dim");
+  c.norm_epsilon = 1e-5; // torch.nn.LayerNorm's; OPT's configuration does not name it
+  c.norm_before = file.flag("do_layer_norm_before", true);
+  c.tied_embeddings = file.flag("tie_word_embeddings", true);
+  if (std::string const act = file.text("activation_function", "relu"); act != "relu")
+    file.fail("activation '" + act + "' is not known; relu is");
+  c.has.qkv_bias = c.has.o_bias = c.has.mlp_bias = file.flag("enable_bias", true);
+  c.has.norm_weights = file.flag("layer_norm_elementwise_affine", true);
+  c.has.final_norm = c.norm_before && !file.flag("_remove_final_layer_norm", false);
+}
+
+} // namespace
+
+model_family const opt_family = {.name = "opt",
+                                 .norm = norm_kind::layer,
+                                 .positions = position_kind::learned,
+                                 .stages = stages,
+                                 .hugging_face = {.names = {"opt"},
+                                                  .read_config = read_hugging_face,
+                                                  .tensors = hugging_face_tensors,
+                                                  .roots = {"model.decoder.", "decoder."}}};
+
+} // namespace slim_llm

@@ -1,0 +1,110 @@
+#pragma once
+/// @file
+/// A family of models: all that the program must know to load, run and compress them, as data. A block is a list of stages;
+/// a stage is a group of linears that read the same input. The forward pass runs the stages in order; the compressor observes
+/// the input of a stage, compresses its linears and moves on. One file per family in models/families; they are found by the
+/// table in models/family.cpp. docs/developing/architecture.md shows how to add one.
+
+#include "models/config_reader.hpp"
+#include "models/model.hpp"
+
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace slim_llm {
+
+class attention_cache;
+class forward_pass;
+
+/// What a block's stages read and change, for whole windows of tokens.
+struct block_state {
+  matrix<float> hidden;               ///< the residual stream (tokens, hidden)
+  std::vector<matrix<float>> carried; ///< what one stage computes and a later one reads; numbered by the family
+  attention_cache* cache = nullptr;   ///< keys and values of the tokens before `position`, when a text grows token by token
+  index_t position = 0;               ///< of the first token, with a cache
+
+  /// Carried value number `k`; empty at first.
+  [[nodiscard]] matrix<float>& carry(std::size_t k) {
+    if (carried.size() <= k) carried.resize(k + 1);
+    return carried[k];
+  }
+};
+
+/// Linears of a block that read the same input X (tokens, d_in), and what their outputs become.
+struct stage {
+  std::vector<std::string> linears; ///< roles, in the order in which `combine` gets their outputs
+
+  /// X of the linears. It is called more than once and must not consume anything.
+  std::function<matrix<float>(forward_pass const&, block const&, block_state&)> input;
+
+  /// Uses the outputs (tokens, d_out) of the linears: to compute what a later stage reads, or to change the hidden states.
+  /// Null: the stage ends a residual branch. The output of its only linear is added to the hidden states.
+  std::function<void(forward_pass const&, block const&, block_state&, std::vector<matrix<float>>)> combine = {};
+
+  /// Follows that addition; may be null. OPT-350M normalizes here.
+  std::function<void(forward_pass const&, block const&, block_state&)> after_addition = {};
+
+  [[nodiscard]] bool ends_residual_branch() const { return combine == nullptr; }
+};
+
+/// A norm of every block, and the tensor it lies in.
+struct norm_tensor {
+  std::string role;
+  std::string name; ///< behind the block's prefix; the weight. The bias has the same name with "bias" for "weight"
+  index_t size = 0;
+};
+
+/// A linear of every block, and the tensor it lies in.
+struct linear_tensor {
+  std::string role;
+  std::string name; ///< as norm_tensor::name
+  index_t d_out = 0, d_in = 0;
+  bool biased = false; ///< there must be a bias; if not, there may be one
+};
+
+/// The tensors of a model by the names of one file format. Names of parts that the model lacks are empty.
+struct tensor_layout {
+  std::string embedding, positions, final_norm, head, project_in, project_out;
+  std::string block_prefix; ///< in front of a block's tensors, before the block's number and a dot
+  std::vector<norm_tensor> norms;
+  std::vector<linear_tensor> linears; ///< in order of execution
+};
+
+enum class norm_kind { rms, layer };
+enum class position_kind { rotary, learned };
+
+/// How a family is stored in one file format.
+struct family_format {
+  std::vector<std::string> names; ///< of model types, as files say them
+  /// Reads what only this family's files have into the configuration; the rest is read already.
+  void (*read_config)(config_reader&, model_config&) = nullptr;
+  /// `root` is in front of all names that do not belong to the head.
+  tensor_layout (*tensors)(model_config const&, std::string const& root) = nullptr;
+  std::vector<std::string> roots = {""}; ///< roots that files may have; the embedding tells which
+};
+
+struct model_family {
+  char const* name = "";
+  norm_kind norm = norm_kind::rms;
+  position_kind positions = position_kind::rotary;
+  /// A block's stages, in order of execution.
+  std::vector<stage> (*stages)(model_config const&) = nullptr;
+  family_format gguf = {}; ///< without names if GGUF knows no such model
+  family_format hugging_face = {};
+};
+
+/// All families.
+[[nodiscard]] std::span<model_family const* const> families();
+
+/// The family that reads models of type `name` in a format, `&model_family::gguf` or `&model_family::hugging_face`; or null.
+[[nodiscard]] model_family const* find_family(family_format model_family::*format, std::string const& name);
+
+/// "llama, qwen2 and qwen3": the types of models that can be read in a format.
+[[nodiscard]] std::string known_types(family_format model_family::*format);
+
+/// Roles of the linears of a block, in order of execution.
+[[nodiscard]] std::vector<std::string> linear_roles(model_config const& config);
+
+} // namespace slim_llm

@@ -1,0 +1,332 @@
+#include "models/forward.hpp"
+
+#include "models/elementwise.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace slim_llm {
+namespace {
+
+constexpr index_t rows_per_task = 16;     // elementwise work
+constexpr index_t queries_per_task = 128; // scores of one attention task: 128 x window floats
+constexpr index_t logit_columns = 4096;   // logits at a time: rows x 4096 floats
+
+void require_columns(char const* what, index_t have, index_t want) {
+  if (have != want) throw slim::shape_error(slim::message(what, ": has ", have, " columns, needs ", want));
+}
+
+/// Turns scores of query i into unnormalised attention weights over keys 0 .. query_begin + i; later keys get exactly 0.
+/// Returns the inverse sum of each row.
+std::vector<float> causal_softmax(matrix_view<float> scores, index_t query_begin, float scale, slim::simd_level simd) {
+  std::vector<float> inverse_sums;
+  for (index_t i = 0; i < scores.rows(); ++i) {
+    float* const row = scores.row(i);
+    index_t const visible = query_begin + i + 1;
+    inverse_sums.push_back(1.0f / exp_inplace(row, visible, max_of(row, visible, simd), scale, simd));
+    std::fill(row + visible, row + scores.cols(), 0.0f);
+  }
+  return inverse_sums;
+}
+
+} // namespace
+
+forward_pass::forward_pass(model const& m, index_t window, context const& ctx) : model_(m), window_(window), ctx_(ctx) {
+  auto const& config = m.config;
+  if (!config.family) throw slim::config_error("forward_pass: the model's configuration names no family");
+  stages_ = config.family->stages(config);
+  if (window < 1) throw slim::config_error(slim::message("forward_pass: windows of ", window, " tokens"));
+  if (config.sliding_window > 0 && window > config.sliding_window)
+    throw slim::config_error(slim::message("forward_pass: windows of ", window, " tokens, but the model attends to the last ",
+                                           config.sliding_window, " only; sliding attention is not implemented"));
+  if (config.family->positions == position_kind::learned) {
+    if (window + 2 > m.positions.rows())
+      throw slim::config_error(slim::message("forward_pass: windows of ", window, " tokens, but the model has ",
+                                             m.positions.rows() - 2, " learned positions"));
+    return;
+  }
+  index_t const pairs = config.head_dim / 2;
+  cos_ = matrix<float>(window, pairs);
+  sin_ = matrix<float>(window, pairs);
+  for (index_t t = 0; t < window; ++t)
+    for (index_t j = 0; j < pairs; ++j) {
+      double const angle = static_cast<double>(t) * m.rope_frequencies[static_cast<std::size_t>(j)];
+      cos_(t, j) = static_cast<float>(std::cos(angle));
+      sin_(t, j) = static_cast<float>(std::sin(angle));
+    }
+}
+
+matrix<float> forward_pass::embed(std::span<int const> tokens) const {
+  index_t const count = static_cast<index_t>(tokens.size());
+  if (count % window_ != 0)
+    throw slim::shape_error(slim::message("embed: ", count, " tokens do not fill windows of ", window_));
+  return embed_at(tokens, 0);
+}
+
+matrix<float> forward_pass::embed_at(std::span<int const> tokens, index_t position) const {
+  index_t const count = static_cast<index_t>(tokens.size());
+  auto const& table = model_.embedding;
+  matrix<float> embedded(count, table.cols());
+  for (index_t t = 0; t < count; ++t) {
+    int const id = tokens[static_cast<std::size_t>(t)];
+    if (id < 0 || id >= table.rows())
+      throw slim::config_error(slim::message("embed: token ", id, " at ", t, " is outside the vocabulary of ", table.rows()));
+    table.rows_into(id, embedded.view().middle_rows(t, 1), ctx_.inside_task());
+  }
+  if (!model_.project_in.empty()) embedded = apply(model_.project_in, embedded, ctx_);
+  if (model_.positions.empty()) return embedded;
+  for (index_t t = 0; t < count; ++t) { // OPT keeps two rows in front for padding
+    float const* const learned = model_.positions.row((position + t) % window_ + 2);
+    for (index_t j = 0; j < embedded.cols(); ++j) embedded(t, j) += learned[j];
+  }
+  return embedded;
+}
+
+void forward_pass::normalize_row(norm const& n, float const* x, float* y, index_t size) const {
+  double const epsilon = model_.config.norm_epsilon;
+  double const count = static_cast<double>(size);
+  float const* const weight = n.weight.data();
+  if (model_.config.family->norm == norm_kind::rms) {
+    float const inverse = static_cast<float>(1.0 / std::sqrt(sum_of_squares(x, size) / count + epsilon));
+    for (index_t j = 0; j < size; ++j) y[j] = x[j] * inverse * weight[j];
+    return;
+  }
+  double const mean = sum_of(x, size) / count;
+  float const inverse = static_cast<float>(1.0 / std::sqrt(sum_of_squares(x, size, mean) / count + epsilon));
+  float const center = static_cast<float>(mean);
+  float const* const bias = n.bias.data();
+  for (index_t j = 0; j < size; ++j) y[j] = (x[j] - center) * inverse * weight[j] + bias[j];
+}
+
+void forward_pass::normalize_into(norm const& n, matrix_view<float const> x, matrix_view<float> y) const {
+  require_columns(n.name.c_str(), x.cols(), static_cast<index_t>(n.weight.size()));
+  ctx_.parallel_for(x.rows(), rows_per_task, [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i) normalize_row(n, x.row(i), y.row(i), x.cols());
+  });
+}
+
+matrix<float> forward_pass::normalized(norm const& n, matrix_view<float const> x) const {
+  matrix<float> y(x.rows(), x.cols());
+  normalize_into(n, x, y);
+  return y;
+}
+
+void forward_pass::rotate(norm const* head_norm, matrix_view<float> x, index_t heads, index_t position) const {
+  index_t const dim = model_.config.head_dim;
+  index_t const pairs = cos_.cols(); // 0 without rotary positions
+  bool const half = model_.config.rope == rope_style::rotate_half;
+  index_t const partner = half ? pairs : 1;
+  index_t const step = half ? 1 : 2;
+  ctx_.parallel_for(x.rows(), rows_per_task, [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i) {
+      float const* const c = cos_.row((position + i) % window_);
+      float const* const s = sin_.row((position + i) % window_);
+      for (index_t h = 0; h < heads; ++h) {
+        float* const head = x.row(i) + h * dim;
+        if (head_norm) normalize_row(*head_norm, head, head, dim);
+        for (index_t j = 0; j < pairs; ++j) {
+          float const a = head[step * j];
+          float const b = head[step * j + partner];
+          head[step * j] = a * c[j] - b * s[j];
+          head[step * j + partner] = b * c[j] + a * s[j];
+        }
+      }
+    }
+  });
+}
+
+/// One head. Rows of q stand behind `before` earlier rows of k and v; each sees those and the ones up to itself.
+void forward_pass::attend(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v, index_t head,
+                          index_t before, matrix_view<float> out) const {
+  auto const& config = model_.config;
+  index_t const dim = config.head_dim;
+  index_t const kv_head = head / (config.heads / config.kv_heads);
+  index_t const queries = q.rows();
+  index_t const keys = before + queries; // causal: nothing later is looked at
+  context const inner = ctx_.inside_task();
+  matrix<float> scores(queries, keys);
+  slim::gemm_into(q.block(0, head * dim, queries, dim), slim::transposed(k.block(0, kv_head * dim, keys, dim)), scores, inner);
+  float const scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
+  auto const inverse_sums = causal_softmax(scores, before, scale, ctx_.simd);
+  auto const mixed = out.block(0, head * dim, queries, dim);
+  slim::gemm_into(matrix_view<float const>(scores), v.block(0, kv_head * dim, keys, dim), mixed, inner);
+  for (index_t i = 0; i < queries; ++i)
+    for (index_t j = 0; j < dim; ++j) mixed(i, j) *= inverse_sums[static_cast<std::size_t>(i)];
+}
+
+matrix<float> forward_pass::attention(block const& b, block_state& state, matrix<float> q, matrix<float> k,
+                                      matrix<float> v) const {
+  auto const& config = model_.config;
+  require_columns("attention: q", q.cols(), config.q_size());
+  require_columns("attention: k", k.cols(), config.kv_size());
+  require_columns("attention: v", v.cols(), config.kv_size());
+  rotate(b.find_norm("q_norm"), q, config.heads, state.position);
+  rotate(b.find_norm("k_norm"), k, config.kv_heads, state.position);
+  return state.cache ? attend_cached(q, k, v, state.position, *state.cache) : attend_in_windows(q, k, v);
+}
+
+matrix<float> forward_pass::attend_in_windows(matrix_view<float const> q, matrix_view<float const> k,
+                                              matrix_view<float const> v) const {
+  auto const& config = model_.config;
+  if (q.rows() % window_ != 0 || k.rows() != q.rows() || v.rows() != q.rows())
+    throw slim::shape_error(slim::message("attention: q, k, v of ", q.rows(), ", ", k.rows(), ", ", v.rows(),
+                                          " tokens do not fill windows of ", window_));
+  matrix<float> mixed(q.rows(), q.cols());
+  index_t const parts = (window_ + queries_per_task - 1) / queries_per_task;
+  index_t const windows = q.rows() / window_;
+  ctx_.parallel_for(windows * config.heads * parts, 1, [&](index_t begin, index_t end) {
+    for (index_t task = begin; task < end; ++task) {
+      index_t const first = task / (config.heads * parts) * window_, before = task % parts * queries_per_task;
+      index_t const queries = std::min(queries_per_task, window_ - before);
+      attend(q.middle_rows(first + before, queries), k.middle_rows(first, before + queries),
+             v.middle_rows(first, before + queries), task / parts % config.heads, before,
+             mixed.view().middle_rows(first + before, queries));
+    }
+  });
+  return mixed;
+}
+
+matrix<float> forward_pass::attend_cached(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v,
+                                          index_t position, attention_cache& cache) const {
+  index_t const tokens = q.rows();
+  cache.put(position, k, v);
+  matrix<float> mixed(tokens, q.cols());
+  if (tokens == 1)
+    attend_one(q, cache, position + 1, mixed);
+  else if (position == 0)
+    attend_all(q, k, v, 0, mixed);
+  else
+    attend_all(q, cache.keys(position + tokens), cache.values(position + tokens), position, mixed);
+  return mixed;
+}
+
+/// All heads. Rows of q stand behind `before` earlier rows of k and v.
+void forward_pass::attend_all(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v,
+                              index_t before, matrix_view<float> out) const {
+  index_t const parts = (q.rows() + queries_per_task - 1) / queries_per_task;
+  ctx_.parallel_for(model_.config.heads * parts, 1, [&](index_t begin, index_t end) {
+    for (index_t task = begin; task < end; ++task) {
+      index_t const first = task % parts * queries_per_task, queries = std::min(queries_per_task, q.rows() - first);
+      index_t const earlier = before + first;
+      attend(q.middle_rows(first, queries), k.middle_rows(0, earlier + queries), v.middle_rows(0, earlier + queries),
+             task / parts, earlier, out.middle_rows(first, queries));
+    }
+  });
+}
+
+/// One token.
+void forward_pass::attend_one(matrix_view<float const> q, attention_cache const& cache, index_t visible,
+                              matrix_view<float> out) const {
+  auto const& config = model_.config;
+  index_t const dim = config.head_dim, queries = config.heads / config.kv_heads;
+  float const scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
+  ctx_.parallel_for(config.kv_heads, 1, [&](index_t head, index_t) {
+    index_t const first = head * queries * dim;
+    cached_attention const a{q.row(0) + first,      queries, dim,  cache.padded_dim(), cache.keys_of(head),
+                             cache.values_of(head), visible, scale};
+    matrix<float> scores(1, a.score_size()), mixed(queries, a.padded_dim);
+    slim_llm::attend_cached(a, scores.data(), mixed.data(), ctx_.simd);
+    for (index_t h = 0; h < queries; ++h) std::copy_n(mixed.row(h), dim, out.row(0) + first + h * dim);
+  });
+}
+
+matrix<float> forward_pass::gated_by_silu(matrix<float> const& gate, matrix<float> up) const {
+  if (gate.rows() != up.rows() || gate.cols() != up.cols())
+    throw slim::shape_error(
+        slim::message("gated_by_silu: gate is ", gate.rows(), " x ", gate.cols(), ", up is ", up.rows(), " x ", up.cols()));
+  ctx_.parallel_for(up.rows(), rows_per_task, [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i) multiply_by_silu(up.row(i), gate.row(i), up.cols(), ctx_.simd);
+  });
+  return up;
+}
+
+matrix<float> forward_pass::relu(matrix<float> x) const {
+  ctx_.parallel_for(x.rows(), rows_per_task, [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i)
+      for (index_t j = 0; j < x.cols(); ++j) x(i, j) = x(i, j) < 0.0f ? 0.0f : x(i, j);
+  });
+  return x;
+}
+
+std::vector<matrix<float>> forward_pass::outputs(stage const& s, block const& b, matrix_view<float const> x) const {
+  std::vector<linear const*> group;
+  for (std::string const& role : s.linears) group.push_back(&b[role]);
+  return apply_each(group, x, ctx_);
+}
+
+void forward_pass::move_on(stage const& s, block const& b, matrix_view<float const> x, block_state& state) const {
+  if (s.ends_residual_branch()) {
+    apply_into(b[s.linears.front()], x, state.hidden, slim::destination::add, ctx_);
+    if (s.after_addition) s.after_addition(*this, b, state);
+    return;
+  }
+  s.combine(*this, b, state, outputs(s, b, x));
+}
+
+void forward_pass::run_block(block const& b, block_state& state, stage_observer const& observe) const {
+  for (stage const& s : stages_) {
+    matrix<float> const x = input(s, b, state);
+    if (observe) observe(s, x);
+    move_on(s, b, x, state);
+  }
+}
+
+void forward_pass::run_block(block const& b, matrix<float>& hidden, stage_observer const& observe) const {
+  block_state state;
+  state.hidden = std::move(hidden);
+  run_block(b, state, observe);
+  hidden = std::move(state.hidden);
+}
+
+matrix<float> forward_pass::head_input(matrix_view<float const> hidden) const {
+  matrix<float> x = model_.final_norm.weight.empty() ? matrix<float>(hidden) : normalized(model_.final_norm, hidden);
+  return model_.project_out.empty() ? x : apply(model_.project_out, x, ctx_);
+}
+
+void forward_pass::logits_into(matrix_view<float const> head_in, index_t first, matrix_view<float> logits) const {
+  auto const& head = model_.output_head();
+  if (matrix<float> const* const floats = head.in_memory())
+    return slim::gemm_into(head_in, slim::transposed(floats->view().middle_rows(first, logits.cols())), logits, ctx_);
+  for (index_t begin = 0; begin < logits.cols(); begin += logit_columns) {
+    index_t const count = std::min(logit_columns, logits.cols() - begin);
+    matrix<float> rows(count, head.cols());
+    head.rows_into(first + begin, rows.view(), ctx_);
+    slim::gemm_into(head_in, slim::transposed(matrix_view<float const>(rows)), logits.block(0, begin, logits.rows(), count),
+                    ctx_);
+  }
+}
+
+std::vector<double> forward_pass::token_nll(matrix_view<float const> head_in, std::span<int const> targets) const {
+  index_t const rows = head_in.rows();
+  index_t const vocab = model_.embedding.rows();
+  if (rows != static_cast<index_t>(targets.size()))
+    throw slim::shape_error(slim::message("token_nll: ", rows, " rows, ", targets.size(), " targets"));
+  // log sum exp over slabs of the vocabulary: `sum` is relative to e^largest, rescaled whenever the maximum grows.
+  struct running {
+    double largest = -INFINITY, sum = 0, target = 0;
+  };
+  std::vector<running> state(static_cast<std::size_t>(rows));
+  matrix<float> slab(rows, std::min(vocab, logit_columns));
+  for (index_t first = 0; first < vocab; first += logit_columns) {
+    index_t const width = std::min(logit_columns, vocab - first);
+    matrix_view<float> const logits = slab.view().block(0, 0, rows, width);
+    logits_into(head_in, first, logits);
+    ctx_.parallel_for(rows, rows_per_task, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i) {
+        running& s = state[static_cast<std::size_t>(i)];
+        index_t const target = targets[static_cast<std::size_t>(i)] - first;
+        if (target >= 0 && target < width) s.target = static_cast<double>(logits(i, target));
+        float const top = max_of(logits.row(i), width, ctx_.simd);
+        double const largest = std::max(s.largest, static_cast<double>(top));
+        double const sum = static_cast<double>(exp_inplace(logits.row(i), width, top, 1.0f, ctx_.simd));
+        s.sum = s.sum * std::exp(s.largest - largest) + sum * std::exp(static_cast<double>(top) - largest);
+        s.largest = largest;
+      }
+    });
+  }
+  std::vector<double> nll(static_cast<std::size_t>(rows));
+  for (std::size_t i = 0; i < nll.size(); ++i) nll[i] = state[i].largest + std::log(state[i].sum) - state[i].target;
+  return nll;
+}
+
+} // namespace slim_llm

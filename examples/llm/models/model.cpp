@@ -1,0 +1,53 @@
+#include "models/model.hpp"
+
+#include <algorithm>
+
+namespace slim_llm {
+namespace {
+
+template <class Parts>
+auto* find_role(Parts& parts, std::string_view role) {
+  auto const found = std::find_if(parts.begin(), parts.end(), [&](auto const& part) { return part.role == role; });
+  return found == parts.end() ? nullptr : &*found;
+}
+
+template <class Linears>
+auto& require_role(Linears& linears, std::string_view role) {
+  auto* const found = find_role(linears, role);
+  if (!found) throw slim::config_error(slim::message("the block has no linear '", role, "'"));
+  return *found;
+}
+
+} // namespace
+
+linear& block::operator[](std::string_view role) { return require_role(linears, role); }
+linear const& block::operator[](std::string_view role) const { return require_role(linears, role); }
+norm* block::find_norm(std::string_view role) { return find_role(norms, role); }
+norm const* block::find_norm(std::string_view role) const { return find_role(norms, role); }
+
+block load_block(model const& m, index_t number, context const& ctx) {
+  return m.blocks.empty() ? m.read_block(number, ctx) : m.blocks[static_cast<std::size_t>(number)];
+}
+
+void load_into_memory(model& m, context const& ctx) {
+  if (!m.blocks.empty()) return;
+  for (index_t n = 0; n < m.config.layers; ++n) m.blocks.push_back(m.read_block(n, ctx));
+  stored_matrix& head = m.head.empty() ? m.embedding : m.head;
+  head = head.to_float(ctx);
+}
+
+std::vector<linear_info> linears_of(model const& m) {
+  if (m.blocks.empty()) return m.file_linears;
+  std::vector<linear_info> all;
+  for (block const& b : m.blocks)
+    for (linear const& l : b.linears) all.push_back({l.name, l.role, l.d_out(), l.d_in()});
+  return all;
+}
+
+index_t linear_weight_count(model const& m) {
+  index_t count = 0;
+  for (linear_info const& l : linears_of(m)) count += l.d_out * l.d_in;
+  return count;
+}
+
+} // namespace slim_llm

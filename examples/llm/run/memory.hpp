@@ -1,0 +1,29 @@
+#pragma once
+/// @file
+/// Memory of this process, and of the files it maps.
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+namespace slim_llm {
+
+/// Peak resident memory of this process in bytes since the last reset; 0 where the system does not say.
+[[nodiscard]] double peak_memory();
+void reset_peak_memory();
+
+/// Bytes of physical memory; 0 where the system does not say.
+[[nodiscard]] double physical_memory();
+
+/// From now on the memory of large arrays goes back to the system as soon as they are freed. The C library would keep arrays of
+/// up to 32 MB in a heap that the many sizes of a model's matrices fragment. Does something with glibc only.
+void return_freed_arrays();
+
+/// Gives back the memory that the pages of a mapped file take. The bytes stay valid: they are read from the file again.
+/// Only for bytes of a read-only map of a file.
+void drop_pages(std::span<std::byte const> mapped);
+
+/// "800M", "5.5G", "123456": bytes, powers of 1000. @throws input_error
+[[nodiscard]] double parse_bytes(std::string const& option, std::string const& text);
+
+} // namespace slim_llm

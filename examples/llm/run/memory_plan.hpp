@@ -1,0 +1,41 @@
+#pragma once
+/// @file
+/// What compressing or evaluating a model takes of memory, part by part, before it begins.
+
+#include "compress/recipe.hpp"
+#include "models/model.hpp"
+#include "text/calibration_text.hpp"
+
+namespace slim_llm {
+
+struct memory_part {
+  std::string what;
+  double bytes = 0;
+};
+
+/// The work to plan. Nothing in it depends on the number of blocks.
+struct planned_work {
+  index_t window = 0;           ///< tokens that run together
+  index_t calib_tokens = 0;     ///< fitted to; 0: nothing is compressed
+  index_t held_out_tokens = 0;  ///< measured on
+  index_t evaluated_tokens = 0; ///< in windows of evaluation
+  index_t evaluations = 0;      ///< that run beside each other
+  recipe const* how = nullptr;
+};
+
+/// Compressing with a recipe, with so many evaluations beside it.
+[[nodiscard]] planned_work planned_compression(text_tokens const& tokens, text_options const& options, recipe const& how,
+                                               index_t evaluations);
+
+struct memory_plan {
+  std::vector<memory_part> parts;
+  bool states_on_disk = false;
+
+  [[nodiscard]] double total() const;
+};
+
+/// The plan. Hidden states go to a scratch file if with them the sum is above the limit, or, without a limit, above half of the
+/// machine's memory. @throws input_error with the sum and its parts if even then a limit is too low.
+[[nodiscard]] memory_plan plan_memory(model const& m, planned_work const& work, double limit);
+
+} // namespace slim_llm

@@ -1,0 +1,35 @@
+#pragma once
+/// @file
+/// A file for what does not fit into memory. It has no name and is gone when the program ends, however it ends. POSIX.
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+
+namespace slim_llm {
+
+/// The folder that a file is in.
+[[nodiscard]] std::filesystem::path folder_of(std::filesystem::path const& file);
+
+class scratch_file {
+public:
+  /// @throws input_error if no file can be made in the folder.
+  explicit scratch_file(std::filesystem::path const& folder);
+  scratch_file(scratch_file&& other) noexcept;
+  scratch_file& operator=(scratch_file&& other) noexcept;
+  ~scratch_file();
+
+  /// Reserves so many bytes at the end and returns where they begin.
+  [[nodiscard]] std::uint64_t reserve(std::uint64_t bytes);
+  /// @throws input_error if the disk is full or fails.
+  void write(std::uint64_t offset, std::span<std::byte const> bytes);
+  void read(std::uint64_t offset, std::span<std::byte> bytes) const;
+
+private:
+  std::filesystem::path folder_;
+  int descriptor_ = -1;
+  std::uint64_t size_ = 0;
+};
+
+} // namespace slim_llm

@@ -1,0 +1,62 @@
+#pragma once
+/// @file
+/// What every command needs: an opened model file with its tokenizer, and texts.
+
+#include "models/model.hpp"
+#include "run/input_error.hpp"
+#include "text/tokenizer.hpp"
+
+#include "slim/core/context.hpp"
+#include "slim/io/gguf/reader.hpp"
+#include "slim/io/safetensors/reader.hpp"
+
+#include <filesystem>
+#include <variant>
+
+namespace slim_llm {
+
+/// A GGUF file or a Hugging Face folder, open for reading tensor by tensor.
+class checkpoint {
+public:
+  /// @throws input_error
+  explicit checkpoint(std::filesystem::path path);
+
+  [[nodiscard]] std::filesystem::path const& path() const noexcept { return path_; }
+  [[nodiscard]] std::vector<slim::tensor_info> const& tensors() const;
+  /// The GGUF file, or null if it is a folder.
+  [[nodiscard]] slim::gguf_file const* gguf() const { return std::get_if<slim::gguf_file>(&file_); }
+  /// Bytes of all tensors.
+  [[nodiscard]] double tensor_bytes() const;
+  /// Stored bits per weight of the linears together.
+  [[nodiscard]] double bits_per_weight(std::vector<linear_info> const& linears) const;
+  /// @throws input_error
+  [[nodiscard]] tokenizer load_tokenizer() const;
+
+private:
+  std::filesystem::path path_;
+  std::variant<slim::gguf_file, slim::safetensors_folder> file_;
+};
+
+/// A model with everything around it.
+struct workspace {
+  checkpoint file;
+  tokenizer words;
+  model weights;
+  double source_bits = 0; ///< stored bits per weight of the linears in the file
+
+  /// @throws input_error
+  explicit workspace(std::filesystem::path const& path);
+};
+
+/// The whole file. @throws input_error
+[[nodiscard]] std::string read_text(std::filesystem::path const& file);
+
+/// Ids of a file's text. With `drop_final_newline` as llama-perplexity has it. @throws input_error if it has fewer than two.
+[[nodiscard]] std::vector<int> tokens_of(tokenizer const& words, std::filesystem::path const& file,
+                                         bool drop_final_newline = false);
+
+/// The text in the cache that examples/fetch_model.sh makes ($SLIM_CACHE or ~/.cache/slim): "jargon.first.txt" to calibrate,
+/// "jargon.last.txt" to evaluate. @throws input_error with the command that fetches it.
+[[nodiscard]] std::filesystem::path default_text(char const* name);
+
+} // namespace slim_llm

@@ -1,0 +1,37 @@
+#include "text/calibration_text.hpp"
+
+#include <algorithm>
+
+namespace slim_llm {
+
+text_tokens load_text_tokens(tokenizer const& words, text_options const& options, std::ptrdiff_t draw) {
+  if (options.calib_tokens < 1 || options.held_out_tokens < 0 || options.context < 2 || options.max_tokens < 2 || draw < 1)
+    throw input_error(slim::message("--calib-tokens ", options.calib_tokens, ", --held-out-tokens ", options.held_out_tokens,
+                                    ", --context ", options.context, ", --max-tokens ", options.max_tokens, ", draw ", draw,
+                                    ": at least 1, 0, 2, 2 and 1"));
+  auto const calib_file = options.calib.empty() ? default_text("jargon.first.txt") : options.calib;
+  auto const text_file = options.text.empty() ? default_text("jargon.last.txt") : options.text;
+  text_tokens out{tokens_of(words, calib_file), 0, tokens_of(words, text_file)};
+  std::size_t const all = out.evaluation.size();
+  auto const window = std::min(static_cast<std::size_t>(options.context), all);
+  std::size_t const wanted = std::min(static_cast<std::size_t>(options.max_tokens), all);
+  std::size_t const evaluated = std::max(wanted / window * window, std::min(window, wanted));
+  auto const fitted = static_cast<std::size_t>(options.calib_tokens);
+  std::size_t const stretch = fitted + static_cast<std::size_t>(options.held_out_tokens);
+  std::size_t const begin = stretch * static_cast<std::size_t>(draw - 1);
+  std::error_code ignored;
+  bool const one_file = std::filesystem::equivalent(calib_file, text_file, ignored);
+  std::size_t const available = one_file ? all - evaluated : out.calibration.size();
+  if (begin + fitted > available && (one_file || draw > 1))
+    throw input_error(slim::message(calib_file.string(), ": has ", all, " tokens, too few for ", begin + fitted,
+                                    " to calibrate", one_file ? slim::message(" and ", evaluated, " others to evaluate") : "",
+                                    "; lower --calib-tokens, --max-tokens or --draws, or give another --text"));
+  std::size_t const end = std::min(begin + stretch, available);
+  out.held_out = end > begin + fitted ? static_cast<std::ptrdiff_t>(end - begin - fitted) : 0;
+  out.calibration.resize(end);
+  out.calibration.erase(out.calibration.begin(), out.calibration.begin() + static_cast<std::ptrdiff_t>(begin));
+  out.evaluation.erase(out.evaluation.begin(), out.evaluation.end() - static_cast<std::ptrdiff_t>(evaluated));
+  return out;
+}
+
+} // namespace slim_llm
