@@ -4,6 +4,8 @@
 #include "slim/calibration/calibration_bytes.hpp"
 #include "slim/testing/hard_matrices.hpp"
 
+#include "fresh_or_mutated.hpp"
+
 #include <cstdlib>
 
 namespace {
@@ -27,19 +29,8 @@ std::vector<std::byte> saved_calibration(unsigned seed) {
 
 } // namespace
 
-extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t max_size);
-
-/// One time in 16, and whenever there is no head, a new calibration; otherwise what libFuzzer does.
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size, unsigned seed) {
-  if (size < 80 || seed % 16 == 0) {
-    std::vector<std::byte> const fresh = saved_calibration(seed / 16);
-    if (fresh.size() <= max_size) {
-      std::memcpy(data, fresh.data(), fresh.size());
-      size = fresh.size();
-    }
-    if (seed % 32 == 0) return size;
-  }
-  return LLVMFuzzerMutate(data, size, max_size);
+  return slim_test::fresh_or_mutated(data, size, max_size, seed, 80, saved_calibration);
 }
 
 extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size) {

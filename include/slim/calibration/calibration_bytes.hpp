@@ -5,14 +5,15 @@
 ///
 /// Format, version 1. Little-endian, nothing aligned. Head: "SLIMCALB", u32 version, u32 0. Then one record:
 ///
-/// | type | what |
-/// |---|---|
-/// | u32 | flags: 1 Gram matrix, 2 mean, 4 mean_abs, 8 max_abs, 16 sample_peak_mean_abs are there, 32 a record of tokens held
-/// out follows | | u32 | 0 | | i64 x 5 | channels d, outputs, tokens, zeroed activations, tokens asked for as a sample | | u64
-/// x 2 | sample_seed, first_token | | f64 x d | sums of x_j^2; then, where there, sums of x_j; sums of abs(x_j); f32 x d
-/// largest abs(x_j); f64 x d peaks | | f64 x d (d + 1) / 2 | upper triangle of X^T X, row by row, where there | | f64 x d x
-/// outputs | X^T Y, row by row | | (u64, i64) x n | n = min(asked for, tokens): number drawn by each token of the sample, its
-/// place; places ascend | | f32 x n x d | the sample |
+///  * u32 flags: 1 Gram matrix, 2 mean, 4 mean_abs, 8 max_abs, 16 sample_peak_mean_abs are there, 32 a record of tokens held
+///    out follows; u32 0
+///  * i64 x 5: channels d, outputs, tokens, zeroed activations, tokens asked for as a sample
+///  * u64 x 2: sample_seed, first_token
+///  * f64 x d: sums of x_j^2; then, where there, sums of x_j, sums of abs(x_j), f32 x d largest abs(x_j), f64 x d peaks
+///  * f64 x d (d + 1) / 2: upper triangle of X^T X, row by row, where there
+///  * f64 x d x outputs: X^T Y, row by row
+///  * (u64, i64) x n, n = min(asked for, tokens): number drawn by each token of the sample, its place; places ascend
+///  * f32 x n x d: the sample
 ///
 /// The record of tokens held out comes last, of the same d, and holds out nothing itself.
 

@@ -49,6 +49,8 @@ template <class T>
          same_bits(a.channel_factors, b.channel_factors);
 }
 
+[[nodiscard]] inline bool same_bits(adapter const& a, adapter const& b) noexcept;
+
 template <class T>
 [[nodiscard]] bool same_bits(std::optional<T> const& a, std::optional<T> const& b) noexcept {
   if (a.has_value() != b.has_value()) return false;
