@@ -1,5 +1,7 @@
-# Every header under include/slim compiles alone, without a warning, with each compiler found: one generated line per
-# header, checked again only when something it includes has changed. ctest entries "headers: ... (g++)", "... (clang++)".
+# Every header under include/slim compiles alone, without a warning, with our compiler: a generated unit per header, checked
+# again only when something it includes has changed. A second compiler, clang++ if there is one, reads all headers in one unit:
+# a header that needs another one is found by the first, and its own warnings are found either way. ctest entries
+# "headers: each compiles alone (g++)", "headers: all compile together (clang++)".
 find_package(nlohmann_json QUIET)
 get_target_property(slim_eigen_includes Eigen3::Eigen INTERFACE_INCLUDE_DIRECTORIES)
 set(SLIM_CHECK_FLAGS -std=c++20 -O0 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror
@@ -34,22 +36,38 @@ if(NOT SLIM_CBLAS_INCLUDE)
   list(FILTER headers EXCLUDE REGEX "^slim/interop/cblas.hpp$")
 endif()
 
-foreach(compiler IN LISTS SLIM_CHECK_COMPILERS)
-  cmake_path(GET compiler FILENAME label)
-  set(stamps)
-  foreach(header IN LISTS headers)
-    string(REPLACE "/" "." name ${header})
-    set(base ${CMAKE_CURRENT_BINARY_DIR}/headers/${name})
-    file(CONFIGURE OUTPUT ${base}.cpp CONTENT "#include \"${header}\"\n#include \"${header}\"\n")
-    add_custom_command(OUTPUT ${base}.${label}.ok
-      COMMAND ${compiler} ${SLIM_CHECK_FLAGS} -fsyntax-only -MD -MF ${base}.${label}.d -MT ${base}.${label}.ok ${base}.cpp
-      COMMAND ${CMAKE_COMMAND} -E touch ${base}.${label}.ok
-      DEPENDS ${base}.cpp ${PROJECT_SOURCE_DIR}/include/${header} DEPFILE ${base}.${label}.d
-      COMMENT "${label} ${header}" VERBATIM)
-    list(APPEND stamps ${base}.${label}.ok)
-  endforeach()
-  add_custom_target(slim_headers_${label} DEPENDS ${stamps})
-  add_test(NAME "headers: each compiles alone (${label})"
-           COMMAND ${CMAKE_COMMAND} --build ${CMAKE_BINARY_DIR} --target slim_headers_${label})
-  set_tests_properties("headers: each compiles alone (${label})" PROPERTIES LABELS headers RESOURCE_LOCK build_tree TIMEOUT 1500)
+# slim_check_unit(COMPILER LABEL NAME CONTENT STAMPS): a unit that must compile; its stamp is appended to the list STAMPS.
+function(slim_check_unit compiler label name content stamps)
+  set(base ${CMAKE_CURRENT_BINARY_DIR}/headers/${name})
+  file(CONFIGURE OUTPUT ${base}.cpp CONTENT "${content}")
+  add_custom_command(OUTPUT ${base}.${label}.ok
+    COMMAND ${compiler} ${SLIM_CHECK_FLAGS} -fsyntax-only -MD -MF ${base}.${label}.d -MT ${base}.${label}.ok ${base}.cpp
+    COMMAND ${CMAKE_COMMAND} -E touch ${base}.${label}.ok
+    DEPENDS ${base}.cpp DEPFILE ${base}.${label}.d COMMENT "${label} ${name}" VERBATIM)
+  set(${stamps} ${${stamps}} ${base}.${label}.ok PARENT_SCOPE)
+endfunction()
+
+# slim_check_test(LABEL WHAT STAMPS...): the target slim_headers_LABEL and its ctest entry.
+function(slim_check_test label what)
+  add_custom_target(slim_headers_${label} DEPENDS ${ARGN})
+  add_test(NAME "headers: ${what} (${label})" COMMAND ${CMAKE_COMMAND} --build ${CMAKE_BINARY_DIR} --target slim_headers_${label})
+  set_tests_properties("headers: ${what} (${label})" PROPERTIES LABELS headers RESOURCE_LOCK build_tree TIMEOUT 1500)
+endfunction()
+
+cmake_path(GET CMAKE_CXX_COMPILER FILENAME label)
+set(stamps)
+foreach(header IN LISTS headers)
+  string(REPLACE "/" "." name ${header})
+  slim_check_unit(${CMAKE_CXX_COMPILER} ${label} ${name} "#include \"${header}\"\n#include \"${header}\"\n" stamps)
 endforeach()
+slim_check_test(${label} "each compiles alone" ${stamps})
+
+list(LENGTH SLIM_CHECK_COMPILERS compilers)
+if(compilers GREATER 1)
+  list(TRANSFORM headers REPLACE "(.+)" "#include \"\\1\"\n" OUTPUT_VARIABLE lines)
+  list(JOIN lines "" lines)
+  cmake_path(GET SLIM_CLANGXX FILENAME label)
+  set(stamps)
+  slim_check_unit(${SLIM_CLANGXX} ${label} all "${lines}" stamps)
+  slim_check_test(${label} "all compile together" ${stamps})
+endif()
