@@ -81,7 +81,8 @@ struct uniform_grid {
 
   /// @throws config_error on bits, blocks or bits of groups that cannot be.
   [[nodiscard]] integer_codes empty(index_t rows, index_t cols) const {
-    if (bits == 1 && symmetric) throw config_error("uniform_grid: 1 bit needs zero points");
+    if (symmetric && (bits == 1 || std::ranges::find(group_bits, 1) != group_bits.end()))
+      throw config_error("uniform_grid: 1 bit needs zero points");
     integer_codes codes(rows, cols, bits, block, scale_format);
     if (!symmetric) codes.zeros = matrix<std::int8_t>(codes.scales.rows(), codes.scales.cols());
     codes.group_bits = group_bits;
