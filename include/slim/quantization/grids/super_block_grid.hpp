@@ -130,7 +130,7 @@ private:
                                                      {fractions.data(), static_cast<index_t>(fractions.size()), nullptr},
                                                      static_cast<float>((1 << bits) - 1), scale, offset);
     for (index_t lane = 0; lane < count; ++lane) {
-      codes.scales(row + lane, g) = scale[lane];
+      codes.scales(row + lane, g) = detail::stored_divisor(number_format::fp32, scale[lane]);
       codes.offsets(row + lane, g) = offset[lane];
     }
   }
