@@ -37,6 +37,7 @@
 #include "slim/pipeline/any.hpp"
 #include "slim/pipeline/compress.hpp"
 #include "slim/pipeline/in_basis.hpp"
+#include "slim/pipeline/layer_bytes.hpp"
 #include "slim/pipeline/quantize_and_pack.hpp"
 #include "slim/pipeline/toward_target.hpp"
 #include "slim/pruning/alps.hpp"

@@ -393,7 +393,7 @@ TEST_CASE("fitted scales are the best of their candidates, by trying all in doub
 }
 
 TEST_CASE("refitted scales are the closed-form optimum for one scale, and never raise the loss for many") {
-  scale_block const block = GENERATE(per_tensor, per_channel, per_group(32), per_group(128));
+  scale_block const block = GENERATE(scale_block(per_tensor), per_channel, per_group(32), per_group(128));
   index_t const rows = 21, cols = 150;
   matrix<float> const h = correlated_hessian(cols, 91), w = normal_matrix(rows, cols, 92);
   uniform_grid const grid{.bits = 4, .block = block, .scale_format = number_format::fp32};

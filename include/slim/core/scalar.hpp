@@ -162,6 +162,13 @@ enum class number_format { fp32, bf16, fp16 };
 /// Stored bits of one number.
 [[nodiscard]] constexpr int bit_width(number_format format) { return format == number_format::fp32 ? 32 : 16; }
 
+/// The largest finite number of a format.
+[[nodiscard]] constexpr float largest_number(number_format format) {
+  return format == number_format::fp16   ? 65504.0f
+         : format == number_format::bf16 ? static_cast<float>(bf16::from_bits(0x7f7f))
+                                         : std::numeric_limits<float>::max();
+}
+
 /// The stored value of a number: rounded to the format.
 [[nodiscard]] constexpr float rounded_to(number_format format, float value) {
   switch (format) {

@@ -48,9 +48,9 @@ inline constexpr index_t sweep_rows = 96;
 inline constexpr index_t sweep_block = 128;
 
 /// Columns per block: whole groups of m, and whole groups of the scales if they fit.
-[[nodiscard]] inline index_t block_width(index_t m, index_t group, index_t cols) {
+[[nodiscard]] inline index_t block_width(index_t m, index_t group) {
   index_t width = m > 0 ? (sweep_block + m - 1) / m * m : sweep_block;
-  if (group > 0 && group <= 4 * sweep_block && group < cols)
+  if (group > 0 && group <= 4 * sweep_block)
     while (width % group != 0 && width < 8 * sweep_block) width += m > 0 ? m : 1;
   return width;
 }
@@ -196,8 +196,8 @@ public:
         inner_(ctx.inside_task()) {
     if (grid) fit_cols_ = grid->fit_cols(*codes);
     index_t const group = !grid || grid->groups(*codes) < 2 ? 0 : fit_cols_ > 0 ? fit_cols_ : grid->group_cols(*codes);
-    index_t const width = block_width(options.choose.m, group, w.cols());
-    holds_whole_fits_ = fit_cols_ == 0 || width % fit_cols_ == 0;
+    index_t const width = block_width(options.choose.m, group);
+    holds_whole_fits_ = fit_cols_ == 0 || width % fit_cols_ == 0 || width >= w.cols();
     wide_ = std::min(width, std::max<index_t>(w.cols(), 1));
   }
 
@@ -208,7 +208,7 @@ public:
       throw config_error("feed_back: scales are fitted again where there is a grid, and columns are visited in order");
     if (grid_->groups(*codes_) < 2) return; // a row's only group was fitted before
     if (fit_cols_ == 0) throw config_error("feed_back: this grid cannot fit its scales on the way");
-    if (fit_cols_ < w_.cols() && !holds_whole_fits_)
+    if (!holds_whole_fits_)
       throw config_error(
           message("feed_back: groups of ", fit_cols_, " cannot be fitted on the way, at most ", 4 * sweep_block, " can"));
   }

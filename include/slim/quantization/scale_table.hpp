@@ -10,6 +10,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 namespace slim {
 inline namespace SLIM_ABI {
@@ -37,9 +38,14 @@ namespace detail {
 inline float stored_scale(number_format format, float scale) noexcept {
   if (!(scale > 0.0f) || format == number_format::fp32 || !std::isfinite(scale)) return scale;
   float const stored = rounded_to(format, scale);
-  if (std::isinf(stored)) return format == number_format::fp16 ? 65504.0f : static_cast<float>(bf16::from_bits(0x7f7f));
+  if (std::isinf(stored)) return largest_number(format);
   if (stored == 0.0f) return format == number_format::fp16 ? 0x1p-24f : static_cast<float>(bf16::from_bits(1));
   return stored;
+}
+
+/// The same for a scale that weights are divided by: not so small that 1 / scale overflows.
+inline float stored_divisor(number_format format, float scale) noexcept {
+  return scale > 0.0f ? stored_scale(format, std::max(scale, 0x1p-126f)) : scale;
 }
 
 /// The same for a number of any sign.
@@ -163,7 +169,8 @@ private:
     float const base = stored_.shifted ? detail::stored_number(stored_.format, low) : 0.0f;
     // Without a shift all entries have the sign of the one that is farthest from 0; others become 0.
     float const farthest = stored_.shifted ? high - base : (-low > high ? low : high);
-    float const step = detail::stored_number(stored_.format, farthest / top);
+    float const share = farthest / top, least = std::copysign(std::numeric_limits<float>::denorm_min(), farthest);
+    float const step = detail::stored_number(stored_.format, share == 0.0f && farthest != 0.0f ? least : share);
     steps_(b, g) = step;
     if (stored_.shifted) offsets_(b, g) = base;
     for (index_t i = first_row; i < last_row; ++i)

@@ -7,6 +7,7 @@
 #include "slim/core/scalar.hpp"
 #include "slim/quantization/quantized_matrix.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -70,14 +71,15 @@ struct with_outliers {
   }
 };
 
-/// Codes whose weights in `where` also keep the rest, w - decoded, as numbers of the format. W (d_out x d_in) is what the codes
-/// stand for. @throws shape_error
+/// Codes whose weights in `where` also keep the rest, w - decoded, as numbers of the format, at most its largest. W (d_out x
+/// d_in) is what the codes stand for. @throws shape_error
 template <quantized_matrix Codes>
 [[nodiscard]] with_outliers<Codes> keep_outliers(Codes codes, matrix_view<float const> w, mask const& where,
                                                  number_format format = number_format::fp16, context const& ctx = {}) {
   index_t const rows = codes.rows(), cols = codes.cols();
   detail::require_shape(rows, cols, w.rows(), w.cols(), "keep_outliers");
   detail::require_shape(rows, cols, where.rows(), where.cols(), "keep_outliers");
+  float const largest = largest_number(format);
   matrix<float> decoded(rows, cols);
   codes.dequantize_into(decoded.view(), ctx);
   with_outliers<Codes> out{std::move(codes), {.row_begin = {0}, .columns = {}, .values = {}, .format = format}};
@@ -85,7 +87,7 @@ template <quantized_matrix Codes>
     for (index_t j = 0; j < cols; ++j) {
       if (!where.kept(i, j)) continue;
       out.outliers.columns.push_back(static_cast<std::int32_t>(j));
-      out.outliers.values.push_back(rounded_to(format, w(i, j) - decoded(i, j)));
+      out.outliers.values.push_back(rounded_to(format, std::clamp(w(i, j) - decoded(i, j), -largest, largest)));
     }
     out.outliers.row_begin.push_back(out.outliers.count());
   }

@@ -59,7 +59,7 @@ struct super_block_grid {
   /// super-blocks.
   [[nodiscard]] index_t fit_cols(integer_codes const& codes) const noexcept {
     index_t const tall = scales.block.rows_of(codes.rows());
-    bool const whole = scales.block.rows > 0 && grid_lanes % tall == 0;
+    bool const whole = grid_lanes % tall == 0 || codes.rows() <= grid_lanes;
     return whole ? group_cols(codes) * scales.block.cols_of(codes.scales.cols()) : 0;
   }
   void fit_tile(integer_codes& codes, float const* tile, index_t row, index_t count, index_t first, index_t width,
@@ -130,7 +130,7 @@ private:
                                                      {fractions.data(), static_cast<index_t>(fractions.size()), nullptr},
                                                      static_cast<float>((1 << bits) - 1), scale, offset);
     for (index_t lane = 0; lane < count; ++lane) {
-      codes.scales(row + lane, g) = scale[lane];
+      codes.scales(row + lane, g) = detail::stored_divisor(number_format::fp32, scale[lane]);
       codes.offsets(row + lane, g) = offset[lane];
     }
   }

@@ -81,7 +81,8 @@ struct uniform_grid {
 
   /// @throws config_error on bits, blocks or bits of groups that cannot be.
   [[nodiscard]] integer_codes empty(index_t rows, index_t cols) const {
-    if (bits == 1 && symmetric) throw config_error("uniform_grid: 1 bit needs zero points");
+    if (symmetric && (bits == 1 || std::ranges::find(group_bits, 1) != group_bits.end()))
+      throw config_error("uniform_grid: 1 bit needs zero points");
     integer_codes codes(rows, cols, bits, block, scale_format);
     if (!symmetric) codes.zeros = matrix<std::int8_t>(codes.scales.rows(), codes.scales.cols());
     codes.group_bits = group_bits;
@@ -104,6 +105,8 @@ struct uniform_grid {
                   .quantize(v, unseen, ctx);
     codes.scales = fitted.scales;
     codes.zeros = fitted.zeros;
+    for (index_t k = 0; k < codes.scales.size(); ++k)
+      codes.scales.data()[k] = detail::stored_divisor(scale_format, codes.scales.data()[k]);
   }
 
   [[nodiscard]] index_t groups(integer_codes const& codes) const noexcept { return codes.scales.cols(); }
@@ -141,7 +144,7 @@ struct uniform_grid {
           float& scale = codes.scales(b, g);
           if (!(curvature > 0.0)) return 0.0;
           float const moved =
-              detail::stored_scale(codes.scales.format(), static_cast<float>(static_cast<double>(scale) + slope / curvature));
+              detail::stored_divisor(codes.scales.format(), static_cast<float>(static_cast<double>(scale) + slope / curvature));
           double const by = static_cast<double>(moved) - static_cast<double>(scale);
           if (!(moved > 0.0f) || !std::isfinite(moved) || !detail::lowers_error(curvature, slope, by)) return 0.0;
           scale = moved;
@@ -192,7 +195,7 @@ private:
     detail::grid_kernels_of(ctx.simd).search_scales(
         tile, width, {fractions.data(), static_cast<index_t>(fractions.size()), weights}, symmetric, top, scale, zero);
     for (index_t lane = 0; lane < count; ++lane) {
-      codes.scales(row + lane, g) = detail::stored_scale(codes.scales.format(), scale[lane]);
+      codes.scales(row + lane, g) = detail::stored_divisor(codes.scales.format(), scale[lane]);
       if (!symmetric) codes.zeros(row + lane, g) = static_cast<std::int8_t>(lowest + static_cast<int>(zero[lane]));
     }
   }
