@@ -56,6 +56,34 @@ TEST_CASE("compress writes a model that loads again and does what the compressed
   CHECK(std::count(csv.begin(), csv.end(), '\n') == 1 + 14 * 3); // header, 14 linears of 3 steps
 }
 
+TEST_CASE("a trial with some blocks reports on them and writes no model; a limit of memory is kept or refused with its parts") {
+  slim_test::temporary_folder const folder;
+  model m = random_llama(256);
+  write_tiny_gguf(folder / "tiny.gguf", m);
+  slim_test::write_file(folder / "a.txt", letters(700));
+  auto const path = [&](char const* name) { return (folder / name).string(); };
+  auto const log = [&] { return slim_test::read_file(folder / "log"); };
+  std::string const common = "compress " + path("tiny.gguf") + " --calib " + path("a.txt") + " --text " + path("a.txt") +
+                             " --context 32 --calib-tokens 128 --held-out-tokens 32 --max-tokens 128 --recipe slim@g16 ";
+  REQUIRE(run(common + "--max-blocks 1 --out " + path("o.gguf") + " --json " + path("t.json"), folder / "log") == 0);
+  auto const trial = nlohmann::json::parse(slim_test::read_file(folder / "t.json"));
+  CHECK(trial["blocks"] == 1);
+  CHECK(trial["seconds_for_all_blocks"].get<double>() == Approx(2 * trial["seconds"].get<double>()));
+  CHECK(!trial.contains("perplexity"));
+  CHECK(!trial.contains("out"));
+  CHECK(!std::filesystem::exists(folder / "o.gguf"));
+  CHECK(log().find("1 of 2 blocks") != std::string::npos);
+  CHECK(run(common + "--max-blocks 1", folder / "log") == 0);
+  CHECK(run(common, folder / "log") == 2); // no --out
+
+  CHECK(run(common + "--out " + path("o.gguf") + " --memory-limit 1M", folder / "log") == 1);
+  CHECK(log().find("one block as floats") != std::string::npos);
+  CHECK(run(common + "--out " + path("o.gguf") + " --memory-limit nothing", folder / "log") == 1);
+  CHECK(run(common + "--out " + path("o.gguf") + " --memory-limit 2G", folder / "log") == 0);
+  CHECK(run("eval " + path("tiny.gguf") + " --text " + path("a.txt") + " --context 32 --memory-limit 1M", folder / "log") == 1);
+  CHECK(run("eval " + path("tiny.gguf") + " --text " + path("a.txt") + " --context 32 --memory-limit 1G", folder / "log") == 0);
+}
+
 TEST_CASE("ablate gives a row per recipe, excess over dense paired, and refuses a text that would serve twice") {
   slim_test::temporary_folder const folder;
   model m = random_llama(256);

@@ -13,9 +13,9 @@ namespace {
 constexpr double float_bytes = 4, sum_bytes = 8;
 
 // Measured with the library's components on random models, rounded up.
-constexpr double program_bytes = 60e6;
+constexpr double program_bytes = 70e6;
 constexpr double copies_of_linear = 6;  ///< of the largest linear, while it is compressed
-constexpr double copies_of_hessian = 4; ///< d_in x d_in floats, by recipes that solve with the Hessian
+constexpr double copies_of_hessian = 5; ///< d_in x d_in floats, by recipes that solve with the Hessian
 
 /// Sizes of a block that the parts are made of.
 struct block_sizes {
@@ -24,7 +24,6 @@ struct block_sizes {
   double widest_input = 0, widest_outputs = 0; ///< of a stage
   double gram = 0;                             ///< numbers of the largest Gram matrix
   double cross = 0;                            ///< numbers of the largest X^T Y
-  bool copies_gram = false;                    ///< a stage of several linears has the largest Gram matrix
 };
 
 block_sizes sizes_of(model const& m) {
@@ -57,6 +56,12 @@ std::string described(std::vector<memory_part> const& parts) {
   return text;
 }
 
+double sum_of(std::vector<memory_part> const& parts) {
+  double sum = 0;
+  for (auto const& part : parts) sum += part.bytes;
+  return sum;
+}
+
 memory_plan planned(model const& m, planned_work const& work, bool states_on_disk) {
   block_sizes const sizes = sizes_of(m);
   double const hidden = static_cast<double>(m.config.hidden), window = static_cast<double>(work.window);
@@ -69,16 +74,19 @@ memory_plan planned(model const& m, planned_work const& work, bool states_on_dis
       static_cast<double>(work.evaluations * work.evaluated_tokens) * hidden;
   memory_plan plan;
   plan.states_on_disk = states_on_disk;
-  plan.parts.push_back({"program and tokenizer", program_bytes});
-  plan.parts.push_back({"one block as floats", float_bytes * sizes.weights});
-  plan.parts.push_back({"embedding and head as stored", m.embedding.stored_bytes() + m.head.stored_bytes()});
-  plan.parts.push_back({"activations of one window", float_bytes * window * (4 * hidden + 2 * sizes.widest_outputs)});
+  plan.parts = {{"program and tokenizer", program_bytes}, {"one block as floats", float_bytes * sizes.weights}};
   if (!states_on_disk) plan.parts.push_back({"hidden states of all windows", float_bytes * states});
-  if (!compresses) return plan;
-  plan.parts.push_back({"statistics", sum_bytes * (sizes.gram * (1 + held_out) + (aims ? sizes.cross : 0.0))});
-  plan.parts.push_back(
-      {"work on one linear", float_bytes * (copies_of_linear * sizes.largest_linear +
-                                            (work.how->needs_hessian ? copies_of_hessian * sizes.gram : 0.0))});
+  std::vector<memory_part> const running = {
+      {"embedding and head as stored", m.embedding.stored_bytes() + m.head.stored_bytes()},
+      {"activations of one window", float_bytes * window * (4 * hidden + 2 * sizes.widest_outputs)}};
+  std::vector<memory_part> compressing;
+  if (compresses) {
+    double const hessians = work.how->needs_hessian ? copies_of_hessian * sizes.gram : 0.0;
+    compressing = {{"statistics", sum_bytes * (sizes.gram * (1 + held_out) + (aims ? sizes.cross : 0.0))},
+                   {"work on one linear", float_bytes * (copies_of_linear * sizes.largest_linear + hessians)}};
+  }
+  auto const& larger = sum_of(compressing) > sum_of(running) ? compressing : running; // they follow each other
+  plan.parts.insert(plan.parts.end(), larger.begin(), larger.end());
   return plan;
 }
 
@@ -94,11 +102,7 @@ planned_work planned_compression(text_tokens const& tokens, text_options const& 
           .how = &how};
 }
 
-double memory_plan::total() const {
-  double sum = 0;
-  for (auto const& part : parts) sum += part.bytes;
-  return sum;
-}
+double memory_plan::total() const { return sum_of(parts); }
 
 memory_plan plan_memory(model const& m, planned_work const& work, double limit) {
   memory_plan const in_memory = planned(m, work, false);
