@@ -232,12 +232,13 @@ TEST_CASE("a scale table refuses what cannot be, and may be empty") {
   CHECK_THROWS_AS(second.set_second_level(large, steps, steps), config_error);
   CHECK_NOTHROW(second.set_second_level(codes, steps, steps));
   CHECK_THROWS_AS(second.transposed_table(), config_error);
-  for (auto const& [rows, cols] : {std::pair<index_t, index_t>{0, 7}, {7, 0}, {0, 0}}) {
-    scale_table none(rows, cols, {.bits = 3, .block = GENERATE(per_tensor, scale_block{.rows = 16, .cols = 16})});
-    none.store(true);
-    CHECK(none.stored_bits() == 0.0);
-    CHECK(none.empty());
-  }
+  for (auto const& [rows, cols] : {std::pair<index_t, index_t>{0, 7}, {7, 0}, {0, 0}})
+    for (scale_block const block : {per_tensor, scale_block{.rows = 16, .cols = 16}}) {
+      scale_table none(rows, cols, {.bits = 3, .block = block});
+      none.store(true);
+      CHECK(none.stored_bits() == 0.0);
+      CHECK(none.empty());
+    }
 }
 
 // ------------------------------------------------------------------------------------------------------------ codebook_codes
@@ -256,7 +257,7 @@ codebook_codes random_vectors(index_t rows, index_t cols, int bits, scale_block 
 
 TEST_CASE("codes of a book stand for the vectors of the book their block has, times its scale, over the factor") {
   index_t const dim = GENERATE(1, 2, 4), rows = 7, cols = 26; // 26: the last vector of 4 is ragged
-  scale_block const books_by = GENERATE(per_tensor, per_channel, per_group(8), scale_block{.rows = 3, .cols = 12});
+  scale_block const books_by = GENERATE(scale_block(per_tensor), per_channel, per_group(8), scale_block{.rows = 3, .cols = 12});
   bool const scaled = GENERATE(false, true);
   codebook_codes codes = random_vectors(rows, cols, 3, books_by, dim);
   if (scaled) {
@@ -293,7 +294,7 @@ TEST_CASE("codes of a book stand for the vectors of the book their block has, ti
 }
 
 TEST_CASE("a book encodes to the nearest level, ties to the lower position") {
-  scale_block const books_by = GENERATE(per_tensor, per_channel, scale_block{.rows = 4, .cols = 16});
+  scale_block const books_by = GENERATE(scale_block(per_tensor), per_channel, scale_block{.rows = 4, .cols = 16});
   codebook_codes codes = random_vectors(9, 31, 4, books_by, 1);
   codes.block = per_group(10);
   codes.scales = scale_table(9, 4);
@@ -429,7 +430,7 @@ std::vector<double> values_at(integer_codes const& codes, index_t i, index_t j) 
 } // namespace
 
 TEST_CASE("integer codes decode by definition, encode to the nearest value, and cost what they store") {
-  scale_block const block = GENERATE(per_tensor, per_channel, per_group(7), scale_block{.rows = 3, .cols = 8});
+  scale_block const block = GENERATE(scale_block(per_tensor), per_channel, per_group(7), scale_block{.rows = 3, .cols = 8});
   auto const c = GENERATE_COPY(integer_case{block, false, false, false, false}, integer_case{block, true, false, false, true},
                                integer_case{block, false, true, false, false}, integer_case{block, false, true, true, true},
                                integer_case{block, true, false, true, false}, integer_case{block, false, false, true, false});
@@ -506,7 +507,7 @@ TEST_CASE("integer codes refuse parts that do not fit each other") {
 }
 
 TEST_CASE("the transpose of codes decodes to the transpose, and is refused where there is none") {
-  scale_block const block = GENERATE(per_tensor, per_channel, per_group(7), per_column_group(3));
+  scale_block const block = GENERATE(scale_block(per_tensor), per_channel, per_group(7), per_column_group(3));
   auto const c = GENERATE_COPY(integer_case{block, true, false, false, false}, integer_case{block, false, true, false, false});
   integer_codes codes = random_integers(8, 25, c);
   integer_codes const turned = transposed(codes);
@@ -773,6 +774,40 @@ TEST_CASE("weights that cost more than the threshold stay as they are, as the un
   judge_outliers(spqr_grid(3), 1e-3f);
   judge_outliers(codebook_grid{}, 3e-4f);
   judge_outliers(uniform_grid{.bits = 3, .block = per_group(16), .symmetric = false}, 1e-3f);
+}
+
+TEST_CASE("columns may be visited in any order on any grid, as the unblocked float64 version has it") {
+  index_t const rows = 33, cols = 300;
+  matrix<float> const h = correlated_hessian(cols, 41), w = normal_matrix(rows, cols, 42, 0.1f);
+  auto const order = slim::detail::activation_order(h.view(), 1);
+  matrix<float> const permuted_h = slim::detail::permuted(h.view(), order);
+  square permuted_w(rows, cols);
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t j = 0; j < cols; ++j) permuted_w(i, j) = static_cast<double>(w(i, order[static_cast<std::size_t>(j)]));
+  auto const judge = [&](auto const& grid) {
+    auto codes = grid.empty(rows, cols);
+    grid.fit(codes, w.view());
+    auto const values = [&](index_t i, index_t j) {
+      return slim::testing::detail::admissible(grid, codes, i, order[static_cast<std::size_t>(j)]);
+    };
+    reference_sweep const expected(permuted_w, to_eigen(permuted_h.view()), values, 1e30);
+    matrix<float> found = w;
+    feed_back(found.view(), factor_for_feedback(permuted_h.view()).upper.view(), grid, codes, nullptr, {.order = order});
+    index_t parted = 0;
+    for (index_t i = 0; i < rows; ++i)
+      for (index_t j = 0; j < cols; ++j) {
+        index_t const col = order[static_cast<std::size_t>(j)];
+        REQUIRE(found(i, col) == Approx(codes.value(i, col)).epsilon(1e-6).margin(1e-9));
+        if (std::abs(static_cast<double>(found(i, col)) - expected.weights(i, j)) <= 1e-5) continue;
+        REQUIRE(expected.margin(i, j) < 4e-3);
+        ++parted;
+        break;
+      }
+    CHECK(5 * parted <= rows);
+  };
+  judge(k_quant_grid(4));
+  judge(spqr_grid(3));
+  judge(codebook_grid{});
 }
 
 TEST_CASE("a sweep that fits scales on the way leaves what its codes stand for, however wide a super-block is") {
