@@ -163,7 +163,7 @@ class Table:
         return case["codes"].astype(int)
 
     def stored_bits(self, rows, cols, kept):
-        return kept * self.bits + rows * cols // self.group * 16 + len(self.levels) * 16
+        return kept * self.bits + rows * cols // self.group * 16 + len(self.levels) * 32  # NF4 levels are no fp16 numbers
 
 
 class FittedTable:

@@ -57,20 +57,22 @@ struct projected_hessian {
 }
 
 /// R = (L^T H L)^-1 L^T H E^T; false if the normal matrix is singular to rounding.
-[[nodiscard]] inline bool solve_right(matrix<float>& right, matrix<float> const& left_rows, matrix_view<float const> e,
-                                      matrix_view<float const> h, context const& ctx) {
+template <std::same_as<float> T>
+[[nodiscard]] bool solve_right(matrix<T>& right, matrix<float> const& left_rows, matrix_view<float const> e,
+                               matrix_view<float const> h, context const& ctx) {
   auto const p = project(left_rows, h, ctx);
   index_t const r = left_rows.rows();
   double trace = 0;
   for (index_t k = 0; k < r; ++k) trace += static_cast<double>(p.normal(k, k));
-  matrix<double> normal(p.normal.view());
+  using wide = std::conditional_t<std::same_as<T, float>, double, T>;
+  matrix<wide> normal(p.normal.view());
   for (index_t k = 0; k < r; ++k) normal(k, k) += 1e-7 * trace / static_cast<double>(r);
   if (!(trace > 0.0) || !cholesky_inplace(normal.view(), ctx)) return false;
   matrix<float> product(r, e.rows());
   gemm_into(p.left_h.view(), transposed(e), product.view(), ctx);
-  matrix<double> solution(product.view());
-  solve_lower_inplace(matrix_view<double const>(normal.view()), solution.view(), ctx);
-  solve_lower_transposed_inplace(matrix_view<double const>(normal.view()), solution.view(), ctx);
+  matrix<wide> solution(product.view());
+  solve_lower_inplace(matrix_view<wide const>(normal.view()), solution.view(), ctx);
+  solve_lower_transposed_inplace(matrix_view<wide const>(normal.view()), solution.view(), ctx);
   right = matrix<float>(solution.view());
   return true;
 }
@@ -86,15 +88,15 @@ struct projected_hessian {
 
 /// Rounds `a`, an adapter for the error E (d_out x d_in), into codes. `upper` is the feedback factor of H (d_in x d_in).
 /// 2 r d_in^2 + r d_in d_out multiply-adds. @throws shape_error
-[[nodiscard]] inline adapter round_with_feedback(adapter a, matrix_view<float const> e, matrix_view<float const> h,
-                                                 matrix_view<float const> upper, adapter_format const& how,
-                                                 context const& ctx = {}) {
+template <std::same_as<float> T = float>
+[[nodiscard]] adapter round_with_feedback(adapter a, matrix_view<float const> e, matrix_view<float const> h,
+                                          matrix_view<float const> upper, adapter_format const& how, context const& ctx = {}) {
   if (a.rank() == 0) return a;
   if (float const scale = detail::safe_scale(e); scale != 1.0f) {
     matrix<float> near_one(e);
     for (index_t k = 0; k < near_one.size(); ++k) near_one.data()[k] *= scale;
     for (index_t k = 0; k < a.left.size(); ++k) a.left.data()[k] *= scale;
-    adapter rounded = round_with_feedback(std::move(a), near_one.view(), h, upper, how, ctx);
+    adapter rounded = round_with_feedback<T>(std::move(a), near_one.view(), h, upper, how, ctx);
     if (!rounded.left_codes) return rounded;
     for (index_t k = 0; k < rounded.left_codes->scales.size(); ++k) {
       float& step = rounded.left_codes->scales.data()[k];
@@ -103,7 +105,7 @@ struct projected_hessian {
     rounded.left_codes->dequantize_into(rounded.left.view(), ctx);
     return rounded;
   }
-  matrix<float> left_rows(transposed(a.left.view())), right = std::move(a.right);
+  matrix<T> left_rows(transposed(a.left.view())), right = std::move(a.right);
   detail::normalize_right(right, left_rows, nullptr);
   integer_codes left = detail::feed_back_rows(left_rows, upper, how, ctx);
   if (!detail::solve_right(right, left_rows, e, h, ctx))
@@ -114,7 +116,7 @@ struct projected_hessian {
   for (index_t k = 0; k < right.rows(); ++k) mean += static_cast<double>(p.normal(k, k)) / static_cast<double>(right.rows());
   for (index_t k = 0; k < right.rows(); ++k) p.normal(k, k) += static_cast<float>(mean > 0.0 ? 0.01 * mean : 1.0);
   matrix<float> right_rows(transposed(right.view()));
-  auto const factor = factor_for_feedback(p.normal.view(), ctx);
+  auto const factor = factor_for_feedback<T>(p.normal.view(), ctx);
   if (factor.damping > 0.0) a.notes.push_back(message("adapter: damping of L^T H L raised by ", factor.damping));
   integer_codes const right_codes = detail::feed_back_rows(right_rows, factor.upper.view(), how, ctx);
   a.left = matrix<float>(transposed(left_rows.view()));

@@ -17,14 +17,17 @@ struct feedback_factor {
 /// factorisation and one triangular inverse where GPTQ takes three steps. Not positive definite to rounding: tried again with
 /// a ten times larger shift of the diagonal from 1e-4 of its mean. 2 n^3 / 3 multiply-adds.
 /// @throws shape_error; nonfinite_error if H holds NaN or infinity, so that no shift helps.
-[[nodiscard]] inline feedback_factor factor_for_feedback(matrix_view<float const> h, context const& ctx = {}) {
+///
+/// A template, like everything here that takes a decomposition, so that it is compiled only where it is used.
+template <std::same_as<float> T = float>
+[[nodiscard]] feedback_factor factor_for_feedback(matrix_view<float const> h, context const& ctx = {}) {
   if (h.rows() != h.cols()) throw shape_error(message("factor_for_feedback: H is ", h.rows(), " x ", h.cols()));
   index_t const n = h.rows();
   double mean = 0;
   for (index_t j = 0; j < n; ++j) mean += static_cast<double>(h(j, j)) / static_cast<double>(n);
   feedback_factor found;
   for (int attempt = 0;; ++attempt) {
-    matrix<float> reversed(n, n);
+    matrix<T> reversed(n, n);
     for (index_t i = 0; i < n; ++i)
       for (index_t j = 0; j < n; ++j) reversed(i, j) = h(n - 1 - i, n - 1 - j);
     for (index_t j = 0; j < n; ++j) reversed(j, j) += static_cast<float>(found.damping * mean);
@@ -42,8 +45,9 @@ struct feedback_factor {
 /// H - H P (P^T H P)^-1 P^T H: the Hessian left to errors E when the best multiple of the directions P (n x r) is taken off
 /// each row of E afterwards (CALDERA, arXiv 2405.18886). Positive semidefinite; add damping before factoring it. Dependent
 /// directions count once. O(n^2 r). @throws shape_error
-[[nodiscard]] inline matrix<float> without_directions(matrix_view<float const> h, matrix_view<float const> p,
-                                                      context const& ctx = {}) {
+template <std::same_as<float> T = float>
+[[nodiscard]] matrix<float> without_directions(matrix_view<float const> h, matrix_view<float const> p,
+                                               context const& ctx = {}) {
   index_t const n = h.rows(), r = p.cols();
   if (h.cols() != n || p.rows() != n)
     throw shape_error(message("without_directions: H is ", n, " x ", h.cols(), ", P ", p.rows(), " x ", r));
@@ -57,14 +61,15 @@ struct feedback_factor {
   }
   gemm_into(h, unit.view(), hp.view(), ctx);
   gemm_into(transposed(unit.view()), hp.view(), inner.view(), ctx);
-  matrix<double> normal(r, r);
+  using wide = std::conditional_t<std::same_as<T, float>, double, T>;
+  matrix<wide> normal(r, r);
   std::vector<double> scale(static_cast<std::size_t>(r));
   for (index_t k = 0; k < r; ++k) {
     double const length = static_cast<double>(inner(k, k));
     scale[static_cast<std::size_t>(k)] = length > 0.0 ? 1.0 / std::sqrt(length) : 0.0;
   }
   double shift = 1e-7;
-  matrix<double> factor;
+  matrix<wide> factor;
   do {
     for (index_t k = 0; k < r; ++k)
       for (index_t l = 0; l < r; ++l) {
@@ -74,12 +79,12 @@ struct feedback_factor {
     factor = normal;
     shift *= 10;
   } while (!cholesky_inplace(factor.view(), ctx) && shift < 1.0);
-  matrix<float> const lower(factor.view());
-  matrix<float> rows(r, n);
+  matrix<T> const lower(factor.view());
+  matrix<T> rows(r, n);
   for (index_t k = 0; k < r; ++k)
     for (index_t j = 0; j < n; ++j)
       rows(k, j) = static_cast<float>(static_cast<double>(hp(j, k)) * scale[static_cast<std::size_t>(k)]);
-  solve_lower_inplace<float>(lower.view(), rows.view(), ctx);
+  solve_lower_inplace<T>(lower.view(), rows.view(), ctx);
   gemm_into(transposed(rows.view()), rows.view(), left.view(), destination::subtract, ctx);
   return left;
 }

@@ -39,10 +39,13 @@ struct codebook_codes {
     books = matrix<float>(books_down() * books_across(), levels() * dim);
   }
 
-  /// Codes with one book of numbers for the matrix, 2^bits of them, and scales per block. @throws config_error
+  /// Codes with one book of numbers for the matrix, 2^bits of them, and scales per block. The book is stored in fp16 if that
+  /// holds it exactly, else in fp32. @throws config_error
   codebook_codes(index_t rows, index_t cols, std::vector<float> const& book, scale_block scales_by, scale_storage stored)
       : codebook_codes(rows, cols, bits_for(book.size())) {
     if (!books.empty()) std::copy(book.begin(), book.end(), books.data());
+    for (float const level : book)
+      if (rounded_to(number_format::fp16, level) != level) book_format = number_format::fp32;
     block = scales_by;
     if (block.rows < 0 || block.cols < 0)
       throw config_error(message("codebook_codes: scale block of ", block.rows, " x ", block.cols));
