@@ -3,7 +3,6 @@
 /// Exit codes: 0 success; 1 a file, text or model that cannot be used; 2 a command line that makes no sense.
 
 #include "commands.hpp"
-#include "run/memory.hpp"
 
 #include <CLI/CLI.hpp>
 
@@ -56,7 +55,6 @@ void add_memory_limit(CLI::App* sub, Command& command) {
 } // namespace
 
 int main(int argc, char** argv) {
-  return_freed_arrays();
   CLI::App app("slim-llm: one-shot compression of language models (4-bit codes, 2:4 sparsity, low-rank adapters).");
   app.require_subcommand(1);
   app.footer("Exit codes: 0 success; 1 a file, text or model that cannot be used; 2 a command line that makes no sense.");

@@ -1,6 +1,7 @@
 #include "compress/compress_model.hpp"
 
 #include "run/file_output.hpp"
+#include "run/memory.hpp"
 #include "run/table.hpp"
 
 #include <chrono>
@@ -39,6 +40,7 @@ public:
         observe(current, b, window, dense_windows, w, fitted ? statistics.seen : *statistics.held_out);
         windows.put(w, std::move(window));
       }
+      return_freed_memory();
       if (statistics.held_out) statistics.seen.hold_out(std::move(*statistics.held_out));
       statistics.held_out.reset();
       compress_linears(number, b, current, statistics.seen, packed, layers);
@@ -145,6 +147,7 @@ private:
       if (keep_packed_) packed.emplace(l.name, pack(l.name, compressed, ctx_));
       l.round_input = how_.round_input;
       layers.push_back({number, l.name, role, compressed.report});
+      return_freed_memory();
     }
   }
 

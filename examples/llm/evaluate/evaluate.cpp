@@ -1,5 +1,7 @@
 #include "evaluate/evaluate.hpp"
 
+#include "run/memory.hpp"
+
 #include "slim/core/random.hpp"
 
 #include <algorithm>
@@ -92,6 +94,7 @@ void block_evaluation::advance(block const& b) {
     state.carried.clear();
     states_.put(k, std::move(state));
   }
+  return_freed_memory();
 }
 
 /// Mean NLL of the targets of one window.

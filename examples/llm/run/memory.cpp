@@ -31,10 +31,9 @@ double physical_memory() {
   return pages > 0 && size > 0 ? static_cast<double>(pages) * static_cast<double>(size) : 0.0;
 }
 
-void return_freed_arrays() {
+void return_freed_memory() {
 #if defined(__GLIBC__)
-  constexpr int large = 2 << 20;
-  (void)::mallopt(M_MMAP_THRESHOLD, large);
+  (void)::malloc_trim(0);
 #endif
 }
 

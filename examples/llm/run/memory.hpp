@@ -15,9 +15,9 @@ void reset_peak_memory();
 /// Bytes of physical memory; 0 where the system does not say.
 [[nodiscard]] double physical_memory();
 
-/// From now on the memory of large arrays goes back to the system as soon as they are freed. The C library would keep arrays of
-/// up to 32 MB in a heap that the many sizes of a model's matrices fragment. Does something with glibc only.
-void return_freed_arrays();
+/// Gives freed memory back to the system. The C library keeps freed arrays of up to 32 MB, and the many sizes of a model's
+/// matrices leave gaps between them. Does something with glibc only.
+void return_freed_memory();
 
 /// Gives back the memory that the pages of a mapped file take. The bytes stay valid: they are read from the file again.
 /// Only for bytes of a read-only map of a file.
