@@ -40,6 +40,6 @@ void use(slim::matrix<float> const& w) {
 #elif CASE == 9 // error: slim::nm_pruner<N, M>: 0 < N <= M <= 64
   (void)slim::nm_pruner<4, 2>(slim::magnitude());
 #elif CASE == 10 // error: none
-  (void)compress(w, chain(absmax)).low_rank.rank(); // a slot that is not there
+  (void)compress(w, chain(absmax)).adapter.rank(); // a slot that is not there
 #endif
 }

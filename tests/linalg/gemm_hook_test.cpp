@@ -162,7 +162,7 @@ TEST_CASE("inside a parallel task products are our own") {
   ctx.where = where;
   slim::matrix<float> const w(rows.matrix);
   slim::error_feedback const compressor(slim::quantized_set(slim::uniform_grid{}, slim::dense_pattern{}), {.descents = 1});
-  CHECK(calls_during([&] { CHECK(compressor.compress(w.view(), calib, ctx).weights.rows() == 300); }) > 0);
+  CHECK(calls_during([&] { CHECK(compressor.compress(w.view(), calib, ctx).weight.rows() == 300); }) > 0);
 }
 
 #ifdef SLIM_TEST_CBLAS

@@ -102,7 +102,7 @@ TEST_CASE("a compress stopped at any task throws cancelled, or was done; and the
     try {
       auto const layer = compress(w, calib, recipe, ctx);
       ++done;
-      CHECK(same_bits(layer.weights, whole.weights));
+      CHECK(same_bits(layer.weight.values(), whole.weight.values()));
     } catch (cancelled const&) {
       ++stopped;
       REQUIRE(source.stop_requested());
@@ -113,7 +113,7 @@ TEST_CASE("a compress stopped at any task throws cancelled, or was done; and the
   CHECK(done == 1);
   CHECK(stopped > 20);
   CHECK(save(calib) == before);
-  CHECK(same_bits(compress(w, calib, recipe).weights, whole.weights));
+  CHECK(same_bits(compress(w, calib, recipe).weight.values(), whole.weight.values()));
 }
 
 TEST_CASE("results do not depend on a stop that nobody asks for") {
@@ -125,7 +125,7 @@ TEST_CASE("results do not depend on a stop that nobody asks for") {
     std::stop_source source;
     context ctx = on(where);
     ctx.stop = source.get_token();
-    CHECK(same_bits(compress(w, calib, recipe, ctx).weights, plain.weights));
+    CHECK(same_bits(compress(w, calib, recipe, ctx).weight.values(), plain.weight.values()));
   });
 }
 
@@ -143,7 +143,7 @@ TEST_CASE("a compress stopped at a random moment by another thread throws cancel
     });
     try {
       auto const layer = compress(w, calib, recipe, ctx);
-      CHECK(same_bits(layer.weights, whole.weights));
+      CHECK(same_bits(layer.weight.values(), whole.weight.values()));
     } catch (cancelled const&) {
       CHECK(source.stop_requested());
     }
