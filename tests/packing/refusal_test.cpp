@@ -84,6 +84,14 @@ TEMPLATE_TEST_CASE("pack refuses codes that the byte formats have no place for",
   CHECK_THROWS_WITH(pack(codes), Contains("second level"));
 }
 
+TEMPLATE_TEST_CASE("the code book of a matrix without weights is all 0, or refused", "", slim::sparse24, slim::dense_codes,
+                   slim::nm_bitmask, slim::csr_codes) {
+  auto const good = TestType::pack(slim::testing::in_table(plain(0, 5), std::vector<float>(16, 1.0f)), mask(0, 5));
+  CHECK(TestType::unpack(good).why() == "");
+  std::size_t const book = sizeof(slim::packed_header); // no scales stand before it
+  CHECK_THAT(TestType::unpack(with(good, book + 4, 2.0f)).why(), Contains("the code book holds 2"));
+}
+
 TEMPLATE_TEST_CASE("pack refuses scales that would not come back", "", slim::sparse24, slim::dense_codes, slim::nm_bitmask,
                    slim::csr_codes) {
   integer_codes codes(1, 4, 4, slim::per_tensor, slim::number_format::fp16);

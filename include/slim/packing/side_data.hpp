@@ -29,15 +29,12 @@ struct packed_parts {
   if (from.bits != 4 || from.dim != 1 || from.books.rows() > 1 || from.scales.has_second_level())
     throw config_error(message(who, ": codes of ", from.bits, " bits for ", from.dim, " columns with ", from.books.rows(),
                                " books; possible are 4 bits for one column, one book, and scales that are numbers"));
-  bool const scaled = from.scales.rows() > 0 || from.scales.cols() > 0; // an empty matrix has a table without entries
-  scale_block const block = scaled ? from.block : per_tensor;
-  integer_codes codes(from.rows(), from.cols(), 4, block,
-                      scale_storage{.format = scaled ? from.scales.format() : number_format::fp32});
+  integer_codes codes(from.rows(), from.cols(), 4, from.block, scale_storage{.format = from.scales.format()});
   for (index_t k = 0; k < codes.codes.size(); ++k) codes.codes.data()[k] = static_cast<std::int8_t>(from.codes.data()[k] - 8);
-  if (scaled)
-    codes.scales = from.scales;
-  else
+  if (from.scales.empty())
     std::fill_n(codes.scales.data(), codes.scales.size(), 1.0f);
+  else
+    codes.scales = from.scales;
   codes.channel_factors = from.channel_factors;
   code_book book{};
   if (from.books.rows() == 1) std::copy_n(from.books.row(0), book.size(), book.begin());
@@ -238,11 +235,13 @@ inline void put_code(field_writer& fields, packed_kind kind, int bits, index_t i
   return {};
 }
 
-[[nodiscard]] inline std::string read_code_book(byte_reader& reader, code_book& book) {
+/// The book of a matrix without weights is all 0: nothing else would be written.
+[[nodiscard]] inline std::string read_code_book(byte_reader& reader, code_book& book, bool has_weights) {
   std::size_t const at = reader.position();
   book = reader.read<code_book>();
   for (float const value : book)
-    if (!is_finite(value)) return message("byte ", at, ": the code book holds ", value);
+    if (!is_finite(value) || (!has_weights && std::bit_cast<std::uint32_t>(value) != 0))
+      return message("byte ", at, ": the code book holds ", value);
   return {};
 }
 
@@ -263,7 +262,7 @@ inline void fill_with_zero_points(integer_codes& codes, context const& ctx) {
   std::string why = read_scales(reader, read.codes);
   if (why.empty() && h.has(packed_has_zeros)) why = read_zeros(reader, read.codes);
   if (why.empty() && h.has(packed_has_channel_factors)) why = read_factors(reader, read.codes, h.factors);
-  if (why.empty() && h.has(packed_has_code_book)) why = read_code_book(reader, read.book.emplace());
+  if (why.empty() && h.has(packed_has_code_book)) why = read_code_book(reader, read.book.emplace(), h.rows > 0 && h.cols > 0);
   if (!why.empty()) return failure{message(name_of(h.kind), ": ", why)};
   fill_with_zero_points(read.codes, ctx);
   return read;
