@@ -14,7 +14,7 @@ constexpr double float_bytes = 4, sum_bytes = 8;
 
 // Measured with the library's components on random models, rounded up.
 constexpr double program_bytes = 70e6;
-constexpr double copies_of_linear = 7;  ///< of the largest linear, while it is compressed
+constexpr double copies_of_linear = 9;  ///< of the largest linear, while it is compressed
 constexpr double copies_of_hessian = 5; ///< d_in x d_in floats, by recipes that solve with the Hessian
 
 /// Sizes of a block that the parts are made of.
