@@ -36,15 +36,15 @@ if(NOT SLIM_CBLAS_INCLUDE)
   list(FILTER headers EXCLUDE REGEX "^slim/interop/cblas.hpp$")
 endif()
 
-# slim_check_unit(COMPILER LABEL NAME CONTENT STAMPS): a unit that must compile; its stamp is appended to the list STAMPS.
-function(slim_check_unit compiler label name content stamps)
+# slim_check_unit(COMPILER LABEL NAME CONTENT LIST): a unit that must compile; its stamp is appended to LIST.
+function(slim_check_unit compiler label name content list_name)
   set(base ${CMAKE_CURRENT_BINARY_DIR}/headers/${name})
   file(CONFIGURE OUTPUT ${base}.cpp CONTENT "${content}")
   add_custom_command(OUTPUT ${base}.${label}.ok
     COMMAND ${compiler} ${SLIM_CHECK_FLAGS} -fsyntax-only -MD -MF ${base}.${label}.d -MT ${base}.${label}.ok ${base}.cpp
     COMMAND ${CMAKE_COMMAND} -E touch ${base}.${label}.ok
     DEPENDS ${base}.cpp DEPFILE ${base}.${label}.d COMMENT "${label} ${name}" VERBATIM)
-  set(${stamps} ${${stamps}} ${base}.${label}.ok PARENT_SCOPE)
+  set(${list_name} ${${list_name}} ${base}.${label}.ok PARENT_SCOPE)
 endfunction()
 
 # slim_check_test(LABEL WHAT STAMPS...): the target slim_headers_LABEL and its ctest entry.

@@ -33,7 +33,7 @@ void print(slim::testing::named_codes<Codes> const& m) {
   for (float const factor : m.codes.channel_factors) print_float(factor);
   std::printf(";");
   if constexpr (table)
-    for (slim::index_t k = 0; k < m.codes.books.size(); ++k) print_float(m.codes.books.data()[k]);
+    for (slim::index_t k = 0; k < 16; ++k) print_float(m.codes.books.empty() ? 0.0f : m.codes.books.data()[k]);
   std::printf("\n");
 }
 
