@@ -42,6 +42,7 @@ SIBLINGS = {
     "packing": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/codebook_codes.hpp",
                 "slim/quantization/codes/any_codes.hpp", "slim/quantization/sparse_codes.hpp", "slim/pruning/mask.hpp"},
     "kernels": {"slim/quantization/codes/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/adapters/adapter.hpp"},
+    "io": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/codebook_codes.hpp", "slim/pruning/mask.hpp"},
 }
 
 COSTLY = {"iostream", "regex", "random", "ranges", "format"}

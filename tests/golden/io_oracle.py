@@ -1,6 +1,7 @@
-"""io_oracle.py TENSOR_DUMP: our readers and writers against the Python packages gguf and safetensors, bit for bit.
+"""io_oracle.py TENSOR_DUMP BLOCKS_DUMP: our readers and writers against the Python packages gguf and safetensors, bit for bit.
 
-Random bytes of every quantized type (infinite and NaN scales included), files written by either side and read by the other.
+Random bytes of every quantized type (infinite and NaN scales included), files written by either side and read by the other, codes
+as blocks of every type that they fit.
 Exit status 77 if a package is missing.
 """
 import os, subprocess, sys, tempfile
@@ -16,7 +17,8 @@ except ImportError as missing:
     print("skipped:", missing)
     sys.exit(77)
 
-TYPES = [Type.F32, Type.F16, Type.BF16, Type.F64, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q4_K, Type.Q5_K, Type.Q6_K]
+TYPES = [Type.F32, Type.F16, Type.BF16, Type.F64, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q2_K,
+         Type.Q3_K, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS]
 
 
 def same_floats(a, b):
@@ -52,10 +54,10 @@ def check_gguf(program, folder):
         raw = rng.integers(0, 256, (rows, blocks * size), dtype=np.uint8)
         if elements > 1:  # most scales ordinary numbers, so that rounding is really compared
             view = raw.reshape(rows, blocks, size)
-            at = 208 if kind == Type.Q6_K else 0
+            at = {Type.Q6_K: 208, Type.Q3_K: 108, Type.Q2_K: 80}.get(kind, 0)
             view[: rows - 1, :, at + 1] = rng.integers(0x20, 0x40, (rows - 1, blocks))
-            if kind in (Type.Q4_1, Type.Q5_1, Type.Q4_K, Type.Q5_K):
-                view[: rows - 1, :, 3] = rng.integers(0x20, 0x40, (rows - 1, blocks))
+            if kind in (Type.Q4_1, Type.Q5_1, Type.Q2_K, Type.Q4_K, Type.Q5_K):
+                view[: rows - 1, :, at + 3] = rng.integers(0x20, 0x40, (rows - 1, blocks))
         tensors[kind.name] = (kind, raw)
         if kind in (Type.F32, Type.F16, Type.F64):
             writer.add_tensor(kind.name, raw.view({Type.F32: np.float32, Type.F16: np.float16, Type.F64: np.float64}[kind]))
@@ -82,6 +84,23 @@ def check_gguf(program, folder):
                 assert ours.tensor_type == theirs.tensor_type and ours.data.tobytes() == theirs.data.tobytes(), ours.name
 
 
+def check_blocks(program, folder):
+    """Codes that encode_blocks wrote, decoded here, are the values of the codes."""
+    run = subprocess.run([program, folder], capture_output=True, text=True)
+    if run.returncode != 0:
+        sys.exit(run.stderr)
+    cases = sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".raw"))
+    assert {case.split(".")[0] for case in cases} >= {kind.name for kind in TYPES if GGML_QUANT_SIZES[kind][0] > 1}
+    for case in cases:
+        kind = Type[case.split(".")[0]]
+        raw = np.fromfile(os.path.join(folder, case + ".raw"), np.uint8)
+        values = np.fromfile(os.path.join(folder, case + ".f32"), np.float32)
+        theirs = dequantize(raw.reshape(-1, GGML_QUANT_SIZES[kind][1]), kind).ravel()
+        assert np.array_equal(values, theirs), f"{case}: {np.sum(values != theirs)} of {values.size} weights differ"
+        assert np.unique(values).size > 3, case
+        print(f"{case}: {values.size} weights written exactly")
+
+
 def check_safetensors(program, folder):
     rng = np.random.default_rng(2)
     tensors = {"f32": rng.standard_normal((7, 5)).astype(np.float32), "f16": rng.standard_normal((3, 8)).astype(np.float16),
@@ -98,9 +117,11 @@ def check_safetensors(program, folder):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 3:
         sys.exit(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         check_gguf(sys.argv[1], folder)
     with tempfile.TemporaryDirectory() as folder:
         check_safetensors(sys.argv[1], folder)
+    with tempfile.TemporaryDirectory() as folder:
+        check_blocks(sys.argv[2], folder)

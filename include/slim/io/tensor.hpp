@@ -16,12 +16,30 @@ namespace slim {
 inline namespace SLIM_ABI {
 
 /// How a file stores numbers. `other`: known to the container, not to read_matrix (integers, FP8, rarer quantizations).
-enum class tensor_type { f32, f16, bf16, f64, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, other };
+enum class tensor_type {
+  f32,
+  f16,
+  bf16,
+  f64,
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  q2_k,
+  q3_k,
+  q4_k,
+  q5_k,
+  q6_k,
+  iq4_nl,
+  iq4_xs,
+  other
+};
 
 /// The name ggml and its tools use: "F32", "Q4_K", ...
 [[nodiscard]] constexpr std::string_view name_of(tensor_type type) {
-  constexpr std::string_view names[] = {"F32",  "F16",  "BF16", "F64",  "Q4_0", "Q4_1", "Q5_0",
-                                        "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "other"};
+  constexpr std::string_view names[] = {"F32",  "F16",  "BF16", "F64",  "Q4_0", "Q4_1",   "Q5_0",   "Q5_1", "Q8_0",
+                                        "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "other"};
   return names[static_cast<std::size_t>(type)];
 }
 
@@ -43,6 +61,10 @@ struct block_layout {
   case tensor_type::q5_0: return {ggml::block_q5_0::elements, sizeof(ggml::block_q5_0)};
   case tensor_type::q5_1: return {ggml::block_q5_1::elements, sizeof(ggml::block_q5_1)};
   case tensor_type::q8_0: return {ggml::block_q8_0::elements, sizeof(ggml::block_q8_0)};
+  case tensor_type::q2_k: return {ggml::block_q2_k::elements, sizeof(ggml::block_q2_k)};
+  case tensor_type::q3_k: return {ggml::block_q3_k::elements, sizeof(ggml::block_q3_k)};
+  case tensor_type::iq4_nl: return {ggml::block_iq4_nl::elements, sizeof(ggml::block_iq4_nl)};
+  case tensor_type::iq4_xs: return {ggml::block_iq4_xs::elements, sizeof(ggml::block_iq4_xs)};
   case tensor_type::q4_k: return {ggml::block_q4_k::elements, sizeof(ggml::block_q4_k)};
   case tensor_type::q5_k: return {ggml::block_q5_k::elements, sizeof(ggml::block_q5_k)};
   case tensor_type::q6_k: return {ggml::block_q6_k::elements, sizeof(ggml::block_q6_k)};
@@ -110,6 +132,10 @@ inline bool dequantize_run(tensor_type type, std::byte const* bytes, index_t cou
   case tensor_type::q5_0: ggml::dequantize_blocks<ggml::block_q5_0>(bytes, blocks, out); return true;
   case tensor_type::q5_1: ggml::dequantize_blocks<ggml::block_q5_1>(bytes, blocks, out); return true;
   case tensor_type::q8_0: ggml::dequantize_blocks<ggml::block_q8_0>(bytes, blocks, out); return true;
+  case tensor_type::q2_k: ggml::dequantize_blocks<ggml::block_q2_k>(bytes, blocks, out); return true;
+  case tensor_type::q3_k: ggml::dequantize_blocks<ggml::block_q3_k>(bytes, blocks, out); return true;
+  case tensor_type::iq4_nl: ggml::dequantize_blocks<ggml::block_iq4_nl>(bytes, blocks, out); return true;
+  case tensor_type::iq4_xs: ggml::dequantize_blocks<ggml::block_iq4_xs>(bytes, blocks, out); return true;
   case tensor_type::q4_k: ggml::dequantize_blocks<ggml::block_q4_k>(bytes, blocks, out); return true;
   case tensor_type::q5_k: ggml::dequantize_blocks<ggml::block_q5_k>(bytes, blocks, out); return true;
   case tensor_type::q6_k: ggml::dequantize_blocks<ggml::block_q6_k>(bytes, blocks, out); return true;

@@ -60,6 +60,24 @@ struct block_q8_0 {
   std::array<std::int8_t, 32> qs;
 };
 
+/// Sixteen groups of 16 with 4-bit scale (low nibble) and minimum (high nibble) each: w = d scale q - dmin minimum.
+struct block_q2_k {
+  static constexpr int elements = 256;
+  std::array<std::uint8_t, 16> scales;
+  std::array<std::uint8_t, 64> qs;
+  fp16 d;
+  fp16 dmin;
+};
+
+/// Sixteen groups of 16 with a 6-bit scale each: w = d (scale - 32) (q - 4); bit k of hmask is the third bit of q.
+struct block_q3_k {
+  static constexpr int elements = 256;
+  std::array<std::uint8_t, 32> hmask;
+  std::array<std::uint8_t, 64> qs;
+  std::array<std::uint8_t, 12> scales;
+  fp16 d;
+};
+
 /// Eight groups of 32 with 6-bit scale and minimum each: w = d scale q - dmin minimum.
 struct block_q4_k {
   static constexpr int elements = 256;
@@ -88,6 +106,28 @@ struct block_q6_k {
   fp16 d;
 };
 
+/// w = d level(q), levels of iq4_levels.
+struct block_iq4_nl {
+  static constexpr int elements = 32;
+  fp16 d;
+  std::array<std::uint8_t, 16> qs;
+};
+
+/// Eight groups of 32 with a 6-bit scale each: w = d (scale - 32) level(q).
+struct block_iq4_xs {
+  static constexpr int elements = 256;
+  fp16 d;
+  std::uint16_t scales_h; ///< two high bits of each scale
+  std::array<std::uint8_t, 4> scales_l;
+  std::array<std::uint8_t, 128> qs;
+};
+
+/// The levels of IQ4_NL and IQ4_XS.
+inline constexpr std::array<std::int8_t, 16> iq4_levels = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                                           1,    13,   25,  38,  53,  69,  89,  113};
+
+static_assert(sizeof(block_q2_k) == 84 && sizeof(block_q3_k) == 110 && sizeof(block_iq4_nl) == 18 &&
+              sizeof(block_iq4_xs) == 136);
 static_assert(sizeof(block_q4_0) == 18 && sizeof(block_q4_1) == 20 && sizeof(block_q5_0) == 22 && sizeof(block_q5_1) == 24 &&
               sizeof(block_q8_0) == 34 && sizeof(block_q4_k) == 144 && sizeof(block_q5_k) == 176 && sizeof(block_q6_k) == 210);
 
@@ -192,6 +232,55 @@ inline void dequantize(block_q5_k const& block, float* out) noexcept {
     for (std::size_t l = 0; l < 32; ++l) {
       int const code = ((qs[l] >> shift) & 15) + (((block.qh[l] >> g) & 1) << 4);
       out[g * 32 + l] = scale * static_cast<float>(code) - minimum;
+    }
+  }
+}
+
+inline void dequantize(block_q2_k const& block, float* out) noexcept {
+  float const d = half_to_float(block.d.bits);
+  float const dmin = half_to_float(block.dmin.bits);
+  for (std::size_t k = 0; k < 256; ++k) { // 128 weights share 32 bytes, two bits each
+    std::uint8_t const range = block.scales[k / 16];
+    int const code = (block.qs[k / 128 * 32 + k % 32] >> (k / 32 % 4 * 2)) & 3;
+    out[k] = d * static_cast<float>(range & 15) * static_cast<float>(code) - dmin * static_cast<float>(range >> 4);
+  }
+}
+
+namespace detail {
+
+/// Scale of group g in [0, 16) of a block_q3_k, 0 to 63: four bits in the first eight bytes, two in the last four.
+inline int scale_of_group(std::array<std::uint8_t, 12> const& packed, std::size_t g) noexcept {
+  return ((packed[g % 8] >> (g / 8 * 4)) & 15) | (((packed[8 + g % 4] >> (g / 4 * 2)) & 3) << 4);
+}
+
+} // namespace detail
+
+inline void dequantize(block_q3_k const& block, float* out) noexcept {
+  float const d = half_to_float(block.d.bits);
+  for (std::size_t k = 0; k < 256; ++k) {
+    int const low = (block.qs[k / 128 * 32 + k % 32] >> (k / 32 % 4 * 2)) & 3, high = (block.hmask[k % 32] >> (k / 32)) & 1;
+    float const scale = d * static_cast<float>(detail::scale_of_group(block.scales, k / 16) - 32);
+    out[k] = scale * static_cast<float>((low | (high << 2)) - 4);
+  }
+}
+
+inline void dequantize(block_iq4_nl const& block, float* out) noexcept {
+  float const d = half_to_float(block.d.bits);
+  for (std::size_t j = 0; j < 16; ++j) {
+    out[j] = d * static_cast<float>(iq4_levels[block.qs[j] & 15]);
+    out[j + 16] = d * static_cast<float>(iq4_levels[block.qs[j] >> 4]);
+  }
+}
+
+inline void dequantize(block_iq4_xs const& block, float* out) noexcept {
+  float const d = half_to_float(block.d.bits);
+  for (std::size_t g = 0; g < 8; ++g) {
+    int const scale = ((block.scales_l[g / 2] >> (g % 2 * 4)) & 15) | (((block.scales_h >> (g * 2)) & 3) << 4);
+    float const step = d * static_cast<float>(scale - 32);
+    for (std::size_t j = 0; j < 16; ++j) {
+      std::uint8_t const pair = block.qs[g * 16 + j];
+      out[g * 32 + j] = step * static_cast<float>(iq4_levels[pair & 15]);
+      out[g * 32 + j + 16] = step * static_cast<float>(iq4_levels[pair >> 4]);
     }
   }
 }
