@@ -29,6 +29,7 @@
 #include "slim/linalg/eigh.hpp"
 #include "slim/linalg/gemm.hpp"
 #include "slim/linalg/low_rank.hpp"
+#include "slim/linalg/structured_products.hpp"
 #include "slim/packing/csr_codes.hpp"
 #include "slim/packing/dense_codes.hpp"
 #include "slim/packing/nm_bitmask.hpp"

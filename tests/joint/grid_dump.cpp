@@ -124,7 +124,7 @@ void dump_sparse(folder const& to, std::string const& name, layer const& one, Gr
   dump(to, "sparse." + name, one, sparsegpt(nm<2, 4>{}, grid));
   dump(to, "sparse_descent." + name, one, sparsegpt(nm<2, 4>{}, grid, {.descents = 1}));
   joint_config const config{
-      .rank = {.number = 16}, .stored = {.format = format}, .iterations = 3, .descents = 1, .guard = false};
+      .rank = {.number = 16}, .stored = {.format = format}, .iterations = 3, .tolerance = 0.0, .descents = 1, .guard = false};
   dump(to, "joint." + name, one, joint_slr(quantized_set<Grid, nm<2, 4>>(grid), config));
 }
 

@@ -42,7 +42,7 @@ rank_request request_of(linear const& l, slim::calibration const& calib, recipe 
   matrix<float> root = slim::hessian(calib, 0.01), weighted(error.rows(), error.cols());
   double const whole = slim::hessian_energy(l.weight.view(), root.view(), ctx);
   if (!(whole > 0.0) || !slim::cholesky_inplace(root.view(), ctx)) return made;
-  slim::gemm_into(error.view(), root.view(), weighted.view(), ctx);
+  slim::multiply_lower_into(error.view(), root.view(), weighted.view(), ctx);
   index_t const usual = how.rank_of(l.name, l.role).of(l.d_out(), l.d_in());
   for (float const sigma : slim::truncated_low_rank(weighted.view(), 3 * usual, {}, ctx).singular_values)
     made.offer.gains.push_back(std::min(static_cast<double>(sigma) * static_cast<double>(sigma) / whole,

@@ -21,25 +21,35 @@ struct exact_lora_config {
   friend bool operator==(exact_lora_config const&, exact_lora_config const&) = default;
 };
 
-/// Factors of rank r that minimise tr(D H D^T), D = E - (L R)^T, for any C with H = C C^T: with E C ~ U S, U (d_out x r)
-/// orthonormal, R = U^T and L = E^T U. No system is solved, so nothing is divided by small eigenvalues.
+/// An adapter, and the error that it leaves.
+struct fitted_adapter {
+  adapter factors;
+  double energy = 0; ///< tr(D H D^T), as ||E C||^2 without what the factors capture of it
+};
+
+/// Factors of rank r that minimise tr(D H D^T), D = E - (L R)^T, for a lower triangular C with H = C C^T: with E C ~ U S,
+/// U (d_out x r) orthonormal, R = U^T and L = E^T U. No system is solved, so nothing is divided by small eigenvalues.
 /// `start` (d_out x any, or nothing) spans an earlier solution: a truncated decomposition then needs fewer products.
-/// `fallbacks` of the decomposition go to the notes. 2 d_out d_in^2 + the decomposition.
+/// `fallbacks` of the decomposition go to the notes. d_out d_in^2 / 2 multiply-adds + the decomposition.
 template <std::same_as<float> T>
-[[nodiscard]] adapter output_optimal_adapter(matrix_view<T const> e, matrix_view<T const> root, index_t rank, svd_method method,
-                                             matrix_view<T const> start, context const& ctx = {}) {
-  adapter found = empty_adapter(e.cols(), e.rows());
-  if (rank == 0 || e.empty()) return found;
+[[nodiscard]] fitted_adapter output_optimal_adapter(matrix_view<T const> e, matrix_view<T const> root, index_t rank,
+                                                    svd_method method, matrix_view<T const> start, context const& ctx = {}) {
+  fitted_adapter out{empty_adapter(e.cols(), e.rows())};
+  if (e.empty()) return out;
   matrix<T> weighted(e.rows(), e.cols());
-  gemm_into(e, root, weighted.view(), ctx);
+  multiply_lower_into(e, root, weighted.view(), ctx);
   auto const target = matrix_view<T const>(weighted.view());
+  out.energy = squared_norm(target, ctx);
+  if (rank == 0) return out;
   auto const factors = method == svd_method::exact ? exact_low_rank<T>(target, rank, ctx)
                                                    : truncated_low_rank<T>(target, rank, {.start = start}, ctx);
+  out.energy = std::max(0.0, out.energy - squared_norm(matrix_view<T const>(factors.coefficients.view()), ctx));
+  adapter& found = out.factors;
   found.right = matrix<T>(transposed(factors.basis.view()));
   found.left = matrix<T>(e.cols(), factors.basis.cols());
   gemm_into(transposed(e), factors.basis.view(), found.left.view(), ctx);
   if (!factors.fallbacks.empty()) found.notes.push_back("low-rank factors: " + factors.fallbacks);
-  return found;
+  return out;
 }
 
 /// Rounds both factors to a number format.
@@ -74,7 +84,7 @@ public:
     matrix<T> root = h;
     if (!cholesky_inplace(root.view(), ctx))
       throw nonfinite_error("exact_lora: the damped Gram matrix is not positive definite; raise the damping");
-    adapter found = output_optimal_adapter<T>(e, root.view(), rank, config_.method, {}, ctx);
+    adapter found = output_optimal_adapter<T>(e, root.view(), rank, config_.method, {}, ctx).factors;
     round_factors(found, config_.format);
     if (!calib.has_gram()) found.notes.push_back("no Gram matrix: channels taken as uncorrelated");
     return unless_worse_than_none(std::move(found), e, ctx,

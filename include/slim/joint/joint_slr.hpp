@@ -14,8 +14,8 @@
 
 #include "slim/adapters/exact_lora.hpp"
 #include "slim/adapters/quantized_adapter.hpp"
-#include "slim/core/elementwise.hpp"
 #include "slim/calibration/output_error.hpp"
+#include "slim/core/elementwise.hpp"
 #include "slim/joint/error_feedback.hpp"
 #include "slim/joint/feedback_adapter.hpp"
 
@@ -33,8 +33,10 @@ struct joint_config {
   adapter_rank rank = {};
   adapter_format stored = {};
   double damping = 0.1; ///< of the mean diagonal of H
-  int iterations = 10;  ///< of the alternation
-  int descents = 2;     ///< rounds of descent and refit after it
+  int iterations = 10;  ///< of the alternation, at most
+  /// The alternation ends after an iteration that lowers the energy of the error by a smaller share. 0: never before its end.
+  double tolerance = 0.005;
+  int descents = 2; ///< rounds of descent and refit after it
   low_rank_start start = low_rank_start::weight;
   bool down_date = true;           ///< feedback under H without the directions of L
   double down_date_damping = 0.02; ///< of the mean diagonal of H
@@ -50,12 +52,13 @@ struct joint_config {
           .stored = stored,
           .damping = 0.01,
           .iterations = 5,
+          .tolerance = 0.0,
           .descents = 0,
           .start = low_rank_start::error,
           .down_date = false};
 }
 
-/// Each iteration costs about 2 d_in^3 / 3 + 3 d_out d_in^2 multiply-adds and a truncated decomposition.
+/// Each iteration costs about 2 d_in^3 / 3 + d_out d_in^2 multiply-adds and a truncated decomposition.
 ///
 /// **Numerics** float, energies in double. Bits do not depend on the executor.
 template <sweepable Set>
@@ -67,10 +70,11 @@ public:
   /// @throws config_error on a negative count or a damping that is not positive.
   explicit joint_slr(Set set, joint_config config = {}) : set_(std::move(set)), config_(config) {
     (void)config.rank.of(1, 1);
-    if (!(config.damping > 0.0) || !(config.down_date_damping > 0.0) || config.iterations < 1 || config.descents < 0)
+    if (!(config.damping > 0.0) || !(config.down_date_damping > 0.0) || config.iterations < 1 || config.descents < 0 ||
+        !(config.tolerance >= 0.0 && config.tolerance < 1.0))
       throw config_error(message("joint_slr: damping ", config.damping, ", down_date_damping ", config.down_date_damping,
-                                 ", iterations ", config.iterations, ", descents ", config.descents,
-                                 "; needed are > 0, > 0, >= 1 and >= 0"));
+                                 ", iterations ", config.iterations, ", tolerance ", config.tolerance, ", descents ",
+                                 config.descents, "; needed are > 0, > 0, >= 1, 0 to below 1, and >= 0"));
   }
 
   [[nodiscard]] joint_config const& config() const noexcept { return config_; }
@@ -138,7 +142,7 @@ private:
 
   /// The exact (L, R) for what S leaves, found from the one before.
   template <class T>
-  [[nodiscard]] adapter fit(layer const& one, element const& p, adapter const& before) const {
+  [[nodiscard]] fitted_adapter fit(layer const& one, element const& p, adapter const& before) const {
     matrix<T> const start(transposed(before.right.view()));
     return output_optimal_adapter<T>(matrix_view<T const>(without(one.w, p, one.ctx).view()), one.root.view(), one.rank,
                                      config_.method, start.view(), one.ctx);
@@ -183,7 +187,7 @@ private:
 
     adapter low = empty_adapter(w.cols(), w.rows());
     if (config_.start == low_rank_start::weight)
-      low = output_optimal_adapter<T>(w, one.root.view(), one.rank, config_.method, {}, ctx);
+      low = output_optimal_adapter<T>(w, one.root.view(), one.rank, config_.method, {}, ctx).factors;
     matrix<float> const rest = without(w, low, ctx);
     element p = set_.start(rest.view(), calib, ctx);
     element best = p;
@@ -191,21 +195,23 @@ private:
     double least = std::numeric_limits<double>::infinity();
     for (int k = 0; k < config_.iterations; ++k) {
       sweep(one, p, low, notes);
-      low = fit<T>(one, p, low);
-      double const energy = error_of(one, p, low);
-      record(energy);
-      if (energy < least) {
-        least = energy;
+      auto fitted = fit<T>(one, p, low);
+      low = std::move(fitted.factors);
+      record(fitted.energy);
+      double const before = least;
+      if (fitted.energy < least) {
+        least = fitted.energy;
         best = p;
         best_low = low;
       }
       if (one.rank == 0) break; // nothing to alternate with
+      if (least > (1 - config_.tolerance) * before) break;
     }
     p = std::move(best);
     low = std::move(best_low);
     for (int k = 0; k < config_.descents; ++k) {
       descend(one, p, low);
-      low = fit<T>(one, p, low);
+      low = fit<T>(one, p, low).factors;
     }
     if (config_.stored.bits > 0)
       quantize_around(one, p, low, notes);
@@ -229,11 +235,12 @@ private:
     low = round_with_feedback(std::move(low), e.view(), one.h.view(), factor.upper.view(), config_.stored, one.ctx);
     element swept = p;
     sweep_around(one, low, factor, swept);
-    for (int k = 0; k < config_.descents; ++k) {
+    if (config_.descents > 0) {
       descend(one, swept, low);
       descend(one, p, low);
     }
     if (error_of(one, swept, low) < error_of(one, p, low)) p = std::move(swept); // 4 bits; at 8 bits S is better left alone
+    for (int k = 1; k < config_.descents; ++k) descend(one, p, low);
   }
 
   /// SLiM in the same set: Wanda's mask, codes to nearest, (L, R) by mean |x|, its codes by absmax.
