@@ -20,6 +20,14 @@ public:
   [[nodiscard]] index_t cols() const { return self_->cols(); }
   [[nodiscard]] double stored_bits(mask const* kept = nullptr) const { return self_->stored_bits(kept); }
   void dequantize_into(matrix_view<float> values, context const& ctx = {}) const { self_->dequantize_into(values, ctx); }
+  /// @throws shape_error, config_error if the codes have a check and it fails
+  void check(std::string_view who) const { self_->check(who); }
+  /// Whether a pruned weight can be stored as a code; false of codes that do not say.
+  [[nodiscard]] bool has_zero() const { return self_->has_zero(); }
+  /// Codes of weights that are not kept come to stand for 0, if they can (in a copy: copies of this one stay as they are).
+  void prune(mask const& kept) {
+    if (auto pruned = self_->pruned(kept)) self_ = std::move(pruned);
+  }
 
   /// The codes themselves if they are a C, else null.
   template <class C>
@@ -35,6 +43,9 @@ private:
     virtual index_t cols() const = 0;
     virtual double stored_bits(mask const*) const = 0;
     virtual void dequantize_into(matrix_view<float>, context const&) const = 0;
+    virtual void check(std::string_view) const = 0;
+    virtual bool has_zero() const = 0;
+    virtual std::shared_ptr<face const> pruned(mask const&) const = 0;
   };
   template <class C>
   struct model final : face {
@@ -43,6 +54,19 @@ private:
     index_t cols() const override { return codes.cols(); }
     double stored_bits(mask const* kept) const override { return codes.stored_bits(kept); }
     void dequantize_into(matrix_view<float> values, context const& ctx) const override { codes.dequantize_into(values, ctx); }
+    void check(std::string_view who) const override {
+      if constexpr (requires { codes.check(who); }) codes.check(who);
+    }
+    bool has_zero() const override { return detail::can_store_zero(codes); }
+    std::shared_ptr<face const> pruned(mask const& kept) const override {
+      if constexpr (requires(C copy) { copy.prune(kept); }) {
+        auto copy = std::make_shared<model>(codes);
+        copy->codes.prune(kept);
+        return copy;
+      } else {
+        return nullptr;
+      }
+    }
     C codes;
   };
 
