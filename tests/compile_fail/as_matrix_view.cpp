@@ -26,5 +26,8 @@ void use() {
 #elif CASE == 7 // error: takes matrices of real numbers.
   Eigen::MatrixXcf complex(2, 3);
   slim::calibration(3).observe(complex);
+#elif CASE == 8 // error: slim: forward_into writes real numbers, and Y holds integers
+  Eigen::Matrix<signed char, Eigen::Dynamic, Eigen::Dynamic> integers(2, 3);
+  slim::forward_into(slim::packed_linear{}, A, integers);
 #endif
 }

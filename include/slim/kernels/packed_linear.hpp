@@ -297,13 +297,16 @@ inline void forward_into(packed_linear const& layer, matrix_view<float const> x,
   forward_into(std::span(&output, 1), x, options, ctx);
 }
 
-/// The same for any matrix types: X is read as floats, Y (tokens x d_out) is written in its own type and strides.
+/// The same for any matrix types: X is read as floats, Y (tokens x d_out) is written in its own type of real numbers and
+/// strides. Integers are refused at compile time: outputs would be cut off.
 template <class Packed, class X, class Y>
   requires matrix_like<X const> && matrix_like<Y>
 void forward_into(Packed const& packed, X const& x, Y&& y, product_options const& options = {}, context const& ctx = {}) {
   auto const out = as_matrix_view(y);
   using value = typename decltype(out)::value_type;
-  matrix<float> const in = to_float(x);
+  static_assert(!std::is_integral_v<value>,
+                "slim: forward_into writes real numbers, and Y holds integers; give a matrix of floats.");
+  detail::float_rows<X> const in(x);
   matrix<float> result(out.rows(), out.cols());
   if (options.add)
     for (index_t t = 0; t < out.rows(); ++t)

@@ -32,13 +32,17 @@ public:
   /// The codes themselves if they are a C, else null.
   template <class C>
   [[nodiscard]] C const* get_if() const noexcept {
-    auto const* same = dynamic_cast<model<C> const*>(self_.get());
-    return same ? &same->codes : nullptr;
+    return self_->type() == &type_of<C> ? &static_cast<model<C> const*>(self_.get())->codes : nullptr;
   }
 
 private:
+  /// Its address stands for the type of the codes: units without run-time type information have none of their own.
+  template <class C>
+  static constexpr char type_of = 0;
+
   struct face {
     virtual ~face() = default;
+    virtual char const* type() const = 0;
     virtual index_t rows() const = 0;
     virtual index_t cols() const = 0;
     virtual double stored_bits(mask const*) const = 0;
@@ -50,6 +54,7 @@ private:
   template <class C>
   struct model final : face {
     explicit model(C c) : codes(std::move(c)) {}
+    char const* type() const override { return &type_of<C>; }
     index_t rows() const override { return codes.rows(); }
     index_t cols() const override { return codes.cols(); }
     double stored_bits(mask const* kept) const override { return codes.stored_bits(kept); }
