@@ -25,7 +25,7 @@ LAYERS = {
     "kernels": {"core", "simd", "packing"},
     "pipeline": BASE | METHODS | {"joint", "packing", "kernels"},
     "io": {"core", "packing", "pipeline"},
-    "interop": {"core", "linalg"},
+    "interop": BASE | METHODS,
     "testing": BASE | METHODS | {"joint", "packing", "kernels", "pipeline"},
     # slim.hpp itself: the umbrella
     "": BASE | METHODS | {"joint", "packing", "kernels", "pipeline"},
@@ -41,7 +41,8 @@ SIBLINGS = {
     "quantization": {"slim/pruning/mask.hpp"},
     "packing": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/codebook_codes.hpp",
                 "slim/quantization/codes/any_codes.hpp", "slim/quantization/sparse_codes.hpp", "slim/pruning/mask.hpp"},
-    "kernels": {"slim/quantization/codes/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/adapters/adapter.hpp"},
+    "kernels": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/plain_values.hpp", "slim/pruning/mask.hpp",
+                "slim/adapters/adapter.hpp"},
     "io": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/codebook_codes.hpp", "slim/pruning/mask.hpp"},
 }
 

@@ -7,19 +7,54 @@
 #define SLIM_VERSION_MAJOR 0
 #define SLIM_VERSION_MINOR 1
 #define SLIM_VERSION_PATCH 0
+/// The version as one number that `#if` can compare: 100 is 0.1.0, 10203 would be 1.2.3. In words: slim::version().
+#define SLIM_VERSION (SLIM_VERSION_MAJOR * 10000 + SLIM_VERSION_MINOR * 100 + SLIM_VERSION_PATCH)
 
-#if defined(__AVX512F__)
+#if !defined(__cpp_exceptions)
+#error "slim: callers' mistakes are reported by exceptions; compile this unit without -fno-exceptions (docs/guides/embedding.md)"
+#endif
+
+// Instructions that the compiler may use.
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+#define SLIM_ABI_ISA avx512bw
+#elif defined(__AVX512F__)
 #define SLIM_ABI_ISA avx512
 #elif defined(__AVX2__)
 #define SLIM_ABI_ISA avx2
 #elif defined(__AVX__)
 #define SLIM_ABI_ISA avx
+#elif defined(__SSE4_2__)
+#define SLIM_ABI_ISA sse42
+#elif defined(__SSE4_1__) || defined(__SSSE3__) || defined(__SSE3__)
+#define SLIM_ABI_ISA sse3
+#elif defined(__ARM_FEATURE_SVE)
+#define SLIM_ABI_ISA sve
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define SLIM_ABI_ISA dotprod
 #else
 #define SLIM_ABI_ISA generic
 #endif
 
+// Whether a * b + c may be rounded once, which changes results.
+#if defined(__FMA__) || defined(__FP_FAST_FMAF)
+#define SLIM_ABI_FMA fma
+#else
+#define SLIM_ABI_FMA nofma
+#endif
+
+// What the compiler may assume about numbers. g++ says all of it, clang++ -ffast-math and -ffinite-math-only alone.
 #if defined(__FAST_MATH__)
 #define SLIM_ABI_MATH fast_math
+#elif __FINITE_MATH_ONLY__ && defined(__ASSOCIATIVE_MATH__)
+#define SLIM_ABI_MATH finite_unsafe_math
+#elif __FINITE_MATH_ONLY__
+#define SLIM_ABI_MATH finite_math
+#elif defined(__ASSOCIATIVE_MATH__)
+#define SLIM_ABI_MATH unsafe_math
+#elif defined(__RECIPROCAL_MATH__) || defined(__NO_SIGNED_ZEROS__)
+#define SLIM_ABI_MATH loose_math
+#elif defined(__ROUNDING_MATH__)
+#define SLIM_ABI_MATH rounding_math
 #else
 #define SLIM_ABI_MATH strict_math
 #endif
@@ -30,8 +65,8 @@
 #define SLIM_ABI_THREADS serial
 #endif
 
-#define SLIM_ABI_PASTE(a, b, c) v0_##a##_##b##_##c
-#define SLIM_ABI_EXPAND(a, b, c) SLIM_ABI_PASTE(a, b, c)
+#define SLIM_ABI_PASTE(a, b, c, d) v0_##a##_##b##_##c##_##d
+#define SLIM_ABI_EXPAND(a, b, c, d) SLIM_ABI_PASTE(a, b, c, d)
 
-/// Name of the inline namespace that holds the whole library, e.g. `v0_generic_strict_math_openmp`.
-#define SLIM_ABI SLIM_ABI_EXPAND(SLIM_ABI_ISA, SLIM_ABI_MATH, SLIM_ABI_THREADS)
+/// Name of the inline namespace that holds the whole library, e.g. `v0_generic_nofma_strict_math_openmp`.
+#define SLIM_ABI SLIM_ABI_EXPAND(SLIM_ABI_ISA, SLIM_ABI_FMA, SLIM_ABI_MATH, SLIM_ABI_THREADS)

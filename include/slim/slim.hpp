@@ -19,6 +19,7 @@
 #include "slim/core/random.hpp"
 #include "slim/core/result.hpp"
 #include "slim/core/scalar.hpp"
+#include "slim/core/version.hpp"
 #include "slim/joint/error_feedback.hpp"
 #include "slim/joint/gptq.hpp"
 #include "slim/joint/joint_slr.hpp"

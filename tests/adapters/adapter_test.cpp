@@ -124,7 +124,7 @@ TEST_CASE("the rank comes from ratio, number or multiple, and never exceeds the 
   CHECK(adapter_rank{}.of(3, 5) == 1); // at least 1
   CHECK(adapter_rank{}.of(0, 5) == 0);
   CHECK(adapter_rank{.ratio = 0.0}.of(100, 100) == 0);
-  CHECK(adapter_rank{.ratio = 7.0}.of(100, 60) == 60);
+  CHECK(adapter_rank{.ratio = 1.0}.of(100, 60) == 60);
   CHECK(adapter_rank{.number = 0}.of(100, 100) == 0);
   CHECK(adapter_rank{.number = 12}.of(100, 100) == 12);
   CHECK(adapter_rank{.number = 500}.of(100, 80) == 80);
@@ -136,6 +136,8 @@ TEST_CASE("the rank comes from ratio, number or multiple, and never exceeds the 
   constexpr index_t most = std::numeric_limits<index_t>::max();
   CHECK(adapter_rank{.number = most, .multiple = most}.of(10, 20) == 10);
   CHECK_THROWS_AS(adapter_rank{.ratio = -0.1}.of(4, 4), config_error);
+  CHECK_THROWS_AS(adapter_rank{.ratio = 2.0}.of(4, 4), config_error); // a share; for a rank there is `number`
+  CHECK_THROWS_AS(adapter_rank{.ratio = std::numeric_limits<double>::infinity()}.of(4, 4), config_error);
   CHECK_THROWS_AS(adapter_rank{.ratio = std::numeric_limits<double>::quiet_NaN()}.of(4, 4), config_error);
   CHECK_THROWS_AS(adapter_rank{.multiple = 0}.of(4, 4), config_error);
   CHECK_THROWS_AS(slim_lora({.rank = {.multiple = 0}}), config_error); // at construction

@@ -6,6 +6,11 @@
 #include <catch2/catch.hpp>
 
 #include <array>
+#include <complex>
+#include <version>
+#if defined(__cpp_lib_mdspan)
+#include <mdspan>
+#endif
 #include <string>
 #include <vector>
 
@@ -30,14 +35,16 @@ struct impostor {
   int outerStride() const { return 99; }
 };
 
-/// The members of std::mdspan (C++23) that matter, of any rank.
-template <class T, std::size_t Rank>
+/// The members of std::mdspan (C++23, [mdspan.mdspan.overview]) that matter, of any rank: data_handle returns a reference to
+/// const. Compilers here have no <mdspan>; where there is one, it is tested below, too.
+template <class T, std::size_t Rank, class Reference = T&>
 struct mdspan_like {
+  using reference = Reference;
   T* pointer;
   std::array<std::size_t, Rank> extents, strides;
 
-  static constexpr std::size_t rank() { return Rank; }
-  T* data_handle() const { return pointer; }
+  static constexpr std::size_t rank() noexcept { return Rank; }
+  constexpr T* const& data_handle() const noexcept { return pointer; }
   std::size_t extent(std::size_t k) const { return extents[k]; }
   std::size_t stride(std::size_t k) const { return strides[k]; }
 };
@@ -164,6 +171,36 @@ TEST_CASE("mdspan-like types of rank 2 are matrices, of any layout, as lvalue or
   CHECK(slim::as_matrix_view(mdspan_like<float, 2>{values.data(), {2, 3}, {3, 1}})(1, 1) == 4.0f); // it owns nothing
   STATIC_REQUIRE_FALSE(slim::matrix_like<mdspan_like<float, 1>>);
   STATIC_REQUIRE_FALSE(slim::matrix_like<mdspan_like<float, 3>>);
+  STATIC_REQUIRE_FALSE(slim::matrix_like<mdspan_like<float, 2, float>>); // an accessor that computes, as that of a scaled span
+}
+
+#if defined(__cpp_lib_mdspan)
+TEST_CASE("std::mdspan is a matrix") {
+  std::vector<float> values{0, 1, 2, 3, 4, 5};
+  std::mdspan<float, std::dextents<int, 2>> const by_rows(values.data(), 2, 3);
+  std::mdspan<float const, std::extents<int, 2, 3>, std::layout_left> by_columns(values.data());
+  CHECK(shows(slim::as_matrix_view(by_rows), 2, 3, [](index_t i, index_t j) { return 3 * i + j; }));
+  CHECK(shows(slim::as_matrix_view(by_columns), 2, 3, [](index_t i, index_t j) { return i + 2 * j; }));
+}
+#endif
+
+TEST_CASE("complex numbers are no matrix of real ones") {
+  STATIC_REQUIRE_FALSE(slim::matrix_like<Eigen::MatrixXcf>);
+  STATIC_REQUIRE_FALSE(slim::matrix_like<mdspan_like<std::complex<double>, 2>>);
+}
+
+TEST_CASE("rows of floats are read where they are, everything else is copied") {
+  slim::matrix<float> const m(2, 3);
+  CHECK(slim::detail::float_rows<slim::matrix<float>>(m).view().data() == m.data());
+  Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> const rows =
+      Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>::Random(4, 5);
+  auto const block = rows.block(1, 2, 2, 3);
+  CHECK(slim::detail::float_rows<std::remove_const_t<decltype(block)>>(block).view().row_stride() == 5);
+  CHECK(slim::detail::float_rows<std::remove_const_t<decltype(block)>>(block).view()(1, 2) == rows(2, 4));
+  Eigen::MatrixXf const columns = rows;
+  slim::detail::float_rows<Eigen::MatrixXf> const copied(columns);
+  CHECK(copied.view().data() != columns.data());
+  CHECK(shows(copied.view(), 4, 5, [&](index_t i, index_t j) { return columns(i, j); }));
 }
 
 TEST_CASE("one specialisation lets a user's own type in") {

@@ -17,6 +17,7 @@
 #include <catch2/catch.hpp>
 
 #include <bit>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <iomanip>
@@ -116,7 +117,7 @@ void add_report(hash& sum, compression const& cost) {
     for (auto const& step : layer.report.steps)
       for (double const value : {step.relative_error, step.output_error, step.held_out_error, step.sparsity,
                                  step.bits_per_weight, static_cast<double>(step.rank), static_cast<double>(step.notes.size())})
-        sum.add(value);
+        sum.add(std::isnan(value) ? 0.0 : value); // an error that is not measured was 0 when the record was made
   }
   for (double const value : {cost.bits_per_weight, cost.layer_error, cost.held_out_error}) sum.add(value);
 }

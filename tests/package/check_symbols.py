@@ -1,4 +1,5 @@
-"""check_symbols.py NM BUILD_DIR: the objects of two_units, compiled with different flags, define no common symbol of slim.
+"""check_symbols.py NM BUILD_DIR UNIT...: the objects of two_units, compiled with different flags, define no common symbol of slim, any
+two of them.
 
 A symbol of slim is one whose name has the namespace slim in it, template arguments of std:: functions included: those are
 instantiated in both units too, and differ because the argument's name does.
@@ -16,12 +17,17 @@ def slim_symbols(nm, path):
 
 
 nm, folder = sys.argv[1], Path(sys.argv[2])
-fast, plain = (slim_symbols(nm, next(folder.rglob(f"{name}.cpp.o"))) for name in ("fast", "plain"))
-shared = sorted(fast & plain)
-flags = re.compile(r"\d+v0_[a-z0-9]+_[a-z]+_math_[a-z]+")
-same_but_for_flags = len({flags.sub("", name) for name in fast} & {flags.sub("", name) for name in plain})
-print(f"fast: {len(fast)} symbols, plain: {len(plain)}, same but for the flags: {same_but_for_flags}, shared: {len(shared)}", *shared, sep="\n")
-if shared:
-    sys.exit("shared symbols: whichever comes first on the link line runs in both")
-if same_but_for_flags == 0:
-    sys.exit("nothing to compare")
+units = [name for name in sys.argv[3:] if name]  # clang++ does not say -funsafe-math-optimizations
+symbols = {name: slim_symbols(nm, next(folder.rglob(f"{name}.cpp.o"))) for name in units}
+flags = re.compile(r"\d+v0_[a-z0-9]+_[a-z]+_[a-z_]+_math_[a-z]+")
+failed = False
+for k, one in enumerate(units):
+    for other in units[k + 1:]:
+        a, b = symbols[one], symbols[other]
+        shared = sorted(a & b)
+        same_but_for_flags = len({flags.sub("", name) for name in a} & {flags.sub("", name) for name in b})
+        print(f"{one}: {len(a)} symbols, {other}: {len(b)}, same but for the flags: {same_but_for_flags}, shared: {len(shared)}",
+              *shared[:20], sep="\n")
+        failed = failed or bool(shared) or same_but_for_flags == 0
+if failed:
+    sys.exit("shared symbols (whichever comes first on the link line runs in both), or nothing to compare")

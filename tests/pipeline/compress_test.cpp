@@ -153,7 +153,8 @@ TEST_CASE("reports hold relative error and output error as computed by hand, aft
   CHECK(layer.report.rows == 18);
   CHECK(layer.report.cols == 33);
   auto const norm = [&](matrix<float> const& e) { return gram ? output_norm(e, x) : channel_norm(e, x); };
-  matrix<float> const states[] = {dequantized(layer.weight.codes), layer.weight.values(), decompress(layer)};
+  auto const quantized = std::get<0>(default_recipe().steps).quantize(w.view(), calib); // the layer's codes are pruned
+  matrix<float> const states[] = {dequantized(quantized), layer.weight.values(), decompress(layer)};
   for (std::size_t k = 0; k < 3; ++k) {
     matrix<float> const error = difference(w, states[k]);
     CHECK(layer.report.steps[k].relative_error == Approx(frobenius(error) / frobenius(w)).epsilon(1e-5));
@@ -166,12 +167,23 @@ TEST_CASE("reports hold relative error and output error as computed by hand, aft
   CHECK(layer.report.last().rank == 1);
 }
 
-TEST_CASE("without activations there is no output error, and recipes that need none run") {
+TEST_CASE("an error that could not be measured is no number, not the best one") {
   matrix<float> const w = normal_matrix(6, 8, 12);
   auto const layer = compress(w, chain(nm_pruner<2, 4>(magnitude()), absmax_quantizer()));
-  CHECK(layer.report.last().output_error == 0.0);
+  CHECK(std::isnan(layer.report.last().output_error)); // no tokens were seen
+  CHECK(std::isnan(layer.report.last().held_out_error));
   CHECK(layer.report.last().relative_error > 0.0);
   CHECK_THROWS_AS(compress(w, default_recipe()), config_error);
+  CHECK(compress(w, chain()).report.last().output_error == 0.0); // nothing was changed
+  calibration const calib = observed(normal_matrix(20, 8, 13));
+  CHECK(std::isnan(compress(w, calib, chain(absmax_quantizer())).report.last().held_out_error)); // no tokens were held out
+  matrix<float> broken = w;
+  broken(3, 6) = GENERATE(std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity());
+  context propagate;
+  propagate.on_nonfinite = nonfinite::propagate;
+  auto const vouched = compress(broken, calib, chain(absmax_quantizer(), nm_pruner<2, 4>(wanda())), propagate);
+  CHECK(std::isnan(vouched.report.last().relative_error));
+  CHECK(std::isnan(vouched.report.last().output_error));
 }
 
 TEST_CASE("the ledger of bits: 2:4 with 4-bit codes is 3 bits, scales and adapters on top") {

@@ -5,6 +5,7 @@
 #include "run/table.hpp"
 
 #include <chrono>
+#include <cmath>
 #include <optional>
 
 namespace slim_llm {
@@ -192,7 +193,7 @@ void summarise(compression& result) {
     bits += last.bits_per_weight * size;
     weights += size;
     errors += last.output_error;
-    held_out += last.held_out_error;
+    if (!std::isnan(last.held_out_error)) held_out += last.held_out_error;
     for (auto const& note : layer.report.notes) result.notes.push_back(layer.name + ": " + note);
     for (auto const& step : layer.report.steps)
       for (auto const& note : step.notes) result.notes.push_back(layer.name + ": " + note);

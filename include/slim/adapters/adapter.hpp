@@ -3,6 +3,7 @@
 /// `adapter`: the low-rank part of a compressed layer, and the concept of what computes it.
 
 #include "slim/calibration/calibration.hpp"
+#include "slim/core/finite.hpp"
 #include "slim/core/scalar.hpp"
 #include "slim/linalg/gemm.hpp"
 #include "slim/pruning/mask.hpp"
@@ -42,8 +43,27 @@ struct adapter {
 
   [[nodiscard]] index_t rank() const noexcept { return left.cols(); }
 
-  /// Stored bits of both factors, scales and indices included.
+  /// @throws shape_error, config_error unless factors, their codes and the mask fit each other and a layer of d_in inputs and
+  /// d_out outputs. `who` begins the message.
+  void check(std::string_view who, index_t d_out, index_t d_in) const {
+    if (left.rows() != d_in || right.cols() != d_out || left.cols() != right.rows())
+      throw shape_error(message(who, ": adapter of left ", left.rows(), " x ", left.cols(), " and right ", right.rows(), " x ",
+                                right.cols(), ", needed are ", d_in, " x r and r x ", d_out));
+    auto const require_codes = [&](std::optional<integer_codes> const& codes, matrix<float> const& factor, char const* which) {
+      if (!codes) return;
+      codes->check(who);
+      if (codes->rows() != factor.rows() || codes->cols() != factor.cols())
+        throw shape_error(message(who, ": ", which, " codes of the adapter are ", codes->rows(), " x ", codes->cols(),
+                                  ", the factor is ", factor.rows(), " x ", factor.cols()));
+    };
+    require_codes(left_codes, left, "left");
+    require_codes(right_codes, right, "right");
+    if (left_mask) left_mask->check(message(who, ": left factor of the adapter, transposed"), rank(), d_in);
+  }
+
+  /// Stored bits of both factors, scales and indices included. @throws as check
   [[nodiscard]] double bits() const {
+    check("adapter::bits", right.cols(), left.rows());
     mask const* const kept = left_mask ? &*left_mask : nullptr;
     index_t const left_stored = kept ? kept->count() : left.size();
     double const index = kept ? kept->index_bits() : 0.0;
@@ -61,6 +81,7 @@ struct adapter {
 
 private:
   void merge(matrix_view<float> w, destination mode, context const& ctx) const {
+    check("adapter", w.rows(), w.cols());
     if (rank() > 0) gemm_into(transposed(right.view()), transposed(left.view()), w, mode, ctx);
   }
 };
@@ -105,12 +126,13 @@ struct adapter_rank {
   index_t number = -1;  ///< the rank itself; overrides the ratio unless negative
   index_t multiple = 1; ///< rounded up to a multiple of this (SLiM's code: 128), then clipped to min(d_in, d_out)
 
-  /// The rank for a layer. @throws config_error on a negative or NaN ratio, or a multiple below 1.
+  /// The rank for a layer. @throws config_error on a ratio that is not in [0, 1], or a multiple below 1.
   [[nodiscard]] index_t of(index_t d_out, index_t d_in) const {
-    if (!(ratio >= 0.0)) throw config_error(message("adapter_rank: ratio ", ratio, " is negative or not a number"));
+    if (!detail::is_finite(ratio) || ratio < 0.0 || ratio > 1.0)
+      throw config_error(message("adapter_rank: ratio ", ratio, ", possible are 0 to 1 of min(d_in, d_out)"));
     if (multiple < 1) throw config_error(message("adapter_rank: multiple ", multiple, " is below 1"));
     index_t const largest = std::min(d_out, d_in);
-    double const share = std::min(ratio, 1.0) * static_cast<double>(largest);
+    double const share = ratio * static_cast<double>(largest);
     index_t rank = number >= 0 ? number : static_cast<index_t>(share);
     if (number < 0 && ratio > 0.0) rank = std::max<index_t>(rank, 1);
     rank = std::min(rank, largest); // before rounding up: the result is the same, and nothing overflows

@@ -4,6 +4,7 @@
 /// ICLR 2026, and SRR, arXiv 2602.02001, show that equal ranks waste bits.)
 
 #include "slim/core/error.hpp"
+#include "slim/core/finite.hpp"
 #include "slim/core/matrix_view.hpp"
 
 #include <cmath>
@@ -36,7 +37,7 @@ struct rank_offer {
     rank_offer const& offer = offers[k];
     if (!(offer.bits_each > 0.0)) throw config_error(message("allocate_ranks: offer ", k, " costs ", offer.bits_each, " bits"));
     for (std::size_t i = 0; i < offer.gains.size(); ++i)
-      if (!(offer.gains[i] >= 0.0) || !std::isfinite(offer.gains[i]) || (i > 0 && offer.gains[i] > offer.gains[i - 1]))
+      if (!(offer.gains[i] >= 0.0) || !detail::is_finite(offer.gains[i]) || (i > 0 && offer.gains[i] > offer.gains[i - 1]))
         throw config_error(message("allocate_ranks: gain ", i, " of offer ", k, " is ", offer.gains[i],
                                    "; gains must be finite, not negative and not increasing"));
     if (!offer.gains.empty()) next.push({offer.gains[0] / offer.bits_each, k});

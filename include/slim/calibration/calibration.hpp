@@ -7,6 +7,7 @@
 #include "slim/calibration/channel_moments.hpp"
 #include "slim/calibration/token_sample.hpp"
 #include "slim/core/context.hpp"
+#include "slim/core/finite.hpp"
 #include "slim/core/matrix_traits.hpp"
 #include "slim/linalg/gemm.hpp"
 
@@ -118,8 +119,11 @@ public:
   /// calibration is unchanged when it throws. What it does not know (knows()) it does not learn by this.
   template <class M>
   void observe(M const& x, context const& ctx = {}) {
-    matrix<float> const copy = to_float(x);
-    observe(copy.view(), ctx);
+    static_assert(matrix_like<M const>, "slim: calibration::observe takes matrices of real numbers.");
+    if constexpr (matrix_like<M const>) {
+      detail::float_rows<M> const rows(x); // no copy where X is rows of floats
+      observe(rows.view(), ctx);
+    }
   }
 
   /// The same without a copy, for row-major floats.
@@ -132,9 +136,10 @@ public:
   /// Adds a batch X with the outputs Y (tokens x outputs) that the layer should have given: see target_weight().
   /// @throws as observe(X), and shape_error unless Y has X's tokens and the configured number of outputs.
   template <class M, class N>
-    requires matrix_like<M> && matrix_like<N>
+    requires matrix_like<M const> && matrix_like<N const>
   void observe(M const& x, N const& y, context const& ctx = {}) {
-    matrix<float> const inputs = to_float(x), targets = to_float(y);
+    detail::float_rows<M> const inputs(x);
+    detail::float_rows<N> const targets(y);
     observe(inputs.view(), targets.view(), ctx);
   }
   void observe(matrix_view<float const> x, matrix_view<float const> y, context const& ctx = {}) {
@@ -303,7 +308,7 @@ private:
       if (x < 0 || x >= channels_)
         throw shape_error(message("calibration::remapped: channel ", x, " of ", channels_, " channels"));
     for (double const f : factors)
-      if (!std::isfinite(f)) throw config_error(message("calibration::remapped: factor ", f));
+      if (!detail::is_finite(f)) throw config_error(message("calibration::remapped: factor ", f));
   }
 
   using held_out_ptr = std::shared_ptr<calibration const>;
@@ -336,7 +341,7 @@ private:
     ctx.parallel_for(x.rows(), rows_per_task, [&](index_t begin, index_t end) {
       for (index_t t = begin; t < end; ++t)
         for (index_t j = 0; j < x.cols(); ++j) {
-          if (std::isfinite(x(t, j))) continue;
+          if (detail::is_finite(x(t, j))) continue;
           if (ctx.on_nonfinite == nonfinite::reject)
             throw nonfinite_error(message("calibration::observe: ", name, " is ", x(t, j), " at token ", t, ", channel ", j));
           ++counts[static_cast<std::size_t>(begin / rows_per_task)];
@@ -348,7 +353,7 @@ private:
   static matrix<float> zeroed(matrix_view<float const> x) {
     matrix<float> cleaned(x);
     for (index_t k = 0; k < cleaned.size(); ++k)
-      if (!std::isfinite(cleaned.data()[k])) cleaned.data()[k] = 0.0f;
+      if (!detail::is_finite(cleaned.data()[k])) cleaned.data()[k] = 0.0f;
     return cleaned;
   }
 

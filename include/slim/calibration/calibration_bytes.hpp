@@ -19,6 +19,7 @@
 
 #include "slim/calibration/calibration.hpp"
 #include "slim/core/byte_stream.hpp"
+#include "slim/core/finite.hpp"
 #include "slim/core/result.hpp"
 
 #include <cstddef>
@@ -135,7 +136,7 @@ private:
   template <class T>
   static void append_numbers(std::vector<std::byte>& out, std::span<T const> numbers, char const* what) {
     for (T const x : numbers)
-      if (!std::isfinite(x)) throw nonfinite_error(message("save: ", what, " of the calibration is ", x));
+      if (!detail::is_finite(x)) throw nonfinite_error(message("save: ", what, " of the calibration is ", x));
     auto const bytes = std::as_bytes(numbers);
     out.insert(out.end(), bytes.begin(), bytes.end());
   }
@@ -147,7 +148,7 @@ private:
     if (reader.failed()) return false;
     if (!bytes.empty()) std::memcpy(numbers.data(), bytes.data(), bytes.size());
     for (T const x : numbers)
-      if (!std::isfinite(x) || static_cast<double>(x) < lowest || (h.tokens == 0 && x != T{})) return false;
+      if (!detail::is_finite(x) || static_cast<double>(x) < lowest || (h.tokens == 0 && x != T{})) return false;
     return true;
   }
 

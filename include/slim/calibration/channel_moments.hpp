@@ -2,6 +2,7 @@
 /// @file
 /// Sums over activations that somebody else has made, and whether they can be what they are said to be.
 
+#include "slim/core/finite.hpp"
 #include "slim/core/matrix_view.hpp"
 
 #include <cmath>
@@ -36,7 +37,7 @@ inline void check_gram(matrix_view<double const> gram, index_t tokens) {
   };
   for (index_t i = 0; i < gram.rows(); ++i) {
     for (index_t j = 0; j < gram.cols(); ++j) {
-      if (!std::isfinite(gram(i, j)))
+      if (!detail::is_finite(gram(i, j)))
         throw nonfinite_error(message("calibration::from_gram: G is ", gram(i, j), " at (", i, ", ", j, ")"));
       if (tokens == 0 && gram(i, j) != 0.0) refuse(i, j, "without tokens");
     }
@@ -58,7 +59,8 @@ void check_moment(Numbers const& numbers, char const* name, std::size_t channels
         message("calibration::from_moments: ", numbers.size(), " numbers in ", name, ", ", channels, " in sum_square"));
   for (std::size_t j = 0; j < channels; ++j) {
     double const x = static_cast<double>(numbers[j]);
-    if (!std::isfinite(x)) throw nonfinite_error(message("calibration::from_moments: ", name, " is ", x, " in channel ", j));
+    if (!detail::is_finite(x))
+      throw nonfinite_error(message("calibration::from_moments: ", name, " is ", x, " in channel ", j));
     if (x < lowest || std::abs(x) > highest(j) * (1 + sum_tolerance))
       throw config_error(message("calibration::from_moments: ", name, " is ", x, " in channel ", j, ", expected at most ",
                                  highest(j), " for the tokens and sums of squares", lowest < 0 ? "" : ", and at least 0"));

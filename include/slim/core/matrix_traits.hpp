@@ -46,13 +46,16 @@ concept xtensor_like = requires(M& m) {
   requires std::is_pointer_v<decltype(m.data())>;
 };
 
-/// std::mdspan and the Kokkos one, of rank 2.
+/// std::mdspan and the Kokkos one, of rank 2. Their members return references to const. An accessor that does not simply
+/// read memory (scaled, conjugated) is refused: its elements are not those that the pointer shows.
 template <class M>
 concept mdspan_like = requires(M& m) {
   m.data_handle();
   m.extent(0);
   m.stride(0);
   requires(std::remove_const_t<M>::rank() == 2);
+  requires std::is_pointer_v<std::remove_cvref_t<decltype(m.data_handle())>>;
+  requires std::is_same_v<typename std::remove_const_t<M>::reference, decltype(*m.data_handle())>;
 };
 
 template <class M>
@@ -109,7 +112,7 @@ auto view_of(M& m) {
 template <class M>
   requires mdspan_like<M> && (!has_matrix_traits<M>)
 auto view_of(M& m) {
-  using element = std::remove_pointer_t<decltype(m.data_handle())>;
+  using element = std::remove_pointer_t<std::remove_cvref_t<decltype(m.data_handle())>>;
   return matrix_view<element, strided>(m.data_handle(), static_cast<index_t>(m.extent(0)), static_cast<index_t>(m.extent(1)),
                                        static_cast<index_t>(m.stride(0)), static_cast<index_t>(m.stride(1)));
 }
@@ -121,17 +124,21 @@ inline constexpr bool is_view<matrix_view<T, Layout>> = true;
 
 } // namespace detail
 
-/// Types that as_matrix_view takes as an lvalue.
+/// Types that as_matrix_view takes as an lvalue. Their elements are real numbers: they convert to float.
 template <class M>
-concept matrix_like = requires(std::remove_reference_t<M>& m) { detail::view_of(m); };
+concept matrix_like = requires(std::remove_reference_t<M>& m) {
+  detail::view_of(m);
+  static_cast<float>(*detail::view_of(m).data());
+};
 
 namespace detail {
 
 struct as_matrix_view_fn {
   template <class M>
   [[nodiscard]] auto operator()(M&& m) const {
-    static_assert(matrix_like<M>, "slim: not a matrix. Give an object with direct access to its elements (Eigen, xtensor, "
-                                  "mdspan-like; evaluate lazy expressions first), or specialise slim::matrix_traits for it.");
+    static_assert(matrix_like<M>,
+                  "slim: not a matrix of real numbers. Give an object with direct access to its elements (Eigen, xtensor, "
+                  "mdspan-like; evaluate lazy expressions first), or specialise slim::matrix_traits for it.");
     static_assert(std::is_lvalue_reference_v<M> || is_view<std::remove_cvref_t<M>> || mdspan_like<std::remove_cvref_t<M>>,
                   "slim: a temporary matrix would be gone before its view is used. Name it first.");
     if constexpr (matrix_like<M>) return view_of(m); // one message, not ten
@@ -147,11 +154,39 @@ inline constexpr detail::as_matrix_view_fn as_matrix_view{};
 template <class M>
 using matrix_value_t = typename decltype(detail::view_of(std::declval<std::remove_reference_t<M>&>()))::value_type;
 
+namespace detail {
+
+/// A matrix_like as rows of floats: itself where it lies in memory like that, else a copy. Not to outlive the matrix.
+template <class M>
+class float_rows {
+public:
+  explicit float_rows(M const& m) {
+    auto const view = view_of(m);
+    if constexpr (std::is_same_v<typename decltype(view)::value_type, float>)
+      if (view.col_stride() == 1) {
+        view_ = {view.data(), view.rows(), view.cols(), view.row_stride()};
+        return;
+      }
+    copy_ = matrix<float>(view);
+    view_ = copy_.view();
+  }
+  float_rows(float_rows const&) = delete;
+  float_rows& operator=(float_rows const&) = delete;
+
+  [[nodiscard]] matrix_view<float const> view() const noexcept { return view_; }
+
+private:
+  matrix<float> copy_;
+  matrix_view<float const> view_;
+};
+
+} // namespace detail
+
 /// A row-major float copy of any matrix_like of real numbers: how weights and activations enter the library.
 template <class M>
 [[nodiscard]] matrix<float> to_float(M const& m) {
   static_assert(matrix_like<M const>,
-                "slim: not a matrix. Give an object with direct access to its elements (Eigen, xtensor, "
+                "slim: not a matrix of real numbers. Give an object with direct access to its elements (Eigen, xtensor, "
                 "mdspan-like; evaluate lazy expressions first), or specialise slim::matrix_traits for it.");
   if constexpr (matrix_like<M const>)
     return matrix<float>(as_matrix_view(m));

@@ -65,9 +65,10 @@ inline void note_damping(std::vector<std::string>& notes, feedback_factor const&
 template <sweepable Set>
 class error_feedback {
 public:
-  /// @throws config_error if the damping is not positive, or scales are to be refitted out of order.
+  /// @throws config_error if the damping is not positive, descents are negative, or scales are to be refitted out of order.
   explicit error_feedback(Set set, error_feedback_config config = {}) : set_(std::move(set)), config_(config) {
     if (!(config.damping > 0.0)) throw config_error(message("error_feedback: damping ", config.damping, ", needed is > 0"));
+    if (config.descents < 0) throw config_error(message("error_feedback: descents ", config.descents, ", needed is >= 0"));
     if (config.act_order && config.refit_groups)
       throw config_error("error_feedback: act_order visits groups in pieces, so refit_groups cannot be asked for with it");
   }
@@ -82,6 +83,9 @@ public:
     matrix<T> const h = hessian(calib, config_.damping);
     auto p = set_.start(w, calib, ctx);
     std::vector<std::string> notes;
+    if (!calib.has_gram())
+      notes.push_back("no Gram matrix was collected: channels are taken as uncorrelated, so that no error is fed back and this "
+                      "is rounding to nearest; construct the calibration with {.gram = true}");
     auto const order = config_.act_order ? detail::activation_order(h.view(), set_.group()) : std::vector<index_t>();
     auto const factor = factor_for_feedback(order.empty() ? h.view() : detail::permuted(h.view(), order).view(), ctx);
     detail::note_damping(notes, factor);

@@ -66,6 +66,7 @@ public:
   /// and whether scales are fitted again on the way. @throws shape_error
   void sweep(matrix_view<float const> v, matrix_view<float const> upper, element& p, feedback_options options = {},
              context const& ctx = {}) const {
+    p.check("quantized_set::sweep");
     grid_.fit(p.codes, masked(v, p).view(), ctx);
     matrix<float> w(v);
     choose_on_the_way(options, pattern_);
@@ -74,6 +75,7 @@ public:
 
   /// One sweep of coordinate descent over codes, of 2:4 groups with their patterns. @throws shape_error
   void refine(matrix_view<float const> v, matrix_view<float const> h, element& p, context const& ctx = {}) const {
+    p.check("quantized_set::refine");
     matrix<float> rest = p.values(ctx), gradient(v.rows(), v.cols());
     subtract_into(v, rest.view(), rest.view(), ctx);
     gemm_into(rest.view(), h, gradient.view(), ctx);
@@ -82,6 +84,7 @@ public:
 
   /// Scales moved to their optimum for the codes at hand. @throws shape_error
   void refit(matrix_view<float const> v, matrix_view<float const> h, element& p, context const& ctx = {}) const {
+    p.check("quantized_set::refit");
     grid_.refit(p.codes, p.mask_or_null(), v, h, ctx);
   }
 

@@ -7,6 +7,7 @@
 #include "slim/core/none.hpp"
 #include "slim/kernels/cpu/pack_r16.hpp"
 #include "slim/kernels/linear.hpp"
+#include "slim/quantization/codes/plain_values.hpp"
 
 #include <atomic>
 #include <deque>
@@ -21,31 +22,110 @@ struct packed_linear {
   r16_matrix weight;               ///< d_out x d_in
   std::optional<r16_matrix> left;  ///< L^T, r x d_in: codes, or numbers in the adapter's format
   std::optional<r16_matrix> right; ///< R^T, d_out x r
+  std::vector<std::string> notes;  ///< what the kernels run otherwise than it was compressed: pruned weights as zeros, say
 
   [[nodiscard]] index_t rank() const noexcept { return left ? left->rows() : 0; }
 
   /// Bytes that a product reads.
   [[nodiscard]] index_t byte_size() const noexcept {
-    return weight.byte_size() + (left ? left->byte_size() + right->byte_size() : 0);
+    return weight.byte_size() + (left ? left->byte_size() : 0) + (right ? right->byte_size() : 0);
+  }
+
+  /// @throws shape_error unless the factors are there together and fit the weight. `who` begins the message.
+  void check(std::string_view who) const {
+    if (left.has_value() != right.has_value())
+      throw shape_error(message(who, ": a packed layer has one factor of an adapter without the other"));
+    if (left && (left->cols() != weight.cols() || right->rows() != weight.rows() || left->rows() != right->cols()))
+      throw shape_error(message(who, ": the packed weight is ", weight.rows(), " x ", weight.cols(), ", L^T ", left->rows(),
+                                " x ", left->cols(), ", R^T ", right->rows(), " x ", right->cols()));
   }
 };
 
-/// Packs codes, on a 2:4 mask unless `kept` is null, and an adapter unless `low_rank` is null. A left factor that is pruned 2:4
-/// runs as 2:4. @throws as pack_r16.
+namespace detail {
+
+/// Whether no four consecutive columns of a row keep more than two: what the 2:4 kernels can run.
+[[nodiscard]] inline bool keeps_two_of_four(mask const& kept) {
+  for (index_t i = 0; i < kept.rows(); ++i)
+    for (index_t first = 0; first < kept.cols(); first += 4) {
+      int count = 0;
+      for (index_t j = first; j < std::min(kept.cols(), first + 4); ++j) count += kept.kept(i, j) ? 1 : 0;
+      if (count > 2) return false;
+    }
+  return true;
+}
+
+/// Codes on a mask: as 2:4 where the kernels of that can hold them, else dense with zeros, which is noted.
+template <class Codes>
+[[nodiscard]] r16_matrix pack_on_mask(Codes const& codes, mask const& kept, std::string_view what,
+                                      std::vector<std::string>& notes, context const& ctx) {
+  codes.check(what);
+  kept.check(what, codes.rows(), codes.cols());
+  bool symmetric = true;
+  if constexpr (std::same_as<Codes, integer_codes>) symmetric = codes.symmetric();
+  bool const two_of_four = keeps_two_of_four(kept);
+  if (two_of_four && codes.bits <= 4 && symmetric) return pack_r16(codes, kept, ctx);
+  if (!codes.has_zero())
+    throw config_error(message("slim::pack: the ", what,
+                               " is pruned to no 2:4 pattern, and its codes have no 0 that pruned "
+                               "weights could be stored as"));
+  Codes dense = codes;
+  dense.prune(kept);
+  notes.push_back(message("the ", what, " runs dense, with zeros where it is pruned: ",
+                          !two_of_four     ? std::string("the kernels leave out pruned weights of 2:4 only")
+                          : codes.bits > 4 ? message("the kernels have 2:4 of at most 4 bits, its codes have ", codes.bits)
+                                           : std::string("the kernels have 2:4 without zero points only")));
+  return pack_r16(dense, ctx);
+}
+
+/// L^T and R^T beside a packed weight. A left factor that is pruned 2:4 runs as 2:4.
+inline void pack_adapter(packed_linear& packed, adapter const* low_rank, context const& ctx) {
+  if (!low_rank) return;
+  adapter const& a = *low_rank;
+  a.check("slim::pack", packed.weight.rows(), packed.weight.cols());
+  if (a.rank() == 0) return;
+  if (!a.left_codes)
+    packed.left = pack_r16(matrix<float>(transposed(a.left.view())).view(), a.format, ctx);
+  else
+    packed.left = a.left_mask
+                      ? pack_on_mask(transposed(*a.left_codes), *a.left_mask, "adapter's left factor", packed.notes, ctx)
+                      : pack_r16(transposed(*a.left_codes), ctx);
+  packed.right = a.right_codes ? pack_r16(transposed(*a.right_codes), ctx)
+                               : pack_r16(matrix<float>(transposed(a.right.view())).view(), a.format, ctx);
+}
+
+} // namespace detail
+
+/// Packs codes, on a mask unless `kept` is null, and an adapter unless `low_rank` is null. What the 2:4 kernels can hold (at
+/// most two of every four columns kept, at most 4 bits, no zero points) runs as 2:4; other masks run dense with zeros, and a
+/// note says so. @throws shape_error, config_error if parts do not fit each other; as pack_r16; config_error if pruned weights
+/// have no code that is 0.
 template <class Codes>
   requires std::same_as<Codes, integer_codes> || std::same_as<Codes, codebook_codes>
 [[nodiscard]] packed_linear pack_linear(Codes const& codes, mask const* kept, adapter const* low_rank,
                                         context const& ctx = {}) {
-  packed_linear packed{kept ? pack_r16(codes, *kept, ctx) : pack_r16(codes, ctx), {}, {}};
-  if (!low_rank || low_rank->rank() == 0) return packed;
-  adapter const& a = *low_rank;
-  bool const sparse = a.left_mask && a.left_mask->pattern() == sparsity_pattern{2, 4};
-  if (!a.left_codes)
-    packed.left = pack_r16(matrix<float>(transposed(a.left.view())).view(), a.format, ctx);
-  else
-    packed.left = sparse ? pack_r16(transposed(*a.left_codes), *a.left_mask, ctx) : pack_r16(transposed(*a.left_codes), ctx);
-  packed.right = a.right_codes ? pack_r16(transposed(*a.right_codes), ctx)
-                               : pack_r16(matrix<float>(transposed(a.right.view())).view(), a.format, ctx);
+  packed_linear packed;
+  packed.weight = kept ? detail::pack_on_mask(codes, *kept, "weight", packed.notes, ctx) : pack_r16(codes, ctx);
+  detail::pack_adapter(packed, low_rank, ctx);
+  return packed;
+}
+
+/// The same of weights that are not quantized: numbers in their format, pruned ones as zeros, both noted where they change
+/// something.
+[[nodiscard]] inline packed_linear pack_linear(plain_values const& codes, mask const* kept, adapter const* low_rank,
+                                               context const& ctx = {}) {
+  packed_linear packed;
+  plain_values pruned = codes;
+  if (kept) {
+    pruned.prune(*kept);
+    if (kept->count() < pruned.values.size())
+      packed.notes.emplace_back("the weight runs dense, with zeros where it is pruned: the kernels leave out pruned weights of "
+                                "codes only");
+  }
+  float const* const first = pruned.values.data();
+  if (std::any_of(first, first + pruned.values.size(), [&](float x) { return rounded_to(codes.format, x) != x; }))
+    packed.notes.push_back(message("the weight is rounded to ", name_of(codes.format), ", as which it counts"));
+  packed.weight = pack_r16(pruned.values.view(), codes.format, ctx);
+  detail::pack_adapter(packed, low_rank, ctx);
   return packed;
 }
 
@@ -64,9 +144,9 @@ template <class Part>
 
 } // namespace detail
 
-/// A compressed layer in the layout that runs it: 2:4 if that is its mask, else dense, in the bits of its codes, with its
-/// adapter. Takes what `compress` returns, with types known or erased. @throws as pack_r16; config_error if the layer's codes
-/// are of a kind that no kernel reads.
+/// A compressed layer in the layout that runs it, in the bits of its codes, with its adapter: as pack_linear says. Takes what
+/// `compress` returns, with types known or erased. @throws as pack_linear; config_error if the layer's codes are of a kind that
+/// no kernel reads (outliers beside them, a basis of their own, a type of yours).
 template <class Layer>
   requires requires(Layer const& layer) {
     layer.weight.codes;
@@ -83,9 +163,11 @@ template <class Layer>
     if constexpr (requires { codes.template get_if<integer_codes>(); }) {
       if (auto const* const uniform = codes.template get_if<integer_codes>()) return pack_linear(*uniform, kept, low_rank, ctx);
       if (auto const* const table = codes.template get_if<codebook_codes>()) return pack_linear(*table, kept, low_rank, ctx);
+      if (auto const* const plain = codes.template get_if<plain_values>()) return pack_linear(*plain, kept, low_rank, ctx);
     }
     throw config_error(
-        "slim::pack: the layer's weights are neither integer_codes nor codebook_codes; quantize it first, or keep it dense");
+        "slim::pack: no kernel reads codes of this kind (outliers beside them, a basis of their own, a type that "
+        "the library does not know); run the layer as decompress(layer)");
   }
 }
 
@@ -195,6 +277,8 @@ inline void forward_into(std::span<layer_output const> outputs, matrix_view<floa
                          context const& ctx = {}) {
   if (outputs.empty()) return;
   for (layer_output const& o : outputs) {
+    if (!o.layer) throw config_error("forward_into: an output has no layer");
+    o.layer->check("forward_into");
     r16_matrix const& w = o.layer->weight;
     if (x.cols() != w.cols() || o.y.cols() != w.rows() || x.rows() != o.y.rows())
       throw shape_error(message("forward_into: X ", x.rows(), " x ", x.cols(), ", W ", w.rows(), " x ", w.cols(), ", Y ",
@@ -213,13 +297,16 @@ inline void forward_into(packed_linear const& layer, matrix_view<float const> x,
   forward_into(std::span(&output, 1), x, options, ctx);
 }
 
-/// The same for any matrix types: X is read as floats, Y (tokens x d_out) is written in its own type and strides.
+/// The same for any matrix types: X is read as floats, Y (tokens x d_out) is written in its own type of real numbers and
+/// strides. Integers are refused at compile time: outputs would be cut off.
 template <class Packed, class X, class Y>
   requires matrix_like<X const> && matrix_like<Y>
 void forward_into(Packed const& packed, X const& x, Y&& y, product_options const& options = {}, context const& ctx = {}) {
   auto const out = as_matrix_view(y);
   using value = typename decltype(out)::value_type;
-  matrix<float> const in = to_float(x);
+  static_assert(!std::is_integral_v<value>,
+                "slim: forward_into writes real numbers, and Y holds integers; give a matrix of floats.");
+  detail::float_rows<X> const in(x);
   matrix<float> result(out.rows(), out.cols());
   if (options.add)
     for (index_t t = 0; t < out.rows(); ++t)

@@ -69,6 +69,7 @@ private:
 
   [[nodiscard]] static std::int64_t byte_size_of(integer_codes const& codes, mask const& kept,
                                                  std::optional<detail::code_book> const& book) {
+    detail::check_shapes(kind, codes, kept);
     return total_bytes(detail::header_of(kind, codes, {}, book, 0), code_offsets(kept, codes.bits, {}).back());
   }
 

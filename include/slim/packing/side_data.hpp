@@ -2,6 +2,7 @@
 /// @file
 /// What stands between the header and the codes in every format: scales, zero points, channel factors, code book.
 
+#include "slim/core/finite.hpp"
 #include "slim/packing/packed_format.hpp"
 #include "slim/packing/row_tasks.hpp"
 
@@ -25,7 +26,7 @@ struct packed_parts {
 
 /// codebook_codes as signed codes, without a mask; level k has code k - 8. @throws config_error if a format cannot hold them.
 [[nodiscard]] inline packed_parts signed_parts(std::string_view who, codebook_codes const& from) {
-  from.check(std::string(who).c_str());
+  from.check(who);
   if (from.bits != 4 || from.dim != 1 || from.books.rows() > 1 || from.scales.has_second_level())
     throw config_error(message(who, ": codes of ", from.bits, " bits for ", from.dim, " columns with ", from.books.rows(),
                                " books; possible are 4 bits for one column, one book, and scales that are numbers"));
@@ -79,10 +80,8 @@ struct packed_parts {
   return std::bit_cast<float>(bits);
 }
 
-/// What numbers may be, by their bits: -ffast-math takes no NaN for one.
-[[nodiscard]] constexpr bool is_finite(float value) noexcept {
-  return (std::bit_cast<std::uint32_t>(value) & 0x7fffffffu) < 0x7f800000u;
-}
+// What numbers may be is told by their bits, as in core/finite.hpp.
+
 /// 0 or positive, finite, and not -0, so that a scale has one spelling.
 [[nodiscard]] constexpr bool can_be_scale(float value) noexcept { return std::bit_cast<std::uint32_t>(value) < 0x7f800000u; }
 /// Positive and finite.
@@ -94,12 +93,10 @@ struct packed_parts {
 
 /// @throws shape_error, config_error unless all parts of the matrix fit each other, and the format has room for them.
 inline void check_shapes(packed_kind kind, integer_codes const& codes, mask const& kept) {
-  if (kept.rows() != codes.rows() || kept.cols() != codes.cols())
-    throw shape_error(message(name_of(kind), ": codes are ", codes.rows(), " x ", codes.cols(), ", the mask ", kept.rows(),
-                              " x ", kept.cols()));
   if (codes.rows() > largest_extent || codes.cols() > largest_extent || codes.codes.size() > most_weights)
     throw shape_error(message(name_of(kind), ": ", codes.rows(), " x ", codes.cols(), " is too large"));
-  codes.check(std::string(name_of(kind)).c_str());
+  codes.check(name_of(kind));
+  kept.check(name_of(kind), codes.rows(), codes.cols());
   if (codes.bits < 2) throw config_error(message(name_of(kind), ": codes of 1 bit, possible are 2 to 8"));
   if (!codes.group_bits.empty() || !codes.offsets.empty() || codes.scales.has_second_level())
     throw config_error(

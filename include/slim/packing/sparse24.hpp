@@ -94,8 +94,9 @@ private:
     return out;
   }
 
-  [[nodiscard]] static std::int64_t byte_size_of(integer_codes const& codes, mask const&,
+  [[nodiscard]] static std::int64_t byte_size_of(integer_codes const& codes, mask const& kept,
                                                  std::optional<detail::code_book> const& book) {
+    detail::check_shapes(kind, codes, kept);
     return total_bytes(detail::header_of(kind, codes, {}, book, 0));
   }
 

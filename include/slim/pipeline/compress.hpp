@@ -3,9 +3,11 @@
 /// `compress(W, calibration, recipe)`: one linear layer through a chain. `decompress` gives back the dense weight it computes.
 
 #include "slim/calibration/output_error.hpp"
+#include "slim/core/finite.hpp"
 #include "slim/pipeline/chain.hpp"
 
 #include <chrono>
+#include <limits>
 
 namespace slim {
 inline namespace SLIM_ABI {
@@ -27,7 +29,7 @@ inline void check_weights(matrix<float>& w, layer_report& report, context const&
   index_t zeroed = 0;
   for (index_t i = 0; i < w.rows(); ++i)
     for (index_t j = 0; j < w.cols(); ++j) {
-      if (std::isfinite(w(i, j))) continue;
+      if (is_finite(w(i, j))) continue;
       if (ctx.on_nonfinite == nonfinite::reject)
         throw nonfinite_error(message("slim::compress: W is ", w(i, j), " at row ", i, ", column ", j));
       w(i, j) = 0.0f;
@@ -62,7 +64,11 @@ inline double frobenius_energy(matrix_view<float const> m) {
   return energy;
 }
 
-inline double relative(double energy, double reference) { return reference > 0.0 ? std::sqrt(energy / reference) : 0.0; }
+/// The error's share of the reference; 0 where there is nothing to lose, NaN where one of them is no number.
+inline double relative(double energy, double reference) {
+  if (!is_finite(energy) || !is_finite(reference)) return std::numeric_limits<double>::quiet_NaN();
+  return reference > 0.0 ? std::sqrt(energy / reference) : 0.0;
+}
 
 /// Bits of what is stored, indices, scales and adapter included. Weights without codes count as 16-bit numbers.
 template <class Mask, class Codes, class Adapter>
@@ -70,7 +76,8 @@ double stored_bits(layer_state<Mask, Codes, Adapter> const& state) {
   double bits = 0;
   if constexpr (is_none<Codes>) {
     auto const* const kept = state.weight.mask_or_null();
-    bits = 16.0 * static_cast<double>(kept ? kept->count() : state.original.size()) + (kept ? kept->index_bits() : 0.0);
+    bits = 16.0 * static_cast<double>(state.original.size());
+    if (kept) bits = std::min(bits, 16.0 * static_cast<double>(kept->count()) + kept->index_bits());
   } else {
     bits = state.weight.stored_bits();
   }
@@ -143,8 +150,12 @@ auto run_steps(Steps const& steps, State state, reference_energy reference, cali
 }
 
 /// The layer that a chain's last state stands for.
+///
+/// Codes that are handed out are 0 where the mask is, so that whoever uses them without it cannot bring pruned weights back.
 template <class Mask, class Codes, class Adapter>
 auto finished(layer_state<Mask, Codes, Adapter> state) {
+  if (auto const* const kept = state.weight.mask_or_null())
+    if constexpr (requires { state.weight.codes.prune(*kept); }) state.weight.codes.prune(*kept);
   if constexpr (is_none<Codes>)
     return compressed_layer<Mask, plain_values, Adapter>{{std::move(state.weight.mask), {.values = std::move(state.current)}},
                                                          std::move(state.adapter),

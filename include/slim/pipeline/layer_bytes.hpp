@@ -3,6 +3,7 @@
 /// Compressed layers as bytes: `save(layer)` and `load_layer(bytes)`. Everything a layer is made of, mask, codes of every kind
 /// of the library, adapter and report; what is kept comes back bit for bit. Bytes: docs/formats/layer.md.
 
+#include "slim/core/finite.hpp"
 #include "slim/core/result.hpp"
 #include "slim/packing/bit_fields.hpp"
 #include "slim/packing/packed_header.hpp"
@@ -33,10 +34,6 @@ struct layer_format {
 [[nodiscard]] inline bool is_number_of(number_format format, float value) noexcept {
   return std::bit_cast<std::uint32_t>(rounded_to(format, value)) == std::bit_cast<std::uint32_t>(value);
 }
-/// Finite, told by the bits: -ffast-math takes no NaN for one.
-[[nodiscard]] constexpr bool has_finite_bits(float value) noexcept {
-  return (std::bit_cast<std::uint32_t>(value) & 0x7fffffffu) < 0x7f800000u;
-}
 
 /// Appends the parts of a layer. @throws nonfinite_error, config_error, shape_error on parts that no reader would accept.
 class layer_writer {
@@ -62,7 +59,7 @@ public:
   void numbers(float const* values, index_t count, number_format format, char const* what) {
     bool narrow = bit_width(format) == 16;
     for (index_t k = 0; k < count; ++k) {
-      if (!has_finite_bits(values[k])) throw nonfinite_error(message("slim::save: ", what, " ", k, " is ", values[k]));
+      if (!is_finite(values[k])) throw nonfinite_error(message("slim::save: ", what, " ", k, " is ", values[k]));
       narrow = narrow && is_number_of(format, values[k]);
     }
     number(static_cast<std::uint8_t>(narrow ? format : number_format::fp32));
@@ -296,7 +293,7 @@ public:
         value = stored == number_format::bf16 ? static_cast<float>(bf16::from_bits(bits))
                                               : static_cast<float>(fp16::from_bits(bits));
       }
-      if (!has_finite_bits(value) || (positive && !(value > 0.0f))) return fail(at, message("number ", k, " is ", value));
+      if (!is_finite(value) || (positive && !(value > 0.0f))) return fail(at, message("number ", k, " is ", value));
       all_narrow = all_narrow && is_number_of(format, value);
       to[k] = value;
     }
@@ -345,7 +342,7 @@ public:
       found.set_second_level(std::move(codes), std::move(steps), std::move(offsets));
     }
     for (index_t k = 0; k < found.size() && !failed(); ++k)
-      if (float const x = found.data()[k]; !has_finite_bits(x) || (not_negative && !(x >= 0.0f)))
+      if (float const x = found.data()[k]; !is_finite(x) || (not_negative && !(x >= 0.0f)))
         fail(at, message("scale ", k, " is ", x));
     return found;
   }
@@ -572,12 +569,8 @@ private:
   out.number(layer_format::version);
   auto const& weight = layer.weight;
   mask const* const kept = weight.mask_or_null();
-  if (kept && (kept->rows() != weight.rows() || kept->cols() != weight.cols()))
-    throw shape_error(message("slim::save: codes are ", weight.rows(), " x ", weight.cols(), ", the mask ", kept->rows(), " x ",
-                              kept->cols()));
-  if (layer.adapter && (layer.adapter->left.rows() != weight.cols() || layer.adapter->right.cols() != weight.rows()))
-    throw shape_error(message("slim::save: codes are ", weight.rows(), " x ", weight.cols(), ", the adapter is for ",
-                              layer.adapter->right.cols(), " x ", layer.adapter->left.rows()));
+  weight.check("slim::save");
+  if (layer.adapter) layer.adapter->check("slim::save", weight.rows(), weight.cols());
   auto const write = [&](std::uint8_t kind, auto const& codes) {
     out.number(kind);
     out.number(

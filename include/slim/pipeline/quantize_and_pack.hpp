@@ -32,7 +32,7 @@ r16_matrix pack_rows(matrix_view<float const> w, absmax_quantizer const& quantiz
                      Weights const& weights) {
   absmax_config const& how = quantizer.config();
   index_t const rows = w.rows(), cols = w.cols(), group = how.block.cols_of(cols), panel = quantizer.panel_cols(cols);
-  r16_packer packer({rows, cols, how.bits, how.block, !how.symmetric && !w.empty(), sparse, {}}, ctx.simd);
+  r16_packer packer({rows, cols, how.bits, how.block, !how.symmetric && !w.empty(), sparse, false, {}}, ctx.simd);
   auto const& kernels = rounding_kernels_of(ctx.simd);
   auto const codes_of = [&](index_t columns) { return sparse ? (columns + 3) / 4 * 2 : columns; };
   index_t const groups = (cols + group - 1) / group;
@@ -95,14 +95,21 @@ void gather_kept(selection_kernels const& kernels, Scorer const& score, matrix_v
   }
 }
 
+/// Whether a walk over row blocks knows all it needs: scales of single rows, which are not fitted to fp16 afterwards.
+[[nodiscard]] inline bool packs_by_rows(matrix_view<float const> w, absmax_config const& how) {
+  bool const grouped = how.block.cols_of(w.cols()) < w.cols();
+  return how.block.rows_of(w.rows()) <= 1 && (!grouped || how.scale_format == number_format::fp16);
+}
+
 } // namespace detail
 
-/// `pack_r16(absmax_quantizer(how).quantize(w))`. Blocks of scales that span rows take the components one after the other.
+/// `pack_r16(absmax_quantizer(how).quantize(w))`. Blocks of scales that span rows, and scales of groups
+/// that are not fp16, take the components one after the other.
 /// @throws config_error as pack_r16
 [[nodiscard]] inline r16_matrix quantize_and_pack(matrix_view<float const> w, absmax_config const& how,
                                                   context const& ctx = {}) {
   absmax_quantizer const quantizer(how);
-  if (how.block.rows_of(w.rows()) > 1) return pack_r16(quantizer.quantize(w, calibration(w.cols()), ctx), ctx);
+  if (!detail::packs_by_rows(w, how)) return pack_r16(quantizer.quantize(w, calibration(w.cols()), ctx), ctx);
   return detail::pack_rows(w, quantizer, false, ctx,
                            [&](index_t i, index_t, index_t first, index_t, detail::packing_room&) { return w.row(i) + first; });
 }
@@ -113,7 +120,7 @@ template <saliency Saliency>
 [[nodiscard]] r16_matrix prune_and_pack(matrix_view<float const> w, calibration const& calib, Saliency const& ranking,
                                         absmax_config const& how, context const& ctx = {}) {
   absmax_quantizer const quantizer(how);
-  if (how.block.rows_of(w.rows()) > 1) {
+  if (!detail::packs_by_rows(w, how)) {
     mask const kept = nm_pruner<2, 4>(ranking).select(w, calib, ctx);
     matrix<float> pruned(w);
     kept.apply_to(pruned);

@@ -4,6 +4,7 @@
 
 #include "slim/core/matrix_view.hpp"
 
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -12,10 +13,13 @@ inline namespace SLIM_ABI {
 
 /// State of the layer after one step.
 struct step_report {
-  std::string step;               ///< the component and its configuration
-  double relative_error = 0;      ///< ||W - W'||_F / ||W||_F, W' = all that the layer computes with, adapter included
-  double output_error = 0;        ///< ||X (W - W')^T||_F / ||X W^T||_F over the calibration tokens; 0 if none were seen
-  double held_out_error = 0;      ///< the same over tokens that nothing was fitted to (calibration::hold_out); 0 without
+  std::string step;          ///< the component and its configuration
+  double relative_error = 0; ///< ||W - W'||_F / ||W||_F, W' = all that the layer computes with, adapter included
+  /// ||X (W - W')^T||_F / ||X W^T||_F over the calibration tokens. NaN, as every error here, if it could not be measured: no
+  /// tokens were seen, or the numbers are none (context::on_nonfinite == propagate).
+  double output_error = std::numeric_limits<double>::quiet_NaN();
+  /// The same over tokens that nothing was fitted to (calibration::hold_out); NaN without.
+  double held_out_error = std::numeric_limits<double>::quiet_NaN();
   double sparsity = 0;            ///< share of weights pruned so far
   double bits_per_weight = 0;     ///< stored bits / (d_out d_in): codes or 16-bit weights, scales, positions, adapter
   index_t rank = 0;               ///< of the adapter
@@ -37,6 +41,7 @@ struct layer_report {
     if (!steps.empty()) return steps.back();
     step_report dense;
     dense.step = "dense";
+    dense.output_error = dense.held_out_error = 0; // whatever the tokens are
     dense.bits_per_weight = rows > 0 && cols > 0 ? 16.0 : 0.0;
     return dense;
   }

@@ -5,6 +5,7 @@
 /// multiplier V makes them agree while the penalty rho grows. Then the weights on D's support are solved exactly
 /// (masked_least_squares.hpp).
 
+#include "slim/core/finite.hpp"
 #include "slim/linalg/eigh.hpp"
 #include "slim/pruning/masked_least_squares.hpp"
 #include "slim/pruning/pruner.hpp"
@@ -166,7 +167,7 @@ public:
   /// @throws config_error on a rho, growth or number of iterations that cannot work.
   explicit alps(Projection projection, alps_config config = {}) : config_(config), projection_(std::move(projection)) {
     bool const grows = config.fast_growth >= 1 && config.growth >= 1 && config.slow_growth >= 1;
-    if (!(config.rho > 0) || !std::isfinite(config.rho) || !grows || config.max_iterations < 0 || config.update_every < 1)
+    if (!(config.rho > 0) || !detail::is_finite(config.rho) || !grows || config.max_iterations < 0 || config.update_every < 1)
       throw config_error(message("alps: rho ", config.rho, ", growth ", config.fast_growth, " ", config.growth, " ",
                                  config.slow_growth, ", ", config.max_iterations, " iterations, update every ",
                                  config.update_every));

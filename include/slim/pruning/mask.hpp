@@ -4,7 +4,9 @@
 
 #include "slim/core/matrix.hpp"
 
+#include <algorithm>
 #include <cstdint>
+#include <string_view>
 
 namespace slim {
 inline namespace SLIM_ABI {
@@ -25,6 +27,8 @@ struct sparsity_pattern {
 /// Kept weights of a (rows x cols) matrix.
 class mask {
 public:
+  /// 0 x 0.
+  mask() : mask(0, 0) {}
   /// Nothing kept.
   mask(index_t rows, index_t cols, sparsity_pattern pattern = {}) : kept_(rows, cols), pattern_(pattern) {}
 
@@ -39,7 +43,7 @@ public:
 
   [[nodiscard]] index_t count() const noexcept {
     index_t total = 0;
-    for (index_t k = 0; k < kept_.size(); ++k) total += kept_.data()[k];
+    for (index_t k = 0; k < kept_.size(); ++k) total += kept_.data()[k] != 0 ? 1 : 0;
     return total;
   }
 
@@ -48,20 +52,31 @@ public:
     return kept_.empty() ? 0.0 : 1.0 - static_cast<double>(count()) / static_cast<double>(kept_.size());
   }
 
-  /// Stored bits that say which weights are kept: log2(m) rounded up per kept weight for n:m (2:4: 2 bits for each of two,
-  /// as NVIDIA stores it: 1 bit per weight), a bit per weight without structure.
+  /// Stored bits that say which weights are kept, in the cheaper of the formats that leave pruned weights out: a bit per
+  /// weight (nm_bitmask; sparse24's two positions of 2 bits for every four weights are as many), or, where few are kept, a
+  /// column of 16 bits (32 above 65,536 columns) per kept weight and 32 bits per row (csr_codes).
   [[nodiscard]] double index_bits() const noexcept {
-    if (!pattern_.structured()) return static_cast<double>(kept_.size());
-    int position_bits = 0;
-    while ((index_t{1} << position_bits) < pattern_.m) ++position_bits;
-    return static_cast<double>(position_bits) * static_cast<double>(count());
+    double const columns = static_cast<double>(count()) * (cols() > 65536 ? 32 : 16) + 32.0 * static_cast<double>(rows() + 1);
+    return std::min(static_cast<double>(kept_.size()), columns);
+  }
+
+  /// @throws shape_error unless the mask is of a rows x cols matrix; config_error naming the first byte that is neither 0
+  /// nor 1. What every function that takes a mask calls first; `who` begins the message.
+  void check(std::string_view who, index_t of_rows, index_t of_cols) const {
+    if (rows() != of_rows || cols() != of_cols)
+      throw shape_error(message(who, ": a ", rows(), " x ", cols(), " mask on a ", of_rows, " x ", of_cols, " matrix"));
+    std::uint8_t all = 0;
+    for (index_t k = 0; k < kept_.size(); ++k) all = static_cast<std::uint8_t>(all | kept_.data()[k]);
+    if (all <= 1) return;
+    index_t k = 0;
+    while (kept_.data()[k] <= 1) ++k;
+    throw config_error(message(who, ": the mask holds ", int{kept_.data()[k]}, " at (", k / cols(), ", ", k % cols(),
+                               "), possible are 0 and 1"));
   }
 
   /// Sets pruned weights to exactly 0. @throws shape_error
   void apply_to(matrix_view<float> w) const {
-    if (w.rows() != rows() || w.cols() != cols())
-      throw shape_error(
-          message("mask::apply_to: a ", rows(), " x ", cols(), " mask on a ", w.rows(), " x ", w.cols(), " matrix"));
+    check("mask::apply_to", w.rows(), w.cols());
     for (index_t i = 0; i < rows(); ++i)
       for (index_t j = 0; j < cols(); ++j)
         if (!kept(i, j)) w(i, j) = 0.0f;

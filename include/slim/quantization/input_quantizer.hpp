@@ -4,6 +4,7 @@
 /// "input quantization" rows (arXiv 2410.09615, section 4). They round activations in place; nothing is stored.
 
 #include "slim/core/context.hpp"
+#include "slim/core/finite.hpp"
 #include "slim/core/scalar.hpp"
 #include "slim/quantization/codes/integer_codes.hpp"
 
@@ -34,7 +35,7 @@ inline float largest_input(matrix_view<float const> x) noexcept {
 template <class Fp8>
 void round_to_fp8(matrix_view<float> x, float largest) noexcept {
   float const up = Fp8::largest / largest; // the largest input lands on the format's largest number
-  if (!std::isfinite(up)) return;          // below 1e-33 the scale is no float: such inputs stay as they are
+  if (!detail::is_finite(up)) return;      // below 1e-33 the scale is no float: such inputs stay as they are
   for (index_t i = 0; i < x.rows(); ++i)
     for (index_t j = 0; j < x.cols(); ++j)
       x(i, j) = static_cast<float>(Fp8(std::clamp(x(i, j) * up, -Fp8::largest, Fp8::largest))) / up;
@@ -56,7 +57,7 @@ public:
 
   void round_inplace(matrix_view<float> x) const {
     float const largest = detail::largest_input(x);
-    if (!(largest > 0.0f) || !std::isfinite(largest)) return;
+    if (!(largest > 0.0f) || !detail::is_finite(largest)) return;
     bool const fine = format_ == fp8_format::e4m3 || (format_ == fp8_format::by_range && largest < fp8_e4m3::largest);
     fine ? detail::round_to_fp8<fp8_e4m3>(x, largest) : detail::round_to_fp8<fp8_e5m2>(x, largest);
   }
@@ -74,7 +75,8 @@ class int8_input {
 public:
   void round_inplace(matrix_view<float> x) const {
     float const scale = detail::largest_input(x) / 127.0f;
-    if (!(scale >= std::numeric_limits<float>::min()) || !std::isfinite(scale)) return; // a denormal scale has too few digits
+    if (!(scale >= std::numeric_limits<float>::min()) || !detail::is_finite(scale))
+      return; // a denormal scale has too few digits
     for (index_t i = 0; i < x.rows(); ++i)
       for (index_t j = 0; j < x.cols(); ++j)
         if (x(i, j) == x(i, j)) x(i, j) = scale * static_cast<float>(detail::encode(x(i, j), scale, 0, -127, 127));

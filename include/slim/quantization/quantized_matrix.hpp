@@ -13,7 +13,9 @@ inline namespace SLIM_ABI {
 
 /// Codes of a matrix (d_out x d_in). `dequantize_into(V, ctx)` writes their values; V has the matrix's shape, another shape
 /// throws shape_error. `stored_bits(kept)` is the price of all that is stored, in bits: codes, scales, zero points, code books,
-/// outliers. `kept` says which codes are stored; null: all of them. What the mask itself costs is not part of it.
+/// outliers. `kept` says which codes are stored; null: all of them. What the mask itself costs is not part of it. Optional
+/// members: `check(who)` throws unless all parts fit each other; `has_zero()` says whether a pruned weight can be stored as a
+/// code; `prune(kept)` makes the codes of pruned weights stand for 0.
 template <class C>
 concept quantized_matrix = requires(C const& codes, matrix_view<float> values, mask const* kept, context const& ctx) {
   { codes.rows() } -> std::same_as<index_t>;
@@ -35,6 +37,15 @@ namespace detail {
 inline void require_shape(index_t rows, index_t cols, index_t given_rows, index_t given_cols, char const* who) {
   if (rows != given_rows || cols != given_cols)
     throw shape_error(message(who, ": codes are ", rows, " x ", cols, ", the matrix ", given_rows, " x ", given_cols));
+}
+
+/// Whether codes say that a pruned weight can be stored as one of them.
+template <class Codes>
+[[nodiscard]] bool can_store_zero(Codes const& codes) {
+  if constexpr (requires { codes.has_zero(); })
+    return codes.has_zero();
+  else
+    return false;
 }
 
 /// Kept weights of columns first .. last - 1; all of them without a mask.

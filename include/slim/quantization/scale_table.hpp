@@ -4,6 +4,7 @@
 /// small codes of a second level with steps of its own (SpQR, arXiv 2306.03078: 3 bits over 16 x 16 scales; GGUF's K-quants: 6
 /// bits over the 8 groups of a super-block).
 
+#include "slim/core/finite.hpp"
 #include "slim/core/matrix.hpp"
 #include "slim/core/scalar.hpp"
 #include "slim/quantization/scale_block.hpp"
@@ -36,7 +37,7 @@ namespace detail {
 
 /// A non-negative scale as it is stored. Rounding must neither overflow to infinity nor turn a scale into 0.
 inline float stored_scale(number_format format, float scale) noexcept {
-  if (!(scale > 0.0f) || format == number_format::fp32 || !std::isfinite(scale)) return scale;
+  if (!(scale > 0.0f) || format == number_format::fp32 || !detail::is_finite(scale)) return scale;
   float const stored = rounded_to(format, scale);
   if (std::isinf(stored)) return largest_number(format);
   if (stored == 0.0f) return format == number_format::fp16 ? 0x1p-24f : static_cast<float>(bf16::from_bits(1));

@@ -3,6 +3,7 @@
 /// SLiM-Quant (arXiv 2410.09615, section 3.1): a uniform symmetric quantizer whose step minimises the expected squared error
 /// over the distribution of the weights, and SLiM-Quant^O, its activation-aware form.
 
+#include "slim/core/finite.hpp"
 #include "slim/quantization/codes/integer_codes.hpp"
 #include "slim/quantization/weight_histogram.hpp"
 
@@ -49,7 +50,7 @@ public:
     static_cast<void>(integer_codes(0, 0, config.bits, config.block, config.scale_format)); // throws on bits
     if (!(config.outlier_share >= 0.0 && config.outlier_share <= 1.0))
       throw config_error(message("slim_quantizer: outlier share ", config.outlier_share, " is not in [0, 1]"));
-    if (!(config.outlier_factor > 0.0f) || !std::isfinite(config.outlier_factor))
+    if (!(config.outlier_factor > 0.0f) || !detail::is_finite(config.outlier_factor))
       throw config_error(message("slim_quantizer: outlier factor ", config.outlier_factor, " is not positive"));
     if (config.candidates < 1) throw config_error(message("slim_quantizer: ", config.candidates, " candidates"));
   }
@@ -145,7 +146,7 @@ private:
   float search_block(matrix_view<float const> w, std::span<float const> weights, integer_codes const& codes,
                      context const& ctx) const {
     float const largest = largest_magnitude(w, ctx);
-    if (!(largest > 0.0f) || !std::isfinite(largest)) return largest;
+    if (!(largest > 0.0f) || !detail::is_finite(largest)) return largest;
     if (config_.search == scale_search::reference) return reference_scale(w, largest);
     float const unclipped = largest / static_cast<float>(codes.highest());
     if (w.size() > largest_sorted_block)

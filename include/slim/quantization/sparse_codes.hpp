@@ -6,7 +6,9 @@
 #include "slim/core/none.hpp"
 #include "slim/quantization/quantized_matrix.hpp"
 
+#include <algorithm>
 #include <optional>
+#include <string_view>
 
 namespace slim {
 inline namespace SLIM_ABI {
@@ -48,6 +50,14 @@ struct sparse_codes {
     return codes.cols();
   }
 
+  /// @throws shape_error, config_error unless codes and mask are sound and fit each other. `who` begins the message.
+  void check(std::string_view who) const
+    requires quantized_matrix<Codes>
+  {
+    if constexpr (requires { codes.check(who); }) codes.check(who);
+    if (auto const* const kept = mask_or_null()) kept->check(who, codes.rows(), codes.cols());
+  }
+
   /// mask .* dequantize(codes), d_out x d_in. @throws shape_error if mask and codes disagree
   [[nodiscard]] matrix<float> values(context const& ctx = {}) const
     requires quantized_matrix<Codes>
@@ -58,12 +68,15 @@ struct sparse_codes {
     return out;
   }
 
-  /// Bits of all that is stored: kept codes with their scales, and which weights are kept.
+  /// Bits of all that is stored, in the cheapest of the packed formats: kept codes with their scales and which weights are
+  /// kept, or all codes where that is less (dense_codes), if a pruned weight can be stored as one.
   [[nodiscard]] double stored_bits() const
     requires quantized_matrix<Codes>
   {
     auto const* const kept = mask_or_null();
-    return codes.stored_bits(kept) + (kept ? kept->index_bits() : 0.0);
+    if (!kept) return codes.stored_bits(nullptr);
+    double const sparse = codes.stored_bits(kept) + kept->index_bits();
+    return detail::can_store_zero(codes) ? std::min(sparse, codes.stored_bits(nullptr)) : sparse;
   }
 };
 

@@ -3,6 +3,7 @@
 /// Turns weights into prefix moments for the scale search: sorted values for small blocks, histograms for a whole matrix.
 
 #include "slim/core/context.hpp"
+#include "slim/core/finite.hpp"
 #include "slim/core/scalar.hpp"
 #include "slim/quantization/rounding_kernels.hpp"
 #include "slim/quantization/scale_search.hpp"
@@ -59,7 +60,7 @@ constexpr double bf16_at(index_t position) noexcept {
 /// Grid of 2 `bins` + 1 bins, whose middles are the multiples of largest / bins.
 inline bin_grid bins_up_to(float largest, index_t bins) noexcept {
   float const unit = largest < 0x1p-60f ? 0x1p126f : 1.0f;
-  bool const usable = largest > 0.0f && std::isfinite(largest);
+  bool const usable = largest > 0.0f && detail::is_finite(largest);
   return {largest, unit, usable ? static_cast<float>(2 * bins) / (largest * unit) : 0.0f, static_cast<int>(bins)};
 }
 

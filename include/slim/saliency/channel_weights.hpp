@@ -2,6 +2,7 @@
 /// @file
 /// Linear saliencies: positive weights of input channels under which adapter solvers measure the error.
 
+#include "slim/core/finite.hpp"
 #include "slim/saliency/saliency.hpp"
 
 #include <limits>
@@ -16,7 +17,7 @@ inline double smallest_positive(std::vector<double> const& values) {
   double smallest = std::numeric_limits<double>::infinity();
   for (double const value : values)
     if (value > 0.0) smallest = std::min(smallest, value);
-  return std::isfinite(smallest) ? smallest : 1.0;
+  return detail::is_finite(smallest) ? smallest : 1.0;
 }
 
 /// Weights of dead channels become the smallest positive one: any positive number keeps F invertible, and this one neither

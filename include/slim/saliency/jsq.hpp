@@ -4,6 +4,7 @@
 /// 2024), a baseline of SLiM's paper: Wanda's score, plus rho times the range that the output would have without the weight. A
 /// weight that holds the range of its output down makes it easier to quantize, and stays.
 
+#include "slim/core/finite.hpp"
 #include "slim/core/power_of_two.hpp"
 #include "slim/saliency/saliency.hpp"
 
@@ -32,7 +33,7 @@ class jsq {
 public:
   /// @throws config_error on a negative rho or a clip outside [0, 1).
   explicit jsq(jsq_config config = {}) : config_(config) {
-    if (!(config.rho >= 0.0) || !std::isfinite(config.rho) || !(config.clip >= 0.0 && config.clip < 1.0))
+    if (!(config.rho >= 0.0) || !detail::is_finite(config.rho) || !(config.clip >= 0.0 && config.clip < 1.0))
       throw config_error(message("jsq: rho ", config.rho, ", clip ", config.clip));
   }
 
@@ -77,7 +78,7 @@ private:
   [[nodiscard]] matrix<float> clipped(matrix_view<float const> tokens) const {
     matrix<float> sample(tokens);
     for (index_t k = 0; k < sample.size(); ++k)
-      if (!std::isfinite(sample.data()[k]))
+      if (!detail::is_finite(sample.data()[k]))
         throw nonfinite_error(
             message("jsq: the sample is ", sample.data()[k], " at token ", k / sample.cols(), ", channel ", k % sample.cols()));
     if (auto const cut = static_cast<index_t>(config_.clip * static_cast<double>(sample.size())); cut > 0) {

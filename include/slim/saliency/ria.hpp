@@ -4,6 +4,7 @@
 /// and of its column, so that no channel of small weights is pruned away whole:
 /// (|w_ij| / sum_k |w_ik| + |w_ij| / sum_k |w_kj|) * ||x_j||_2^power.
 
+#include "slim/core/finite.hpp"
 #include "slim/saliency/saliency.hpp"
 
 namespace slim {
@@ -23,7 +24,7 @@ class ria {
 public:
   /// @throws config_error unless power is a finite number >= 0.
   explicit ria(ria_config config = {}) : config_(config) {
-    if (!(config.power >= 0.0) || !std::isfinite(config.power))
+    if (!(config.power >= 0.0) || !detail::is_finite(config.power))
       throw config_error(message("ria: power ", config.power, " is not a number >= 0"));
   }
 

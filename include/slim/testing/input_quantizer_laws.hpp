@@ -2,6 +2,7 @@
 /// @file
 /// Laws of an input quantizer.
 
+#include "slim/core/finite.hpp"
 #include "slim/quantization/input_quantizer.hpp"
 #include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/same_bits.hpp"
@@ -31,7 +32,7 @@ template <input_quantizer Q>
     for (index_t k = 0; k < x.values.size(); ++k) {
       float const value = x.values.data()[k], rounded = once.data()[k];
       std::string const at = message("element ", k, ": ", value, " -> ", rounded, " -> ", twice.data()[k]);
-      if (!judge.expect(std::isfinite(rounded), "finite stays finite", at)) break;
+      if (!judge.expect(slim::detail::is_finite(rounded), "finite stays finite", at)) break;
       if (!judge.expect(value != 0.0f || rounded == 0.0f, "0 stays 0", at)) break;
       double const error = std::abs(static_cast<double>(value) - static_cast<double>(rounded));
       if (!judge.expect(error <= bound * largest * (1 + 0x1p-20), "|x - x'| <= bound * max|x|", at)) break;

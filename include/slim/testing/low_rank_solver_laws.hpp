@@ -3,6 +3,7 @@
 /// Laws of a low-rank solver.
 
 #include "slim/adapters/diagonal_norm.hpp"
+#include "slim/core/finite.hpp"
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/pruner_laws.hpp"
@@ -69,7 +70,8 @@ inline void judge_storage(collector& judge, adapter const& found) {
 
 /// The energy of E is the one that the channel weights give.
 inline void judge_norm(collector& judge, matrix<float> const& e, std::vector<float> const& weights, double energy) {
-  bool const positive = std::all_of(weights.begin(), weights.end(), [](float w) { return w > 0.0f && std::isfinite(w); });
+  bool const positive =
+      std::all_of(weights.begin(), weights.end(), [](float w) { return w > 0.0f && slim::detail::is_finite(w); });
   if (!judge.expect(static_cast<index_t>(weights.size()) == e.cols() && positive,
                     "a diagonal norm has a positive finite weight per channel"))
     return;
@@ -107,7 +109,8 @@ template <low_rank_solver S>
       found.subtract_from(left_over.view());
       double const none = s.energy(matrix_view<float const>(before.view()), c.calib, context{}),
                    rest = s.energy(matrix_view<float const>(left_over.view()), c.calib, context{});
-      judge.expect(std::isfinite(none) && none >= 0.0, "the energy of an error is finite and not negative", message(none));
+      judge.expect(slim::detail::is_finite(none) && none >= 0.0, "the energy of an error is finite and not negative",
+                   message(none));
       judge.expect(rest <= none * (1 + 1e-5), "the energy left is not above that of no adapter",
                    message(rest / none, " times"));
       if constexpr (diagonal_norm<S>) detail::judge_norm(judge, before, s.channel_weights(c.calib), none);

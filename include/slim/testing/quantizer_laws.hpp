@@ -2,6 +2,7 @@
 /// @file
 /// Laws of a quantizer. Codes of type integer_codes are held to their documented grid as well.
 
+#include "slim/core/finite.hpp"
 #include "slim/quantization/codes/integer_codes.hpp"
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
@@ -30,7 +31,7 @@ void judge_stored_bits(collector& judge, C const& codes) {
     for (index_t j = i % 2; j < codes.cols(); j += 2) some.keep(i, j);
   double const all = codes.stored_bits(nullptr), half = codes.stored_bits(&some), side = codes.stored_bits(&none_kept);
   auto const size = static_cast<double>(codes.rows() * codes.cols());
-  judge.expect(0.0 <= side && side <= half && half <= all && std::isfinite(all), "fewer kept codes cost no more",
+  judge.expect(0.0 <= side && side <= half && half <= all && slim::detail::is_finite(all), "fewer kept codes cost no more",
                message(side, ", ", half, ", ", all));
   judge.expect(all - side <= 64.0 * size, "a code has at most 64 bits", message(all, " for ", size));
 }
@@ -52,7 +53,8 @@ inline void judge_integer_codes(collector& judge, integer_codes const& codes, ma
                message(codes.stored_bits(), " for ", stored));
   for (index_t k = 0; k < codes.scales.size(); ++k) {
     float const scale = codes.scales.data()[k];
-    if (!judge.expect(scale >= 0.0f && std::isfinite(scale), "scales are finite and not negative", message(scale))) return;
+    if (!judge.expect(scale >= 0.0f && slim::detail::is_finite(scale), "scales are finite and not negative", message(scale)))
+      return;
     if (!judge.expect(same_bits(scale, rounded_to(codes.scales.format(), scale)), "scales are numbers of their format",
                       message(scale)))
       return;

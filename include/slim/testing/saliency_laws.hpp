@@ -2,6 +2,7 @@
 /// @file
 /// Laws of saliencies, of single weights and of channels.
 
+#include "slim/core/finite.hpp"
 #include "slim/saliency/saliency.hpp"
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
@@ -56,7 +57,8 @@ template <linear_saliency S>
       judge.expect(same_bits(weights, s.channel_weights(c.calib)), "the same twice");
       for (std::size_t j = 0; j < weights.size(); ++j) {
         float const w = weights[j];
-        if (!judge.expect(w > 0.0f && std::isfinite(w), "weights are positive and finite", message("channel ", j, ": ", w)))
+        if (!judge.expect(w > 0.0f && slim::detail::is_finite(w), "weights are positive and finite",
+                          message("channel ", j, ": ", w)))
           break;
         float const x = 0.25f + 0.75f * static_cast<float>(random_uniform(5, j));
         if (!judge.expect(std::abs(x * w / w - x) <= 0x1p-22f, "F^-1(F(x)) = x",

@@ -3,6 +3,7 @@
 /// Bitwise equality, where NaN equals itself and -0 differs from 0: what "the same result" means.
 
 #include "slim/adapters/adapter.hpp"
+#include "slim/core/finite.hpp"
 #include "slim/quantization/codes/codebook_codes.hpp"
 
 #include <bit>
@@ -68,7 +69,7 @@ template <class T>
 
 /// Whether no element is NaN or infinite.
 [[nodiscard]] inline bool all_finite(matrix<float> const& m) noexcept {
-  return std::all_of(m.data(), m.data() + m.size(), [](float x) { return std::isfinite(x); });
+  return std::all_of(m.data(), m.data() + m.size(), [](float x) { return slim::detail::is_finite(x); });
 }
 
 } // namespace testing

@@ -18,7 +18,7 @@ inline namespace SLIM_ABI {
   int const offset = 1 << (code_bits(layout.kind) - 1);
   detail::packed_parts found{
       integer_codes(layout.rows, layout.cols, code_bits(layout.kind), {1, layout.scale_cols},
-                    grouped ? number_format::fp16 : number_format::fp32),
+                    grouped && !layout.wide_scales ? number_format::fp16 : number_format::fp32),
       mask(layout.rows, layout.cols, is_sparse(layout.kind) ? sparsity_pattern{2, 4} : sparsity_pattern{}),
       {}};
   integer_codes& codes = found.codes;

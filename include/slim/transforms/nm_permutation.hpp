@@ -4,6 +4,7 @@
 /// Channels are sorted by score and dealt to the groups in turn, forth and back, so that no group holds many of the best. Then
 /// a place of all groups at a time is dealt anew by linear sum assignment: the best exchange of those channels, found exactly.
 
+#include "slim/core/finite.hpp"
 #include "slim/core/power_of_two.hpp"
 #include "slim/linalg/assignment.hpp"
 #include "slim/pruning/mask.hpp"
@@ -39,7 +40,7 @@ struct nm_permutation {
 namespace detail {
 
 /// A score as the search takes it: NaN, infinity and negative numbers count as 0.
-[[nodiscard]] inline float clean_score(float s) noexcept { return s > 0.0f && std::isfinite(s) ? s : 0.0f; }
+[[nodiscard]] inline float clean_score(float s) noexcept { return s > 0.0f && detail::is_finite(s) ? s : 0.0f; }
 
 /// The power of two that brings the largest score below 1, so that sums of scores stay finite.
 [[nodiscard]] inline int power_below_one(matrix_view<float const> scores) noexcept {

@@ -34,6 +34,7 @@ public:
              .input_stages = stages_per_scale_,
              .set_inputs = (set_stages + stages_per_scale_ - 1) / stages_per_scale_,
              .zero_points = layout.zero_points,
+             .scale_bytes = layout.scale_bytes(),
              .book = {}};
     for (std::size_t k = 0; k < w.levels().size(); ++k)
       walk_.book[k] = static_cast<std::uint8_t>(w.levels()[k] + (is_sparse(layout.kind) ? 0 : 128));

@@ -2,6 +2,7 @@
 /// @file
 /// Codes, masks and numbers into the R16 layout (kernels/cpu/r16.hpp).
 
+#include "slim/core/finite.hpp"
 #include "slim/kernels/cpu/packing_kernels.hpp"
 #include "slim/kernels/cpu/r16.hpp"
 #include "slim/packing/side_data.hpp"
@@ -20,7 +21,8 @@ struct r16_source {
   int bits = 4;
   scale_block block = per_tensor;
   bool zero_points = false;
-  bool sparse = false; ///< 2:4
+  bool sparse = false;      ///< 2:4
+  bool wide_scales = false; ///< scales of groups are no fp16 numbers
   std::optional<r16_levels> book = {};
 
   /// @throws config_error if R16 cannot hold it.
@@ -29,7 +31,7 @@ struct r16_source {
       throw config_error(message("pack_r16: 2:4 with ", bits, " bits", zero_points ? " and zero points" : "",
                                  ", possible are at most 4 bits without zero points"));
     if (book && (bits != 4 || zero_points)) throw config_error("pack_r16: a code book belongs to 4 bits without zero points");
-    r16_layout out{.rows = rows, .cols = cols, .zero_points = zero_points};
+    r16_layout out{.rows = rows, .cols = cols, .zero_points = zero_points, .wide_scales = wide_scales};
     out.kind = sparse      ? (book ? r16_kind::sparse24_book : r16_kind::sparse24)
                : book      ? r16_kind::dense4_book
                : bits == 2 ? r16_kind::dense2
@@ -38,7 +40,7 @@ struct r16_source {
                            : r16_kind::dense8;
     index_t const group = block.cols_of(cols);
     if (cols <= group)
-      out.zero_points = false;
+      out.zero_points = out.wide_scales = false;
     else if (group % r16_stage_cols == 0)
       out.scale_cols = group;
     else
@@ -66,7 +68,7 @@ public:
   }
 
   /// A row block, from the rows of `codes` (and the mask, if sparse) that begin at `from`. Row blocks may be put by several
-  /// threads. @throws config_error on group scales that fp16 cannot hold, and groups that keep more than two.
+  /// threads. @throws config_error on groups that keep more than two, and scales that are no fp16 numbers without wide_scales.
   void put(index_t row_block, integer_codes const& codes, mask const* kept, index_t from) {
     begin(row_block);
     std::int8_t const* code_rows[r16_rows] = {};
@@ -89,16 +91,26 @@ public:
     }
   }
 
-  /// Scales (and zero points) of `count` groups of row i, from number `first` on. @throws config_error
+  /// Scales (and zero points) of `count` groups of row i, from number `first` on. @throws config_error; nonfinite_error
   void put_scales(index_t i, index_t first, index_t count, float const* scales, std::int8_t const* zeros) {
     if (layout().cols == 0) return;
     if (layout().scale_cols == 0) {
+      require_finite(scales[0], i, 0);
       packed_.row_scales_[static_cast<std::size_t>(i)] = scales[0] * packed_.level_unit_;
       if (!packed_.row_zeros_.empty()) packed_.row_zeros_[static_cast<std::size_t>(i)] = static_cast<float>(stored(zeros[0]));
       return;
     }
     index_t const r = i % r16_rows;
     std::uint8_t* const row_block = bytes_of(i / r16_rows);
+    if (layout().wide_scales) {
+      for (index_t g = 0; g < count; ++g) {
+        std::uint8_t* const set = row_block + layout().set_offset(first + g);
+        require_finite(scales[g], i, first + g);
+        std::memcpy(set + 4 * r, scales + g, 4);
+        if (layout().zero_points) set[4 * r16_rows + r] = static_cast<std::uint8_t>(stored(zeros[g]));
+      }
+      return;
+    }
     constexpr index_t some = 64;
     std::array<std::uint16_t, some> halves;
     for (index_t g = 0; g < count; g += some) {
@@ -177,7 +189,13 @@ private:
 
   [[nodiscard]] int stored(int code) const noexcept { return code + (1 << (code_bits(layout().kind) - 1)); }
 
+  static void require_finite(float scale, index_t i, index_t g) {
+    if (!detail::is_finite(scale))
+      throw nonfinite_error(message("pack_r16: the scale of row ", i, ", group ", g, " is ", scale));
+  }
+
   [[nodiscard]] static std::uint16_t half_of(float scale, index_t i, index_t g) {
+    require_finite(scale, i, g);
     fp16 const half(scale);
     if (!(static_cast<float>(half) == scale))
       throw config_error(message("pack_r16: the scale ", scale, " of row ", i, ", group ", g,
@@ -191,7 +209,7 @@ private:
     for (float const value : book) largest = std::max(largest, std::abs(value));
     for (int most = 1; most <= 127; ++most) {
       std::vector<std::int8_t> levels;
-      bool whole = std::isfinite(largest) && largest > 0;
+      bool whole = detail::is_finite(largest) && largest > 0;
       for (float const value : book) {
         float const level = value / largest * static_cast<float>(most), nearest = std::nearbyint(level);
         whole = whole && std::abs(level - nearest) < 1e-5f * static_cast<float>(most);
@@ -301,21 +319,23 @@ private:
 namespace detail {
 
 /// @throws config_error on what R16 has no place for.
-inline void check_r16(integer_codes const& codes) {
-  codes.check("pack_r16");
+inline void check_r16(integer_codes const& codes, mask const* kept) {
+  codes.check_codes("pack_r16", kept);
   if (codes.bits < 2 || !codes.group_bits.empty() || !codes.offsets.empty())
     throw config_error("pack_r16: codes of 1 bit, bits per group and real offsets have no place in R16");
 }
 
+/// Whether scales of groups need the room of fp32.
+[[nodiscard]] inline bool needs_wide_scales(scale_table const& scales) {
+  return std::any_of(scales.data(), scales.data() + scales.size(),
+                     [](float scale) { return rounded_to(number_format::fp16, scale) != scale; });
+}
+
 inline r16_matrix pack_all(integer_codes const& codes, mask const* kept, std::optional<r16_levels> const& book,
                            context const& ctx) {
-  check_r16(codes);
-  if (kept && (kept->rows() != codes.rows() || kept->cols() != codes.cols()))
-    throw shape_error(
-        message("pack_r16: codes are ", codes.rows(), " x ", codes.cols(), ", the mask ", kept->rows(), " x ", kept->cols()));
-  if (kept && kept->pattern() != sparsity_pattern{2, 4})
-    throw config_error(message("pack_r16: a mask of pattern ", kept->pattern().n, ":", kept->pattern().m, ", possible is 2:4"));
-  r16_packer packer({codes.rows(), codes.cols(), codes.bits, codes.block, !codes.zeros.empty(), kept != nullptr, book},
+  check_r16(codes, kept);
+  r16_packer packer({codes.rows(), codes.cols(), codes.bits, codes.block, !codes.zeros.empty(), kept != nullptr,
+                     needs_wide_scales(codes.scales), book},
                     ctx.simd);
   packer.set_channel_factors(codes.channel_factors);
   ctx.parallel_for(packer.layout().row_blocks(), 4, [&](index_t begin, index_t end) {
@@ -336,19 +356,20 @@ inline r16_matrix pack_all(codebook_codes const& codes, mask const* kept, contex
 [[nodiscard]] inline std::vector<float> rounded_levels(std::vector<float> levels) {
   float largest = 0;
   for (float const value : levels) largest = std::max(largest, std::abs(value));
-  if (largest > 0 && std::isfinite(largest))
+  if (largest > 0 && detail::is_finite(largest))
     for (float& value : levels) value = std::nearbyint(value / largest * 127.0f) * (largest / 127.0f);
   return levels;
 }
 
-/// Codes of a dense matrix (d_out x d_in; 2 to 8 bits, 5 to 7 take the room of 8). @throws config_error on groups of scales
-/// that are no multiple of 32 columns, or group scales that fp16 cannot hold.
+/// Codes of a dense matrix (d_out x d_in; 2 to 8 bits, 5 to 7 take the room of 8). Scales are stored as they are: those of
+/// groups in fp16 if it holds them all, else in fp32. @throws config_error on groups of scales that are no multiple of 32
+/// columns, codes that do not lie in their bits; nonfinite_error on a scale; shape_error, config_error as integer_codes::check.
 [[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, context const& ctx = {}) {
   return detail::pack_all(codes, nullptr, {}, ctx);
 }
 
-/// Codes of a 2:4 sparse matrix, at most 4 bits, without zero points. A kept weight may have code 0. @throws as above;
-/// shape_error; config_error if a group keeps more than two.
+/// Codes of a sparse matrix that keeps at most two of every four columns (whatever pattern its mask promises), at most 4 bits,
+/// without zero points. A kept weight may have code 0. @throws as above; config_error naming a group that keeps more than two.
 [[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, mask const& kept, context const& ctx = {}) {
   return detail::pack_all(codes, &kept, {}, ctx);
 }

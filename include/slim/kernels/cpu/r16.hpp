@@ -5,7 +5,7 @@
 ///
 ///     row block  chunk chunk ...
 ///     chunk      [sets of the next scales and zero points, as many as fill whole cache lines] the stages that they belong to
-///     set        16 fp16 scales [16 zero points of a byte]
+///     set        16 scales, fp16 or, where fp16 does not hold them all, fp32  [16 zero points of a byte]
 ///     stage      16 rows x 32 columns, some vectors of 64 bytes; byte 4 r + k belongs to row r
 ///
 /// Every byte is read in the order it lies in, so that the machine sees one stream and fetches ahead by itself.
@@ -80,12 +80,15 @@ struct r16_layout {
   index_t rows = 0, cols = 0; ///< without padding
   index_t scale_cols = 0;     ///< columns that share a scale, a multiple of 32; 0 if a row has one scale, kept apart
   bool zero_points = false;   ///< a byte per row behind each set of scales
+  bool wide_scales = false;   ///< scales of groups are fp32 instead of fp16
 
   [[nodiscard]] constexpr index_t row_blocks() const noexcept { return (rows + r16_rows - 1) / r16_rows; }
   [[nodiscard]] constexpr index_t stages() const noexcept { return (cols + r16_stage_cols - 1) / r16_stage_cols; }
   [[nodiscard]] constexpr index_t sets() const noexcept { return scale_cols == 0 ? 0 : (cols + scale_cols - 1) / scale_cols; }
+  /// Of a scale in a set.
+  [[nodiscard]] constexpr index_t scale_bytes() const noexcept { return wide_scales ? 4 : 2; }
   [[nodiscard]] constexpr index_t set_bytes() const noexcept {
-    return scale_cols == 0 ? 0 : zero_points ? 3 * r16_rows : 2 * r16_rows;
+    return scale_cols == 0 ? 0 : (scale_bytes() + (zero_points ? 1 : 0)) * r16_rows;
   }
   /// Sets of a chunk, a power of two: their bytes end with a cache line. The last chunk may have fewer.
   [[nodiscard]] constexpr index_t chunk_sets() const noexcept { return zero_points ? 4 : 2; }
@@ -147,7 +150,12 @@ public:
   [[nodiscard]] float scale(index_t i, index_t j) const noexcept {
     if (!has_codes(layout_.kind)) return 1.0f;
     if (layout_.scale_cols == 0) return row_scales_[static_cast<std::size_t>(i)];
-    std::uint8_t const* const at = scales_at(i, j) + 2 * (i % r16_rows);
+    std::uint8_t const* const at = scales_at(i, j) + layout_.scale_bytes() * (i % r16_rows);
+    if (layout_.wide_scales) {
+      float scale;
+      std::memcpy(&scale, at, sizeof scale);
+      return scale * level_unit_;
+    }
     return static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(at[0] | at[1] << 8))) * level_unit_;
   }
 
@@ -156,7 +164,7 @@ public:
     if (has_book(layout_.kind) || !has_codes(layout_.kind)) return 0;
     if (!row_zeros_.empty()) return static_cast<int>(row_zeros_[static_cast<std::size_t>(i)]);
     if (!layout_.zero_points) return 1 << (code_bits(layout_.kind) - 1);
-    return scales_at(i, j)[2 * r16_rows + i % r16_rows];
+    return scales_at(i, j)[layout_.scale_bytes() * r16_rows + i % r16_rows];
   }
 
   /// Values of columns 128 col_block and on of a row block, [column][row], pruned and padding weights 0; the bytes are read as

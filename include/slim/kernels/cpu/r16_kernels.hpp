@@ -105,8 +105,11 @@ std::uint8_t const* one_product(r16_walk const& a, std::uint8_t const* stages, s
     for (index_t r = 0; r < r16_rows; ++r) {
       float scale = 1.0f, zero = 0.0f;
       if (a.scales) {
-        scale = static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(set[2 * r] | set[2 * r + 1] << 8)));
-        zero = static_cast<float>(a.zero_points ? set[2 * r16_rows + r] : plain_zero(Kind));
+        if (a.scale_bytes == 4)
+          std::memcpy(&scale, set + 4 * r, sizeof scale);
+        else
+          scale = static_cast<float>(fp16::from_bits(static_cast<std::uint16_t>(set[2 * r] | set[2 * r + 1] << 8)));
+        zero = static_cast<float>(a.zero_points ? set[a.scale_bytes * r16_rows + r] : plain_zero(Kind));
       }
       for (int t = 0; t < T; ++t) {
         float sum = 0;

@@ -20,29 +20,58 @@ public:
   [[nodiscard]] index_t cols() const { return self_->cols(); }
   [[nodiscard]] double stored_bits(mask const* kept = nullptr) const { return self_->stored_bits(kept); }
   void dequantize_into(matrix_view<float> values, context const& ctx = {}) const { self_->dequantize_into(values, ctx); }
+  /// @throws shape_error, config_error if the codes have a check and it fails
+  void check(std::string_view who) const { self_->check(who); }
+  /// Whether a pruned weight can be stored as a code; false of codes that do not say.
+  [[nodiscard]] bool has_zero() const { return self_->has_zero(); }
+  /// Codes of weights that are not kept come to stand for 0, if they can (in a copy: copies of this one stay as they are).
+  void prune(mask const& kept) {
+    if (auto pruned = self_->pruned(kept)) self_ = std::move(pruned);
+  }
 
   /// The codes themselves if they are a C, else null.
   template <class C>
   [[nodiscard]] C const* get_if() const noexcept {
-    auto const* same = dynamic_cast<model<C> const*>(self_.get());
-    return same ? &same->codes : nullptr;
+    return self_->type() == &type_of<C> ? &static_cast<model<C> const*>(self_.get())->codes : nullptr;
   }
 
 private:
+  /// Its address stands for the type of the codes: units without run-time type information have none of their own.
+  template <class C>
+  static constexpr char type_of = 0;
+
   struct face {
     virtual ~face() = default;
+    virtual char const* type() const = 0;
     virtual index_t rows() const = 0;
     virtual index_t cols() const = 0;
     virtual double stored_bits(mask const*) const = 0;
     virtual void dequantize_into(matrix_view<float>, context const&) const = 0;
+    virtual void check(std::string_view) const = 0;
+    virtual bool has_zero() const = 0;
+    virtual std::shared_ptr<face const> pruned(mask const&) const = 0;
   };
   template <class C>
   struct model final : face {
     explicit model(C c) : codes(std::move(c)) {}
+    char const* type() const override { return &type_of<C>; }
     index_t rows() const override { return codes.rows(); }
     index_t cols() const override { return codes.cols(); }
     double stored_bits(mask const* kept) const override { return codes.stored_bits(kept); }
     void dequantize_into(matrix_view<float> values, context const& ctx) const override { codes.dequantize_into(values, ctx); }
+    void check(std::string_view who) const override {
+      if constexpr (requires { codes.check(who); }) codes.check(who);
+    }
+    bool has_zero() const override { return detail::can_store_zero(codes); }
+    std::shared_ptr<face const> pruned(mask const& kept) const override {
+      if constexpr (requires(C copy) { copy.prune(kept); }) {
+        auto copy = std::make_shared<model>(codes);
+        copy->codes.prune(kept);
+        return copy;
+      } else {
+        return nullptr;
+      }
+    }
     C codes;
   };
 

@@ -3,9 +3,11 @@
 /// `codebook_codes`: a matrix as positions in code books, tables of levels that need not be evenly spaced: NF4 (arXiv
 /// 2305.14314), levels found by k-means (SqueezeLLM), ternary levels, and books of short vectors (product quantization).
 
+#include "slim/core/finite.hpp"
 #include "slim/quantization/quantizer.hpp"
 #include "slim/quantization/scale_table.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -28,6 +30,8 @@ struct codebook_codes {
   scale_table scales;                              ///< one per block, or empty
   std::vector<float> channel_factors;              ///< d_in, or empty
 
+  /// 0 x 0.
+  codebook_codes() : codebook_codes(0, 0, 4) {}
   /// All codes 0, all books 0, no scales. @throws config_error unless 1 <= bits <= 8, dim >= 1 and a book's columns are whole
   /// codes.
   codebook_codes(index_t rows, index_t cols, int bit_count, scale_block shared_by = per_tensor, index_t columns_per_code = 1)
@@ -75,8 +79,10 @@ struct codebook_codes {
   [[nodiscard]] float value(index_t i, index_t j) const noexcept { return scale_at(i, j) * level_at(i, j) / factor_at(j); }
 
   /// Codes of which a weight is kept (all, without a mask), books and scales as they are stored; each channel factor other than
-  /// 1 as a 32-bit number and a 16-bit position.
+  /// 1 as a 32-bit number and a 16-bit position. @throws as check; shape_error on another mask
   [[nodiscard]] double stored_bits(mask const* kept = nullptr) const {
+    check("stored_bits");
+    if (kept) kept->check("stored_bits", rows(), cols());
     index_t stored = codes.size();
     if (kept && dim == 1) stored = kept->count();
     if (kept && dim > 1) {
@@ -93,10 +99,38 @@ struct codebook_codes {
            scales.stored_bits() + 48.0 * static_cast<double>(moved);
   }
 
+  /// The position of a level 0 in the book of weight (i, j), or -1.
+  [[nodiscard]] int zero_at(index_t i, index_t j) const noexcept {
+    float const* const book = book_at(i, j);
+    for (index_t k = 0; k < levels() && dim == 1; ++k)
+      if (book[k] == 0.0f) return static_cast<int>(k);
+    return -1;
+  }
+  /// Whether a pruned weight can be stored as a code: every book has a level 0.
+  [[nodiscard]] bool has_zero() const noexcept {
+    for (index_t b = 0; b < books.rows(); ++b)
+      if (std::find(books.row(b), books.row(b) + books.cols(), 0.0f) == books.row(b) + books.cols()) return false;
+    return dim == 1;
+  }
+
+  /// Codes of weights that are not kept become the level 0 of their book, where it has one. @throws shape_error, config_error
+  void prune(mask const& kept) {
+    check("prune");
+    kept.check("prune", rows(), cols());
+    for (index_t i = 0; i < rows(); ++i)
+      for (index_t j = 0; j < cols() && dim == 1; ++j)
+        if (!kept.kept(i, j))
+          if (int const zero = zero_at(i, j); zero >= 0) codes(i, j) = static_cast<std::uint8_t>(zero);
+  }
+
   /// @throws shape_error, config_error unless all parts fit each other.
-  void check(char const* who) const {
-    if (bits < 1 || bits > 8 || dim < 1 || block.rows < 0 || block.cols < 0 || book_block.rows < 0 || book_block.cols < 0)
-      throw config_error(message(who, ": ", bits, " bits for ", dim, " columns"));
+  void check(std::string_view who) const {
+    if (bits < 1 || bits > 8 || dim < 1 || dim > 65536 || columns < 0)
+      throw config_error(message(who, ": codes of ", bits, " bits for ", dim, " of ", columns,
+                                 " columns, possible are 1 to 8 bits for 1 to 65536 columns"));
+    if (block.rows < 0 || block.cols < 0 || book_block.rows < 0 || book_block.cols < 0 || book_block.cols % dim != 0)
+      throw config_error(message(who, ": scale block of ", block.rows, " x ", block.cols, ", books for ", book_block.rows,
+                                 " x ", book_block.cols, "; possible are extents from 0 on, and books of whole codes"));
     if (codes.cols() != detail::blocks_of(columns, dim))
       throw shape_error(message(who, ": ", codes.cols(), " codes of ", dim, " columns for ", columns, " columns"));
     if (books.rows() != books_down() * books_across() || (books.rows() > 0 && books.cols() != levels() * dim))
@@ -109,6 +143,9 @@ struct codebook_codes {
           message(who, ": ", scales.rows(), " x ", scales.cols(), " scales where ", tall, " x ", wide, " are needed"));
     if (!channel_factors.empty() && std::ssize(channel_factors) != cols())
       throw shape_error(message(who, ": ", channel_factors.size(), " channel factors for ", cols(), " channels"));
+    for (std::size_t j = 0; j < channel_factors.size(); ++j)
+      if (!detail::is_finite(channel_factors[j]) || channel_factors[j] == 0.0f)
+        throw config_error(message(who, ": channel factor ", j, " is ", channel_factors[j], ", needed is a number but 0"));
     for (index_t k = 0; k < codes.size() && bits < 8; ++k)
       if (codes.data()[k] >> bits != 0)
         throw config_error(message(who, ": code ", int{codes.data()[k]}, " in ", bits, " bits"));

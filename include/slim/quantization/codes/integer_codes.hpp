@@ -3,6 +3,7 @@
 /// `integer_codes`: a matrix as small integers with one scale (and perhaps a zero point or an offset) per block of weights, and
 /// the rounding that makes them. Shared by every uniform grid.
 
+#include "slim/core/finite.hpp"
 #include "slim/core/scalar.hpp"
 #include "slim/quantization/quantizer.hpp"
 #include "slim/quantization/rounding_kernels.hpp"
@@ -45,6 +46,8 @@ struct integer_codes {
   scale_table offsets;                ///< as scales, or empty; not together with zeros
   std::vector<float> channel_factors; ///< d_in, or empty
 
+  /// 0 x 0.
+  integer_codes() : integer_codes(0, 0, 4, per_tensor, number_format::fp32) {}
   /// All codes 0, all scales 0. @throws config_error unless 1 <= bits <= 8 and the block's extents are not negative.
   integer_codes(index_t rows, index_t cols, int bit_count, scale_block shared_by, scale_storage stored)
       : bits(checked(bit_count)), block(shared_by), codes(rows, cols) {
@@ -69,8 +72,10 @@ struct integer_codes {
   [[nodiscard]] int highest_of(index_t g) const noexcept { return (1 << (bits_of(g) - 1)) - 1; }
 
   /// Codes in the bits of their group, scales and offsets as they are stored, zero points in the bits of their group; each
-  /// channel factor other than 1 as a 32-bit number and a 16-bit position.
+  /// channel factor other than 1 as a 32-bit number and a 16-bit position. @throws as check; shape_error on another mask
   [[nodiscard]] double stored_bits(mask const* kept = nullptr) const {
+    check("stored_bits");
+    if (kept) kept->check("stored_bits", rows(), cols());
     double total = scales.stored_bits() + offsets.stored_bits();
     index_t const wide = block.cols_of(cols());
     if (group_bits.empty()) {
@@ -106,11 +111,25 @@ struct integer_codes {
     return (offsets.empty() ? scaled : scaled + offset_at(i, j)) / factor_at(j);
   }
 
+  /// Whether a pruned weight can be stored as a code: real offsets have no 0.
+  [[nodiscard]] bool has_zero() const noexcept { return offsets.empty(); }
+
+  /// Codes of weights that are not kept become the zero point: what they stand for is 0 without the mask, too (but for real
+  /// offsets, which have no 0). @throws shape_error, config_error
+  void prune(mask const& kept) {
+    check("prune");
+    kept.check("prune", rows(), cols());
+    for (index_t i = 0; i < rows(); ++i)
+      for (index_t j = 0; j < cols(); ++j)
+        if (!kept.kept(i, j)) codes(i, j) = static_cast<std::int8_t>(zero_at(i, j));
+  }
+
   /// @throws shape_error, config_error unless all parts fit each other: what every function that takes codes calls first.
-  /// `who` begins the message.
-  void check(char const* who) const {
-    if (bits < 1 || bits > 8 || block.rows < 0 || block.cols < 0)
-      throw config_error(message(who, ": ", bits, " bits, ", describe(block)));
+  /// `who` begins the message. O(scales + d_in); check_codes looks at the codes, too.
+  void check(std::string_view who) const {
+    if (bits < 1 || bits > 8) throw config_error(message(who, ": codes of ", bits, " bits, possible are 1 to 8"));
+    if (block.rows < 0 || block.cols < 0)
+      throw config_error(message(who, ": scale block of ", block.rows, " x ", block.cols, ", possible are extents from 0 on"));
     index_t const tall = detail::blocks_of(rows(), block.rows_of(rows())),
                   wide = detail::blocks_of(cols(), block.cols_of(cols()));
     auto const require = [&](bool fits, char const* what, index_t given_rows, index_t given_cols) {
@@ -127,11 +146,35 @@ struct integer_codes {
       if (b < 1 || b > bits) throw config_error(message(who, ": a group of ", b, " bits, possible are 1 to ", bits));
     if (!channel_factors.empty() && std::ssize(channel_factors) != cols())
       throw shape_error(message(who, ": ", channel_factors.size(), " channel factors for ", cols(), " channels"));
+    for (std::size_t j = 0; j < channel_factors.size(); ++j)
+      if (!detail::is_finite(channel_factors[j]) || channel_factors[j] == 0.0f)
+        throw config_error(message(who, ": channel factor ", j, " is ", channel_factors[j], ", needed is a number but 0"));
   }
 
-  /// @throws shape_error
+  /// check, and @throws config_error naming the first code (of a kept weight, with a mask) that does not lie in its bits. One
+  /// pass over the codes.
+  void check_codes(std::string_view who, mask const* kept = nullptr) const {
+    check(who);
+    if (kept) kept->check(who, rows(), cols());
+    index_t const wide = block.cols_of(cols());
+    for (index_t i = 0; i < rows(); ++i)
+      for (index_t first = 0; first < cols(); first += wide) {
+        index_t const last = std::min(cols(), first + wide), g = first / wide;
+        int const low = lowest_of(g), high = highest_of(g);
+        std::int8_t const* const row = codes.row(i);
+        int outside = 0;
+        for (index_t j = first; j < last; ++j) outside |= (row[j] < low ? 1 : 0) | (row[j] > high ? 1 : 0);
+        for (index_t j = first; outside != 0 && j < last; ++j)
+          if ((row[j] < low || row[j] > high) && (!kept || kept->kept(i, j)))
+            throw config_error(message(who, ": code (", i, ", ", j, ") is ", int{row[j]}, " in ", bits_of(g),
+                                       " bits, possible are ", low, " to ", high, "; codes that count from 0 are shifted by ",
+                                       -low));
+      }
+  }
+
+  /// @throws shape_error, config_error
   void dequantize_into(matrix_view<float> values, context const& ctx = {}) const {
-    check("dequantize_into");
+    check_codes("dequantize_into");
     detail::require_shape(rows(), cols(), values.rows(), values.cols(), "dequantize_into");
     constexpr index_t rows_per_task = 32;
     ctx.parallel_for(rows(), rows_per_task, [&](index_t begin, index_t end) {

@@ -17,8 +17,14 @@ struct plain_values {
   [[nodiscard]] index_t rows() const noexcept { return values.rows(); }
   [[nodiscard]] index_t cols() const noexcept { return values.cols(); }
   [[nodiscard]] double stored_bits(mask const* kept = nullptr) const {
+    if (kept) kept->check("stored_bits", rows(), cols());
     return static_cast<double>(kept ? kept->count() : values.size()) * bit_width(format);
   }
+  /// A pruned weight can be stored as the number 0.
+  [[nodiscard]] bool has_zero() const noexcept { return true; }
+  /// Weights that are not kept become 0. @throws shape_error
+  void prune(mask const& kept) { kept.apply_to(values.view()); }
+
   /// @throws shape_error
   void dequantize_into(matrix_view<float> out, context const& ctx = {}) const {
     detail::require_shape(rows(), cols(), out.rows(), out.cols(), "dequantize_into");

@@ -41,13 +41,22 @@ struct with_outliers {
   [[nodiscard]] index_t rows() const noexcept { return base.rows(); }
   [[nodiscard]] index_t cols() const noexcept { return base.cols(); }
   [[nodiscard]] double stored_bits(mask const* kept = nullptr) const {
+    check("stored_bits");
     return base.stored_bits(kept) + outliers.stored_bits(cols());
   }
 
   friend bool operator==(with_outliers const&, with_outliers const&) = default;
 
+  /// Whether a pruned weight can be stored as a code.
+  [[nodiscard]] bool has_zero() const noexcept {
+    if constexpr (requires { base.has_zero(); })
+      return base.has_zero();
+    else
+      return false;
+  }
+
   /// @throws shape_error, config_error unless the residual fits the codes.
-  void check(char const* who) const {
+  void check(std::string_view who) const {
     if constexpr (requires { base.check(who); }) base.check(who);
     if (std::ssize(outliers.row_begin) != rows() + 1 || outliers.columns.size() != outliers.values.size() ||
         outliers.row_begin.front() != 0 || outliers.row_begin.back() != outliers.count())

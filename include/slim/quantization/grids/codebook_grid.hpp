@@ -3,6 +3,7 @@
 /// `codebook_grid`: the levels of one table, times a scale per tensor, row or group: NF4, ternary, any table of at most 256
 /// levels.
 
+#include "slim/core/finite.hpp"
 #include "slim/quantization/codes/codebook_codes.hpp"
 #include "slim/quantization/grids/uniform_grid.hpp"
 
@@ -23,7 +24,7 @@ struct codebook_grid {
   /// @throws config_error on levels that do not ascend, or scales that several rows share.
   [[nodiscard]] codebook_codes empty(index_t rows, index_t cols) const {
     for (std::size_t k = 0; k < levels.size(); ++k)
-      if (!std::isfinite(levels[k]) || (k > 0 && !(levels[k] > levels[k - 1])))
+      if (!detail::is_finite(levels[k]) || (k > 0 && !(levels[k] > levels[k - 1])))
         throw config_error(message("codebook_grid: level ", k, " is ", levels[k], ", levels must ascend"));
     if (block.rows != 1) throw config_error("codebook_grid: scales belong to single rows");
     return codebook_codes(rows, cols, levels, block, {.format = scale_format});
@@ -32,6 +33,7 @@ struct codebook_grid {
   /// @throws shape_error
   void fit(codebook_codes& codes, matrix_view<float const> v, context const& ctx = {}) const {
     detail::require_shape(codes.rows(), codes.cols(), v.rows(), v.cols(), "codebook_grid::fit");
+    check_own(codes, "codebook_grid::fit");
     if (v.empty()) return;
     index_t const wide = group_cols(codes);
     ctx.parallel_for(v.rows(), grid_lanes, [&](index_t begin, index_t end) {
@@ -81,6 +83,7 @@ struct codebook_grid {
   /// Moves every scale to where ||V - S||_H is least with the levels as they are. @throws shape_error
   void refit(codebook_codes& codes, mask const* kept, matrix_view<float const> v, matrix_view<float const> h,
              context const& ctx = {}) const {
+    check_own(codes, "codebook_grid::refit");
     detail::check_refit(codes.rows(), codes.cols(), v, h);
     auto const here = [&](index_t i, index_t j) { return !kept || kept->kept(i, j); };
     detail::refit_parameters(
@@ -92,7 +95,7 @@ struct codebook_grid {
           float const moved =
               detail::stored_scale(codes.scales.format(), static_cast<float>(static_cast<double>(scale) + slope / curvature));
           double const by = static_cast<double>(moved) - static_cast<double>(scale);
-          if (!(moved > 0.0f) || !std::isfinite(moved) || !detail::lowers_error(curvature, slope, by)) return 0.0;
+          if (!(moved > 0.0f) || !detail::is_finite(moved) || !detail::lowers_error(curvature, slope, by)) return 0.0;
           scale = moved;
           return by;
         },
@@ -106,6 +109,16 @@ struct codebook_grid {
   }
 
 private:
+  /// @throws as codebook_codes::check; config_error on codes that `empty` does not make
+  void check_own(codebook_codes const& codes, std::string_view who) const {
+    codes.check(who);
+    bool const own = codes.dim == 1 && codes.books.rows() <= 1 && codes.block == block && codes.scales.stored().bits == 0 &&
+                     (codes.scales.empty() == (codes.rows() == 0 || codes.cols() == 0)) &&
+                     (codes.books.empty() ||
+                      std::equal(levels.begin(), levels.end(), codes.books.data(), codes.books.data() + codes.books.size()));
+    if (!own) throw config_error(message(who, ": codes of another grid; this one is ", describe()));
+  }
+
   void spread_levels(float* table) const noexcept {
     for (std::size_t k = 0; k < levels.size(); ++k)
       std::fill_n(table + static_cast<index_t>(k) * grid_lanes, grid_lanes, levels[k]);

@@ -4,6 +4,7 @@
 /// GGUF's K-quants (6-bit scales and minima of 8 groups of 32 columns) and SpQR (arXiv 2306.03078: 3-bit scales and zeros over
 /// 16 rows x 16 groups of 16 columns).
 
+#include "slim/core/finite.hpp"
 #include "slim/quantization/grids/uniform_grid.hpp"
 
 namespace slim {
@@ -38,6 +39,7 @@ struct super_block_grid {
   /// @throws shape_error
   void fit(integer_codes& codes, matrix_view<float const> v, context const& ctx = {}) const {
     detail::require_shape(codes.rows(), codes.cols(), v.rows(), v.cols(), "super_block_grid::fit");
+    check_own(codes, "super_block_grid::fit");
     if (v.empty()) return;
     index_t const wide = group_cols(codes);
     auto const fractions = scale_fractions(rule, false);
@@ -89,6 +91,7 @@ struct super_block_grid {
   /// codes of both levels stay. @throws shape_error
   void refit(integer_codes& codes, mask const* kept, matrix_view<float const> v, matrix_view<float const> h,
              context const& ctx = {}) const {
+    check_own(codes, "super_block_grid::refit");
     detail::check_refit(codes.rows(), codes.cols(), v, h);
     index_t const tall = scales.block.rows_of(codes.scales.rows()),
                   wide = group_cols(codes) * scales.block.cols_of(codes.scales.cols());
@@ -107,7 +110,7 @@ struct super_block_grid {
                 detail::stored_number(table.format(), static_cast<float>(static_cast<double>(step) + slope / curvature));
             double const by = static_cast<double>(moved) - static_cast<double>(step);
             bool const same_sign = moved * step > 0.0f; // a scale stays positive, an offset keeps 0 in the range
-            if (!same_sign || !std::isfinite(moved) || !detail::lowers_error(curvature, slope, by)) return 0.0;
+            if (!same_sign || !detail::is_finite(moved) || !detail::lowers_error(curvature, slope, by)) return 0.0;
             table.set_step(b, g, moved);
             return by;
           },
@@ -123,6 +126,15 @@ struct super_block_grid {
   }
 
 private:
+  /// @throws as integer_codes::check; config_error on codes that `empty` does not make
+  void check_own(integer_codes const& codes, std::string_view who) const {
+    codes.check(who);
+    if (codes.bits != bits || codes.block != per_group(group) || !codes.group_bits.empty() || codes.scales.stored() != scales ||
+        codes.offsets.rows() != codes.scales.rows() || codes.offsets.cols() != codes.scales.cols() ||
+        codes.offsets.stored() != offsets)
+      throw config_error(message(who, ": codes of another grid; this one is ", describe()));
+  }
+
   void fit_group(integer_codes& codes, float const* tile, index_t row, index_t count, index_t g, index_t width,
                  std::span<float const> fractions, context const& ctx) const {
     float scale[grid_lanes], offset[grid_lanes];

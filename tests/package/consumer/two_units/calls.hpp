@@ -1,5 +1,5 @@
 #pragma once
-#include <slim/slim.hpp>
+#include <slim/linalg/gemm.hpp>
 
 // The sum of the product of two matrices of ones, (2 x 3) (3 x 2). A macro: a function here would itself be shared.
 #define SUM_OF_PRODUCT                                                                                                         \

@@ -1,0 +1,3 @@
+#include "calls.hpp"
+
+float sum_avx2() { SUM_OF_PRODUCT; }

@@ -1,0 +1,3 @@
+#include "calls.hpp"
+
+float sum_sse42() { SUM_OF_PRODUCT; }

@@ -1,0 +1,3 @@
+#include "calls.hpp"
+
+float sum_unsafe() { SUM_OF_PRODUCT; }
