@@ -39,6 +39,7 @@ struct compress_command {
   std::string memory_limit;      ///< "6G"; empty: none
   std::ptrdiff_t max_blocks = 0; ///< a trial: stop behind so many blocks and write nothing; 0: all
   bool with_evaluation = true;
+  bool strict = false; ///< a layer that lost more than compression should is an error
   void run() const;
 };
 

@@ -3,6 +3,10 @@
 /// Exit codes: 0 success; 1 a file, text or model that cannot be used; 2 a command line that makes no sense.
 
 #include "commands.hpp"
+#include "run/file_output.hpp"
+#include "run/help_text.hpp"
+#include "run/input_error.hpp"
+#include "run/nearest.hpp"
 
 #include <CLI/CLI.hpp>
 
@@ -10,21 +14,47 @@
 #include <omp.h>
 #endif
 
+#include <algorithm>
+#include <charconv>
+#include <csignal>
 #include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <new>
 
 namespace {
 
 using namespace slim_llm;
 
+/// CLI11's help, broken to the width of the terminal.
+class fitting_formatter : public CLI::Formatter {
+public:
+  std::string make_help(CLI::App const* app, std::string name, CLI::AppFormatMode mode) const override {
+    return wrapped(CLI::Formatter::make_help(app, std::move(name), mode), help_width(), get_column_width());
+  }
+};
+
+/// A whole number that fits: CLI11 takes one that does not as the largest that does.
+std::string why_no_count(std::string const& text) {
+  std::ptrdiff_t value = 0;
+  auto const end = text.data() + text.size();
+  auto const [stop, error] = std::from_chars(text.data(), end, value);
+  if (error == std::errc() && stop == end) return {};
+  return "'" + text + "' is not a whole number" + (error == std::errc::result_out_of_range ? " of this size" : "");
+}
+
+CLI::Option* add_count(CLI::App& command, char const* name, std::ptrdiff_t& value, char const* what) {
+  return command.add_option(name, value, what)->check(why_no_count)->capture_default_str();
+}
+
 void add_text_options(CLI::App& command, text_options& text) {
   command.add_option("--calib", text.calib,
                      "text to calibrate on, from its beginning (default: Debian's jargon file, first part)");
   command.add_option("--text", text.text, "text to evaluate on, its last tokens (default: the jargon file, last part)");
-  command.add_option("--calib-tokens", text.calib_tokens, "tokens to calibrate on")->capture_default_str();
-  command.add_option("--held-out-tokens", text.held_out_tokens, "tokens behind those: measured on, not fitted to")
-      ->capture_default_str();
-  command.add_option("--context", text.context, "tokens per window")->capture_default_str();
-  command.add_option("--max-tokens", text.max_tokens, "tokens to evaluate on")->capture_default_str();
+  add_count(command, "--calib-tokens", text.calib_tokens, "tokens to calibrate on");
+  add_count(command, "--held-out-tokens", text.held_out_tokens, "tokens behind those: measured on, not fitted to");
+  add_count(command, "--context", text.context, "tokens per window");
+  add_count(command, "--max-tokens", text.max_tokens, "tokens to evaluate on");
 }
 
 void add_rank_options(CLI::App& command, rank_options& ranks) {
@@ -52,10 +82,45 @@ void add_memory_limit(CLI::App* sub, Command& command) {
                   "refuse before the work begins if it needs more memory than this, e.g. 6G (default: no limit)");
 }
 
+/// The first argument that is no option should be a subcommand. @throws CLI::ExtrasError that names what it may mean.
+void check_subcommand(CLI::App const& app, int argc, char** argv) {
+  std::vector<std::string> names;
+  for (CLI::App const* sub : app.get_subcommands({})) names.push_back(sub->get_name());
+  for (int k = 1; k < argc; ++k) {
+    std::string const word = argv[k];
+    if (word == "--threads") ++k; // its value follows
+    if (word.starts_with('-')) continue;
+    if (std::find(names.begin(), names.end(), word) != names.end()) return;
+    std::string all;
+    for (auto const& name : names) all += (all.empty() ? "" : ", ") + name;
+    std::string const nearest = did_you_mean(word, names);
+    throw CLI::ExtrasError("'" + word + "' is not a subcommand" + (nearest.empty() ? "; there are " + all : nearest),
+                           CLI::ExitCodes::ExtrasError);
+  }
+}
+
+/// What went wrong, for people: never the text of a C++ exception that is not ours.
+std::string sentence_of(std::exception_ptr const& thrown) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (std::bad_alloc const&) {
+    return "there is not enough memory; see --memory-limit and the guide's section on memory";
+  } catch (std::filesystem::filesystem_error const& error) {
+    return error.path1().string() + ": " + error.code().message();
+  } catch (input_error const& error) {
+    return error.what();
+  } catch (slim::error const& error) {
+    return error.what();
+  } catch (std::exception const& error) {
+    return std::string("an unforeseen problem, which is a fault of the program: ") + error.what();
+  }
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
   CLI::App app("slim-llm: one-shot compression of language models (4-bit codes, 2:4 sparsity, low-rank adapters).");
+  app.formatter(std::make_shared<fitting_formatter>());
   app.require_subcommand(1);
   app.footer("Exit codes: 0 success; 1 a file, text or model that cannot be used; 2 a command line that makes no sense.");
   int threads = 0;
@@ -70,14 +135,16 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   add_rank_options(*sub, compress.ranks);
   sub->add_option("--layers-csv", compress.layers_csv, "also write what every step did to every layer");
-  sub->add_flag("!--no-eval", compress.with_evaluation, "do not measure perplexity");
+  sub->add_flag_callback("--no-eval", [&] { compress.with_evaluation = false; }, "do not measure perplexity");
+  sub->add_flag("--strict", compress.strict,
+                "write no model if a layer loses more than compression should: weights that its file cannot hold, rows "
+                "that became 0, an output error of 1");
   sub->add_option("--packed", compress.packed,
                   "also write the packed linears to this file, and measure perplexity on them as they run on this CPU");
   add_memory_limit(sub, compress);
-  sub->add_option("--max-blocks", compress.max_blocks,
-                  "a trial for time and memory: stop behind so many blocks, evaluate and write nothing (0: all)")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  add_count(*sub, "--max-blocks", compress.max_blocks,
+            "a trial for time and memory: stop behind so many blocks, evaluate and write nothing (0: all)")
+      ->check(CLI::NonNegativeNumber);
   add_text_options(*sub, compress.text);
   sub->callback([&] {
     if (compress.out.empty() && compress.max_blocks == 0) throw CLI::RequiredError("--out");
@@ -88,8 +155,8 @@ int main(int argc, char** argv) {
   sub = add_command(app, "eval", "perplexity of a model on a text", evaluate);
   add_model(sub, evaluate);
   sub->add_option("--text", evaluate.text, "the text")->required();
-  sub->add_option("--context", evaluate.context, "tokens per window")->capture_default_str();
-  sub->add_option("--max-tokens", evaluate.max_tokens, "tokens to look at, 0 for all")->capture_default_str();
+  add_count(*sub, "--context", evaluate.context, "tokens per window");
+  add_count(*sub, "--max-tokens", evaluate.max_tokens, "tokens to look at, 0 for all");
   sub->add_flag("--last", evaluate.last, "take the last tokens of the text instead of the first");
   sub->add_option("--protocol", evaluate.protocol, "windows (GPTQ, SLiM) or llama.cpp (llama-perplexity)")
       ->capture_default_str();
@@ -108,14 +175,12 @@ int main(int argc, char** argv) {
   sub->add_option("--inputs", generate.inputs, "packed: what linear layers see of their inputs: int8, int16, float")
       ->capture_default_str();
   sub->add_flag("--chat", generate.chat, "the prompt is what a user says to an instruct model (ChatML)");
-  sub->add_option("--max-tokens", generate.max_tokens, "tokens to write at most")->capture_default_str();
+  add_count(*sub, "--max-tokens", generate.max_tokens, "tokens to write at most");
   sub->add_option("--temperature", generate.temperature, "0: the likeliest token each time")->capture_default_str();
   sub->add_option("--seed", generate.seed, "of the draws, with a temperature")->capture_default_str();
-  sub->add_option("--prompt-tokens", generate.prompt_tokens, "use only so many tokens of the prompt (to measure; 0: all)")
-      ->capture_default_str();
+  add_count(*sub, "--prompt-tokens", generate.prompt_tokens, "use only so many tokens of the prompt (to measure; 0: all)");
   sub->add_flag("--ignore-end", generate.ignore_end, "write on behind the end of the text (to measure)");
-  sub->add_option("--repetitions", generate.repetitions, "do the same so many times; the last one is shown (to measure)")
-      ->capture_default_str();
+  add_count(*sub, "--repetitions", generate.repetitions, "do the same so many times; the last one is shown (to measure)");
   sub->callback([&] { generate.run(); });
 
   ablate_command ablate;
@@ -124,9 +189,8 @@ int main(int argc, char** argv) {
   sub->add_option("--recipes", ablate.recipes, "names, separated by commas")->capture_default_str();
   sub->add_option("--against", ablate.against, "also compare every recipe with this one, windows paired");
   sub->add_option("--csv", ablate.csv, "also write the table as CSV");
-  sub->add_option("--draws", ablate.draws, "calibration draws, one behind the other in the text; means are shown")
-      ->capture_default_str();
-  sub->add_option("--first-draw", ablate.first_draw, "number of the first draw")->capture_default_str();
+  add_count(*sub, "--draws", ablate.draws, "calibration draws, one behind the other in the text; means are shown");
+  add_count(*sub, "--first-draw", ablate.first_draw, "number of the first draw");
   sub->add_option("--protocol", ablate.protocol, "windows (GPTQ, SLiM) or llama.cpp (llama-perplexity)")->capture_default_str();
   sub->add_option("--svg", ablate.svg, "also draw excess NLL against bits, with the frontier");
   sub->add_option("--compare-with", ablate.compare_with, "points from elsewhere for the picture: a CSV of label,bits,excess");
@@ -157,12 +221,15 @@ int main(int argc, char** argv) {
 #endif
   });
 
+  std::signal(SIGXFSZ, SIG_IGN); // a file that grows beyond the limit is a failed write, not the end of the program
   try {
+    check_subcommand(app, argc, argv);
     app.parse(argc, argv);
+    flush_standard_output();
   } catch (CLI::ParseError const& error) {
     return app.exit(error) == 0 ? 0 : 2;
-  } catch (std::exception const& error) {
-    std::fprintf(stderr, "slim-llm: %s\n", error.what());
+  } catch (...) {
+    std::fprintf(stderr, "slim-llm: %s\n", sentence_of(std::current_exception()).c_str());
     return 1;
   }
   return 0;

@@ -2,11 +2,16 @@
 
 tokenizer_oracle.py ENCODE_STRINGS          hard strings, random strings and whole texts, four pre-tokenizers, from GGUF and
                                             tokenizer.json; exit status 77 if a package or the model is missing
+tokenizer_oracle.py --folders ENCODE_STRINGS
+                                            folders of every kind that is read (SentencePiece as tokenizer.json and
+                                            tokenizer.model, added tokens, vocab.json of Qwen2); needs no model
 tokenizer_oracle.py --write FOLDER          makes small_tokenizer.json (needs no model) and smollm2_ids.json
+tokenizer_oracle.py --write-folders FOLDER  makes folder_ids.json (needs no model)
 
 SLIM_MODEL names the GGUF file, SLIM_TEXT further texts, separated by ':'.
 """
-import glob, json, os, random, subprocess, sys, tempfile
+import glob, json, os, random, struct, subprocess, sys, tempfile
+from pathlib import Path
 
 try:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -138,6 +143,156 @@ def write_goldens(folder):
         file.write("\n")
 
 
+PIECES = ["<unk>", "<s>", "</s>"]
+BYTES = [f"<0x{b:02X}>" for b in range(256)]
+SPACE = "\u2581"
+
+
+def piece_vocabulary():
+    """Vocabulary and merges as of a SentencePiece BPE model with byte_fallback, learned from the hard strings."""
+    tk = Tokenizer(models.BPE())
+    tk.pre_tokenizer = pre_tokenizers.Metaspace()
+    tk.train_from_iterator([s for s in HARD if s] * 3, trainers.BpeTrainer(vocab_size=480, special_tokens=PIECES + BYTES, show_progress=False))
+    model = json.loads(tk.to_str())["model"]
+    return model["vocab"], [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
+
+
+def piece_tokenizer(form, fallback=True):
+    """form: prepend (Llama 2, TinyLlama, Mistral), plain (Gemma), first or always (Metaspace), cut."""
+    vocab, merges = piece_vocabulary()
+    if not fallback:  # some bytes have no token, characters beyond the vocabulary are unknown
+        vocab = {t: k for k, t in enumerate(t for t in sorted(vocab, key=vocab.get) if t not in BYTES[128:])}
+    tk = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=form != "cut", byte_fallback=fallback))
+    if form in ("prepend", "plain"):
+        replace = normalizers.Replace(" ", SPACE)
+        tk.normalizer = replace if form == "plain" else normalizers.Sequence([normalizers.Prepend(SPACE), replace])
+    if form == "plain":
+        tk.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    if form in ("first", "always", "cut"):
+        tk.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first" if form == "first" else "always", split=form == "cut")
+    tk.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tk.add_special_tokens([AddedToken(t, special=True, normalized=form == "first") for t in PIECES])
+    return tk
+
+
+def varint(value):
+    value &= (1 << 64) - 1
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes(out + bytes([value]))
+
+
+def proto(*fields):
+    """(number, value) pairs as a protocol buffer; bool and int, float, str, or bytes of a message."""
+    out = b""
+    for number, value in fields:
+        if isinstance(value, float):
+            out += varint(number << 3 | 5) + struct.pack("<f", value)
+        elif isinstance(value, int):
+            out += varint(number << 3) + varint(value)
+        else:
+            value = value.encode() if isinstance(value, str) else value
+            out += varint(number << 3 | 2) + varint(len(value)) + value
+    return out
+
+
+def sentencepiece_file(prefix=True, changes=()):
+    """tokenizer.model: pieces scored by their place, as SentencePiece's trainer does."""
+    vocab, merges = piece_vocabulary()
+    order = {a + b: -float(k) for k, (a, b) in reversed(list(enumerate(merges)))}
+    kind = lambda t: 2 if t == "<unk>" else 3 if t in PIECES else 6 if t in BYTES else 1
+    pieces = [(1, proto((1, t), (2, order.get(t, 0.0 if kind(t) != 1 else -1e4 - k)), (3, kind(t)))) for k, t in enumerate(sorted(vocab, key=vocab.get))]
+    trainer = [(1, "corpus.txt"), (3, 2), (4, len(vocab)), (35, True), (40, 0), (41, 1), (42, 2), (43, -1)]
+    normal = [(1, "identity"), (2, b""), (3, prefix), (4, False), (5, True)]
+    return proto(*pieces, (2, proto(*trainer)), (3, proto(*normal)))
+
+
+def scored_tokenizer():
+    """What transformers makes of such a file: every way to split a piece into two pieces is a merge, the best score first."""
+    vocab, merges = piece_vocabulary()
+    rank = {}
+    for k, (a, b) in enumerate(merges):
+        rank.setdefault(a + b, k)
+    splits = [(rank[t], vocab[t[:k]], vocab[t[k:]], t[:k], t[k:]) for t in rank for k in range(1, len(t)) if t[:k] in vocab and t[k:] in vocab]
+    tk = Tokenizer(models.BPE(vocab=vocab, merges=[(a, b) for *_, a, b in sorted(splits)], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tk.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    return tk
+
+
+def added_tokenizer(kind):
+    tokens, merges, _ = small_vocabulary()
+    tokens = list(dict.fromkeys(tokens))  # an id for every token: new tokens get the next ones
+    tk = assembled(tokens, merges, [1] * len(tokens), "qwen2")
+    tk.normalizer = normalizers.NFC()
+    if kind == "overlaps":  # the order of both passes, and of tokens that begin or end with each other
+        tk.add_tokens([AddedToken("<tool", normalized=True), AddedToken("<tool_call>", normalized=False), AddedToken("scale<", normalized=True),
+                       AddedToken(" weight", normalized=False, lstrip=True), AddedToken("nai\u0308ve", normalized=True), AddedToken("n", normalized=True, single_word=True),
+                       AddedToken("<|im", normalized=False)])
+        tk.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True), AddedToken("<sep>", rstrip=True, special=True)])
+    tk.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")])
+    return tk
+
+
+ADDED = ["a <tool_call> b<tool>c <tool_callx scale<|im_end|> scale< x   weight  <mask> y <sep>   z nai\u0308ve na\u00efve <|im_start|>user\nhi<|im_end|>\n",
+         "n an n. _n n\u00e9 (n) n1 nn", " <mask> <mask><sep> <sep>\u3000x", "<sep> weight", "  weight weight<tool<tool_call", "scale<tool_call>scale<tool",
+         "", "<sep>", "<|im_", "<|im_end", "nai\u0308", "<s> a </s>b <unk><s>", " <s>", "a<s>", "\u2581a \u2581 b", "<0x41><0x", "a\u2581<s>\u2581b"]
+
+
+def class_files(folder, tk, name):
+    """vocab.json, merges.txt and tokenizer_config.json, as a slow tokenizer saves them."""
+    model = json.loads(tk.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(m if isinstance(m, str) else " ".join(m) for m in model["merges"]) + "\n")
+    specials = {t: tk.token_to_id(t) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")}
+    decoder = {str(i): dict(content=t, lstrip=False, normalized=False, rstrip=False, single_word=False, special=True) for t, i in specials.items()}
+    (folder / "tokenizer_config.json").write_text(json.dumps(dict(tokenizer_class=name, bos_token=None, eos_token="<|im_end|>", added_tokens_decoder=decoder)))
+
+
+def folders(root):
+    """Name, folder and tokenizer of every kind of folder that is read."""
+    root = Path(root)
+    made = {form: piece_tokenizer(form) for form in ("prepend", "plain", "first", "always", "cut")}
+    made.update({form + "_unknown": piece_tokenizer(form, False) for form in ("prepend", "cut")})
+    made["overlaps"] = added_tokenizer("overlaps")
+    gpt2_prefix = assembled(*small_vocabulary(), "gpt2")
+    gpt2_prefix.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    made["prefix_space"] = gpt2_prefix
+    for name, tk in made.items():
+        (root / name).mkdir()
+        tk.save(str(root / name / "tokenizer.json"))
+    (root / "qwen2_class").mkdir()
+    made["qwen2_class"] = added_tokenizer("plain")
+    class_files(root / "qwen2_class", made["qwen2_class"], "Qwen2Tokenizer")
+    (root / "sentencepiece").mkdir()
+    (root / "sentencepiece/tokenizer.model").write_bytes(sentencepiece_file())
+    made["sentencepiece"] = scored_tokenizer()
+    return [(name, root / name, tk) for name, tk in made.items()]
+
+
+def compare_folders(program):
+    with tempfile.TemporaryDirectory() as root:
+        for name, folder, tk in folders(root):
+            own = [s for s in ADDED if name != "sentencepiece" or "<" not in s]  # control tokens are not part of a text there
+            compare(name, tk, program, folder, HARD + INVALID + own + random_strings(1500))
+
+
+def write_folder_goldens(target):
+    """Small files of each kind with their ids, for the unit tests."""
+    out = []
+    with tempfile.TemporaryDirectory() as root:
+        for name, folder, tk in folders(root):
+            strings = [s for s in ADDED + HARD if len(s) <= 36 and (name != "sentencepiece" or "<" not in s)]
+            files = {f.name: f.read_bytes().hex() if f.suffix == ".model" else f.read_text() for f in sorted(folder.iterdir())}
+            if name in ("always", "prefix_space", "cut_unknown", "plain"):
+                continue  # the interop test has them
+            out.append({"name": name, "files": files, "strings": strings, "ids": [tk.encode(s, add_special_tokens=False).ids for s in strings]})
+    with open(os.path.join(target, "folder_ids.json"), "w") as file:
+        json.dump(out, file, separators=(",", ":"))
+        file.write("\n")
+
+
 def model_path():
     path = os.environ.get("SLIM_MODEL", "")
     if not os.path.exists(path):
@@ -182,6 +337,10 @@ def compare_all(program):
 if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] == "--write":
         write_goldens(sys.argv[2])
+    elif len(sys.argv) == 3 and sys.argv[1] == "--write-folders":
+        write_folder_goldens(sys.argv[2])
+    elif len(sys.argv) == 3 and sys.argv[1] == "--folders":
+        compare_folders(sys.argv[2])
     elif len(sys.argv) == 2:
         compare_all(sys.argv[1])
     else:

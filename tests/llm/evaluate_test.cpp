@@ -1,6 +1,7 @@
 #include "evaluate/evaluate.hpp"
 
 #include "llm/random_model.hpp"
+#include "run/input_error.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -53,23 +54,43 @@ TEST_CASE("windows: every token but a window's first is predicted from its windo
   CHECK(e.nll_stderr == Approx(std::sqrt(squares / 2 / 3)));
 }
 
-TEST_CASE("llama.cpp: targets context/2 + 1 .. context - 1, BOS in place of the first token if the file asks for it") {
-  auto m = random_llama();
+TEST_CASE("llama.cpp: targets context/2 + 1 .. context - 1, a token in place of the first of a window") {
+  auto const m = random_llama();
   auto const ids = random_tokens(40, 61);
   for (index_t context : {20, 19}) {
     std::vector<int> window(ids.begin(), ids.begin() + context);
     std::size_t const first = std::size_t(context) / 2 + 1;
-    m.config.add_bos = false;
-    m.config.bos = 7;
     auto const plain = evaluate(m, ids, {.context = context, .protocol = protocol::llama_cpp});
     CHECK(plain.tokens == 2 * (context - index_t(first)));
     CHECK(plain.window_nll[0] == Approx(brute_force(m, window, first)).epsilon(1e-6));
-    m.config.add_bos = true;
     window[0] = 7;
-    auto const with_bos = evaluate(m, ids, {.context = context, .protocol = protocol::llama_cpp});
+    auto const with_bos = evaluate(m, ids, {.context = context, .protocol = protocol::llama_cpp, .first_token = 7});
     CHECK(with_bos.window_nll[0] == Approx(brute_force(m, window, first)).epsilon(1e-6));
     CHECK(with_bos.window_nll[0] != plain.window_nll[0]);
   }
+}
+
+TEST_CASE("what is not finite is an error that names its block or window") {
+  auto const ids = random_tokens(40, 61);
+  auto const why = [&](auto const& change) -> std::string {
+    auto m = random_llama();
+    name_linears(m);
+    change(m);
+    try {
+      (void)evaluate(m, ids, {.context = 10});
+    } catch (input_error const& error) {
+      return error.what();
+    }
+    return "";
+  };
+  CHECK(why([](model&) {}).empty());
+  CHECK_THAT(why([](model& m) { m.blocks[1]["up"].weight(3, 4) = std::nanf(""); }),
+             Catch::Contains("block 1") && Catch::Contains("linear.7"));
+  CHECK_THAT(why([](model& m) { m.final_norm.weight[2] = std::nanf(""); }), Catch::Contains("window 0"));
+  CHECK_THAT(why([](model& m) { // finite logits that no likelihood survives
+               for (float& w : m.final_norm.weight) w *= 1e6f;
+             }),
+             Catch::Contains("window 0"));
 }
 
 TEST_CASE("max_tokens bounds the tokens in windows; stride spreads windows; short texts are one window") {
@@ -78,6 +99,8 @@ TEST_CASE("max_tokens bounds the tokens in windows; stride spreads windows; shor
   auto const all = evaluate(m, ids, {.context = 10});
   auto const some = evaluate(m, ids, {.context = 10, .max_tokens = 39});
   REQUIRE(some.window_nll.size() == 3);
+  CHECK(some.window == 10);
+  CHECK(evaluate(m, std::span(ids).first(5), {.context = 64}).window == 5);
   CHECK(some.window_nll[2] == all.window_nll[2]);
   auto const spread = evaluate(m, ids, {.context = 10, .stride = 30});
   REQUIRE(spread.window_nll.size() == 4);

@@ -44,7 +44,7 @@ TEST_CASE("packed linears come back from their file with the values they had, an
   for (char const* name : {"slim@g32", "slim-q@g32", "joint-q@g32", "int3-lr@g32@r2", "gptq-int4@g32", "slim@channel"}) {
     temporary_file const file("slim_packed_weights_test.safetensors");
     model original = named_model(), loaded = named_model();
-    packed_writer writer(file.path, name);
+    packed_writer writer(file.path, name, "");
     writer.add(compressed(original, name));
     writer.finish();
     auto const layers = packed_file(file.path).all();

@@ -123,7 +123,7 @@ std::vector<std::string> joined_by_definition(vocabulary const& words, std::stri
 vocabulary sentencepiece_words() {
   vocabulary words;
   words.model = slim_llm::tokenizer_model::sentencepiece;
-  words.add_space_prefix = true;
+  words.spaces = slim_llm::metaspace{.even_before_space = true};
   auto const add = [&](std::string const& token, float score, token_kind kind) {
     words.tokens.push_back(token);
     words.scores.push_back(score);
@@ -376,13 +376,12 @@ TEST_CASE("a damaged or unusual tokenizer.json gives a tokenizer or a sentence n
   };
   CHECK(why(good.dump()) == "");
   CHECK_THAT(changed("/model/type", "Unigram"), Catch::Contains("not BPE"));
-  CHECK_THAT(changed("/model/byte_fallback", true), Catch::Contains("byte_fallback"));
   CHECK_THAT(changed("/model/merges/0", 3), Catch::Contains("neither a string nor a pair"));
   CHECK_THAT(changed("/model/vocab/far", std::uint64_t{1} << 40), Catch::Contains("'far'"));
   CHECK_THAT(changed("/model/vocab/far", -1), Catch::Contains("'far'"));
   CHECK_THAT(changed("/normalizer", {{"type", "Lowercase"}}), Catch::Contains("Lowercase"));
   CHECK_THAT(changed("/pre_tokenizer/pretokenizers/0/pattern/Regex", "x+"), Catch::Contains("x+"));
-  CHECK_THAT(changed("/pre_tokenizer", nullptr), Catch::Contains("ByteLevel"));
+  CHECK_THAT(changed("/pre_tokenizer", {{"type", "Whitespace"}}), Catch::Contains("'Whitespace' is not read"));
   CHECK_THAT(changed("/added_tokens/0/content", 5), Catch::Contains("no content"));
   CHECK(changed("/post_processor",
                 {{"type", "TemplateProcessing"}, {"single", {{{"SpecialToken", {{"id", "<|endoftext|>"}}}}}}}) == "");

@@ -1,9 +1,12 @@
 #include "compress/compress_model.hpp"
 #include "compress/rank_plan.hpp"
+#include "run/context_length.hpp"
 #include "run/file_output.hpp"
 #include "run/frontier_plot.hpp"
+#include "run/json_output.hpp"
 #include "run/memory.hpp"
 #include "run/memory_plan.hpp"
+#include "run/output_files.hpp"
 #include "run/progress_line.hpp"
 #include "run/table.hpp"
 #include "text/calibration_text.hpp"
@@ -13,6 +16,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <set>
 #include <sstream>
 
 namespace slim_llm {
@@ -45,6 +49,7 @@ measurement measure(workspace const& work, recipe how, text_tokens const& text, 
                [&](index_t done, index_t total) { line.show(done, total); });
   }
   evaluation_config config{.context = command.text.context, .protocol = required(find_protocol(command.protocol))};
+  if (config.protocol == protocol::llama_cpp && work.words.adds_bos()) config.first_token = work.words.bos();
   bool const on_disk = plan_memory(work.weights, planned_compression(text, command.text, how, 1), 0).states_on_disk;
   config.states_on_disk = on_disk;
   block_evaluation run(work.weights, text.evaluation, config);
@@ -196,11 +201,35 @@ void write_results(ablate_command const& command, std::vector<ablation_row> cons
     result["rows"].push_back(json_of(row, dense));
     points.push_back({row.recipe, row.bits_per_weight, row.excess.mean, row.excess.low, row.excess.high, true});
   }
-  if (!command.json.empty()) write_file(command.json, result.dump(2) + "\n");
+  if (!command.json.empty()) write_json(command.json, result);
   if (!command.svg.empty())
     write_file(command.svg,
                frontier_svg(points, command.model.filename().string() + ", " + std::to_string(tokens.evaluation.size()) +
                                         " tokens, windows of " + std::to_string(command.text.context)));
+}
+
+/// Layers of a recipe on a draw.
+std::filesystem::path layers_file(ablate_command const& command, std::string const& recipe, std::ptrdiff_t draw) {
+  std::string const behind = draw > 1 ? slim::message(".", draw) : std::string();
+  return slim::message(command.layers_csv.string(), ".", recipe, behind, ".csv");
+}
+
+/// Everything that the command reads and writes, checked.
+void check_files(ablate_command const& command, std::vector<recipe> const& grid) {
+  file_plan files;
+  files.reads_model(command.model);
+  files.reads_file("--calib", calibration_file(command.text));
+  files.reads_file("--text", evaluation_file(command.text));
+  files.reads_file("--compare-with", command.compare_with);
+  files.writes_text("--json", command.json);
+  files.writes_text("--csv", command.csv);
+  files.writes_text("--svg", command.svg);
+  std::set<std::string> names;
+  for (recipe const& how : grid)
+    for (std::ptrdiff_t draw = command.first_draw; draw < command.first_draw + command.draws; ++draw)
+      if (!command.layers_csv.empty() && names.insert(how.name).second)
+        files.writes_text("--layers-csv", layers_file(command, how.name, draw));
+  files.check();
 }
 
 } // namespace
@@ -210,9 +239,13 @@ void ablate_command::run() const {
   auto const named = [](std::string const& name) { return [&name](auto const& item) { return item.name == name; }; };
   if (!against.empty() && std::none_of(grid.begin(), grid.end(), named(against)))
     throw input_error("--against " + against + ": is not among --recipes");
+  (void)required(find_protocol(protocol));
   if (draws < 1 || first_draw < 1) throw input_error("--draws and --first-draw: at least 1");
+  require_context(text.context);
+  check_files(*this, grid);
   auto const others = compare_with.empty() ? std::vector<frontier_point>() : read_points(compare_with);
   workspace const work(model);
+  note_long_context(text.context, work.weights.config);
   text_tokens tokens = load_text_tokens(work.words, text, first_draw);
   std::printf("%s: %zu tokens to calibrate, %td held out, %zu to evaluate, windows of %td, %td draws\n", model.string().c_str(),
               tokens.fitted().size(), tokens.held_out, tokens.evaluation.size(), text.context, draws);
@@ -240,9 +273,7 @@ void ablate_command::run() const {
       if (!csv.empty()) write_file(csv, raw.csv());
       write_results(*this, rows, dense, tokens, others);
       compression const& cost = row.draws.back().cost;
-      if (!layers_csv.empty() && !cost.layers.empty())
-        write_layer_csv(cost.layers,
-                        layers_csv.string() + "." + row.recipe + (draw > 1 ? "." + std::to_string(draw) : "") + ".csv");
+      if (!layers_csv.empty() && !cost.layers.empty()) write_layer_csv(cost.layers, layers_file(*this, row.recipe, draw));
     }
   }
   table shown({"recipe", "perplexity", "nll", "excess nll", "+-", "95% interval", "bits/weight", "layer error", "held out",

@@ -1,9 +1,11 @@
 #include "compress/compress_model.hpp"
 #include "compress/rank_plan.hpp"
 #include "formats/export_model.hpp"
-#include "run/file_output.hpp"
+#include "run/context_length.hpp"
+#include "run/json_output.hpp"
 #include "run/memory.hpp"
 #include "run/memory_plan.hpp"
+#include "run/output_files.hpp"
 #include "run/progress_line.hpp"
 #include "run/table.hpp"
 #include "text/calibration_text.hpp"
@@ -11,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include <cstdio>
+#include <functional>
 #include <optional>
 
 namespace slim_llm {
@@ -29,7 +32,7 @@ public:
     if (command.max_blocks > 0) return; // a trial
     bool const packs = !command.packed.empty();
     file_.emplace(work.file, command.out, recipe);
-    if (packs) packed_file_.emplace(command.packed, recipe);
+    if (packs) packed_file_.emplace(command.packed, recipe, work.file.fingerprint());
     if (!command.with_evaluation) return;
     compressed_.emplace(work.weights, text.evaluation, config);
     if (!packs) return;
@@ -37,15 +40,18 @@ public:
     on_floats_.emplace(work.weights, text.evaluation, config);
   }
 
-  void add(block& b, packed_weights const& layers) {
+  /// The block is evaluated as it is written: rounded first. Returns what was lost by that.
+  std::vector<std::string> add(block& b, packed_weights const& layers) {
+    std::vector<std::string> warnings;
+    if (file_) warnings = file_->add(b);
     if (compressed_) compressed_->advance(b);
-    if (file_) file_->add(b);
     if (packed_file_) packed_file_->add(layers);
-    if (!on_int8_) return;
+    if (!on_int8_) return warnings;
     use_packed(b, layers, slim::input_precision::int8);
     on_int8_->advance(b);
     for (linear& l : b.linears) l.packed_inputs = slim::input_precision::exact;
     on_floats_->advance(b);
+    return warnings;
   }
 
   /// Perplexities and file sizes of a whole model.
@@ -77,20 +83,64 @@ double compact_bytes(workspace const& work, double source_linear_bits, double bi
   return work.file.tensor_bytes() + (bits_per_weight - source_linear_bits) * linear_weights / 8.0;
 }
 
-void print_notes(std::vector<std::string> const& notes) {
+void print_notes(char const* kind, std::vector<std::string> const& notes, char const* where) {
   constexpr std::size_t shown = 5;
-  for (std::size_t k = 0; k < std::min(shown, notes.size()); ++k) std::printf("note: %s\n", notes[k].c_str());
-  if (notes.size() > shown) std::printf("note: and %zu more; --layers-csv has them all\n", notes.size() - shown);
+  for (std::size_t k = 0; k < std::min(shown, notes.size()); ++k) std::printf("%s: %s\n", kind, notes[k].c_str());
+  if (notes.size() > shown) std::printf("%s: and %zu more; %s has them all\n", kind, notes.size() - shown, where);
+}
+
+/// Everything that the command reads and writes, checked.
+void check_files(compress_command const& command) {
+  file_plan files;
+  files.reads_model(command.model);
+  files.reads_file("--calib", calibration_file(command.text));
+  files.reads_file("--text", evaluation_file(command.text));
+  if (command.max_blocks == 0) {
+    files.writes_model("--out", command.out, command.model);
+    files.writes_file("--packed", command.packed);
+  }
+  files.writes_text("--json", command.json);
+  files.writes_text("--layers-csv", command.layers_csv);
+  files.check();
+}
+
+/// Scratch files and what is made of them are there at one time.
+void check_room(compress_command const& command, workspace const& work, memory_plan const& plan) {
+  auto const weights = static_cast<double>(linear_weight_count(work.weights));
+  constexpr double written_bytes = 2, packed_bits = 5; // F16; what most recipes need, with their scales and adapters
+  double const kept = work.file.tensor_bytes() - work.source_bits * weights / 8;
+  std::vector<needed_room> needs = {plan.scratch_room()};
+  if (command.max_blocks == 0) needs.push_back({"--out", command.out, kept + 2 * written_bytes * weights});
+  if (command.max_blocks == 0 && !command.packed.empty())
+    needs.push_back({"--packed", command.packed, 2 * packed_bits * weights / 8});
+  require_room(needs);
+}
+
+/// What lost more than compression should, under --strict.
+void refuse_losses(std::vector<std::string> const& warnings) {
+  if (warnings.empty()) return;
+  std::string const more = warnings.size() > 1 ? " (and " + std::to_string(warnings.size() - 1) + " more)" : "";
+  throw input_error("--strict: " + warnings.front() + more + "; no model was written");
+}
+
+/// A path as a shell takes it.
+std::string quoted(std::filesystem::path const& path) {
+  std::string const text = path.string();
+  constexpr char const* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./+,:@%=";
+  if (!text.empty() && text.find_first_not_of(plain) == std::string::npos) return text;
+  std::string in_quotes = "'";
+  for (char const c : text) in_quotes += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return in_quotes + "'";
 }
 
 void print_next_steps(compress_command const& command) {
-  std::string const model = command.model.string();
+  std::string const model = quoted(command.model), out = quoted(command.out);
   std::printf(
       "\nWorth trying next:\n"
       "  slim-llm compress %s --for speed --out sparse.gguf   # 2:4 sparsity in place of dense 3-bit codes\n"
       "  slim-llm ablate %s --recipes dense,slim-q,eora,joint-q,int3-lr --svg frontier.svg   # what each part is worth\n"
       "  slim-llm eval %s --text YOUR_TEXT --context 1024   # on a text of yours\n",
-      model.c_str(), model.c_str(), command.out.string().c_str());
+      model.c_str(), model.c_str(), out.c_str());
 }
 
 std::string default_recipe(std::string const& aim) {
@@ -103,8 +153,11 @@ std::string default_recipe(std::string const& aim) {
 
 void compress_command::run() const {
   recipe how = required(find_recipe(recipe_name.empty() ? default_recipe(aim) : recipe_name));
+  require_context(text.context);
+  check_files(*this);
   bool const whole = max_blocks == 0, evaluates = whole && with_evaluation, packs = whole && !packed.empty();
   workspace const work(model);
+  note_long_context(text.context, work.weights.config);
   text_tokens const tokens = load_text_tokens(work.words, text);
   memory_plan const plan = plan_memory(work.weights,
                                        planned_compression(tokens, text, how,
@@ -112,6 +165,7 @@ void compress_command::run() const {
                                                            : packs    ? 3
                                                                       : 1),
                                        memory_limit.empty() ? 0 : parse_bytes("--memory-limit", memory_limit));
+  check_room(*this, work, plan);
   {
     progress_line line("planning ranks of " + how.name, "block");
     plan_ranks(how, ranks, work.weights, tokens.fitted(), text.context, {},
@@ -129,6 +183,7 @@ void compress_command::run() const {
   if (evaluates) dense = evaluate_dense(work.weights, tokens, evaluated);
   block_results results(*this, work, tokens, evaluated, how.name);
   compression cost;
+  std::vector<std::string> warnings;
   {
     progress_line line("compressing with " + how.name, "block");
     cost = compress_model(
@@ -139,10 +194,16 @@ void compress_command::run() const {
          .keep_packed = packs,
          .max_blocks = max_blocks,
          .states_on_disk = plan.states_on_disk},
-        work.source_bits, [&](index_t, block& b, packed_weights& layers) { results.add(b, layers); }, {},
-        [&](index_t done, index_t total) { line.show(done, total); });
+        work.source_bits,
+        [&](index_t, block& b, packed_weights& layers) {
+          for (auto& warning : results.add(b, layers)) warnings.push_back(std::move(warning));
+          if (strict) refuse_losses(warnings);
+        },
+        {}, [&](index_t done, index_t total) { line.show(done, total); });
   }
   if (!layers_csv.empty()) write_layer_csv(cost.layers, layers_csv);
+  warnings.insert(warnings.end(), cost.warnings.begin(), cost.warnings.end());
+  if (strict) refuse_losses(warnings);
   auto const total = results.finish();
 
   double const compact = compact_bytes(work, work.source_bits, cost.bits_per_weight, linear_weights);
@@ -170,7 +231,7 @@ void compress_command::run() const {
   std::printf("\n%s", summary.text().c_str());
   if (evaluates)
     std::printf("\n%td tokens of text to calibrate, %td predicted tokens to evaluate, windows of %td.\n", cost.calib_tokens,
-                dense.tokens, text.context);
+                dense.tokens, dense.window);
   if (!whole)
     std::printf("\nA trial with %td of %td blocks: nothing was evaluated, and no model was written.\n", cost.blocks, blocks);
   else
@@ -180,7 +241,8 @@ void compress_command::run() const {
   if (packs)
     std::printf("%s holds the packed linears: slim-llm eval and generate run on them with --packed, beside %s.\n",
                 packed.string().c_str(), model.string().c_str());
-  print_notes(cost.notes);
+  print_notes("warning", warnings, "--json");
+  print_notes("note", cost.notes, "--layers-csv");
   if (whole) print_next_steps(*this);
 
   if (json.empty()) return;
@@ -196,7 +258,8 @@ void compress_command::run() const {
                            {"peak_bytes", peak_memory()},
                            {"planned_bytes", plan.total()},
                            {"calib_tokens", cost.calib_tokens},
-                           {"notes", cost.notes}};
+                           {"notes", cost.notes},
+                           {"warnings", warnings}};
   if (whole)
     result.update({{"out", out.string()}, {"written_bytes", total.written_bytes}});
   else
@@ -212,7 +275,7 @@ void compress_command::run() const {
                    {"nll", total.compressed.nll},
                    {"nll_stderr", total.compressed.nll_stderr},
                    {"tokens", total.compressed.tokens}});
-  write_file(json, result.dump(2) + "\n");
+  write_json(json, result);
 }
 
 } // namespace slim_llm

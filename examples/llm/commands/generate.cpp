@@ -1,7 +1,8 @@
 #include "evaluate/generate.hpp"
 #include "commands.hpp"
 #include "formats/packed_weights.hpp"
-#include "run/file_output.hpp"
+#include "run/json_output.hpp"
+#include "run/output_files.hpp"
 #include "run/workspace.hpp"
 
 #include <nlohmann/json.hpp>
@@ -87,8 +88,13 @@ std::vector<token_id> prompt_of(generate_command const& command, tokenizer const
 
 void generate_command::run() const {
   require_sense(*this);
+  file_plan files;
+  files.reads_model(model);
+  files.reads_file("--packed", packed);
+  files.writes_text("--json", json);
+  files.check();
   workspace work(model);
-  if (!packed.empty()) read_packed(work.weights, std::make_shared<packed_file const>(packed), packed_precision(inputs));
+  if (!packed.empty()) read_packed(work.weights, packed_beside(work.file, packed), packed_precision(inputs));
   load_into_memory(work.weights);
   auto const tokens = prompt_of(*this, work.words);
   if (!chat) std::printf("%s", (prompt_tokens > 0 ? work.words.decode(tokens) : prompt).c_str());
@@ -107,7 +113,7 @@ void generate_command::run() const {
                                  {"tokens", text.tokens},
                                  {"seconds", text.seconds},
                                  {"tokens_per_second", text.tokens_per_second()}};
-  write_file(json, result.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  write_json(json, result);
 }
 
 } // namespace slim_llm

@@ -1,6 +1,7 @@
 #include "commands.hpp"
 #include "compress/recipe.hpp"
-#include "run/file_output.hpp"
+#include "run/json_output.hpp"
+#include "run/output_files.hpp"
 #include "run/table.hpp"
 #include "run/workspace.hpp"
 
@@ -11,6 +12,10 @@
 namespace slim_llm {
 
 void inspect_command::run() const {
+  file_plan files;
+  files.reads_model(model);
+  files.writes_text("--json", json);
+  files.check();
   checkpoint const file(model);
   table rows({"tensor", "type", "shape", "bits/element", "bytes"});
   nlohmann::json tensors = nlohmann::json::array();
@@ -26,19 +31,27 @@ void inspect_command::run() const {
                        {"bytes", tensor.bytes.size()}});
   }
   std::printf("%s%zu tensors, %s\n", rows.text().c_str(), file.tensors().size(), readable_bytes(file.tensor_bytes()).c_str());
-  if (!json.empty()) write_file(json, nlohmann::json{{"model", model.string()}, {"tensors", tensors}}.dump(2) + "\n");
+  if (!json.empty()) write_json(json, {{"model", model.string()}, {"tensors", tensors}});
 }
 
 void tokenize_command::run() const {
+  file_plan files;
+  files.reads_model(model);
+  files.reads_file("--text", text);
+  files.writes_text("--json", json);
+  files.check();
   checkpoint const file(model);
   auto const ids = file.load_tokenizer().encode(read_text(text));
   if (json.empty())
     for (auto const id : ids) std::printf("%d\n", id);
   else
-    write_file(json, nlohmann::json{{"tokens", ids}}.dump() + "\n");
+    write_json(json, {{"tokens", ids}});
 }
 
 void recipes_command::run() const {
+  file_plan files;
+  files.writes_text("--json", json);
+  files.check();
   nlohmann::json list = nlohmann::json::array();
   for (auto const& base : base_recipes()) {
     auto const steps = required(find_recipe(base.name)).steps;
@@ -53,7 +66,7 @@ void recipes_command::run() const {
     modifiers.push_back({{"name", modifier.name}, {"text", modifier.text}});
   }
   std::printf("\nModifiers go behind a name and can be combined, as in slim-q@50@g128:\n%s", endings.text().c_str());
-  if (!json.empty()) write_file(json, nlohmann::json{{"recipes", list}, {"modifiers", modifiers}}.dump(2) + "\n");
+  if (!json.empty()) write_json(json, {{"recipes", list}, {"modifiers", modifiers}});
 }
 
 } // namespace slim_llm

@@ -4,9 +4,11 @@
 #include "run/memory.hpp"
 #include "run/table.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 namespace slim_llm {
 namespace {
@@ -144,12 +146,21 @@ private:
       auto const compressed = shared ? chain.compress(l.weight.view(), calib.for_outputs(first, l.d_out()), ctx_)
                                      : chain.compress(l.weight.view(), calib, ctx_);
       first += l.d_out();
-      l.weight = slim::decompress(compressed, ctx_);
+      matrix<float> const dense = std::exchange(l.weight, slim::decompress(compressed, ctx_));
       if (keep_packed_) packed.emplace(l.name, pack(l.name, compressed, ctx_));
       l.round_input = how_.round_input;
-      layers.push_back({number, l.name, role, compressed.report});
+      layers.push_back({number, l.name, role, compressed.report, vanished_rows(dense, l.weight)});
       return_freed_memory();
     }
+  }
+
+  static index_t vanished_rows(matrix<float> const& before, matrix<float> const& after) {
+    auto const zero = [](matrix<float> const& m, index_t i) {
+      return std::all_of(m.row(i), m.row(i) + m.cols(), [](float w) { return w == 0.0f; });
+    };
+    index_t count = 0;
+    for (index_t i = 0; i < after.rows(); ++i) count += zero(after, i) && !zero(before, i) ? 1 : 0;
+    return count;
   }
 
   forward_pass const& pass_;
@@ -185,6 +196,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+constexpr double nothing_left = 0.999; ///< relative output error
+
 void summarise(compression& result) {
   double bits = 0, weights = 0, errors = 0, held_out = 0;
   for (auto const& layer : result.layers) {
@@ -194,6 +207,12 @@ void summarise(compression& result) {
     weights += size;
     errors += last.output_error;
     if (!std::isnan(last.held_out_error)) held_out += last.held_out_error;
+    if (layer.vanished_rows > 0)
+      result.warnings.push_back(slim::message(layer.name, ": ", layer.vanished_rows, " of ", layer.report.rows,
+                                              " rows became 0: their scale is too small to be stored"));
+    else if (last.output_error >= nothing_left)
+      result.warnings.push_back(
+          slim::message(layer.name, ": its output error is ", last.output_error, ": nothing that it computed is left"));
     for (auto const& note : layer.report.notes) result.notes.push_back(layer.name + ": " + note);
     for (auto const& step : layer.report.steps)
       for (auto const& note : step.notes) result.notes.push_back(layer.name + ": " + note);

@@ -26,6 +26,7 @@ struct layer_result {
   std::string name; ///< of the weight's tensor
   std::string role; ///< q, k, v, o, gate, up, down
   slim::layer_report report;
+  index_t vanished_rows = 0; ///< rows that became 0 and were not: a scale that no stored number holds
 };
 
 /// What compressing the model cost.
@@ -37,7 +38,8 @@ struct compression {
   double layer_error = 0;     ///< mean over layers of ||X (W - W')^T|| / ||X W^T|| on the calibration tokens
   double held_out_error = 0;  ///< the same on tokens held out; 0 without
   double seconds = 0;
-  std::vector<std::string> notes; ///< fallbacks of any layer, one line each, with the layer's name
+  std::vector<std::string> notes;    ///< fallbacks of any layer, one line each, with the layer's name
+  std::vector<std::string> warnings; ///< layers of which nothing is left, or whole rows of which became 0
 };
 
 /// Gets every block when it is done, in order. The linears hold W_c + (L R)^T, dense floats of what the compressed layer

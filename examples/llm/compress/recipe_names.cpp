@@ -1,4 +1,5 @@
 #include "compress/recipe_parts.hpp"
+#include "run/nearest.hpp"
 
 #include "slim/quantization/input_quantizer.hpp"
 
@@ -136,7 +137,11 @@ slim::result<recipe> find_recipe(std::string const& name) {
   if (base == table.end()) {
     std::string known;
     for (auto const& row : table) known += std::string(" ") + row.name;
-    return slim::failure{slim::message("recipe '", words[0], "' is not known; there are", known)};
+    std::vector<std::string> names;
+    for (auto const& row : table) names.emplace_back(row.name);
+    std::string const nearest = did_you_mean(words[0], names);
+    return slim::failure{slim::message("recipe '", words[0], "' is not known", nearest, nearest.empty() ? "; there" : " There",
+                                       " are", known)};
   }
   recipe_parts parts = base->parts;
   input_rounding inputs;

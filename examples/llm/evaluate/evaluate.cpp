@@ -1,5 +1,6 @@
 #include "evaluate/evaluate.hpp"
 
+#include "run/input_error.hpp"
 #include "run/memory.hpp"
 
 #include "slim/core/random.hpp"
@@ -25,6 +26,10 @@ std::pair<double, double> mean_and_standard_error(std::vector<double> const& val
   double const mean = sum / count;
   for (double const v : values) squares += (v - mean) * (v - mean);
   return {mean, values.size() < 2 ? 0.0 : std::sqrt(squares / (count - 1) / count)};
+}
+
+bool all_finite(matrix<float> const& m) {
+  return std::all_of(m.data(), m.data() + m.size(), [](float value) { return std::isfinite(value); });
 }
 
 } // namespace
@@ -72,13 +77,12 @@ block_evaluation::block_evaluation(model const& m, std::span<int const> tokens, 
                                    context const& ctx)
     : plan_(plan_windows(config, static_cast<index_t>(tokens.size()))), model_(m), pass_(m, plan_.length, ctx),
       states_(config.states_on_disk) {
-  bool const replace_first = config.protocol == protocol::llama_cpp && m.config.add_bos && m.config.bos >= 0;
   index_t const batch = std::max<index_t>(1, tokens_per_batch(m.config) / plan_.length);
   for (index_t first = 0; first < plan_.count; first += batch) {
     index_t const count = std::min(batch, plan_.count - first);
     auto ids = tokens_of_windows(tokens, first, count);
-    if (replace_first)
-      for (index_t w = 0; w < count; ++w) ids[static_cast<std::size_t>(w * plan_.length)] = m.config.bos;
+    if (config.first_token)
+      for (index_t w = 0; w < count; ++w) ids[static_cast<std::size_t>(w * plan_.length)] = *config.first_token;
     block_state state;
     state.hidden = pass_.embed(ids);
     states_.add(std::move(state));
@@ -91,9 +95,14 @@ void block_evaluation::advance(block const& b) {
   for (std::size_t k = 0; k < batches_.size(); ++k) {
     block_state state = states_.take(k);
     pass_.run_block(b, state);
+    if (!all_finite(state.hidden))
+      throw input_error(slim::message("block ", blocks_, " (", b.linears.front().name,
+                                      " and what follows): what it computes is not finite; a weight may be NaN or infinite, "
+                                      "or numbers grow beyond what a float holds"));
     state.carried.clear();
     states_.put(k, std::move(state));
   }
+  ++blocks_;
   return_freed_memory();
 }
 
@@ -116,6 +125,13 @@ evaluation block_evaluation::finish() {
           window_mean(state.hidden.view().middle_rows(static_cast<index_t>(first), plan_.length), ids.subspan(first, length)));
   }
   model_.output_head().drop_pages();
+  for (std::size_t w = 0; w < out.window_nll.size(); ++w)
+    if (!std::isfinite(std::exp(out.window_nll[w])))
+      throw input_error(slim::message("window ", w, " of the text (tokens ", static_cast<index_t>(w) * plan_.stride, " to ",
+                                      static_cast<index_t>(w) * plan_.stride + plan_.length - 1,
+                                      "): the likelihood of its tokens is no finite number (nll ", out.window_nll[w],
+                                      "), though all blocks compute finite ones; look at the final norm and the head"));
+  out.window = plan_.length;
   std::tie(out.nll, out.nll_stderr) = mean_and_standard_error(out.window_nll); // windows have the same number of targets
   out.perplexity = std::exp(out.nll);
   out.tokens = plan_.count * plan_.targets();

@@ -7,6 +7,7 @@
 
 #include "slim/core/result.hpp"
 
+#include <optional>
 #include <string>
 
 namespace slim_llm {
@@ -14,8 +15,7 @@ namespace slim_llm {
 /// Which tokens are predicted from which.
 enum class protocol {
   windows,   ///< GPTQ, SparseGPT, Wanda, SLiM: windows side by side, all their tokens but the first are predicted
-  llama_cpp, ///< llama-perplexity: the same windows, only targets context / 2 + 1 .. context - 1; BOS replaces the first token
-             ///< of a window if the file asks for it
+  llama_cpp, ///< llama-perplexity: the same windows, only targets context / 2 + 1 .. context - 1
 };
 
 /// "windows" or "llama.cpp".
@@ -27,6 +27,7 @@ struct evaluation_config {
   index_t max_tokens = 0; ///< tokens inside windows at most; 0 means all
   slim_llm::protocol protocol = protocol::windows;
   bool states_on_disk = false; ///< hidden states wait in a scratch file for the next block
+  std::optional<int> first_token = {}; ///< takes the place of the first token of every window (llama-perplexity: BOS)
 };
 
 /// Natural logarithms throughout.
@@ -37,6 +38,7 @@ struct evaluation {
                                   ///< window are not independent, windows nearly are
   index_t tokens = 0;             ///< number of predicted tokens
   std::vector<double> window_nll; ///< mean per window, in order: pair them to compare two models on the same windows
+  index_t window = 0;             ///< tokens per window: the context, or fewer if the text has fewer
 };
 
 /// Called after each block with the number of blocks done and in all.
@@ -51,9 +53,9 @@ public:
   /// @throws slim::config_error if there is nothing to predict or a value is out of range.
   block_evaluation(model const& m, std::span<int const> tokens, evaluation_config const& config, context const& ctx = {});
 
-  /// All windows through the next block.
+  /// All windows through the next block. @throws input_error naming the block if what it computes is not finite.
   void advance(block const& b);
-  /// After the last block.
+  /// After the last block. @throws input_error naming the window if a token's likelihood is not a number, or no finite one.
   [[nodiscard]] evaluation finish();
 
   /// Tokens in windows: hidden states that wait between blocks.
@@ -70,6 +72,7 @@ private:
   [[nodiscard]] double window_mean(matrix_view<float const> hidden, std::span<int const> ids) const;
 
   window_plan plan_;
+  index_t blocks_ = 0; ///< done
   model const& model_;
   forward_pass pass_;
   std::vector<std::vector<int>> batches_; ///< token ids as the model gets them

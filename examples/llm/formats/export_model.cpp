@@ -1,55 +1,118 @@
 #include "formats/export_model.hpp"
 
+#include "formats/config_dtype.hpp"
+#include "run/file_output.hpp"
+#include "run/output_files.hpp"
+
 #include "slim/io/gguf/writer.hpp"
 #include "slim/io/safetensors/writer.hpp"
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <unordered_map>
+#include <unordered_set>
 
 namespace slim_llm {
 namespace {
 
 constexpr index_t elements_per_task = index_t{1} << 16;
 
-/// Where the scratch file goes: into the folder that is written, or into that of the file. @throws input_error
-std::filesystem::path prepared_folder(checkpoint const& source, std::filesystem::path const& out) {
-  if (std::error_code ignored; std::filesystem::equivalent(source.path(), out, ignored))
-    throw input_error(out.string() + ": is the model itself; give another --out");
-  if (source.gguf()) return folder_of(out);
-  std::filesystem::create_directories(out);
-  return out;
-}
-
 void check(slim::status const& done) {
   if (!done) throw input_error(done.why());
 }
 
-/// Small files that belong to the model: configuration, tokenizer, generation settings. Weights of other formats stay behind.
-void copy_small_files(std::filesystem::path const& from, std::filesystem::path const& to) {
-  for (auto const& entry : std::filesystem::directory_iterator(from)) {
-    auto const extension = entry.path().extension();
-    bool const small = extension == ".json" || extension == ".txt" || extension == ".model" || extension == ".jinja";
-    bool const index = entry.path().filename() == "model.safetensors.index.json";
-    if (entry.is_regular_file() && small && !index)
-      std::filesystem::copy_file(entry.path(), to / entry.path().filename(), std::filesystem::copy_options::overwrite_existing);
+/// Not a number of F16: 65536 and beyond, infinity, NaN.
+bool outside_of_f16(std::span<std::byte const> bf16) {
+  constexpr std::uint16_t first_beyond = 0x4780, magnitude = 0x7fff;
+  for (std::size_t k = 0; k + 1 < bf16.size(); k += 2) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, &bf16[k], sizeof bits);
+    if ((bits & magnitude) >= first_beyond) return true;
   }
+  return false;
+}
+
+/// The type in which a program should load the folder, so that it gets the weights that were evaluated: float16, as the linears
+/// are written, unless something that is copied would not survive it.
+char const* loaded_dtype(checkpoint const& source, std::unordered_set<std::string> const& linears) {
+  for (auto const& tensor : source.tensors()) {
+    if (linears.contains(tensor.name)) continue;
+    bool const wide = tensor.type == slim::tensor_type::f32 || tensor.type == slim::tensor_type::f64;
+    if (wide || (tensor.type == slim::tensor_type::bf16 && outside_of_f16(tensor.bytes))) return "float32";
+  }
+  return "float16";
+}
+
+/// Configuration, tokenizer, generation settings. Weights of other formats stay behind.
+void copy_small_files(std::filesystem::path const& from, std::filesystem::path const& to, char const* dtype) {
+  for (auto const& name : small_files(from)) {
+    std::string text = read_text(from / name);
+    write_file(to / name, name == "config.json" ? with_dtype(std::move(text), dtype) : text);
+  }
+}
+
+/// What rounding the weights of a task's share did.
+struct rounding_loss {
+  index_t beyond = 0;             ///< weights that F16 has no number for
+  index_t vanished = 0;           ///< weights that became 0
+  double change = 0, weights = 0; ///< sums of squares
+};
+
+/// Rounds the weight to F16; weights beyond its range become its largest number. A sentence if that is more than rounding.
+std::string rounded_to_f16(linear& l, std::vector<slim::fp16>& stored) {
+  constexpr float largest = 65504;
+  index_t const count = l.weight.size();
+  std::vector<rounding_loss> losses(static_cast<std::size_t>((count + elements_per_task - 1) / elements_per_task));
+  context().parallel_for(count, elements_per_task, [&](index_t begin, index_t end) {
+    for (index_t k = begin; k < end; ++k) { // a range may be several tasks long; every task has its sums
+      rounding_loss& loss = losses[static_cast<std::size_t>(k / elements_per_task)];
+      float const w = l.weight.data()[k];
+      slim::fp16 const half(std::clamp(w, -largest, largest));
+      float const rounded = static_cast<float>(half);
+      double const difference = static_cast<double>(w) - static_cast<double>(rounded);
+      loss.beyond += std::abs(w) > 65520.0f ? 1 : 0; // what rounds to infinity
+      loss.vanished += rounded == 0.0f && w != 0.0f ? 1 : 0;
+      loss.change += difference * difference;
+      loss.weights += static_cast<double>(w) * static_cast<double>(w);
+      stored[static_cast<std::size_t>(k)] = half;
+      l.weight.data()[k] = rounded;
+    }
+  });
+  rounding_loss all;
+  for (auto const& loss : losses) {
+    all.beyond += loss.beyond;
+    all.vanished += loss.vanished;
+    all.change += loss.change;
+    all.weights += loss.weights;
+  }
+  double const change = all.weights > 0 ? std::sqrt(all.change / all.weights) : 0.0;
+  constexpr double rounding = 1.0 / 2048; // of normal numbers, at most
+  if (all.beyond > 0)
+    return slim::message(l.name, ": ", all.beyond, " weights are beyond the range of F16 and were written as 65504");
+  if (change > rounding)
+    return slim::message(l.name, ": weights are too small for F16: ", all.vanished, " of ", count,
+                         " became 0, and the layer changes by ", 100 * change, " %");
+  return {};
 }
 
 } // namespace
 
 model_writer::model_writer(checkpoint const& source, std::filesystem::path out, std::string recipe)
-    : source_(source), out_(std::move(out)), recipe_(std::move(recipe)), scratch_(prepared_folder(source, out_)) {}
+    : source_(source), out_(std::move(out)), recipe_(std::move(recipe)),
+      scratch_(std::filesystem::is_directory(out_) ? out_ : folder_of(out_)) {}
 
-void model_writer::add(block const& b) {
-  for (linear const& l : b.linears) {
+std::vector<std::string> model_writer::add(block& b) {
+  std::vector<std::string> warnings;
+  for (linear& l : b.linears) {
     std::vector<slim::fp16> stored(static_cast<std::size_t>(l.weight.size()));
-    context().parallel_for(l.weight.size(), elements_per_task, [&](index_t begin, index_t end) {
-      for (index_t k = begin; k < end; ++k) stored[static_cast<std::size_t>(k)] = slim::fp16(l.weight.data()[k]);
-    });
+    if (auto warning = rounded_to_f16(l, stored); !warning.empty()) warnings.push_back(std::move(warning));
     auto const bytes = std::as_bytes(std::span(stored));
     std::uint64_t const offset = scratch_.reserve(bytes.size());
     scratch_.write(offset, bytes);
     linears_.emplace_back(linear_info{l.name, l.role, l.d_out(), l.d_in()}, offset);
   }
+  return warnings;
 }
 
 /// A linear as floats that are F16 numbers.
@@ -76,7 +139,11 @@ void model_writer::write_gguf(slim::gguf_file const& source) const {
 
 void model_writer::write_folder() const {
   std::unordered_map<std::string, std::pair<linear_info, std::uint64_t> const*> by_name;
-  for (auto const& entry : linears_) by_name.emplace(entry.first.name, &entry);
+  std::unordered_set<std::string> linears;
+  for (auto const& entry : linears_) {
+    by_name.emplace(entry.first.name, &entry);
+    linears.insert(entry.first.name);
+  }
   std::vector<slim::outgoing_tensor> tensors;
   for (auto const& tensor : source_.tensors()) {
     auto const found = by_name.find(tensor.name);
@@ -88,8 +155,10 @@ void model_writer::write_folder() const {
              return read(entry->first, entry->second);
            })});
   }
-  check(slim::save_safetensors(out_ / "model.safetensors", std::move(tensors), {{"format", "pt"}}));
-  copy_small_files(source_.path(), out_);
+  replacing_folder folder(out_);
+  copy_small_files(source_.path(), folder.temporary(), loaded_dtype(source_, linears));
+  check(slim::save_safetensors(folder.temporary() / "model.safetensors", std::move(tensors), {{"format", "pt"}}));
+  folder.commit();
 }
 
 double model_writer::finish() const {

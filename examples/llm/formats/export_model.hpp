@@ -11,10 +11,13 @@ namespace slim_llm {
 /// Until then the linears wait as F16 in a scratch file in the folder of `out`.
 class model_writer {
 public:
-  /// @param source must live as long as the writer. @throws input_error if `out` is the source itself.
+  /// @param source must live as long as the writer. @throws input_error if the folder of `out` cannot be written.
   model_writer(checkpoint const& source, std::filesystem::path out, std::string recipe);
 
-  void add(block const& b);
+  /// Rounds the linears of `b` to F16, as they are written: what is done with the block afterwards sees the written weights.
+  /// Returns a sentence for every layer that lost more than rounding: weights beyond the range of F16 (written as its largest
+  /// number), or too small for it.
+  [[nodiscard]] std::vector<std::string> add(block& b);
   /// From a GGUF file a GGUF file, from a Hugging Face folder a folder (model.safetensors and the small files beside it).
   /// Written beside and renamed. Returns the bytes of the tensors' file. @throws input_error if it cannot be written.
   [[nodiscard]] double finish() const;

@@ -5,8 +5,12 @@
 
 #include "slim/packing/unpack.hpp"
 
+#include <cstdio>
+
 namespace slim_llm {
 namespace {
+
+constexpr char const* source_key = "source";
 
 std::vector<std::byte> packed_bytes(slim::integer_codes const& codes, slim::mask const* kept, context const& ctx) {
   if (!kept) return slim::dense_codes::pack(codes, ctx);
@@ -122,8 +126,8 @@ packed_layer pack(std::string const& name, slim::any_layer const& layer, context
   return packed;
 }
 
-packed_writer::packed_writer(std::filesystem::path path, std::string recipe)
-    : path_(std::move(path)), recipe_(std::move(recipe)), scratch_(folder_of(path_)) {}
+packed_writer::packed_writer(std::filesystem::path path, std::string recipe, std::string source)
+    : path_(std::move(path)), recipe_(std::move(recipe)), source_(std::move(source)), scratch_(folder_of(path_)) {}
 
 void packed_writer::add_tensor(std::string name, std::string type, std::vector<index_t> shape,
                                std::span<std::byte const> bytes) {
@@ -154,7 +158,7 @@ void packed_writer::add(packed_weights const& layers) {
 }
 
 void packed_writer::finish() {
-  save_scratch_tensors(path_, std::move(tensors_), scratch_, {{"format", "slim"}, {"recipe", recipe_}});
+  save_scratch_tensors(path_, std::move(tensors_), scratch_, {{"format", "slim"}, {"recipe", recipe_}, {source_key, source_}});
 }
 
 packed_file::packed_file(std::filesystem::path const& path) : file_(required(slim::safetensors_file::open(path))) {
@@ -163,6 +167,23 @@ packed_file::packed_file(std::filesystem::path const& path) : file_(required(sli
     if (tensor.stored_type != "U8")
       throw input_error(path.string() + ": " + tensor.name + " is " + tensor.stored_type + ", packed weights are U8");
   }
+}
+
+std::string packed_file::source() const {
+  auto const said = file_.metadata().find(source_key);
+  return said == file_.metadata().end() ? std::string() : said->second;
+}
+
+std::shared_ptr<packed_file const> packed_beside(checkpoint const& source, std::filesystem::path const& path) {
+  auto file = std::make_shared<packed_file const>(path);
+  std::string const said = file->source();
+  if (said.empty())
+    std::fprintf(stderr, "note: %s does not say which model it was made of; it is used beside %s\n", path.c_str(),
+                 source.path().c_str());
+  else if (said != source.fingerprint())
+    throw input_error(slim::message(path.string(), ": was made of another model than ", source.path().string(),
+                                    ": their tensors differ. Give the model that it was made of"));
+  return file;
 }
 
 void packed_file::require(std::string const& name) const {

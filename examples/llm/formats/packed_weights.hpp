@@ -2,10 +2,12 @@
 /// @file
 /// The linears of a compressed model as packed bytes, and the file they are kept in: safetensors with one U8 tensor per
 /// weight in a format of slim/packing, under the weight's name; factors of its adapter under the name + ".left" and ".right",
-/// packed too if they have codes, else as matrices. Everything else of the model stays in the file it came from.
+/// packed too if they have codes, else as matrices. Everything else of the model stays in the file it came from; metadata "source"
+/// holds its fingerprint (checkpoint::fingerprint).
 
 #include "formats/scratch_tensors.hpp"
 #include "models/model.hpp"
+#include "run/workspace.hpp"
 
 #include "slim/io/safetensors/reader.hpp"
 #include "slim/pipeline/any.hpp"
@@ -35,7 +37,7 @@ using packed_weights = std::map<std::string, packed_layer>;
 class packed_writer {
 public:
   /// Layers wait in a scratch file in the folder of `path`. @throws input_error
-  packed_writer(std::filesystem::path path, std::string recipe);
+  packed_writer(std::filesystem::path path, std::string recipe, std::string source);
 
   void add(packed_weights const& layers);
   /// Bytes of the layers so far.
@@ -48,7 +50,7 @@ private:
   void add_factor(std::string const& name, matrix<float> const& values, slim::number_format format);
 
   std::filesystem::path path_;
-  std::string recipe_;
+  std::string recipe_, source_;
   scratch_file scratch_;
   std::vector<scratch_tensor> tensors_;
   double bytes_ = 0;
@@ -65,10 +67,17 @@ public:
   /// @throws input_error if there is no such layer, or if it is not complete.
   [[nodiscard]] packed_layer layer(std::string const& name) const;
   [[nodiscard]] packed_weights all() const;
+  /// Fingerprint of the model that it was made of; empty if it does not say.
+  [[nodiscard]] std::string source() const;
+  [[nodiscard]] std::filesystem::path const& path() const { return file_.path(); }
 
 private:
   slim::safetensors_file file_;
 };
+
+/// Opens a packed file for use beside a model. A file that does not say what it was made of gets a note on standard error.
+/// @throws input_error as packed_file, and if it was made of another model.
+[[nodiscard]] std::shared_ptr<packed_file const> packed_beside(checkpoint const& source, std::filesystem::path const& path);
 
 /// "int8" (or nothing), "int16" or "float". @throws input_error
 [[nodiscard]] slim::input_precision packed_precision(std::string const& inputs);

@@ -74,6 +74,7 @@ memory_plan planned(model const& m, planned_work const& work, bool states_on_dis
       static_cast<double>(work.evaluations * work.evaluated_tokens) * hidden;
   memory_plan plan;
   plan.states_on_disk = states_on_disk;
+  plan.state_bytes = float_bytes * states;
   plan.parts = {{"program and tokenizer", program_bytes}, {"one block as floats", float_bytes * sizes.weights}};
   if (!states_on_disk) plan.parts.push_back({"hidden states of all windows", float_bytes * states});
   std::vector<memory_part> const running = {
@@ -103,6 +104,10 @@ planned_work planned_compression(text_tokens const& tokens, text_options const& 
 }
 
 double memory_plan::total() const { return sum_of(parts); }
+
+needed_room memory_plan::scratch_room() const {
+  return {"hidden states in", std::filesystem::temp_directory_path() / "scratch", states_on_disk ? state_bytes : 0.0};
+}
 
 memory_plan plan_memory(model const& m, planned_work const& work, double limit) {
   memory_plan const in_memory = planned(m, work, false);

@@ -4,6 +4,7 @@
 
 #include "compress/recipe.hpp"
 #include "models/model.hpp"
+#include "run/output_files.hpp"
 #include "text/calibration_text.hpp"
 
 namespace slim_llm {
@@ -30,8 +31,11 @@ struct planned_work {
 struct memory_plan {
   std::vector<memory_part> parts;
   bool states_on_disk = false;
+  double state_bytes = 0; ///< of the hidden states, in memory or in the scratch file
 
   [[nodiscard]] double total() const;
+  /// Room for the scratch file of hidden states, if there is one.
+  [[nodiscard]] needed_room scratch_room() const;
 };
 
 /// The plan. Hidden states go to a scratch file if with them the sum is above the limit, or, without a limit, above half of the

@@ -29,6 +29,9 @@ public:
   [[nodiscard]] double tensor_bytes() const;
   /// Stored bits per weight of the linears together.
   [[nodiscard]] double bits_per_weight(std::vector<linear_info> const& linears) const;
+  /// Tells this model from others: FNV-1a, 64 bits in hexadecimal, over names, types, shapes and bytes of all tensors in the
+  /// order of their names. How they are spread over files does not matter. Reads the whole model.
+  [[nodiscard]] std::string fingerprint() const;
   /// @throws input_error
   [[nodiscard]] tokenizer load_tokenizer() const;
 
@@ -51,9 +54,11 @@ struct workspace {
 /// The whole file. @throws input_error
 [[nodiscard]] std::string read_text(std::filesystem::path const& file);
 
-/// Ids of a file's text. With `drop_final_newline` as llama-perplexity has it. @throws input_error if it has fewer than two.
-[[nodiscard]] std::vector<int> tokens_of(tokenizer const& words, std::filesystem::path const& file,
-                                         bool drop_final_newline = false);
+/// Ids of a file's text; control tokens that are spelled out are ordinary text. @throws input_error if it has fewer than two.
+[[nodiscard]] std::vector<int> tokens_of(tokenizer const& words, std::filesystem::path const& file);
+/// The same as llama-perplexity has it: without a newline at the end, with BOS in front if the vocabulary asks for it. @throws
+/// input_error also if the vocabulary asks for EOS behind a text, which llama-perplexity refuses.
+[[nodiscard]] std::vector<int> llama_cpp_tokens_of(tokenizer const& words, std::filesystem::path const& file);
 
 /// The text in the cache that examples/fetch_model.sh makes ($SLIM_CACHE or ~/.cache/slim): "jargon.first.txt" to calibrate,
 /// "jargon.last.txt" to evaluate. @throws input_error with the command that fetches it.

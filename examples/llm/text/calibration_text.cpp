@@ -4,13 +4,20 @@
 
 namespace slim_llm {
 
+std::filesystem::path calibration_file(text_options const& options) {
+  return options.calib.empty() ? default_text("jargon.first.txt") : options.calib;
+}
+
+std::filesystem::path evaluation_file(text_options const& options) {
+  return options.text.empty() ? default_text("jargon.last.txt") : options.text;
+}
+
 text_tokens load_text_tokens(tokenizer const& words, text_options const& options, std::ptrdiff_t draw) {
   if (options.calib_tokens < 1 || options.held_out_tokens < 0 || options.context < 2 || options.max_tokens < 2 || draw < 1)
     throw input_error(slim::message("--calib-tokens ", options.calib_tokens, ", --held-out-tokens ", options.held_out_tokens,
                                     ", --context ", options.context, ", --max-tokens ", options.max_tokens, ", draw ", draw,
                                     ": at least 1, 0, 2, 2 and 1"));
-  auto const calib_file = options.calib.empty() ? default_text("jargon.first.txt") : options.calib;
-  auto const text_file = options.text.empty() ? default_text("jargon.last.txt") : options.text;
+  auto const calib_file = calibration_file(options), text_file = evaluation_file(options);
   text_tokens out{tokens_of(words, calib_file), 0, tokens_of(words, text_file)};
   std::size_t const all = out.evaluation.size();
   auto const window = std::min(static_cast<std::size_t>(options.context), all);

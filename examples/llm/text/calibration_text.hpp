@@ -9,6 +9,10 @@
 
 namespace slim_llm {
 
+/// The texts that the options name, or the default ones. @throws input_error if a default text is not there.
+[[nodiscard]] std::filesystem::path calibration_file(text_options const& options);
+[[nodiscard]] std::filesystem::path evaluation_file(text_options const& options);
+
 struct text_tokens {
   std::vector<int> calibration; ///< tokens of the calibration text, those held out behind those fitted to
   std::ptrdiff_t held_out = 0;  ///< how many are held out: as asked, or what the text has left

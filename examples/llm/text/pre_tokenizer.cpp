@@ -41,6 +41,23 @@ char32_t decode_valid(std::string_view text, std::size_t at) {
   }
 }
 
+/// Unicode's \w: letters, marks, decimal and letter numbers, connecting punctuation, joiners, and letters in circles and
+/// squares.
+bool is_word(char32_t c) {
+  if (c == 0x200c || c == 0x200d || (c >= 0x24b6 && c <= 0x24e9) || (c >= 0x1f130 && c <= 0x1f149) ||
+      (c >= 0x1f150 && c <= 0x1f169) || (c >= 0x1f170 && c <= 0x1f189))
+    return true;
+  utf8proc_category_t const category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
+  return (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NL) || category == UTF8PROC_CATEGORY_PC;
+}
+
+/// Where the last character begins.
+std::size_t last_character(std::string_view text) {
+  std::size_t at = text.size() - 1;
+  while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80) --at;
+  return at;
+}
+
 /// Bytes of the longest prefix at `at` that could begin a character, and whether it is one (Unicode 15, table 3-7).
 struct utf8_step {
   std::size_t length;
@@ -184,8 +201,9 @@ private:
 slim::result<pre_tokenizer> pre_tokenizer_of_gguf(std::string_view name) {
   if (name == "gpt-2" || name == "gpt2" || name == "olmo" || name == "mpt") return pre_tokenizer::gpt2;
   if (name == "smollm" || name == "starcoder" || name == "refact" || name == "command-r") return pre_tokenizer::smollm;
-  if (name == "qwen2") return pre_tokenizer::qwen2;
-  if (name == "llama-bpe" || name == "llama3" || name == "llama-v3") return pre_tokenizer::llama3;
+  if (name == "qwen2" || name == "stablelm2" || name == "deepseek-r1-qwen" || name == "megrez") return pre_tokenizer::qwen2;
+  if (name == "llama-bpe" || name == "llama3" || name == "llama-v3" || name == "dbrx" || name == "smaug-bpe")
+    return pre_tokenizer::llama3;
   return slim::failure{slim::message("pre-tokenizer '", name, "' is not known; known are gpt-2, smollm, qwen2, llama-bpe")};
 }
 
@@ -222,13 +240,18 @@ std::size_t leading_space(std::string_view text) {
 std::size_t trailing_space(std::string_view text) {
   std::size_t end = text.size();
   while (end > 0) {
-    std::size_t at = end - 1;
-    while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80) --at;
+    std::size_t const at = last_character(text.substr(0, end));
     if (!is_white_space(decode_valid(text, at))) break;
     end = at;
   }
   return text.size() - end;
 }
+
+bool ends_with_word_character(std::string_view text) {
+  return !text.empty() && is_word(decode_valid(text, last_character(text)));
+}
+
+bool begins_with_word_character(std::string_view text) { return !text.empty() && is_word(decode_valid(text, 0)); }
 
 std::vector<std::string_view> split(pre_tokenizer rule, std::string_view text) {
   std::vector<std::string_view> out;

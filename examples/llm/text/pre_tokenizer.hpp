@@ -34,6 +34,10 @@ enum class pre_tokenizer {
 [[nodiscard]] std::size_t leading_space(std::string_view text);
 [[nodiscard]] std::size_t trailing_space(std::string_view text);
 
+/// Whether a text ends or begins with what Unicode calls a word character (regular expression \\w); valid UTF-8.
+[[nodiscard]] bool ends_with_word_character(std::string_view text);
+[[nodiscard]] bool begins_with_word_character(std::string_view text);
+
 /// Bytes of the character that begins with this byte, in valid UTF-8.
 [[nodiscard]] constexpr std::size_t character_length(char first) {
   unsigned char const byte = static_cast<unsigned char>(first);

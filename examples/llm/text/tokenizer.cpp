@@ -81,7 +81,7 @@ slim::result<tokenizer> tokenizer::build(vocabulary words) {
   if (std::string why = out.index_tokens(); !why.empty()) return failure{std::move(why)};
   if (std::string why = out.index_merges(); !why.empty()) return failure{std::move(why)};
   out.index_bytes();
-  out.index_special_tokens();
+  out.index_added_tokens();
   return out;
 }
 
@@ -98,17 +98,20 @@ std::string tokenizer::index_tokens() {
        {std::pair{words_.bos, "bos"}, std::pair{words_.eos, "eos"}, std::pair{words_.unknown, "unknown"}})
     if (id && (*id < 0 || *id >= size()))
       return message("the ", role, " token has id ", *id, ", outside of the ", count, " tokens");
+  for (added_token const& token : words_.added)
+    if (token.id < 0 || token.id >= size())
+      return message("the added token '", token.content, "' has id ", token.id, ", outside of the ", count, " tokens");
   ids_.reserve(count);
   for (std::size_t k = 0; k < count; ++k) ids_[words_.tokens[k]] = static_cast<token_id>(k); // repeated spelling: the last id
   return {};
 }
 
 std::string tokenizer::index_merges() {
-  if (words_.model != tokenizer_model::byte_bpe) return {};
+  if (words_.model == tokenizer_model::sentencepiece) return {};
   merges_.reserve(words_.merges.size());
   for (std::size_t rank = 0; rank < words_.merges.size(); ++rank) {
     std::string_view const text = words_.merges[rank];
-    std::size_t const gap = text.find(' ', 1);
+    std::size_t const nul = text.find('\0'), gap = nul != std::string_view::npos ? nul : text.find(' ', 1);
     if (gap == std::string_view::npos || gap + 1 == text.size())
       return message("merge ", rank, " ('", text, "') is not two tokens");
     auto const left = ids_.find(text.substr(0, gap));
@@ -129,23 +132,29 @@ void tokenizer::index_bytes() {
       if (auto const found = ids_.find(printable_bytes()[byte]); found != ids_.end()) byte_ids_[byte] = found->second;
     if (!words_.whole_piece_first) return;
     for (auto const& [token, id] : ids_)
-      if (auto const bytes = from_printable(token)) byte_strings_.emplace(*bytes, id);
+      if (words_.kinds[static_cast<std::size_t>(id)] == token_kind::normal)
+        if (auto const bytes = from_printable(token)) byte_strings_.emplace(*bytes, id);
   } else {
     for (auto const& [token, id] : ids_)
       if (auto const byte = byte_of_name(token)) byte_ids_[*byte] = id;
   }
 }
 
-void tokenizer::index_special_tokens() {
+void tokenizer::index_added_tokens() {
+  std::vector<bool> listed(words_.tokens.size());
+  for (added_token const& token : words_.added) {
+    listed[static_cast<std::size_t>(token.id)] = true;
+    if (token.normalized)
+      normalized_.add(token, normalized(words_.normalizer, token.content));
+    else
+      added_.add(token, token.content);
+  }
   for (std::size_t k = 0; k < words_.tokens.size(); ++k) {
     token_kind const kind = words_.kinds[k];
-    std::string const& text = words_.tokens[k];
-    if (text.empty() || (kind != token_kind::control && kind != token_kind::user_defined && kind != token_kind::unknown))
-      continue;
-    special_[static_cast<unsigned char>(text[0])].push_back({text, static_cast<token_id>(k), kind != token_kind::user_defined});
+    bool const special = kind == token_kind::control || kind == token_kind::unknown;
+    if (!listed[k] && (special || kind == token_kind::user_defined))
+      added_.add({.content = words_.tokens[k], .id = static_cast<token_id>(k), .special = special}, words_.tokens[k]);
   }
-  for (auto& list : special_)
-    std::ranges::stable_sort(list, [](auto const& a, auto const& b) { return a.text.size() > b.text.size(); });
 }
 
 std::optional<token_id> tokenizer::find(std::string_view token) const {
@@ -154,54 +163,48 @@ std::optional<token_id> tokenizer::find(std::string_view token) const {
   return found->second;
 }
 
-tokenizer::special_token const* tokenizer::special_at(std::string_view text, bool control) const {
-  for (special_token const& token : special_[static_cast<unsigned char>(text[0])])
-    if ((control || !token.control) && text.starts_with(token.text)) return &token;
-  return nullptr;
-}
-
 std::vector<token_id> tokenizer::encode(std::string_view text, encode_options options) const {
   std::vector<token_id> out;
   if (options.add_bos && words_.bos) out.push_back(*words_.bos);
   std::string const valid = valid_utf8(text);
-  auto const among = [](std::vector<token_id> const& list, token_id id) { return std::ranges::find(list, id) != list.end(); };
-  std::string_view rest = valid;
-  for (std::size_t at = 0; at < rest.size();) {
-    special_token const* const special = special_at(rest.substr(at), options.special);
-    if (!special) {
-      ++at;
+  for (text_part const& part : added_.cut(valid, options.special)) {
+    if (part.id) {
+      out.push_back(*part.id);
       continue;
     }
-    std::string_view before = rest.substr(0, at);
-    if (among(words_.strip_left, special->id)) before.remove_suffix(trailing_space(before));
-    encode_plain(before, out);
-    out.push_back(special->id);
-    rest.remove_prefix(at + special->text.size());
-    if (among(words_.strip_right, special->id)) rest.remove_prefix(leading_space(rest));
-    at = 0;
+    bool at_front = part.text.data() == valid.data();
+    std::string const normal = normalized(words_.normalizer, part.text);
+    for (text_part const& stretch : normalized_.cut(normal, options.special)) {
+      if (stretch.id)
+        out.push_back(*stretch.id);
+      else
+        encode_stretch(stretch.text, at_front, out);
+      at_front = false;
+    }
   }
-  encode_plain(rest, out);
   return out;
 }
 
-void tokenizer::encode_plain(std::string_view text, std::vector<token_id>& out) const {
-  if (text.empty()) return;
-  std::string composed;
-  if (words_.compose) text = composed = normal_form_c(text);
-  if (words_.model == tokenizer_model::byte_bpe)
-    encode_byte_bpe(text, out);
-  else
-    encode_sentencepiece(text, out);
+/// Text without added tokens, normalized.
+void tokenizer::encode_stretch(std::string_view text, bool at_front, std::vector<token_id>& out) const {
+  std::string spelled;
+  if (words_.spaces) text = spelled = with_spaces_spelled(*words_.spaces, text, at_front);
+  if (words_.model == tokenizer_model::sentencepiece) return append_by_score(text, out);
+  if (words_.model == tokenizer_model::character_bpe)
+    return append_pieces(words_.spaces && words_.spaces->cuts ? cut_before(words_.spaces->symbol, text) : std::vector{text},
+                         out);
+  if (words_.space_before_piece && !text.starts_with(' ')) text = spelled = message(" ", text);
+  append_pieces(split(words_.rule, text), out);
 }
 
 /// A word that occurred before takes its ids from there: most words of a text do.
-void tokenizer::encode_byte_bpe(std::string_view text, std::vector<token_id>& out) const {
+void tokenizer::append_pieces(std::vector<std::string_view> const& pieces, std::vector<token_id>& out) const {
   struct span_of_ids {
     std::size_t begin;
     std::size_t count;
   };
   std::unordered_map<std::string_view, span_of_ids> seen;
-  for (std::string_view const piece : split(words_.rule, text)) {
+  for (std::string_view const piece : pieces) {
     std::size_t const begin = out.size();
     if (auto const found = seen.find(piece); found != seen.end()) {
       for (std::size_t k = 0; k < found->second.count; ++k) out.push_back(token_id{out[found->second.begin + k]});
@@ -211,21 +214,42 @@ void tokenizer::encode_byte_bpe(std::string_view text, std::vector<token_id>& ou
     if (whole != byte_strings_.end())
       out.push_back(whole->second);
     else
-      append_merged(piece, out);
+      append_merged(symbols_of(piece), out);
     seen.emplace(piece, span_of_ids{begin, out.size() - begin});
   }
 }
 
-void tokenizer::append_byte(unsigned char byte, std::vector<token_id>& out) const {
-  if (byte_ids_[byte] >= 0)
-    out.push_back(byte_ids_[byte]);
-  else if (words_.unknown)
-    out.push_back(*words_.unknown);
+bool tokenizer::bytes_have_tokens(std::string_view text) const {
+  return std::ranges::all_of(text, [&](char c) { return byte_ids_[static_cast<unsigned char>(c)] >= 0; });
+}
+
+/// The bytes or characters of a piece as tokens, before anything is joined.
+std::vector<token_id> tokenizer::symbols_of(std::string_view piece) const {
+  std::vector<token_id> symbols;
+  bool const bytewise = words_.model == tokenizer_model::byte_bpe;
+  bool after_unknown = false;
+  for (std::size_t at = 0; at < piece.size();) {
+    std::string_view const part = piece.substr(at, bytewise ? 1 : character_length(piece[at]));
+    at += part.size();
+    bool known = true;
+    if (bytewise && bytes_have_tokens(part))
+      symbols.push_back(byte_ids_[static_cast<unsigned char>(part[0])]);
+    else if (auto const found = ids_.find(part); !bytewise && found != ids_.end())
+      symbols.push_back(found->second);
+    else if (!bytewise && words_.byte_fallback && bytes_have_tokens(part))
+      for (char const c : part) symbols.push_back(byte_ids_[static_cast<unsigned char>(c)]);
+    else {
+      known = false;
+      if (words_.unknown && !(words_.fuse_unknown && after_unknown)) symbols.push_back(*words_.unknown);
+    }
+    after_unknown = !known;
+  }
+  return symbols;
 }
 
 /// Joins the neighbours of lowest rank, the leftmost first, until no pair has a rank. A linked list of what is left and a
 /// heap of the pairs that once stood side by side; a pair that has changed since is recognised by its ids.
-void tokenizer::append_merged(std::string_view piece, std::vector<token_id>& out) const {
+void tokenizer::append_merged(std::vector<token_id> const& first, std::vector<token_id>& out) const {
   struct symbol {
     token_id id;
     std::int64_t previous;
@@ -241,12 +265,10 @@ void tokenizer::append_merged(std::string_view piece, std::vector<token_id>& out
       return rank != other.rank ? rank > other.rank : position > other.position;
     }
   };
-  std::vector<token_id> bytes;
-  for (char const c : piece) append_byte(static_cast<unsigned char>(c), bytes);
-  std::int64_t const count = std::ssize(bytes);
+  std::int64_t const count = std::ssize(first);
   std::vector<symbol> symbols;
   for (std::int64_t k = 0; k < count; ++k)
-    symbols.push_back({bytes[static_cast<std::size_t>(k)], k - 1, k + 1 < count ? k + 1 : -1});
+    symbols.push_back({first[static_cast<std::size_t>(k)], k - 1, k + 1 < count ? k + 1 : -1});
   auto const at = [&](std::int64_t k) -> symbol& { return symbols[static_cast<std::size_t>(k)]; };
   std::priority_queue<candidate> queue;
   auto const propose = [&](std::int64_t left) {
@@ -274,11 +296,9 @@ void tokenizer::append_merged(std::string_view piece, std::vector<token_id>& out
     if (left.id >= 0) out.push_back(left.id);
 }
 
-/// As llama.cpp: characters, joined pair by pair by the highest score, the leftmost first; what is no token at the end
-/// becomes tokens of its bytes.
-void tokenizer::encode_sentencepiece(std::string_view text, std::vector<token_id>& out) const {
-  std::string spelled = words_.add_space_prefix ? std::string(space_symbol) : std::string();
-  for (char const c : text) c == ' ' ? spelled += space_symbol : spelled += c;
+/// As SentencePiece and llama.cpp: characters, joined pair by pair by the highest score, the leftmost first; what is no token
+/// at the end becomes tokens of its bytes, or the unknown token.
+void tokenizer::append_by_score(std::string_view spelled, std::vector<token_id>& out) const {
   struct symbol {
     std::string_view text; // empty: gone
     std::int64_t previous;
@@ -296,7 +316,7 @@ void tokenizer::encode_sentencepiece(std::string_view text, std::vector<token_id
   std::vector<symbol> symbols;
   for (std::size_t k = 0; k < spelled.size(); k += character_length(spelled[k])) {
     std::int64_t const index = std::ssize(symbols);
-    symbols.push_back({std::string_view(spelled).substr(k, character_length(spelled[k])), index - 1, index + 1});
+    symbols.push_back({spelled.substr(k, character_length(spelled[k])), index - 1, index + 1});
   }
   if (!symbols.empty()) symbols.back().next = -1;
   auto const at = [&](std::int64_t k) -> symbol& { return symbols[static_cast<std::size_t>(k)]; };
@@ -324,12 +344,16 @@ void tokenizer::encode_sentencepiece(std::string_view text, std::vector<token_id
     propose(left.previous, top.position);
     propose(top.position, left.next);
   }
+  bool after_unknown = false;
   for (symbol const& left : symbols) {
     if (left.text.empty()) continue;
-    if (auto const found = ids_.find(left.text); found != ids_.end())
-      out.push_back(found->second);
-    else
-      for (char const c : left.text) append_byte(static_cast<unsigned char>(c), out);
+    auto const found = ids_.find(left.text);
+    bool const known = found != ids_.end(), in_bytes = !known && bytes_have_tokens(left.text);
+    if (known) out.push_back(found->second);
+    if (in_bytes)
+      for (char const c : left.text) out.push_back(byte_ids_[static_cast<unsigned char>(c)]);
+    if (!known && !in_bytes && words_.unknown && !(words_.fuse_unknown && after_unknown)) out.push_back(*words_.unknown);
+    after_unknown = !known && !in_bytes;
   }
 }
 
@@ -352,7 +376,10 @@ std::string tokenizer::decode(std::span<token_id const> ids) const {
   std::string out;
   for (token_id const id : ids)
     if (id >= 0 && id < size()) out += bytes_of(id);
-  if (words_.model == tokenizer_model::sentencepiece && words_.add_space_prefix && out.starts_with(' ')) out.erase(0, 1);
+  bool const prefixed =
+      (words_.spaces && words_.spaces->place != metaspace::front::never) ||
+      std::ranges::any_of(words_.normalizer, [](auto const& step) { return step.what == normal_step::kind::prepend; });
+  if (words_.model != tokenizer_model::byte_bpe && prefixed && out.starts_with(' ')) out.erase(0, 1);
   return out;
 }
 
@@ -372,26 +399,34 @@ slim::result<tokenizer> tokenizer::from_gguf(slim::gguf_file const& file) {
   auto scores = file.get_or<std::vector<float>>("tokenizer.ggml.scores", {});
   for (std::string const& why : {tokens.why(), kinds.why(), merges.why(), scores.why()})
     if (!why.empty()) return failure{why};
+  std::string pre;
   words.tokens = std::move(*tokens);
   for (std::int32_t const kind : *kinds) words.kinds.push_back(static_cast<token_kind>(kind));
   if (!sentencepiece) {
     words.merges = std::move(*merges);
     auto const name = file.get<std::string>("tokenizer.ggml.pre");
     if (!name) return failure{name.why()};
-    auto const rule = pre_tokenizer_of_gguf(*name);
+    pre = *name;
+    auto const rule = pre_tokenizer_of_gguf(pre);
     if (!rule) return bad(rule.why());
     words.rule = *rule;
   } else {
     words.scores = std::move(*scores);
   }
-  bool const llama3 = !sentencepiece && words.rule == pre_tokenizer::llama3;
+  bool const llama3 = !sentencepiece && words.rule == pre_tokenizer::llama3 && pre != "dbrx" && pre != "smaug-bpe";
   words.whole_piece_first = llama3;
-  auto const add_bos = file.get_or<bool>("tokenizer.ggml.add_bos_token", sentencepiece || llama3);
+  auto const add_bos = file.get_or<bool>("tokenizer.ggml.add_bos_token", sentencepiece || llama3); // llama.cpp's defaults
+  auto const add_eos = file.get_or<bool>("tokenizer.ggml.add_eos_token", false);
   auto const prefix = file.get_or<bool>("tokenizer.ggml.add_space_prefix", sentencepiece);
   if (!add_bos) return failure{add_bos.why()};
   if (!prefix) return failure{prefix.why()};
+  if (!add_eos) return failure{add_eos.why()};
   words.add_bos = *add_bos;
-  words.add_space_prefix = sentencepiece && *prefix;
+  words.add_eos = *add_eos;
+  if (sentencepiece) { // llama.cpp puts the space in front of every stretch between control tokens
+    auto const place = *prefix ? metaspace::front::always : metaspace::front::never;
+    words.spaces = metaspace{.place = place, .even_before_space = true};
+  }
 
   for (auto const& [key, id] :
        {std::pair{"tokenizer.ggml.bos_token_id", &words.bos}, std::pair{"tokenizer.ggml.eos_token_id", &words.eos},

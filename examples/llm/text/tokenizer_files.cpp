@@ -1,9 +1,12 @@
-// Tokenizers of Hugging Face folders: tokenizer.json, or vocab.json and merges.txt.
+// Tokenizers of Hugging Face folders: tokenizer.json, tokenizer.model, or vocab.json and merges.txt.
 
 #include "slim/io/json.hpp"
+#include "text/sentencepiece_model.hpp"
 #include "text/tokenizer.hpp"
+#include "text/tokenizer_json.hpp"
 
 #include <algorithm>
+#include <tuple>
 
 namespace slim_llm {
 namespace {
@@ -12,155 +15,25 @@ using nlohmann::json;
 using slim::failure;
 using slim::message;
 
-/// A model file does not describe what we can do. Thrown and caught inside this file only.
-struct unusable {
-  std::string why;
-};
-
-void require(bool condition, std::string const& why) {
-  if (!condition) throw unusable{why};
+bool is_there(std::filesystem::path const& file) {
+  std::error_code ignored;
+  return std::filesystem::exists(file, ignored);
 }
 
-json const& member(json const& object, char const* name) {
-  static json const none;
-  if (!object.is_object()) return none;
-  auto const at = object.find(name);
-  return at == object.end() ? none : *at;
+/// The document, or null if there is no such file. @throws unusable
+json read_if_there(std::filesystem::path const& file) {
+  if (!is_there(file)) return {};
+  slim::result<json> document = slim::read_json(file);
+  require(document.has_value(), document.why());
+  require(document->is_object(), message(file.string(), ": is not a JSON object"));
+  return std::move(*document);
 }
 
-bool flag(json const& object, char const* name) {
-  json const& value = member(object, name);
-  return value.is_boolean() && value.get<bool>();
-}
+/// The content of a special token, which is a text or an object.
+std::string content_of(json const& value) { return text_in(value.is_object() ? member(value, "content") : value); }
 
-std::string text(json const& value) { return value.is_string() ? value.get<std::string>() : std::string(); }
-
-// The two patterns that are used with Split, as tokenizer.json spells them.
-constexpr std::string_view qwen2_pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view llama3_pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-/// Which of our rules a `pre_tokenizer` object is.
-pre_tokenizer rule_of(json const& value) {
-  std::vector<json> steps;
-  if (text(member(value, "type")) == "Sequence")
-    for (json const& step : member(value, "pretokenizers")) steps.push_back(step);
-  else
-    steps.push_back(value);
-  require(!steps.empty() && text(member(steps.back(), "type")) == "ByteLevel", "the pre-tokenizer does not end with ByteLevel");
-  require(!flag(steps.back(), "add_prefix_space"), "ByteLevel with add_prefix_space is not read");
-  json const& use_regex = member(steps.back(), "use_regex");
-  bool const gpt2_pattern = !use_regex.is_boolean() || use_regex.get<bool>(); // absent means true
-  if (steps.size() == 1 && gpt2_pattern) return pre_tokenizer::gpt2;
-  std::string const first = text(member(steps.front(), "type"));
-  if (steps.size() == 2 && gpt2_pattern && first == "Digits" && flag(steps.front(), "individual_digits"))
-    return pre_tokenizer::smollm;
-  if (steps.size() == 2 && !gpt2_pattern && first == "Split" && text(member(steps.front(), "behavior")) == "Isolated" &&
-      !flag(steps.front(), "invert")) {
-    std::string const pattern = text(member(member(steps.front(), "pattern"), "Regex"));
-    if (pattern == qwen2_pattern) return pre_tokenizer::qwen2;
-    if (pattern == llama3_pattern) return pre_tokenizer::llama3;
-    throw unusable{message("the pre-tokenizer pattern is not one that is known: ", pattern)};
-  }
-  throw unusable{"the pre-tokenizer is not that of GPT-2, SmolLM, Qwen2 or Llama 3"};
-}
-
-/// Puts a token at its id; the list grows as needed, in proportion to the number of tokens (`most`).
-void place(vocabulary& words, std::string const& token, json const& id, std::size_t most, token_kind kind) {
-  require(id.is_number_integer() && id >= 0 && id < most,
-          message("token '", token, "' has an id that is no number below ", most));
-  std::size_t const at = id.get<std::size_t>();
-  if (at >= words.tokens.size()) {
-    words.tokens.resize(at + 1);
-    words.kinds.resize(at + 1, token_kind::unused);
-  }
-  words.tokens[at] = token;
-  words.kinds[at] = kind;
-}
-
-void read_bpe(json const& model, std::size_t most, vocabulary& words) {
-  require(text(member(model, "type")) == "BPE" || member(model, "type").is_null(), "the tokenizer's model is not BPE");
-  for (char const* const name : {"continuing_subword_prefix", "end_of_word_suffix"})
-    require(text(member(model, name)).empty(), message("BPE with ", name, " is not read"));
-  require(!flag(model, "byte_fallback"), "BPE with byte_fallback is not read; take the model's GGUF file");
-  require(member(model, "vocab").is_object() && member(model, "merges").is_array(), "the BPE model lacks vocab or merges");
-  for (auto const& [token, id] : member(model, "vocab").items()) place(words, token, id, most, token_kind::normal);
-  for (json const& merge : member(model, "merges")) {
-    bool const pair = merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string();
-    require(pair || merge.is_string(), "a merge is neither a string nor a pair of strings");
-    words.merges.push_back(pair ? message(merge[0].get<std::string>(), " ", merge[1].get<std::string>())
-                                : merge.get<std::string>());
-  }
-  words.whole_piece_first = flag(model, "ignore_merges");
-}
-
-void read_added_tokens(json const& list, std::size_t most, vocabulary& words) {
-  for (json const& token : list) {
-    require(member(token, "content").is_string(), "an added token has no content");
-    bool const special = flag(token, "special");
-    place(words, text(member(token, "content")), member(token, "id"), most,
-          special ? token_kind::control : token_kind::user_defined);
-    require(!flag(token, "single_word"), "added tokens with single_word are not read");
-    if (flag(token, "lstrip")) words.strip_left.push_back(member(token, "id").get<token_id>());
-    if (flag(token, "rstrip")) words.strip_right.push_back(member(token, "id").get<token_id>());
-  }
-}
-
-void read_normalizer(json const& value, vocabulary& words) {
-  std::string const type = text(member(value, "type"));
-  if (type == "NFC")
-    words.compose = true;
-  else
-    require(value.is_null() || (type == "Sequence" && member(value, "normalizers").empty()),
-            message("the normalizer '", type, "' is not read"));
-}
-
-std::optional<token_id> id_of(vocabulary const& words, std::string const& token) {
-  auto const at = std::ranges::find(words.tokens, token);
-  if (token.empty() || at == words.tokens.end()) return std::nullopt;
-  return static_cast<token_id>(at - words.tokens.begin());
-}
-
-/// A template that begins with a special token (Llama 3, OPT) tells which one is put before a text.
-void read_post_processor(json const& value, vocabulary& words) {
-  if (text(member(value, "type")) == "Sequence")
-    for (json const& step : member(value, "processors")) read_post_processor(step, words);
-  if (text(member(value, "type")) != "TemplateProcessing") return;
-  json const& single = member(value, "single");
-  if (!single.is_array() || single.empty()) return;
-  if (auto const id = id_of(words, text(member(member(single[0], "SpecialToken"), "id")))) {
-    words.bos = id;
-    words.add_bos = true;
-  }
-}
-
-/// Room for ids: every token its own, and some that nobody uses.
-std::size_t most_ids(json const& vocab, json const& added) { return vocab.size() + added.size() + 65536; }
-
-vocabulary from_document(json const& document) {
-  vocabulary words;
-  json const& model = member(document, "model");
-  json const& added = member(document, "added_tokens");
-  std::size_t const most = most_ids(member(model, "vocab"), added);
-  read_bpe(model, most, words);
-  if (added.is_array()) read_added_tokens(added, most, words);
-  read_normalizer(member(document, "normalizer"), words);
-  words.rule = rule_of(member(document, "pre_tokenizer"));
-  words.unknown = id_of(words, text(member(model, "unk_token")));
-  read_post_processor(member(document, "post_processor"), words);
-  return words;
-}
-
-/// vocab.json and merges.txt of GPT-2 and OPT. Tokens written like <s> or <|endoftext|> are control tokens there.
-vocabulary from_vocab_and_merges(json const& vocab, std::string_view merges) {
-  vocabulary words;
-  require(vocab.is_object(), "the vocabulary is not an object");
-  for (auto const& [token, id] : vocab.items()) {
-    bool const control = token.size() > 2 && token.front() == '<' && token.back() == '>' &&
-                         (token.starts_with("<|") || token == "<s>" || token == "</s>" || token == "<pad>" || token == "<unk>");
-    place(words, token, id, vocab.size() + 65536, control ? token_kind::control : token_kind::normal);
-  }
+/// Lines of merges.txt.
+void read_merges(std::string_view merges, vocabulary& words) {
   for (std::size_t at = 0; at < merges.size();) {
     std::size_t const end = std::min(merges.find('\n', at), merges.size());
     std::string_view line = merges.substr(at, end - at);
@@ -168,22 +41,90 @@ vocabulary from_vocab_and_merges(json const& vocab, std::string_view merges) {
     if (!line.empty() && !line.starts_with("#version")) words.merges.emplace_back(line);
     at = end + 1;
   }
+}
+
+/// Which rules vocab.json and merges.txt are used with: the class of the tokenizer says it, or else the model's type.
+void read_class(std::filesystem::path const& folder, json const& settings, vocabulary& words) {
+  std::string const name = text_in(member(settings, "tokenizer_class"));
+  json const config = read_if_there(folder / "config.json");
+  std::string const type = text_in(member(config, "model_type"));
+  bool const by_class = !name.empty();
+  auto const is = [&](std::initializer_list<std::string_view> classes, std::initializer_list<std::string_view> types) {
+    auto const among = [](auto const& list, std::string const& text) {
+      return std::ranges::find(list, std::string_view(text)) != list.end();
+    };
+    return by_class ? among(classes, name) : among(types, type);
+  };
+  if (is({"Qwen2Tokenizer", "Qwen2TokenizerFast"}, {"qwen2", "qwen3", "qwen2_moe", "qwen3_moe"})) {
+    words.rule = pre_tokenizer::qwen2;
+    words.normalizer.push_back({normal_step::kind::nfc, {}, {}});
+    return;
+  }
+  require(
+      is({"GPT2Tokenizer", "GPT2TokenizerFast"}, {"gpt2", "opt", ""}),
+      by_class
+          ? message("the tokenizer class '", name, "' (tokenizer_config.json) is not known with vocab.json and merges.txt; ",
+                    "GPT2Tokenizer and Qwen2Tokenizer are. A tokenizer.json would be read")
+          : message(
+                "vocab.json and merges.txt of a model of type '", type,
+                "' without tokenizer_class (tokenizer_config.json): the rules are not known. A tokenizer.json would be read"));
+  words.space_before_piece = flag_in(settings, "add_prefix_space");
+}
+
+/// Tokens written like <s> or <|endoftext|> are control tokens of GPT-2 and OPT, where no file says which are.
+bool looks_special(std::string const& token) {
+  return token.size() > 2 && token.front() == '<' && token.back() == '>' &&
+         (token.starts_with("<|") || token == "<s>" || token == "</s>" || token == "<pad>" || token == "<unk>");
+}
+
+vocabulary from_vocab_and_merges(std::filesystem::path const& folder, json const& vocab, std::string_view merges,
+                                 json const& settings) {
+  vocabulary words;
+  require(vocab.is_object(), "the vocabulary is not an object");
+  json const added = read_if_there(folder / "added_tokens.json");
+  std::size_t const most = most_ids(vocab.size() + added.size());
+  bool const listed = member(settings, "added_tokens_decoder").is_object() || !added.empty();
+  for (auto const& [token, id] : vocab.items())
+    place_token(words, token, id, most, !listed && looks_special(token) ? token_kind::control : token_kind::normal);
+  for (auto const& [token, id] : added.items())
+    place_added_token(words, {{"content", token}, {"special", looks_special(token)}}, id, most);
+  read_merges(merges, words);
+  read_class(folder, settings, words);
+  words.unknown = id_of_token(words, content_of(member(settings, "unk_token")));
   return words;
 }
 
-/// bos, eos and add_bos of tokenizer_config.json, where it exists and says so.
-void read_config(std::filesystem::path const& path, vocabulary& words) {
-  std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) return;
-  slim::result<json> const config = slim::read_json(path);
-  require(config.has_value(), config.why());
-  auto const token = [&](char const* name) {
-    json const& value = member(*config, name);
-    return id_of(words, text(value.is_object() ? member(value, "content") : value));
-  };
-  if (auto const id = token("bos_token")) words.bos = id;
-  if (auto const id = token("eos_token")) words.eos = id;
-  if (json const& value = member(*config, "add_bos_token"); value.is_boolean()) words.add_bos = value.get<bool>() && words.bos;
+/// Added tokens of tokenizer_config.json. Two files may say the same of an id, or tokenizer_config.json may know more.
+void read_added_tokens(json const& settings, vocabulary& words) {
+  json const& decoder = member(settings, "added_tokens_decoder");
+  if (!decoder.is_object()) return;
+  std::size_t const most = most_ids(words.tokens.size() + decoder.size());
+  for (auto const& [text, token] : decoder.items()) {
+    json const id = json::parse(text, nullptr, false); // a number as a key
+    require(id.is_number_unsigned(), message("added_tokens_decoder has the key '", text, "', which is no id"));
+    std::string const content = text_in(member(token, "content"));
+    auto const at = id.get<std::size_t>();
+    require(at >= words.tokens.size() || words.tokens[at].empty() || words.tokens[at] == content,
+            message("token ", at, " is '", at < words.tokens.size() ? words.tokens[at] : std::string(),
+                    "' in the vocabulary and '", content, "' in added_tokens_decoder (tokenizer_config.json)"));
+    place_added_token(words, token, id, most);
+  }
+}
+
+/// What tokenizer_config.json says beside the vocabulary's own files.
+void read_settings(json const& settings, vocabulary& words) {
+  if (settings.is_null()) return;
+  read_added_tokens(settings, words);
+  if (auto const id = id_of_token(words, content_of(member(settings, "eos_token"))); id && !words.add_eos) words.eos = id;
+  if (auto const id = id_of_token(words, content_of(member(settings, "bos_token"))); id && !words.add_bos) words.bos = id;
+  for (auto const& [key, adds, id] :
+       {std::tuple{"add_bos_token", &words.add_bos, &words.bos}, std::tuple{"add_eos_token", &words.add_eos, &words.eos}})
+    if (json const& value = member(settings, key); value.is_boolean()) *adds = value.get<bool>() && id->has_value();
+  json const& prefix = member(settings, "add_prefix_space");
+  bool const bytewise = words.model == tokenizer_model::byte_bpe;
+  require(!bytewise || !prefix.is_boolean() || prefix.get<bool>() == words.space_before_piece,
+          "tokenizer_config.json and the vocabulary's own file differ in add_prefix_space");
+  require(!flag_in(settings, "split_special_tokens"), "split_special_tokens (tokenizer_config.json) is not read");
 }
 
 /// Runs `make`, which returns a vocabulary or throws `unusable`; every failure names the file.
@@ -196,10 +137,11 @@ slim::result<tokenizer> built(std::filesystem::path const& path, Make const& mak
     why = out.why();
   } catch (unusable const& problem) {
     why = problem.why;
-  } catch (json::exception const& problem) {
-    why = problem.what();
+  } catch (json::exception const&) {
+    why = "a value has another type than expected";
   }
-  return failure{why.starts_with(path.string()) ? why : message(path.string(), ": ", why)};
+  bool const named = why.starts_with(path.parent_path().string() + "/");
+  return failure{named ? why : message(path.string(), ": ", why)};
 }
 
 } // namespace
@@ -207,31 +149,40 @@ slim::result<tokenizer> built(std::filesystem::path const& path, Make const& mak
 slim::result<tokenizer> tokenizer::from_json(std::filesystem::path const& path) {
   slim::result<json> const document = slim::read_json(path);
   if (!document) return failure{document.why()};
-  return built(path, [&] { return from_document(*document); });
+  return built(path, [&] { return read_tokenizer_json(*document); });
 }
 
 slim::result<tokenizer> tokenizer::from_folder(std::filesystem::path const& folder) {
-  std::error_code ignored;
-  std::filesystem::path const config = folder / "tokenizer_config.json";
-  if (std::filesystem::exists(folder / "tokenizer.json", ignored)) {
-    slim::result<json> const document = slim::read_json(folder / "tokenizer.json");
-    if (!document) return failure{document.why()};
-    return built(folder / "tokenizer.json", [&] {
-      vocabulary words = from_document(*document);
-      read_config(config, words);
+  auto const with_settings = [&](std::filesystem::path const& file, auto const& make) {
+    return built(file, [&] {
+      json const settings = read_if_there(folder / "tokenizer_config.json");
+      vocabulary words = make(settings);
+      read_settings(settings, words);
       return words;
+    });
+  };
+  if (auto const file = folder / "tokenizer.json"; is_there(file)) {
+    slim::result<json> const document = slim::read_json(file);
+    if (!document) return failure{document.why()};
+    return with_settings(file, [&](json const&) { return read_tokenizer_json(*document); });
+  }
+  if (auto const file = folder / "tokenizer.model"; is_there(file)) {
+    slim::result<slim::mapped_file> const bytes = slim::mapped_file::open(file);
+    if (!bytes) return failure{bytes.why()};
+    return with_settings(file, [&](json const&) {
+      slim::result<vocabulary> words = read_sentencepiece(bytes->bytes());
+      require(words.has_value(), words.why());
+      return std::move(*words);
     });
   }
   slim::result<json> const vocab = slim::read_json(folder / "vocab.json");
   if (!vocab)
-    return failure{message(folder.string(), ": has neither tokenizer.json nor a readable vocab.json (", vocab.why(), ")")};
+    return failure{message(folder.string(), ": has neither tokenizer.json nor tokenizer.model nor a readable vocab.json (",
+                           vocab.why(), ")")};
   slim::result<slim::mapped_file> const merges = slim::mapped_file::open(folder / "merges.txt");
   if (!merges) return failure{merges.why()};
-  return built(folder / "vocab.json", [&] {
-    vocabulary words = from_vocab_and_merges(*vocab, merges->text());
-    read_config(config, words);
-    return words;
-  });
+  return with_settings(folder / "vocab.json",
+                       [&](json const& settings) { return from_vocab_and_merges(folder, *vocab, merges->text(), settings); });
 }
 
 } // namespace slim_llm

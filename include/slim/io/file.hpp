@@ -72,18 +72,30 @@ private:
   std::span<std::byte const> bytes_;
 };
 
-/// Writes `<path>.tmp` and renames it to `path` on commit, so that a crash or a full disk never leaves half a file under
-/// the final name, and a file may be replaced while it is read. Without commit the temporary file is removed.
+/// Writes a temporary file beside `path` and renames it to `path` on commit, so that a crash or a full disk never leaves half
+/// a file under the final name, and a file may be replaced while it is read. The temporary is `<path>.tmp`, or `<path>.tmp1`
+/// and so on where such a file exists: no file that was there is touched before the rename. If `path` is a symbolic link, the
+/// file that it points to is replaced. Without commit the temporary file is removed.
 class replacing_file {
 public:
   [[nodiscard]] static result<replacing_file> create(std::filesystem::path const& path) {
     replacing_file file;
-    file.path_ = path;
-    file.temporary_ = path;
-    file.temporary_ += ".tmp";
-    file.stream_.reset(std::fopen(file.temporary_.c_str(), "wb"));
-    if (!file.stream_) return failure{message(file.temporary_.string(), ": cannot be created: ", std::strerror(errno))};
-    return file;
+    file.path_ = target_of(path);
+    constexpr int most = 1000;
+    int descriptor = -1;
+    for (int k = 0; k < most && descriptor < 0; ++k) {
+      file.temporary_ = file.path_;
+      file.temporary_ += k == 0 ? std::string(".tmp") : message(".tmp", k);
+      descriptor = ::open(file.temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+      if (descriptor < 0 && errno != EEXIST) break;
+    }
+    if (descriptor < 0) return failure{message(file.temporary_.string(), ": cannot be created: ", std::strerror(errno))};
+    file.stream_.reset(::fdopen(descriptor, "wb"));
+    if (file.stream_) return file;
+    std::string why = message(file.temporary_.string(), ": cannot be written: ", std::strerror(errno));
+    ::close(descriptor);
+    std::remove(file.temporary_.c_str());
+    return failure{std::move(why)};
   }
 
   replacing_file(replacing_file&&) noexcept = default;
@@ -120,12 +132,16 @@ public:
     }
   }
 
-  /// Completes the file and gives it its name.
+  /// Completes the file, brings it to the disk and gives it its name.
   [[nodiscard]] status commit() {
     if (error_ == 0 && std::fflush(stream_.get()) != 0) error_ = errno;
+    if (error_ == 0 && ::fsync(::fileno(stream_.get())) != 0 && errno != EINVAL) error_ = errno; // EINVAL: cannot be synced
     if (std::fclose(stream_.release()) != 0 && error_ == 0) error_ = errno;
     if (error_ == 0 && std::rename(temporary_.c_str(), path_.c_str()) != 0) error_ = errno;
-    if (error_ == 0) return done{};
+    if (error_ == 0) {
+      sync_folder(path_.parent_path());
+      return done{};
+    }
     std::remove(temporary_.c_str());
     return failure{message(path_.string(), ": cannot be written: ", std::strerror(error_))};
   }
@@ -136,6 +152,21 @@ private:
   };
 
   replacing_file() = default;
+
+  static std::filesystem::path target_of(std::filesystem::path const& path) {
+    std::error_code error;
+    if (!std::filesystem::is_symlink(path, error)) return path;
+    auto target = std::filesystem::weakly_canonical(path, error);
+    return error ? path : target;
+  }
+
+  /// Brings the new name to the disk. What a file system cannot do here leaves the file complete, so failures are no errors.
+  static void sync_folder(std::filesystem::path const& folder) {
+    int const descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) return;
+    (void)::fsync(descriptor);
+    ::close(descriptor);
+  }
 
   std::filesystem::path path_;
   std::filesystem::path temporary_;

@@ -124,7 +124,7 @@ public:
     *tensor = std::move(changed);
   }
 
-  /// Writes `<path>.tmp` and renames it. Memory: the header and one computed tensor.
+  /// Written beside `path` and renamed. Memory: the header and one computed tensor.
   [[nodiscard]] status write(std::filesystem::path const& path) const {
     result<replacing_file> file = replacing_file::create(path);
     if (!file) return failure{file.why()};
