@@ -396,8 +396,13 @@ TEST_CASE("inputs that are 0 or subnormal give 0, or next to it, at every level"
 TEST_CASE("what the layout cannot hold is refused with its values") {
   CHECK_THROWS_AS(pack_r16(integer_codes(4, 100, 4, per_group(48), number_format::fp16)), config_error);
   integer_codes fine(4, 256, 4, per_group(128), number_format::fp32);
-  fine.scales(2, 1) = 0.1f; // no fp16 number
-  CHECK_THROWS_AS(pack_r16(fine), config_error);
+  fine.scales(2, 1) = 0.1f; // no fp16 number: stored as it is
+  CHECK(pack_r16(fine).scale(2, 200) == 0.1f);
+  fine.scales(2, 1) = std::numeric_limits<float>::quiet_NaN();
+  CHECK_THROWS_AS(pack_r16(fine), nonfinite_error);
+  integer_codes unshifted(4, 32, 4, per_channel, number_format::fp32);
+  unshifted.codes(3, 31) = 8;
+  CHECK_THROWS_WITH(pack_r16(unshifted), Catch::Contains("code (3, 31) is 8 in 4 bits, possible are -8 to 7"));
   integer_codes wide(4, 8, 5, per_channel, number_format::fp32), zeros(4, 8, 4, per_channel, number_format::fp32);
   zeros.zeros = matrix<std::int8_t>(4, 1);
   CHECK_THROWS_AS(pack_r16(wide, mask(4, 8, {2, 4})), config_error);
