@@ -14,6 +14,19 @@
 #error "slim: callers' mistakes are reported by exceptions; compile this unit without -fno-exceptions (docs/guides/embedding.md)"
 #endif
 
+// The compiled form (docs/guides/embedding.md, "Compiled"): units that use it (SLIM_COMPILED) see heavy functions declared, the
+// library's own unit (SLIM_COMPILING) defines them. Without it, the default, every unit has them inline.
+#if defined(SLIM_COMPILED) && !defined(SLIM_COMPILING)
+#define SLIM_DECLARES_ONLY 1
+#else
+#define SLIM_DECLARES_ONLY 0
+#endif
+#if defined(SLIM_COMPILING)
+#define SLIM_DOOR
+#else
+#define SLIM_DOOR inline
+#endif
+
 // Instructions that the compiler may use.
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
 #define SLIM_ABI_ISA avx512bw

@@ -61,3 +61,7 @@
 #include "slim/transforms/channel_permutation.hpp"
 #include "slim/transforms/channel_scaling.hpp"
 #include "slim/transforms/nm_permutation.hpp"
+
+#if defined(SLIM_COMPILED)
+#include "slim/compiled.hpp"
+#endif

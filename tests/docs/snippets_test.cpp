@@ -1,4 +1,6 @@
 // The components that the documentation shows, word for word (check_snippets.py compares): they compile, and keep their laws.
+#include "slim/interop/gptq.hpp"
+#include "slim/interop/imatrix.hpp"
 #include "slim/slim.hpp"
 #include "slim/testing/laws.hpp"
 
@@ -30,6 +32,26 @@ slim::unpacked_matrix stored_and_read(slim::integer_codes const& codes, slim::ma
   slim::result<slim::unpacked_matrix> read = slim::unpack(bytes);         // any format; no exceptions
   if (!read) throw slim::error(read.why());                               // what is wrong, and where
   return std::move(read).value();
+}
+
+/// Stops the work from another thread, and tells what it does until then.
+slim::context watched(std::stop_source& source, auto& tell) {
+  slim::context ctx;
+  ctx.stop = source.get_token();
+  ctx.progress = tell; // void(slim::progress_report const&); kept alive by you
+  return ctx;
+}
+
+/// Codes of GPTQ, as they come from a file, ready to run; X takes its columns in the order that is returned.
+std::pair<slim::packed_linear, std::vector<slim::index_t>> run_gptq(slim::gptq_arrays const& arrays) {
+  slim::gptq_codes const layer = slim::from_gptq(arrays); // shape_error, config_error if an array does not fit the others
+  return {slim::pack_linear(layer.codes, nullptr, nullptr), layer.order};
+}
+
+/// A layer's inputs as an imatrix knows them: enough for Wanda, not for a Gram matrix.
+auto prune_by_imatrix(slim::matrix_view<float const> w, std::span<float const> in_sum2, std::span<float const> counts) {
+  slim::calibration const calib = slim::from_imatrix(in_sum2, counts);
+  return slim::compress(w, calib, slim::chain(slim::nm_pruner<2, 4>(slim::wanda{}), slim::absmax_quantizer()));
 }
 
 /// Largest activation ever seen.
@@ -175,4 +197,31 @@ TEST_CASE("the step of the documentation brings the sum of every row back") {
     }
     CHECK(std::abs(lost) < 1e-5);
   }
+}
+
+TEST_CASE("embedding.md: work is watched and stopped, codes and sums of others run") {
+  int told = 0;
+  auto const tell = [&](slim::progress_report const&) { ++told; };
+  std::stop_source source;
+  slim::matrix<float> w(8, 32);
+  for (slim::index_t k = 0; k < w.size(); ++k) w.data()[k] = static_cast<float>(k % 13) - 6.0f;
+  auto const recipe = slim::chain(slim::absmax_quantizer());
+  (void)slim::compress(w, recipe, watched(source, tell));
+  CHECK(told > 0);
+  source.request_stop();
+  CHECK_THROWS_AS(slim::compress(w, recipe, watched(source, tell)), slim::cancelled);
+
+  std::vector<std::int32_t> const qweight(4 * 8, 0x55555555), qzeros(1, 0x77777777);
+  std::vector<slim::fp16> const scales(8, slim::fp16(0.5f));
+  auto const [packed, order] =
+      run_gptq({.d_out = 8, .d_in = 32, .bits = 4, .qweight = qweight, .qzeros = qzeros, .scales = scales});
+  slim::matrix<float> x(1, 32), y(1, 8);
+  x(0, 3) = 1.0f;
+  slim::forward_into(packed, x, y, {.inputs = slim::input_precision::exact});
+  CHECK((y(0, 0) == -1.5f && order.empty()));
+
+  std::vector<float> in_sum2(32, 1.0f);
+  in_sum2[2] = in_sum2[3] = 100.0f; // the smallest two of the first four weights
+  auto const layer = prune_by_imatrix(w, in_sum2, std::vector<float>{4.0f});
+  CHECK((layer.weight.mask.kept(0, 2) && layer.weight.mask.kept(0, 3) && !layer.weight.mask.kept(0, 0)));
 }

@@ -1,6 +1,7 @@
 #include "slim/joint/joint_slr.hpp"
 
 #include "slim/adapters/exact_lora.hpp"
+#include "slim/joint/gptq.hpp"
 #include "slim/pipeline/compress.hpp"
 #include "slim/pipeline/toward_target.hpp"
 #include "slim/testing/joint_laws.hpp"
@@ -230,7 +231,24 @@ TEST_CASE("a chain towards the target is judged against the target; without targ
   CHECK(plain.report.notes == std::vector<std::string>{"no targets were observed: the layer is compressed towards W"});
 }
 
+TEST_CASE("GPTQ without a Gram matrix is rounding to nearest, and says so") {
+  matrix<float> const w = normal_matrix(8, 32, 1);
+  calibration moments(32), gram(32, {.gram = true});
+  moments.observe(normal_matrix(64, 32, 2));
+  gram.observe(normal_matrix(64, 32, 2));
+  auto const fallback = gptq(uniform_grid{}).compress(w.view(), moments);
+  REQUIRE(fallback.notes.size() == 1);
+  CHECK_THAT(fallback.notes[0], Catch::Contains("no Gram matrix was collected") && Catch::Contains("rounding to nearest"));
+  CHECK(gptq(uniform_grid{}).compress(w.view(), gram).notes.empty());
+  uniform_grid const grid;
+  integer_codes nearest = grid.empty(8, 32);
+  grid.fit(nearest, w.view());
+  nearest.encode(w.view());
+  CHECK(fallback.weight.codes == nearest);
+}
+
 TEST_CASE("configurations that make no sense are refused with their values") {
+  CHECK_THROWS_WITH(gptq(uniform_grid{}, {.descents = -1}), Catch::Contains("descents -1"));
   quantized_set const set(uniform_grid{}, dense_pattern{});
   CHECK_THROWS_AS(joint_slr(set, {.iterations = 0}), config_error);
   CHECK_THROWS_AS(joint_slr(set, {.damping = 0.0}), config_error);

@@ -23,18 +23,20 @@ struct packed_case {
   r16_matrix packed;
 };
 
-packed_case dense_case(index_t rows, index_t cols, int bits, scale_block block, bool symmetric, std::uint64_t seed) {
+packed_case dense_case(index_t rows, index_t cols, int bits, scale_block block, bool symmetric, std::uint64_t seed,
+                       number_format format = number_format::fp16) {
   matrix<float> w = normal_matrix(rows, cols, seed);
-  absmax_quantizer const rounding({.bits = bits, .block = block, .symmetric = symmetric, .scale_format = number_format::fp16});
+  absmax_quantizer const rounding({.bits = bits, .block = block, .symmetric = symmetric, .scale_format = format});
   integer_codes const codes = rounding.quantize(w.view(), calibration(cols));
   codes.dequantize_into(w.view());
   return {std::move(w), pack_r16(codes)};
 }
 
-packed_case sparse_case(index_t rows, index_t cols, scale_block block, std::uint64_t seed) {
+packed_case sparse_case(index_t rows, index_t cols, scale_block block, std::uint64_t seed,
+                        number_format format = number_format::fp16) {
   matrix<float> w = normal_matrix(rows, cols, seed);
   mask const kept = nm_pruner<2, 4>(magnitude{}).select(matrix_view<float const>(w.view()), calibration(cols));
-  absmax_quantizer const rounding({.bits = 4, .block = block, .scale_format = number_format::fp16});
+  absmax_quantizer const rounding({.bits = 4, .block = block, .scale_format = format});
   integer_codes const codes = rounding.quantize(w.view(), calibration(cols));
   codes.dequantize_into(w.view());
   kept.apply_to(w.view());
@@ -132,6 +134,21 @@ packed_case book_case(index_t rows, index_t cols, scale_block block, std::vector
 std::vector<float> const uneven = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 } // namespace
+
+TEST_CASE("scales of groups that fp16 does not hold are fp32 in the layout, and in products at every level") {
+  for (auto const& [rows, cols] : std::vector<std::pair<index_t, index_t>>{{16, 128}, {3, 40}, {17, 132}, {40, 700}})
+    for (index_t const tokens : {1, 2, 7})
+      for (index_t const group : {32, 96, 128}) {
+        if (group >= cols) continue;
+        for (int const bits : {2, 3, 4, 8})
+          for (bool const symmetric : {true, false}) {
+            packed_case const c = dense_case(rows, cols, bits, per_group(group), symmetric, 5, number_format::fp32);
+            REQUIRE(c.packed.layout().wide_scales);
+            check_product(c, tokens);
+          }
+        check_product(sparse_case(rows, cols, per_group(group), 6, number_format::fp32), tokens);
+      }
+}
 
 TEST_CASE("products of codes of a book are those of its values, at every level, for any shape, group and batch") {
   auto const [rows, cols] = GENERATE(table<index_t, index_t>({{16, 128}, {3, 8}, {17, 132}, {40, 300}, {64, 256}}));
@@ -379,8 +396,13 @@ TEST_CASE("inputs that are 0 or subnormal give 0, or next to it, at every level"
 TEST_CASE("what the layout cannot hold is refused with its values") {
   CHECK_THROWS_AS(pack_r16(integer_codes(4, 100, 4, per_group(48), number_format::fp16)), config_error);
   integer_codes fine(4, 256, 4, per_group(128), number_format::fp32);
-  fine.scales(2, 1) = 0.1f; // no fp16 number
-  CHECK_THROWS_AS(pack_r16(fine), config_error);
+  fine.scales(2, 1) = 0.1f; // no fp16 number: stored as it is
+  CHECK(pack_r16(fine).scale(2, 200) == 0.1f);
+  fine.scales(2, 1) = std::numeric_limits<float>::quiet_NaN();
+  CHECK_THROWS_AS(pack_r16(fine), nonfinite_error);
+  integer_codes unshifted(4, 32, 4, per_channel, number_format::fp32);
+  unshifted.codes(3, 31) = 8;
+  CHECK_THROWS_WITH(pack_r16(unshifted), Catch::Contains("code (3, 31) is 8 in 4 bits, possible are -8 to 7"));
   integer_codes wide(4, 8, 5, per_channel, number_format::fp32), zeros(4, 8, 4, per_channel, number_format::fp32);
   zeros.zeros = matrix<std::int8_t>(4, 1);
   CHECK_THROWS_AS(pack_r16(wide, mask(4, 8, {2, 4})), config_error);

@@ -17,7 +17,7 @@ def slim_symbols(nm, path):
 
 
 nm, folder = sys.argv[1], Path(sys.argv[2])
-units = [name for name in sys.argv[3:] if name]  # clang++ does not say -funsafe-math-optimizations
+units = sys.argv[3:]
 symbols = {name: slim_symbols(nm, next(folder.rglob(f"{name}.cpp.o"))) for name in units}
 flags = re.compile(r"\d+v0_[a-z0-9]+_[a-z]+_[a-z_]+_math_[a-z]+")
 failed = False

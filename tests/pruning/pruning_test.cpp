@@ -138,7 +138,8 @@ TEST_CASE("unstructured pruning keeps what sorting keeps, per row and per matrix
     CHECK(by_row.count() ==
           w.values.rows() * (w.values.cols() - static_cast<index_t>(sparsity * static_cast<double>(w.values.cols()))));
     CHECK(whole.count() == w.values.size() - static_cast<index_t>(sparsity * static_cast<double>(w.values.size())));
-    CHECK(whole.index_bits() == static_cast<double>(w.values.size()));
+    double const columns = 16.0 * static_cast<double>(whole.count()) + 32.0 * static_cast<double>(w.values.rows() + 1);
+    CHECK(whole.index_bits() == std::min(static_cast<double>(w.values.size()), columns));
   }
 }
 
@@ -195,11 +196,17 @@ TEST_CASE("applying a mask sets pruned weights to exactly +0 and leaves the othe
   CHECK(mask(0, 5).sparsity() == 0.0);
 }
 
-TEST_CASE("index bits are log2(m) rounded up per kept weight") {
+TEST_CASE("index bits are those of the cheapest format: a bit per weight, whatever the pattern, or a column per kept weight") {
   matrix<float> const w = normal_matrix(2, 40, 10);
   calibration const none(40);
-  CHECK(nm_pruner<1, 2>(magnitude()).select(w.view(), none).index_bits() == 40 * 1);
-  CHECK(nm_pruner<2, 4>(magnitude()).select(w.view(), none).index_bits() == 40 * 2);
-  CHECK(nm_pruner<3, 5>(magnitude()).select(w.view(), none).index_bits() == 48 * 3);
-  CHECK(nm_pruner<2, 8>(magnitude()).select(w.view(), none).index_bits() == 20 * 3);
+  CHECK(nm_pruner<1, 2>(magnitude()).select(w.view(), none).index_bits() == 80);
+  CHECK(nm_pruner<2, 4>(magnitude()).select(w.view(), none).index_bits() == 80);
+  CHECK(nm_pruner<3, 5>(magnitude()).select(w.view(), none).index_bits() == 80);
+  CHECK(nm_pruner<2, 8>(magnitude()).select(w.view(), none).index_bits() == 80);
+  CHECK(nm_pruner<32, 64>(magnitude()).select(w.view(), none).index_bits() == 80);
+  mask few(4, 1000, {1, 1000});
+  for (index_t i = 0; i < 4; ++i) few.keep(i, 7);
+  CHECK(few.index_bits() == 4 * 16 + 5 * 32); // csr_codes
+  mask huge(1, 2, {1, std::numeric_limits<index_t>::max()});
+  CHECK(huge.index_bits() == 2.0);
 }

@@ -61,17 +61,19 @@ struct adapter {
     if (left_mask) left_mask->check(message(who, ": left factor of the adapter, transposed"), rank(), d_in);
   }
 
-  /// Stored bits of both factors, scales and indices included. @throws as check
+  /// Stored bits of both factors, scales included, and of which entries are kept where that is less than all. @throws as check
   [[nodiscard]] double bits() const {
     check("adapter::bits", right.cols(), left.rows());
-    mask const* const kept = left_mask ? &*left_mask : nullptr;
-    index_t const left_stored = kept ? kept->count() : left.size();
-    double const index = kept ? kept->index_bits() : 0.0;
-    double const left_bits = left_codes && kept ? transposed(*left_codes).stored_bits(kept)
-                             : left_codes       ? left_codes->stored_bits()
-                                                : static_cast<double>(left_stored) * bit_width(format);
-    double const right_bits = right_codes ? right_codes->stored_bits() : static_cast<double>(right.size()) * bit_width(format);
-    return left_bits + index + right_bits;
+    auto const stored = [&](matrix<float> const& factor, std::optional<integer_codes> const& codes) {
+      return codes ? codes->stored_bits() : static_cast<double>(factor.size()) * bit_width(format);
+    };
+    double left_bits = stored(left, left_codes);
+    if (left_mask) {
+      double const kept = left_codes ? transposed(*left_codes).stored_bits(&*left_mask)
+                                     : static_cast<double>(left_mask->count()) * bit_width(format);
+      left_bits = std::min(left_bits, kept + left_mask->index_bits());
+    }
+    return left_bits + stored(right, right_codes);
   }
 
   /// w += (left right)^T, w (d_out x d_in). @throws shape_error

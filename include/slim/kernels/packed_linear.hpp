@@ -22,7 +22,7 @@ struct packed_linear {
   r16_matrix weight;               ///< d_out x d_in
   std::optional<r16_matrix> left;  ///< L^T, r x d_in: codes, or numbers in the adapter's format
   std::optional<r16_matrix> right; ///< R^T, d_out x r
-  std::vector<std::string> notes;  ///< what the kernels run otherwise than it was compressed: pruned weights as zeros, say
+  std::vector<std::string> notes = {}; ///< what the kernels run otherwise than it was compressed: pruned weights as zeros, say
 
   [[nodiscard]] index_t rank() const noexcept { return left ? left->rows() : 0; }
 

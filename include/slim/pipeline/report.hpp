@@ -2,8 +2,10 @@
 /// @file
 /// What compressing a layer cost, as data. The library prints nothing.
 
+#include "slim/core/finite.hpp"
 #include "slim/core/matrix_view.hpp"
 
+#include <charconv>
 #include <limits>
 #include <string>
 #include <vector>
@@ -46,6 +48,28 @@ struct layer_report {
     return dense;
   }
 };
+
+/// The report in words: a line per step, and its notes below. A number with four digits behind the point; "-" was not measured.
+[[nodiscard]] inline std::string to_string(layer_report const& report) {
+  auto const number = [](double x) {
+    if (!detail::is_finite(x)) return std::string("-");
+    char digits[64];
+    return std::string(digits, std::to_chars(digits, digits + sizeof digits, x, std::chars_format::fixed, 4).ptr);
+  };
+  std::string out = message("layer ", report.rows, " x ", report.cols, "\n");
+  auto const add_notes = [&](std::vector<std::string> const& notes) {
+    for (std::string const& note : notes) out += message("    note: ", note, "\n");
+  };
+  add_notes(report.notes);
+  for (step_report const& s : report.steps) {
+    out += message("  ", s.step, ": relative error ", number(s.relative_error), ", output error ", number(s.output_error),
+                   report.exact_output_error ? "" : " (channels taken as uncorrelated)",
+                   detail::is_finite(s.held_out_error) ? message(", held out ", number(s.held_out_error)) : "", ", sparsity ",
+                   number(s.sparsity), ", rank ", s.rank, ", ", number(s.bits_per_weight), " bits per weight\n");
+    add_notes(s.notes);
+  }
+  return out;
+}
 
 } // namespace SLIM_ABI
 } // namespace slim

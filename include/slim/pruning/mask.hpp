@@ -5,7 +5,9 @@
 #include "slim/core/matrix.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace slim {
@@ -88,6 +90,13 @@ private:
   matrix<std::uint8_t> kept_;
   sparsity_pattern pattern_;
 };
+
+/// The mask in words: "mask 64 x 256, 2:4, 50% pruned".
+[[nodiscard]] inline std::string to_string(mask const& m) {
+  std::string const pattern = m.pattern().structured() ? message(", ", m.pattern().n, ":", m.pattern().m) : "";
+  double const tenths = std::floor(1000.0 * m.sparsity() + 0.5);
+  return message("mask ", m.rows(), " x ", m.cols(), pattern, ", ", tenths / 10.0, "% pruned");
+}
 
 } // namespace SLIM_ABI
 } // namespace slim

@@ -179,12 +179,14 @@ inline void require_fit(matrix_view<float const> w, mask const& kept, index_t ch
 /// about tolerance^2, unless the iteration limit stops a row. A row that would end with a larger error than in the masked W is
 /// left unchanged. With and without damping, the error is never above that of the masked W (which is the member of the mask's
 /// set that is nearest to W, so that a lower damped error is a lower undamped one). Bits do not depend on the executor.
-/// O(iterations d_out d_in^2). @throws shape_error, config_error on a negative damping.
+/// O(iterations d_out d_in^2). @throws shape_error, config_error on a negative damping or count.
 [[nodiscard]] inline masked_weights masked_least_squares(matrix_view<float const> w, mask const& kept,
                                                          matrix_view<double const> gram,
                                                          masked_least_squares_config const& config = {},
                                                          context const& ctx = {}) {
   detail::require_fit(w, kept, gram.rows(), "masked_least_squares");
+  if (config.max_iterations < 0)
+    throw config_error(message("masked_least_squares: max_iterations ", config.max_iterations, ", needed is >= 0"));
   matrix<float> start(w);
   kept.apply_to(start.view());
   return detail::solve_on_support(w, std::move(start), kept, normalized_hessian(gram, config.damping, ctx), config, ctx);

@@ -4,11 +4,13 @@
 /// tile of vectors of 8-bit inputs.
 
 #include "slim/kernels/cpu/arm_dot.hpp"
+#include "slim/kernels/cpu/r16_walk.hpp"
+#include "slim/simd/levels.hpp"
+#if !SLIM_DECLARES_ONLY
 #include "slim/kernels/cpu/r16_avx2.hpp"
 #include "slim/kernels/cpu/r16_avx512.hpp"
 #include "slim/kernels/cpu/r16_neon.hpp"
-#include "slim/kernels/cpu/r16_walk.hpp"
-#include "slim/simd/levels.hpp"
+#endif
 
 namespace slim {
 inline namespace SLIM_ABI {
@@ -40,6 +42,10 @@ struct r16_kernels {
     return is_sparse(kind) && unsigned_inputs[static_cast<int>(kind)];
   }
 };
+
+#if SLIM_DECLARES_ONLY
+[[nodiscard]] r16_kernels const& r16_kernels_of(simd_level wanted);
+#else
 
 /// A product in any C++: the meaning of the others, stage by stage.
 namespace scalar {
@@ -90,11 +96,11 @@ int stage_product(r16_walk const& a, std::uint8_t const* stage, index_t r, std::
   return sum;
 }
 
-/// A row block; returns where the next one begins.
-template <r16_kind Kind, int T>
-std::uint8_t const* one_product(r16_walk const& a, std::uint8_t const* stages, std::int8_t const* values, float const* scales,
-                                float const* sums, float* out) {
-  for (int k = 0; k < T * r16_rows; ++k) out[k] = 0.0f;
+/// A row block; returns where the next one begins. T is a number here: one body per kind is enough where speed is no matter.
+template <r16_kind Kind>
+std::uint8_t const* one_product(int T, r16_walk const& a, std::uint8_t const* stages, std::int8_t const* values,
+                                float const* scales, float const* sums, float* out) {
+  for (index_t k = 0; k < T * r16_rows; ++k) out[k] = 0.0f;
   std::uint8_t const* set = stages;
   for (index_t first = 0, s = 0; first < a.stage_count; first += a.set_stages, ++s, sums += T) {
     if (s % a.chunk_sets == 0) {
@@ -130,25 +136,30 @@ std::uint8_t const* one_product(r16_walk const& a, std::uint8_t const* stages, s
   return stages;
 }
 
-template <r16_kind Kind, int T, int Streams>
-void r16_product(r16_walk const& a, std::uint8_t const* const* streams, index_t row_blocks, std::int8_t const* values,
-                 float const* scales, float const* sums, r16_output const& to) {
-  for (int k = 0; k < Streams; ++k) {
+template <r16_kind Kind>
+void product_of_kind(int T, int stream_count, r16_walk const& a, std::uint8_t const* const* streams, index_t row_blocks,
+                     std::int8_t const* values, float const* scales, float const* sums, r16_output const& to) {
+  for (int k = 0; k < stream_count; ++k) {
     std::uint8_t const* at = streams[k];
     for (index_t n = 0; n < row_blocks; ++n) {
-      float found[T * r16_rows];
-      at = one_product<Kind, T>(a, at, values, scales, sums, found);
+      float found[8 * r16_rows];
+      at = one_product<Kind>(T, a, at, values, scales, sums, found);
       for (index_t t = 0; t < to.tokens; ++t)
         for (index_t r = 0; r < r16_rows; ++r) {
           float& y = to.first[k][t * to.stride + n * r16_rows + r];
           float const* const v = found + t * to.planes * r16_rows + r;
           float sum = v[0];
-          if constexpr (T > 1)
-            if (to.planes == 2) sum += v[r16_rows];
+          if (T > 1 && to.planes == 2) sum += v[r16_rows];
           y = to.add ? y + sum : sum;
         }
     }
   }
+}
+
+template <r16_kind Kind, int T, int Streams>
+void r16_product(r16_walk const& a, std::uint8_t const* const* streams, index_t row_blocks, std::int8_t const* values,
+                 float const* scales, float const* sums, r16_output const& to) {
+  product_of_kind<Kind>(T, Streams, a, streams, row_blocks, values, scales, sums, to);
 }
 
 } // namespace scalar
@@ -156,38 +167,42 @@ void r16_product(r16_walk const& a, std::uint8_t const* const* streams, index_t 
 #define SLIM_R16_OF_KIND(space, kind)                                                                                          \
   {space::r16_product<kind, 1, 1>, space::r16_product<kind, 2, 1>, space::r16_product<kind, 4, 1>,                             \
    space::r16_product<kind, 8, 1>}
+#define SLIM_R16_UP_TO_4_OF_KIND(space, kind)                                                                                  \
+  {space::r16_product<kind, 1, 1>, space::r16_product<kind, 2, 1>, space::r16_product<kind, 4, 1>, nullptr}
 #define SLIM_R16_TWO_OF_KIND(space, kind) {space::r16_product<kind, 1, 2>, space::r16_product<kind, 2, 2>}
 #define SLIM_R16_KINDS(of_kind, space)                                                                                         \
   {of_kind(space, r16_kind::sparse24), of_kind(space, r16_kind::sparse24_book), of_kind(space, r16_kind::dense2),              \
    of_kind(space, r16_kind::dense3),   of_kind(space, r16_kind::dense4),        of_kind(space, r16_kind::dense4_book),         \
    of_kind(space, r16_kind::dense8)}
-#define SLIM_R16_TABLE(space, most, flips, flips_book, rounding)                                                               \
-  {most, {flips, flips_book}, rounding, SLIM_R16_KINDS(SLIM_R16_OF_KIND, space), SLIM_R16_KINDS(SLIM_R16_TWO_OF_KIND, space)}
+#define SLIM_R16_TABLE(of_kind, space, most, flips, flips_book, rounding)                                                      \
+  {most, {flips, flips_book}, rounding, SLIM_R16_KINDS(of_kind, space), SLIM_R16_KINDS(SLIM_R16_TWO_OF_KIND, space)}
 
 /// The kernels of a level; AVX-512 without VNNI runs those of AVX2, `automatic` on ARM those of NEON if there is `sdot`.
 /// @throws config_error if the machine lacks the level.
-[[nodiscard]] inline r16_kernels const& r16_kernels_of(simd_level wanted) {
+[[nodiscard]] SLIM_DOOR r16_kernels const& r16_kernels_of(simd_level wanted) {
 #if SLIM_SIMD_X86
-  static constexpr r16_kernels vnni = SLIM_R16_TABLE(avx512vnni, 8, true, true, avx2::round_inputs);
-  static constexpr r16_kernels avx2_table = SLIM_R16_TABLE(avx2, 4, true, false, avx2::round_inputs);
+  static constexpr r16_kernels vnni = SLIM_R16_TABLE(SLIM_R16_OF_KIND, avx512vnni, 8, true, true, avx2::round_inputs);
+  static constexpr r16_kernels avx2_table = SLIM_R16_TABLE(SLIM_R16_UP_TO_4_OF_KIND, avx2, 4, true, false, avx2::round_inputs);
   simd_level const level = resolve(wanted);
   if (level == simd_level::avx512 && __builtin_cpu_supports("avx512vnni")) return vnni;
   if (level >= simd_level::avx2) return avx2_table;
 #elif SLIM_SIMD_ARM
-  static constexpr r16_kernels dot = SLIM_R16_TABLE(neon, 8, false, false, scalar::round_inputs);
+  static constexpr r16_kernels dot = SLIM_R16_TABLE(SLIM_R16_OF_KIND, neon, 8, false, false, scalar::round_inputs);
   (void)resolve(wanted);
   if (wanted == simd_level::automatic && has_dot_product()) return dot;
 #else
   (void)resolve(wanted);
 #endif
-  static constexpr r16_kernels plain = SLIM_R16_TABLE(scalar, 8, false, false, scalar::round_inputs);
+  static constexpr r16_kernels plain = SLIM_R16_TABLE(SLIM_R16_OF_KIND, scalar, 8, false, false, scalar::round_inputs);
   return plain;
 }
 
 #undef SLIM_R16_OF_KIND
+#undef SLIM_R16_UP_TO_4_OF_KIND
 #undef SLIM_R16_TWO_OF_KIND
 #undef SLIM_R16_KINDS
 #undef SLIM_R16_TABLE
+#endif // !SLIM_DECLARES_ONLY
 
 } // namespace detail
 } // namespace SLIM_ABI

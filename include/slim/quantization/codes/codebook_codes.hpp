@@ -196,6 +196,15 @@ private:
 
 static_assert(quantized_matrix<codebook_codes>);
 
+/// The codes in words: "4 bit positions 64 x 256 in a book of 16 levels, fp16 scales per group of 64".
+[[nodiscard]] inline std::string to_string(codebook_codes const& c) {
+  return message(c.bits, " bit positions ", c.rows(), " x ", c.cols(), " in ",
+                 c.books.rows() == 1 ? std::string("a book") : message(c.books.rows(), " books"), " of ", c.levels(), " levels",
+                 c.dim == 1 ? "" : message(" of ", c.dim, " columns"),
+                 c.scales.empty() ? "" : message(", ", name_of(c.scales.format()), " scales ", describe(c.block)),
+                 c.channel_factors.empty() ? "" : ", channel factors");
+}
+
 /// The 16 levels of NF4 (QLoRA, arXiv 2305.14314, appendix E), as bitsandbytes has them.
 [[nodiscard]] inline std::vector<float> nf4_levels() {
   return {-1.0f,

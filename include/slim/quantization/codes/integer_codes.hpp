@@ -251,6 +251,14 @@ private:
 
 static_assert(quantized_matrix<integer_codes>);
 
+/// The codes in words: "4 bit codes 64 x 256, fp16 scales per group of 128, zero points".
+[[nodiscard]] inline std::string to_string(integer_codes const& c) {
+  return message(c.bits, " bit codes ", c.rows(), " x ", c.cols(), ", ", name_of(c.scales.format()), " scales ",
+                 describe(c.block), c.scales.has_second_level() ? message(" in ", c.scales.stored().bits, " bits") : "",
+                 c.group_bits.empty() ? "" : ", bits by group", c.zeros.empty() ? "" : ", zero points",
+                 c.offsets.empty() ? "" : ", offsets", c.channel_factors.empty() ? "" : ", channel factors");
+}
+
 /// The codes of the transpose. @throws config_error if input channels have factors, groups of columns bits of their own, or
 /// scales a second level.
 [[nodiscard]] inline integer_codes transposed(integer_codes const& a) {
