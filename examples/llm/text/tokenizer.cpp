@@ -296,6 +296,14 @@ void tokenizer::append_merged(std::vector<token_id> const& first, std::vector<to
     if (left.id >= 0) out.push_back(left.id);
 }
 
+/// A token that characters may be joined to: control tokens and bytes are none, though their names could be spelled out.
+std::optional<token_id> tokenizer::find_piece(std::string_view text) const {
+  auto const id = find(text);
+  if (!id) return std::nullopt;
+  token_kind const kind = words_.kinds[static_cast<std::size_t>(*id)];
+  return kind == token_kind::control || kind == token_kind::unknown || kind == token_kind::byte ? std::nullopt : id;
+}
+
 /// As SentencePiece and llama.cpp: characters, joined pair by pair by the highest score, the leftmost first; what is no token
 /// at the end becomes tokens of its bytes, or the unknown token.
 void tokenizer::append_by_score(std::string_view spelled, std::vector<token_id>& out) const {
@@ -327,8 +335,8 @@ void tokenizer::append_by_score(std::string_view spelled, std::vector<token_id>&
   auto const propose = [&](std::int64_t left, std::int64_t right) {
     if (left < 0 || right < 0) return;
     std::string_view const joined = joined_text(at(left), at(right));
-    if (auto const found = ids_.find(joined); found != ids_.end())
-      queue.push({words_.scores[static_cast<std::size_t>(found->second)], left, right, joined.size()});
+    if (auto const id = find_piece(joined))
+      queue.push({words_.scores[static_cast<std::size_t>(*id)], left, right, joined.size()});
   };
   for (std::int64_t k = 0; k + 1 < std::ssize(symbols); ++k) propose(k, k + 1);
   while (!queue.empty()) {
@@ -347,9 +355,9 @@ void tokenizer::append_by_score(std::string_view spelled, std::vector<token_id>&
   bool after_unknown = false;
   for (symbol const& left : symbols) {
     if (left.text.empty()) continue;
-    auto const found = ids_.find(left.text);
-    bool const known = found != ids_.end(), in_bytes = !known && bytes_have_tokens(left.text);
-    if (known) out.push_back(found->second);
+    auto const piece = find_piece(left.text);
+    bool const known = piece.has_value(), in_bytes = !known && bytes_have_tokens(left.text);
+    if (known) out.push_back(*piece);
     if (in_bytes)
       for (char const c : left.text) out.push_back(byte_ids_[static_cast<unsigned char>(c)]);
     if (!known && !in_bytes && words_.unknown && !(words_.fuse_unknown && after_unknown)) out.push_back(*words_.unknown);
