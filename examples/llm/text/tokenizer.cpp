@@ -92,6 +92,7 @@ std::string tokenizer::index_tokens() {
   if (words_.kinds.empty()) words_.kinds.assign(count, token_kind::normal);
   if (words_.kinds.size() != count)
     return message("the vocabulary has ", count, " tokens and ", words_.kinds.size(), " token types");
+  if (words_.spells_spaces_first && !words_.spaces) return "spaces are to be spelled, and nothing says how";
   if (words_.model == tokenizer_model::sentencepiece && words_.scores.size() != count)
     return message("the vocabulary has ", count, " tokens and ", words_.scores.size(), " scores");
   for (auto const& [id, role] :
@@ -145,7 +146,7 @@ void tokenizer::index_added_tokens() {
   for (added_token const& token : words_.added) {
     listed[static_cast<std::size_t>(token.id)] = true;
     if (token.normalized)
-      normalized_.add(token, normalized(words_.normalizer, token.content));
+      normalized_.add(token, words_.spells_spaces_first ? token.content : normalized(words_.normalizer, token.content));
     else
       added_.add(token, token.content);
   }
@@ -173,7 +174,8 @@ std::vector<token_id> tokenizer::encode(std::string_view text, encode_options op
       continue;
     }
     bool at_front = part.text.data() == valid.data();
-    std::string const normal = normalized(words_.normalizer, part.text);
+    std::string normal = normalized(words_.normalizer, part.text);
+    if (words_.spells_spaces_first) normal = with_spaces_spelled(*words_.spaces, normal, at_front);
     for (text_part const& stretch : normalized_.cut(normal, options.special)) {
       if (stretch.id)
         out.push_back(*stretch.id);
@@ -188,7 +190,7 @@ std::vector<token_id> tokenizer::encode(std::string_view text, encode_options op
 /// Text without added tokens, normalized.
 void tokenizer::encode_stretch(std::string_view text, bool at_front, std::vector<token_id>& out) const {
   std::string spelled;
-  if (words_.spaces) text = spelled = with_spaces_spelled(*words_.spaces, text, at_front);
+  if (words_.spaces && !words_.spells_spaces_first) text = spelled = with_spaces_spelled(*words_.spaces, text, at_front);
   if (words_.model == tokenizer_model::sentencepiece) return append_by_score(text, out);
   if (words_.model == tokenizer_model::character_bpe)
     return append_pieces(words_.spaces && words_.spaces->cuts ? cut_before(words_.spaces->symbol, text) : std::vector{text},
@@ -368,7 +370,8 @@ void tokenizer::append_by_score(std::string_view spelled, std::vector<token_id>&
 std::string tokenizer::bytes_of(token_id id) const {
   std::string const& token = words_.tokens[static_cast<std::size_t>(id)];
   token_kind const kind = words_.kinds[static_cast<std::size_t>(id)];
-  if (kind == token_kind::control || kind == token_kind::user_defined || kind == token_kind::unknown) return token;
+  if (kind == token_kind::control || kind == token_kind::unknown) return token;
+  if (kind == token_kind::user_defined && !words_.spells_spaces_first) return token;
   if (words_.model == tokenizer_model::byte_bpe) return from_printable(token).value_or(token);
   if (auto const byte = byte_of_name(token)) return {static_cast<char>(*byte)};
   std::string out;
