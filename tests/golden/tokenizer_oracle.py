@@ -143,6 +143,7 @@ def write_goldens(folder):
         file.write("\n")
 
 
+SYMBOLS = ["la", "tok\u2581en", "lala"]  # user-defined, matched in the text with its spaces spelled
 PIECES = ["<unk>", "<s>", "</s>"]
 BYTES = [f"<0x{b:02X}>" for b in range(256)]
 SPACE = "\u2581"
@@ -198,15 +199,26 @@ def proto(*fields):
     return out
 
 
-def sentencepiece_file(prefix=True, changes=()):
-    """tokenizer.model: pieces scored by their place, as SentencePiece's trainer does."""
+def sentencepiece_file(symbols=()):
+    """tokenizer.model: pieces scored by their place, as SentencePiece's trainer does; user-defined symbols behind them."""
     vocab, merges = piece_vocabulary()
     order = {a + b: -float(k) for k, (a, b) in reversed(list(enumerate(merges)))}
     kind = lambda t: 2 if t == "<unk>" else 3 if t in PIECES else 6 if t in BYTES else 1
     pieces = [(1, proto((1, t), (2, order.get(t, 0.0 if kind(t) != 1 else -1e4 - k)), (3, kind(t)))) for k, t in enumerate(sorted(vocab, key=vocab.get))]
-    trainer = [(1, "corpus.txt"), (3, 2), (4, len(vocab)), (35, True), (40, 0), (41, 1), (42, 2), (43, -1)]
-    normal = [(1, "identity"), (2, b""), (3, prefix), (4, False), (5, True)]
+    pieces += [(1, proto((1, t), (2, 0.0), (3, 4))) for t in symbols]
+    trainer = [(1, "corpus.txt"), (3, 2), (4, len(pieces)), (35, True), (40, 0), (41, 1), (42, 2), (43, -1)]
+    normal = [(1, "identity"), (2, b""), (3, True), (4, False), (5, True)]
     return proto(*pieces, (2, proto(*trainer)), (3, proto(*normal)))
+
+
+class WithPrefix:
+    """SentencePiece's dummy prefix: one space before the whole text."""
+
+    def __init__(self, tk):
+        self.tk = tk
+
+    def encode(self, text, add_special_tokens=False):
+        return self.tk.encode(" " + text if text else text, add_special_tokens=False)
 
 
 def scored_tokenizer():
@@ -217,7 +229,7 @@ def scored_tokenizer():
         rank.setdefault(a + b, k)
     splits = [(rank[t], vocab[t[:k]], vocab[t[k:]], t[:k], t[k:]) for t in rank for k in range(1, len(t)) if t[:k] in vocab and t[k:] in vocab]
     tk = Tokenizer(models.BPE(vocab=vocab, merges=[(a, b) for *_, a, b in sorted(splits)], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tk.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    tk.normalizer = normalizers.Replace(" ", SPACE)
     return tk
 
 
@@ -237,7 +249,7 @@ def added_tokenizer(kind):
 
 ADDED = ["a <tool_call> b<tool>c <tool_callx scale<|im_end|> scale< x   weight  <mask> y <sep>   z nai\u0308ve na\u00efve <|im_start|>user\nhi<|im_end|>\n",
          "n an n. _n n\u00e9 (n) n1 nn", " <mask> <mask><sep> <sep>\u3000x", "<sep> weight", "  weight weight<tool<tool_call", "scale<tool_call>scale<tool",
-         "", "<sep>", "<|im_", "<|im_end", "nai\u0308", "<s> a </s>b <unk><s>", " <s>", "a<s>", "\u2581a \u2581 b", "<0x41><0x", "a\u2581<s>\u2581b"]
+         "", "<sep>", "<|im_", "<|im_end", "nai\u0308", "<s> a </s>b <unk><s>", " <s>", "a<s>", "\u2581a \u2581 b", "<0x41><0x", "a\u2581<s>\u2581b", "lala la  lalala", "tok en tok  en tok\u2581en"]
 
 
 def class_files(folder, tk, name):
@@ -267,14 +279,19 @@ def folders(root):
     class_files(root / "qwen2_class", made["qwen2_class"], "Qwen2Tokenizer")
     (root / "sentencepiece").mkdir()
     (root / "sentencepiece/tokenizer.model").write_bytes(sentencepiece_file())
-    made["sentencepiece"] = scored_tokenizer()
+    made["sentencepiece"] = WithPrefix(scored_tokenizer())
+    (root / "sentencepiece_symbols").mkdir()
+    (root / "sentencepiece_symbols/tokenizer.model").write_bytes(sentencepiece_file(SYMBOLS))
+    with_symbols = scored_tokenizer()
+    with_symbols.add_tokens([AddedToken(t.replace(SPACE, " "), normalized=True) for t in SYMBOLS])
+    made["sentencepiece_symbols"] = WithPrefix(with_symbols)
     return [(name, root / name, tk) for name, tk in made.items()]
 
 
 def compare_folders(program):
     with tempfile.TemporaryDirectory() as root:
         for name, folder, tk in folders(root):
-            own = [s for s in ADDED if name != "sentencepiece" or "<" not in s]  # control tokens are not part of a text there
+            own = [s for s in ADDED if not name.startswith("sentencepiece") or "<" not in s]  # control tokens are not part of a text there
             compare(name, tk, program, folder, HARD + INVALID + own + random_strings(1500))
 
 
@@ -283,7 +300,7 @@ def write_folder_goldens(target):
     out = []
     with tempfile.TemporaryDirectory() as root:
         for name, folder, tk in folders(root):
-            strings = [s for s in ADDED + HARD if len(s) <= 36 and (name != "sentencepiece" or "<" not in s)]
+            strings = [s for s in ADDED + HARD if len(s) <= 36 and (not name.startswith("sentencepiece") or "<" not in s)]
             files = {f.name: f.read_bytes().hex() if f.suffix == ".model" else f.read_text() for f in sorted(folder.iterdir())}
             if name in ("always", "prefix_space", "cut_unknown", "plain"):
                 continue  # the interop test has them

@@ -22,3 +22,6 @@ target_link_libraries(encode_strings PRIVATE slim_llm_lib slim_warnings)
 add_test(NAME "interop: tokenizer" COMMAND sh -c "exec \"\${SLIM_PYTHON:-python3}\" \"$0\" \"$1\""
          ${CMAKE_CURRENT_SOURCE_DIR}/golden/tokenizer_oracle.py $<TARGET_FILE:encode_strings>)
 set_tests_properties("interop: tokenizer" PROPERTIES LABELS interop SKIP_RETURN_CODE 77)
+add_test(NAME "interop: tokenizer folders" COMMAND sh -c "exec \"\${SLIM_PYTHON:-python3}\" \"$0\" --folders \"$1\""
+         ${CMAKE_CURRENT_SOURCE_DIR}/golden/tokenizer_oracle.py $<TARGET_FILE:encode_strings>)
+set_tests_properties("interop: tokenizer folders" PROPERTIES LABELS interop SKIP_RETURN_CODE 77)

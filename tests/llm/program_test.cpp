@@ -8,6 +8,7 @@
 
 #include <catch2/catch.hpp>
 #include <cstdlib>
+#include <sstream>
 
 using namespace slim_llm;
 using namespace slim_llm::testing;
@@ -149,11 +150,114 @@ TEST_CASE("exit codes: 1 for what cannot be used, 2 for a command line that make
   CHECK(says("--for fame"));
   CHECK(run("compress", log) == 2);
   CHECK(run("frobnicate", log) == 2);
+  CHECK(says("'frobnicate' is not a subcommand; there are compress, eval"));
+  CHECK(run("--threads 1 evla x", log) == 2);
+  CHECK(says("did you mean 'eval'?"));
+  CHECK(run("compress x.gguf --out y --recipe int3-rl", log) == 1);
+  CHECK(says("did you mean 'int3-lr'?"));
+  CHECK(run("eval x.gguf --text y --context 99999999999999999999", log) == 2);
+  CHECK(says("is not a whole number of this size"));
+  CHECK(run("eval x.gguf --text y --context 99999999999", log) == 1);
+  CHECK(says("--context 99999999999: possible are 2 to"));
+  CHECK(run("eval x.gguf --text y --max-tokens -3", log) == 1);
+  CHECK(says("--max-tokens -3"));
   CHECK(run("", log) == 2);
   for (char const* command : {"compress", "eval", "ablate", "inspect", "tokenize", "recipes"}) {
     CHECK(run(std::string(command) + " --help", log) == 0);
     CHECK(says("--json"));
+    std::istringstream lines(slim_test::read_file(log));
+    for (std::string line; std::getline(lines, line);) CHECK(line.size() <= 100);
+    CHECK(!says("{false}"));
   }
+}
+
+TEST_CASE("llama.cpp's protocol puts BOS before the whole text, then in place of the first token of every window") {
+  slim_test::temporary_folder const folder;
+  model m = random_llama(256);
+  std::string const text = letters(100);
+  slim_test::write_file(folder / "a.txt", text + "\n");
+  std::vector<int> ids;
+  for (char const c : text) ids.push_back(c);
+  auto const nll = [&](bool adds, char const* protocol) {
+    write_tiny_gguf(folder / "m.gguf", m, [&](slim::gguf_writer& file) {
+      file.set("tokenizer.ggml.bos_token_id", std::uint32_t{7});
+      file.set("tokenizer.ggml.add_bos_token", adds);
+    });
+    std::string const command = "eval " + (folder / "m.gguf").string() + " --text " + (folder / "a.txt").string() +
+                                " --context 20 --protocol " + protocol + " --json " + (folder / "e.json").string();
+    REQUIRE(run(command, folder / "log") == 0);
+    return nlohmann::json::parse(slim_test::read_file(folder / "e.json"))["nll"].get<double>();
+  };
+  double const without = nll(false, "llama.cpp"), windows = nll(true, "windows"), with = nll(true, "llama.cpp");
+  auto const loaded = load_model(folder / "m.gguf").value();
+  auto const expected = [&](std::vector<int> const& tokens, evaluation_config const& config) {
+    return Approx(evaluate(loaded, tokens, config).nll).epsilon(1e-6);
+  };
+  evaluation_config const as_llama_cpp{.context = 20, .protocol = protocol::llama_cpp};
+  evaluation_config const with_bos{.context = 20, .protocol = protocol::llama_cpp, .first_token = 7};
+  CHECK(without == expected(ids, as_llama_cpp));
+  CHECK(with != expected(ids, with_bos));
+  std::vector<int> behind_bos = ids; // 101 tokens: five windows, each of which begins one token earlier than without BOS
+  behind_bos.insert(behind_bos.begin(), 7);
+  CHECK(with == expected(behind_bos, with_bos));
+  ids.push_back('\n');
+  CHECK(windows == expected(ids, {.context = 20}));
+}
+
+TEST_CASE("packed linears run beside the model that they were made of, and no other") {
+  slim_test::temporary_folder const folder;
+  model m = random_llama(256);
+  write_tiny_gguf(folder / "a.gguf", m);
+  slim_test::write_file(folder / "a.txt", letters(400));
+  auto const path = [&](char const* name) { return (folder / name).string(); };
+  auto const log = [&] { return slim_test::read_file(folder / "log"); };
+  REQUIRE(run("compress " + path("a.gguf") + " --calib " + path("a.txt") + " --text " + path("a.txt") +
+                  " --context 32 --calib-tokens 128 --max-tokens 128 --recipe slim-q@g32 --out " + path("o.gguf") +
+                  " --packed " + path("packed"),
+              folder / "log") == 0);
+  matrix<float> embedding = m.embedding.to_float(); // one number of a tensor that is not packed makes another model
+  embedding(5, 5) += 1e-3f;
+  m.embedding = stored_matrix(std::move(embedding));
+  write_tiny_gguf(folder / "b.gguf", m);
+  auto const uses = [&](char const* model_file, char const* packed) {
+    int const code =
+        run("eval " + path(model_file) + " --packed " + path(packed) + " --text " + path("a.txt") + " --context 32",
+            folder / "log");
+    return code == run("generate " + path(model_file) + " --packed " + path(packed) + " --prompt abc --max-tokens 2",
+                       "/dev/null")
+               ? code
+               : -1;
+  };
+  CHECK(uses("a.gguf", "packed") == 0);
+  CHECK(log().find("note:") == std::string::npos);
+  CHECK(uses("b.gguf", "packed") == 1);
+  CHECK(log().find("was made of another model") != std::string::npos);
+  std::string old = slim_test::read_file(folder / "packed"); // a file of before there were fingerprints
+  std::size_t const key = old.find("\"source\"");
+  REQUIRE(key != std::string::npos);
+  old.replace(key, 8, "\"secret\"");
+  slim_test::write_file(folder / "old", old);
+  CHECK(uses("b.gguf", "old") == 0);
+  CHECK(log().find("does not say which model it was made of") != std::string::npos);
+}
+
+TEST_CASE("texts and windows that are not what one would expect get a word") {
+  slim_test::temporary_folder const folder;
+  model m = random_llama(256);
+  write_tiny_gguf(folder / "m.gguf", m);
+  slim_test::write_file(folder / "five.txt", "abcde");
+  slim_test::write_file(folder / "long.txt", letters(700));
+  auto const log = [&](std::string const& arguments, int code) {
+    CHECK(run("eval " + (folder / "m.gguf").string() + " --text " + (folder / arguments).string(), folder / "log") == code);
+    return slim_test::read_file(folder / "log");
+  };
+  auto const five = log("five.txt --context 64", 0);
+  CHECK_THAT(five, Catch::Contains("has 5 tokens, fewer than --context 64") && Catch::Contains("(1 windows of 5,"));
+  CHECK_THAT(log("long.txt --context 300", 0), Catch::Contains("longer than the 256 tokens that the model was made for"));
+  CHECK_THAT(log("long.txt --context 300 --protocol llama.cpp --max-tokens 300", 0), !Catch::Contains("less than two windows"));
+  CHECK_THAT(log("five.txt --context 4 --protocol llama.cpp", 0), Catch::Contains("less than two windows"));
+  CHECK_THAT(log("", 1), Catch::Contains("is a folder"));
+  CHECK_THAT(log("missing.txt", 1), Catch::Contains("missing.txt: does not exist"));
 }
 
 TEST_CASE("inspect, tokenize and recipes give their result as data") {

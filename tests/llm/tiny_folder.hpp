@@ -19,9 +19,9 @@ inline void write_tiny_folder(std::filesystem::path const& folder, model const& 
   auto const type = dtype == "F16"    ? slim::tensor_type::f16
                     : dtype == "BF16" ? slim::tensor_type::bf16
                                       : slim::tensor_type::f32;
-  std::vector<slim::outgoing_tensor> tensors = {slim::outgoing_vector("model.norm.weight", type, m.final_norm.weight),
-                                                slim::outgoing_matrix("model.embed_tokens.weight", type,
-                                                                      m.embedding.in_memory()->view())};
+  std::vector<slim::outgoing_tensor> tensors = {
+      slim::outgoing_vector("model.norm.weight", type, m.final_norm.weight),
+      slim::outgoing_matrix("model.embed_tokens.weight", type, m.embedding.in_memory()->view())};
   auto const layout = c.family->hugging_face.tensors(c, "model.");
   for (std::size_t n = 0; n < m.blocks.size(); ++n) {
     block const& b = m.blocks[n];
@@ -47,7 +47,9 @@ inline void write_tiny_folder(std::filesystem::path const& folder, model const& 
                                  {"rope_theta", 10000.0},
                                  {"tie_word_embeddings", true},
                                  {"hidden_act", "silu"},
-                                 {"torch_dtype", dtype == "F16" ? "float16" : dtype == "BF16" ? "bfloat16" : "float32"}};
+                                 {"torch_dtype", dtype == "F16"    ? "float16"
+                                                 : dtype == "BF16" ? "bfloat16"
+                                                                   : "float32"}};
   slim_test::write_file(folder / "config.json", config.dump());
   nlohmann::json vocab;
   for (int byte = 0; byte < 256; ++byte) vocab[printable_byte(byte)] = byte;

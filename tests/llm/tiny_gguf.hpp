@@ -7,6 +7,7 @@
 #include "slim/io/gguf/writer.hpp"
 
 #include <filesystem>
+#include <functional>
 
 namespace slim_llm::testing {
 
@@ -22,8 +23,10 @@ inline std::string printable_byte(int byte) {
   return {static_cast<char>(0xc0 | (code >> 6)), static_cast<char>(0x80 | (code & 63))};
 }
 
-/// Writes random_llama with 256 tokens, one per byte. `m` names its tensors as the file does afterwards.
-inline void write_tiny_gguf(std::filesystem::path const& path, model& m) {
+/// Writes random_llama with 256 tokens, one per byte. `m` names its tensors as the file does afterwards. `change` may add
+/// metadata.
+inline void write_tiny_gguf(std::filesystem::path const& path, model& m,
+                            std::function<void(slim::gguf_writer&)> const& change = {}) {
   slim::gguf_writer file;
   auto const& c = m.config;
   auto const u32 = [](index_t value) { return static_cast<std::uint32_t>(value); };
@@ -59,6 +62,7 @@ inline void write_tiny_gguf(std::filesystem::path const& path, model& m) {
       file.add(slim::outgoing_matrix(l.name, slim::tensor_type::f32, l.weight.view()));
     }
   }
+  if (change) change(file);
   if (auto const done = file.write(path); !done) throw std::runtime_error(done.why());
 }
 

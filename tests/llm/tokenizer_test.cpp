@@ -178,6 +178,73 @@ TEST_CASE("a small vocabulary gives the ids of the tokenizers package under all 
   }
 }
 
+TEST_CASE("folders of every kind give the ids of the tokenizers package") {
+  auto const from_hex = [](std::string const& hex) {
+    std::string bytes;
+    for (std::size_t k = 0; k + 1 < hex.size(); k += 2)
+      bytes.push_back(static_cast<char>(std::stoi(hex.substr(k, 2), nullptr, 16)));
+    return bytes;
+  };
+  for (json const& kind : golden("folder_ids.json")) {
+    INFO(kind["name"]);
+    slim_test::temporary_folder const folder;
+    for (auto const& [name, content] : kind["files"].items()) {
+      auto const text = content.get<std::string>();
+      slim_test::write_file(folder / name, name.ends_with(".model") ? from_hex(text) : text);
+    }
+    auto const words = tokenizer::from_folder(folder.path());
+    REQUIRE(words.why() == "");
+    for (std::size_t k = 0; k < kind["strings"].size(); ++k) {
+      auto const text = kind["strings"][k].get<std::string>();
+      INFO(text);
+      REQUIRE(words->encode(text) == kind["ids"][k].get<ids>());
+      if (text.find('<') == std::string::npos && !std::string(kind["name"]).ends_with("unknown") &&
+          words->words().model != slim_llm::tokenizer_model::byte_bpe && text.find("\xe2\x96\x81") == std::string::npos &&
+          !text.starts_with(' '))
+        CHECK(words->decode(words->encode(text)) == text);
+    }
+  }
+}
+
+TEST_CASE("a damaged or unusual tokenizer.model gives a tokenizer or a sentence naming the file") {
+  std::string good;
+  for (json const& kind : golden("folder_ids.json"))
+    if (kind["name"] == "sentencepiece") {
+      auto const hex = kind["files"]["tokenizer.model"].get<std::string>();
+      for (std::size_t k = 0; k + 1 < hex.size(); k += 2)
+        good.push_back(static_cast<char>(std::stoi(hex.substr(k, 2), nullptr, 16)));
+    }
+  slim_test::temporary_folder const folder;
+  auto const why = [&](std::string const& bytes) {
+    slim_test::write_file(folder / "tokenizer.model", bytes);
+    auto const words = tokenizer::from_folder(folder.path());
+    if (words) (void)words->encode("a b <s> \u00e9");
+    if (!words) CHECK_THAT(words.why(), Catch::Contains("tokenizer.model: "));
+    return words.why();
+  };
+  CHECK(why(good) == "");
+  CHECK(tokenizer::from_folder(folder.path())->bos() == 1);
+  CHECK(tokenizer::from_folder(folder.path())->adds_bos());
+  CHECK_THAT(why(""), Catch::Contains("no pieces"));
+  // A later message of a protocol buffer overrides fields of an earlier one: 0x12 trainer_spec, 0x1a normalizer_spec.
+  CHECK_THAT(why(good + std::string("\x12\x02\x18\x01", 4)), Catch::Contains("Unigram"));
+  CHECK_THAT(why(good + std::string("\x1a\x02\x20\x01", 4)), Catch::Contains("remove_extra_whitespaces"));
+  CHECK_THAT(why(good + std::string("\x1a\x03\x12\x01x", 5)), Catch::Contains("identity"));
+  CHECK_THAT(why(good + std::string("\x12\x03\xc0\x01\x01", 5)), Catch::Contains("treat_whitespace_as_suffix"));
+  CHECK_THAT(why(good + std::string("\x0a\x02\x18\x05", 4)), Catch::Contains("unused"));
+  CHECK_THAT(why(good + std::string("\x12\x7f", 2)), Catch::Contains("damaged"));
+  slim_test::write_file(folder / "tokenizer_config.json", R"({"add_bos_token": false})");
+  slim_test::write_file(folder / "tokenizer.model", good);
+  CHECK_FALSE(tokenizer::from_folder(folder.path())->adds_bos());
+  for (std::size_t k = 0; k < 500; ++k) {
+    std::string bytes = good;
+    std::size_t const at = slim::random_bits(6, 3 * k) % bytes.size();
+    bytes[at] = static_cast<char>(slim::random_bits(6, 3 * k + 1));
+    (void)why(bytes);
+    (void)why(good.substr(0, at));
+  }
+}
+
 TEST_CASE("SmolLM2's own vocabulary gives the ids of the tokenizers package on hard strings") {
   char const* const model = std::getenv("SLIM_MODEL");
   if (!model || !std::filesystem::exists(model)) return slim_test::skip("SLIM_MODEL does not name the SmolLM2 GGUF file");
@@ -386,6 +453,28 @@ TEST_CASE("a damaged or unusual tokenizer.json gives a tokenizer or a sentence n
   CHECK(changed("/post_processor",
                 {{"type", "TemplateProcessing"}, {"single", {{{"SpecialToken", {{"id", "<|endoftext|>"}}}}}}}) == "");
   CHECK(tokenizer::from_json(folder / "tokenizer.json")->adds_bos());
+  auto const special = [](char const* name) { return json{{"SpecialToken", {{"id", name}}}}; };
+  json const sequence = {{"Sequence", {{"id", "A"}}}};
+  auto const with_template = [&](json const& single) {
+    return changed("/post_processor",
+                   {{"type", "TemplateProcessing"}, {"single", single}, {"special_tokens", {{"x", {{"ids", {9}}}}}}});
+  };
+  CHECK(with_template({special("x"), sequence, special("<|im_end|>")}) == "");
+  auto const both = tokenizer::from_json(folder / "tokenizer.json");
+  CHECK(both->bos() == 9);
+  CHECK(both->adds_eos());
+  CHECK(both->eos() == both->find("<|im_end|>"));
+  CHECK_THAT(with_template({special("x"), special("x"), sequence}), Catch::Contains("several tokens before"));
+  CHECK_THAT(with_template({special("nobody"), sequence}), Catch::Contains("'nobody' is not in the vocabulary"));
+  CHECK_THAT(changed("/post_processor", {{"type", "Odd"}}), Catch::Contains("'Odd' is not read"));
+  CHECK_THAT(changed("/post_procesor", {{"type", "Odd"}}), Catch::Contains("'post_procesor'"));
+  CHECK_THAT(changed("/model/dropout", 0.1), Catch::Contains("dropout"));
+  CHECK_THAT(changed("/model/vocabulary", 1), Catch::Contains("'vocabulary'"));
+  CHECK_THAT(changed("/added_tokens/0/stripped", true), Catch::Contains("'stripped'"));
+  CHECK_THAT(changed("/pre_tokenizer", {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "last"}}),
+             Catch::Contains("'last'"));
+  CHECK_THAT(changed("/normalizer", {{"type", "Replace"}, {"pattern", {{"Regex", " +"}}}, {"content", ""}}),
+             Catch::Contains("plain strings"));
   std::string const text = good.dump();
   for (std::size_t k = 0; k < 300; ++k) {
     std::string bytes = text;
@@ -407,6 +496,24 @@ TEST_CASE("vocab.json and merges.txt of GPT-2 and OPT make a tokenizer with thei
   CHECK(words->encode("ab<pad>a") == ids{5, 1, 3});
   CHECK(words->bos() == 2);
   CHECK(words->adds_bos());
+  auto const why = [&](char const* settings, char const* config) {
+    slim_test::write_file(folder / "tokenizer_config.json", settings);
+    slim_test::write_file(folder / "config.json", config);
+    return tokenizer::from_folder(folder.path()).why();
+  };
+  CHECK(why(R"({"tokenizer_class": "GPT2Tokenizer"})", R"({"model_type": "llama"})") == "");
+  CHECK(tokenizer::from_folder(folder.path())->words().rule == pre_tokenizer::gpt2);
+  CHECK(why(R"({"tokenizer_class": "Qwen2TokenizerFast"})", "{}") == "");
+  CHECK(tokenizer::from_folder(folder.path())->words().rule == pre_tokenizer::qwen2);
+  CHECK(why("{}", R"({"model_type": "qwen2"})") == "");
+  CHECK(tokenizer::from_folder(folder.path())->words().rule == pre_tokenizer::qwen2);
+  CHECK_THAT(why(R"({"tokenizer_class": "CodeGenTokenizer"})", R"({"model_type": "opt"})"),
+             Catch::Contains("'CodeGenTokenizer'"));
+  CHECK_THAT(why("{}", R"({"model_type": "bart"})"), Catch::Contains("'bart'"));
+  CHECK_THAT(why(R"({"split_special_tokens": true})", "{}"), Catch::Contains("split_special_tokens"));
+  CHECK_THAT(why(R"({"added_tokens_decoder": {"3": {"content": "b"}}})", "{}"), Catch::Contains("token 3 is 'a'"));
+  CHECK(why(R"({"added_tokens_decoder": {"6": {"content": "new", "special": true}}})", "{}") == "");
+  CHECK(tokenizer::from_folder(folder.path())->encode("anewb") == ids{3, 6, 4});
   std::filesystem::remove(folder / "merges.txt");
   CHECK_THAT(tokenizer::from_folder(folder.path()).why(), Catch::Contains("merges.txt"));
   std::filesystem::remove(folder / "vocab.json");

@@ -224,11 +224,11 @@ void check_files(ablate_command const& command, std::vector<recipe> const& grid)
   files.writes_text("--json", command.json);
   files.writes_text("--csv", command.csv);
   files.writes_text("--svg", command.svg);
-  std::set<std::string> names;
+  std::set<std::filesystem::path> layers; // a recipe may be asked for twice
   for (recipe const& how : grid)
     for (std::ptrdiff_t draw = command.first_draw; draw < command.first_draw + command.draws; ++draw)
-      if (!command.layers_csv.empty() && names.insert(how.name).second)
-        files.writes_text("--layers-csv", layers_file(command, how.name, draw));
+      if (!command.layers_csv.empty()) layers.insert(layers_file(command, how.name, draw));
+  for (auto const& file : layers) files.writes_text("--layers-csv", file);
   files.check();
 }
 
@@ -247,6 +247,7 @@ void ablate_command::run() const {
   workspace const work(model);
   note_long_context(text.context, work.weights.config);
   text_tokens tokens = load_text_tokens(work.words, text, first_draw);
+  note_shortened(tokens, text);
   std::printf("%s: %zu tokens to calibrate, %td held out, %zu to evaluate, windows of %td, %td draws\n", model.string().c_str(),
               tokens.fitted().size(), tokens.held_out, tokens.evaluation.size(), text.context, draws);
   std::fflush(stdout);

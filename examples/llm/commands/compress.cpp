@@ -2,6 +2,7 @@
 #include "compress/rank_plan.hpp"
 #include "formats/export_model.hpp"
 #include "run/context_length.hpp"
+#include "run/help_text.hpp"
 #include "run/json_output.hpp"
 #include "run/memory.hpp"
 #include "run/memory_plan.hpp"
@@ -123,24 +124,14 @@ void refuse_losses(std::vector<std::string> const& warnings) {
   throw input_error("--strict: " + warnings.front() + more + "; no model was written");
 }
 
-/// A path as a shell takes it.
-std::string quoted(std::filesystem::path const& path) {
-  std::string const text = path.string();
-  constexpr char const* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./+,:@%=";
-  if (!text.empty() && text.find_first_not_of(plain) == std::string::npos) return text;
-  std::string in_quotes = "'";
-  for (char const c : text) in_quotes += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return in_quotes + "'";
-}
-
 void print_next_steps(compress_command const& command) {
-  std::string const model = quoted(command.model), out = quoted(command.out);
+  std::string const model = shell_quoted(command.model.string()), file = shell_quoted(command.out.string());
   std::printf(
       "\nWorth trying next:\n"
       "  slim-llm compress %s --for speed --out sparse.gguf   # 2:4 sparsity in place of dense 3-bit codes\n"
       "  slim-llm ablate %s --recipes dense,slim-q,eora,joint-q,int3-lr --svg frontier.svg   # what each part is worth\n"
       "  slim-llm eval %s --text YOUR_TEXT --context 1024   # on a text of yours\n",
-      model.c_str(), model.c_str(), out.c_str());
+      model.c_str(), model.c_str(), file.c_str());
 }
 
 std::string default_recipe(std::string const& aim) {
@@ -159,6 +150,7 @@ void compress_command::run() const {
   workspace const work(model);
   note_long_context(text.context, work.weights.config);
   text_tokens const tokens = load_text_tokens(work.words, text);
+  note_shortened(tokens, text);
   memory_plan const plan = plan_memory(work.weights,
                                        planned_compression(tokens, text, how,
                                                            !evaluates ? 0

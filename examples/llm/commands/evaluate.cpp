@@ -49,8 +49,8 @@ void require_sense(evaluate_command const& command) {
 void print_notes_on_windows(evaluate_command const& command, model_config const& config, index_t tokens, bool as_llama_cpp) {
   note_long_context(command.context, config);
   if (tokens < command.context)
-    std::fprintf(stderr, "note: %s has %td tokens, fewer than --context %td: they are one window\n", command.text.c_str(), tokens,
-                 command.context);
+    std::fprintf(stderr, "note: %s has %td tokens, fewer than --context %td: they are one window\n", command.text.c_str(),
+                 tokens, command.context);
   if (as_llama_cpp && tokens < 2 * command.context)
     std::fprintf(stderr, "note: llama-perplexity refuses texts of less than two windows; this one has %td tokens\n", tokens);
 }

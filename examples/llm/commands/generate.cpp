@@ -66,7 +66,9 @@ written_text write_text(generate_command const& command, workspace const& work, 
 }
 
 void require_sense(generate_command const& command) {
-  if (command.max_tokens < 1) throw input_error(slim::message("--max-tokens ", command.max_tokens, ": at least 1 is needed"));
+  constexpr std::ptrdiff_t most = std::ptrdiff_t{1} << 24;
+  if (command.max_tokens < 1 || command.max_tokens > most)
+    throw input_error(slim::message("--max-tokens ", command.max_tokens, ": possible are 1 to ", most));
   if (!(command.temperature >= 0))
     throw input_error(slim::message("--temperature ", command.temperature, ": 0 or more is needed"));
   if (command.repetitions < 1)
@@ -97,6 +99,10 @@ void generate_command::run() const {
   if (!packed.empty()) read_packed(work.weights, packed_beside(work.file, packed), packed_precision(inputs));
   load_into_memory(work.weights);
   auto const tokens = prompt_of(*this, work.words);
+  auto const longest = static_cast<std::ptrdiff_t>(tokens.size()) + max_tokens;
+  if (auto const made_for = work.weights.config.max_positions; made_for > 0 && longest > made_for)
+    std::fprintf(stderr, "note: with --max-tokens %td the text may have %td tokens, the model was made for %td\n", max_tokens,
+                 longest, made_for);
   if (!chat) std::printf("%s", (prompt_tokens > 0 ? work.words.decode(tokens) : prompt).c_str());
   for (std::ptrdiff_t k = 1; k < repetitions; ++k) (void)write_text(*this, work, tokens, false);
   auto const text = write_text(*this, work, tokens, true);

@@ -140,8 +140,8 @@ slim::result<recipe> find_recipe(std::string const& name) {
     std::vector<std::string> names;
     for (auto const& row : table) names.emplace_back(row.name);
     std::string const nearest = did_you_mean(words[0], names);
-    return slim::failure{slim::message("recipe '", words[0], "' is not known", nearest, nearest.empty() ? "; there" : " There",
-                                       " are", known)};
+    return slim::failure{
+        slim::message("recipe '", words[0], "' is not known", nearest, nearest.empty() ? "; there" : " There", " are", known)};
   }
   recipe_parts parts = base->parts;
   input_rounding inputs;

@@ -41,10 +41,11 @@ slim::result<protocol> find_protocol(std::string const& name) {
 }
 
 block_evaluation::window_plan block_evaluation::plan_windows(evaluation_config const& config, index_t available) {
-  if (config.context < 2) throw slim::config_error(slim::message("evaluate: context is ", config.context, ", needs 2 or more"));
+  if (config.context < 2)
+    throw slim::config_error(slim::message("windows of ", config.context, " tokens predict nothing; 2 or more are needed"));
   if (config.stride < 0 || config.max_tokens < 0)
-    throw slim::config_error(slim::message("evaluate: negative stride ", config.stride, " or max_tokens ", config.max_tokens));
-  if (available < 2) throw slim::config_error(slim::message("evaluate: ", available, " tokens, nothing to predict"));
+    throw slim::config_error(slim::message("negative stride ", config.stride, " or number of tokens ", config.max_tokens));
+  if (available < 2) throw slim::config_error(slim::message("a text of ", available, " tokens has nothing to predict"));
   window_plan plan;
   plan.length = std::min(config.context, available);
   if (config.max_tokens > 0) plan.length = std::min(plan.length, config.max_tokens);
@@ -53,7 +54,7 @@ block_evaluation::window_plan block_evaluation::plan_windows(evaluation_config c
   if (config.max_tokens > 0) plan.count = std::min(plan.count, config.max_tokens / plan.length);
   if (config.protocol == protocol::llama_cpp) plan.first_target = plan.length / 2 + 1;
   if (plan.targets() < 1)
-    throw slim::config_error(slim::message("evaluate: windows of ", plan.length, " tokens predict nothing"));
+    throw slim::config_error(slim::message("windows of ", plan.length, " tokens predict nothing by this protocol"));
   return plan;
 }
 

@@ -26,7 +26,7 @@ struct evaluation_config {
   index_t stride = 0;     ///< from one window's start to the next; 0 means context. Larger: a sample of a long text
   index_t max_tokens = 0; ///< tokens inside windows at most; 0 means all
   slim_llm::protocol protocol = protocol::windows;
-  bool states_on_disk = false; ///< hidden states wait in a scratch file for the next block
+  bool states_on_disk = false;         ///< hidden states wait in a scratch file for the next block
   std::optional<int> first_token = {}; ///< takes the place of the first token of every window (llama-perplexity: BOS)
 };
 

@@ -2,8 +2,8 @@
 /// @file
 /// The linears of a compressed model as packed bytes, and the file they are kept in: safetensors with one U8 tensor per
 /// weight in a format of slim/packing, under the weight's name; factors of its adapter under the name + ".left" and ".right",
-/// packed too if they have codes, else as matrices. Everything else of the model stays in the file it came from; metadata "source"
-/// holds its fingerprint (checkpoint::fingerprint).
+/// packed too if they have codes, else as matrices. Everything else of the model stays in the file it came from; metadata
+/// "source" holds its fingerprint (checkpoint::fingerprint).
 
 #include "formats/scratch_tensors.hpp"
 #include "models/model.hpp"

@@ -32,6 +32,7 @@ std::string wrapped(std::string const& text, std::size_t width, std::size_t inde
     std::size_t begin = line.find_first_not_of(' ');
     while (line.size() > width) {
       std::size_t const stop = break_of(line, width, begin);
+      if (stop >= line.size()) break; // nothing to break at
       out += line.substr(0, stop) + "\n";
       std::size_t const next = line.find_first_not_of(' ', stop);
       if (next == std::string::npos) {
@@ -46,6 +47,18 @@ std::string wrapped(std::string const& text, std::size_t width, std::size_t inde
     at = end + 1;
   }
   return out;
+}
+
+std::string shell_quoted(std::string const& text) {
+  constexpr char const* plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./+,:@%=";
+  if (!text.empty() && text.find_first_not_of(plain) == std::string::npos) return text;
+  std::string in_quotes = "'";
+  for (char const c : text)
+    if (c == '\'')
+      in_quotes += "'\\''";
+    else
+      in_quotes += c;
+  return in_quotes + "'";
 }
 
 } // namespace slim_llm

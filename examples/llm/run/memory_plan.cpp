@@ -96,7 +96,7 @@ memory_plan planned(model const& m, planned_work const& work, bool states_on_dis
 planned_work planned_compression(text_tokens const& tokens, text_options const& options, recipe const& how,
                                  index_t evaluations) {
   return {.window = options.context,
-          .calib_tokens = options.calib_tokens,
+          .calib_tokens = static_cast<index_t>(tokens.fitted().size()),
           .held_out_tokens = tokens.held_out,
           .evaluated_tokens = static_cast<index_t>(tokens.evaluation.size()),
           .evaluations = evaluations,

@@ -169,7 +169,11 @@ void file_plan::check_place(output const& out) {
       fail(out.option, out.path, "is a file; a folder is written, as the model is a folder");
     if (is_there(out.path / "model.safetensors.index.json"))
       fail(out.option, out.path, "holds a model in parts (model.safetensors.index.json); give a folder without one");
-    (void)replacing_folder(out.path);
+    try {
+      (void)replacing_folder(out.path);
+    } catch (input_error const& error) {
+      fail(out.option, out.path, error.what());
+    }
     return;
   }
   if (is_folder(out.path)) fail(out.option, out.path, "is a folder; a file is written");
@@ -249,6 +253,8 @@ void replacing_folder::commit() {
   }
   if (error) throw input_error(path_.string() + ": cannot be written: " + error.message());
   temporary_.clear();
+  slim::sync_folder(path_.parent_path());
+  if (existed_) slim::sync_folder(path_);
 }
 
 } // namespace slim_llm

@@ -18,7 +18,9 @@ namespace {
 } // namespace
 
 std::filesystem::path folder_of(std::filesystem::path const& file) {
-  auto const folder = std::filesystem::absolute(file).lexically_normal().parent_path();
+  auto path = std::filesystem::absolute(file).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path(); // a folder with a slash at its end
+  auto const folder = path.parent_path();
   return folder.empty() ? std::filesystem::path("/") : folder;
 }
 

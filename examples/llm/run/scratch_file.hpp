@@ -9,7 +9,7 @@
 
 namespace slim_llm {
 
-/// The folder that a file is in.
+/// The folder that a file is in, or a folder, with or without a slash at its end.
 [[nodiscard]] std::filesystem::path folder_of(std::filesystem::path const& file);
 
 class scratch_file {

@@ -139,7 +139,8 @@ std::vector<int> tokens_of(tokenizer const& words, std::filesystem::path const& 
 
 std::vector<int> llama_cpp_tokens_of(tokenizer const& words, std::filesystem::path const& file) {
   if (words.adds_eos())
-    throw input_error("--protocol llama.cpp: the vocabulary puts an end of text behind every text, which llama-perplexity refuses");
+    throw input_error(
+        "--protocol llama.cpp: the vocabulary puts an end of text behind every text, which llama-perplexity refuses");
   std::string text = read_text(file);
   if (!text.empty() && text.back() == '\n') text.pop_back();
   return at_least_two(words.encode(text, {.special = false, .add_bos = words.adds_bos()}), file);

@@ -28,4 +28,7 @@ struct text_tokens {
 /// cannot be read or is too short, or if both come from one file and would overlap.
 [[nodiscard]] text_tokens load_text_tokens(tokenizer const& words, text_options const& options, std::ptrdiff_t draw = 1);
 
+/// Tells standard error which of the options asked for more tokens than the texts have.
+void note_shortened(text_tokens const& tokens, text_options const& options);
+
 } // namespace slim_llm

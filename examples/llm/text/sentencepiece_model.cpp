@@ -164,12 +164,11 @@ slim::result<vocabulary> read_sentencepiece(std::span<std::byte const> bytes) {
   words.byte_fallback = found.byte_fallback;
   auto const place = found.dummy_prefix ? metaspace::front::first : metaspace::front::never;
   words.spaces = metaspace{.place = place, .even_before_space = true};
+  words.spells_spaces_first = true;
   for (std::size_t k = 0; k < count; ++k) {
     if (words.kinds[k] == token_kind::unused) return failure{message("piece ", k, " is unused, which is not read")};
-    if (words.kinds[k] != token_kind::user_defined) continue;
-    // Looked for in the text before spaces are spelled.
-    auto const plain = normalized({{normal_step::kind::replace, words.spaces->symbol, " "}}, words.tokens[k]);
-    words.added.push_back({.content = plain, .id = static_cast<token_id>(k)});
+    if (words.kinds[k] == token_kind::user_defined)
+      words.added.push_back({.content = words.tokens[k], .id = static_cast<token_id>(k), .normalized = true});
   }
   return words;
 }

@@ -92,6 +92,7 @@ std::string tokenizer::index_tokens() {
   if (words_.kinds.empty()) words_.kinds.assign(count, token_kind::normal);
   if (words_.kinds.size() != count)
     return message("the vocabulary has ", count, " tokens and ", words_.kinds.size(), " token types");
+  if (words_.spells_spaces_first && !words_.spaces) return "spaces are to be spelled, and nothing says how";
   if (words_.model == tokenizer_model::sentencepiece && words_.scores.size() != count)
     return message("the vocabulary has ", count, " tokens and ", words_.scores.size(), " scores");
   for (auto const& [id, role] :
@@ -145,7 +146,7 @@ void tokenizer::index_added_tokens() {
   for (added_token const& token : words_.added) {
     listed[static_cast<std::size_t>(token.id)] = true;
     if (token.normalized)
-      normalized_.add(token, normalized(words_.normalizer, token.content));
+      normalized_.add(token, words_.spells_spaces_first ? token.content : normalized(words_.normalizer, token.content));
     else
       added_.add(token, token.content);
   }
@@ -173,7 +174,8 @@ std::vector<token_id> tokenizer::encode(std::string_view text, encode_options op
       continue;
     }
     bool at_front = part.text.data() == valid.data();
-    std::string const normal = normalized(words_.normalizer, part.text);
+    std::string normal = normalized(words_.normalizer, part.text);
+    if (words_.spells_spaces_first) normal = with_spaces_spelled(*words_.spaces, normal, at_front);
     for (text_part const& stretch : normalized_.cut(normal, options.special)) {
       if (stretch.id)
         out.push_back(*stretch.id);
@@ -188,7 +190,7 @@ std::vector<token_id> tokenizer::encode(std::string_view text, encode_options op
 /// Text without added tokens, normalized.
 void tokenizer::encode_stretch(std::string_view text, bool at_front, std::vector<token_id>& out) const {
   std::string spelled;
-  if (words_.spaces) text = spelled = with_spaces_spelled(*words_.spaces, text, at_front);
+  if (words_.spaces && !words_.spells_spaces_first) text = spelled = with_spaces_spelled(*words_.spaces, text, at_front);
   if (words_.model == tokenizer_model::sentencepiece) return append_by_score(text, out);
   if (words_.model == tokenizer_model::character_bpe)
     return append_pieces(words_.spaces && words_.spaces->cuts ? cut_before(words_.spaces->symbol, text) : std::vector{text},
@@ -296,6 +298,14 @@ void tokenizer::append_merged(std::vector<token_id> const& first, std::vector<to
     if (left.id >= 0) out.push_back(left.id);
 }
 
+/// A token that characters may be joined to: control tokens and bytes are none, though their names could be spelled out.
+std::optional<token_id> tokenizer::find_piece(std::string_view text) const {
+  auto const id = find(text);
+  if (!id) return std::nullopt;
+  token_kind const kind = words_.kinds[static_cast<std::size_t>(*id)];
+  return kind == token_kind::control || kind == token_kind::unknown || kind == token_kind::byte ? std::nullopt : id;
+}
+
 /// As SentencePiece and llama.cpp: characters, joined pair by pair by the highest score, the leftmost first; what is no token
 /// at the end becomes tokens of its bytes, or the unknown token.
 void tokenizer::append_by_score(std::string_view spelled, std::vector<token_id>& out) const {
@@ -327,8 +337,8 @@ void tokenizer::append_by_score(std::string_view spelled, std::vector<token_id>&
   auto const propose = [&](std::int64_t left, std::int64_t right) {
     if (left < 0 || right < 0) return;
     std::string_view const joined = joined_text(at(left), at(right));
-    if (auto const found = ids_.find(joined); found != ids_.end())
-      queue.push({words_.scores[static_cast<std::size_t>(found->second)], left, right, joined.size()});
+    if (auto const id = find_piece(joined))
+      queue.push({words_.scores[static_cast<std::size_t>(*id)], left, right, joined.size()});
   };
   for (std::int64_t k = 0; k + 1 < std::ssize(symbols); ++k) propose(k, k + 1);
   while (!queue.empty()) {
@@ -347,9 +357,9 @@ void tokenizer::append_by_score(std::string_view spelled, std::vector<token_id>&
   bool after_unknown = false;
   for (symbol const& left : symbols) {
     if (left.text.empty()) continue;
-    auto const found = ids_.find(left.text);
-    bool const known = found != ids_.end(), in_bytes = !known && bytes_have_tokens(left.text);
-    if (known) out.push_back(found->second);
+    auto const piece = find_piece(left.text);
+    bool const known = piece.has_value(), in_bytes = !known && bytes_have_tokens(left.text);
+    if (known) out.push_back(*piece);
     if (in_bytes)
       for (char const c : left.text) out.push_back(byte_ids_[static_cast<unsigned char>(c)]);
     if (!known && !in_bytes && words_.unknown && !(words_.fuse_unknown && after_unknown)) out.push_back(*words_.unknown);
@@ -360,7 +370,8 @@ void tokenizer::append_by_score(std::string_view spelled, std::vector<token_id>&
 std::string tokenizer::bytes_of(token_id id) const {
   std::string const& token = words_.tokens[static_cast<std::size_t>(id)];
   token_kind const kind = words_.kinds[static_cast<std::size_t>(id)];
-  if (kind == token_kind::control || kind == token_kind::user_defined || kind == token_kind::unknown) return token;
+  if (kind == token_kind::control || kind == token_kind::unknown) return token;
+  if (kind == token_kind::user_defined && !words_.spells_spaces_first) return token;
   if (words_.model == tokenizer_model::byte_bpe) return from_printable(token).value_or(token);
   if (auto const byte = byte_of_name(token)) return {static_cast<char>(*byte)};
   std::string out;

@@ -86,6 +86,7 @@ private:
   [[nodiscard]] std::vector<token_id> symbols_of(std::string_view piece) const;
   void append_merged(std::vector<token_id> const& symbols, std::vector<token_id>& out) const;
   void append_by_score(std::string_view text, std::vector<token_id>& out) const;
+  [[nodiscard]] std::optional<token_id> find_piece(std::string_view text) const;
   [[nodiscard]] bool bytes_have_tokens(std::string_view text) const;
   [[nodiscard]] std::string bytes_of(token_id id) const;
 

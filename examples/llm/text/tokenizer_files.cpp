@@ -77,17 +77,23 @@ bool looks_special(std::string const& token) {
          (token.starts_with("<|") || token == "<s>" || token == "</s>" || token == "<pad>" || token == "<unk>");
 }
 
+/// added_tokens.json, from names to ids. It does not say which are special.
+void read_added_tokens_file(std::filesystem::path const& folder, vocabulary& words) {
+  json const added = read_if_there(folder / "added_tokens.json");
+  std::size_t const most = most_ids(words.tokens.size() + added.size());
+  for (auto const& [token, id] : added.items())
+    place_added_token(words, {{"content", token}, {"special", looks_special(token)}}, id, most);
+}
+
 vocabulary from_vocab_and_merges(std::filesystem::path const& folder, json const& vocab, std::string_view merges,
                                  json const& settings) {
   vocabulary words;
   require(vocab.is_object(), "the vocabulary is not an object");
-  json const added = read_if_there(folder / "added_tokens.json");
-  std::size_t const most = most_ids(vocab.size() + added.size());
-  bool const listed = member(settings, "added_tokens_decoder").is_object() || !added.empty();
+  std::size_t const most = most_ids(vocab.size());
+  bool const listed = member(settings, "added_tokens_decoder").is_object() || is_there(folder / "added_tokens.json");
   for (auto const& [token, id] : vocab.items())
     place_token(words, token, id, most, !listed && looks_special(token) ? token_kind::control : token_kind::normal);
-  for (auto const& [token, id] : added.items())
-    place_added_token(words, {{"content", token}, {"special", looks_special(token)}}, id, most);
+  read_added_tokens_file(folder, words);
   read_merges(merges, words);
   read_class(folder, settings, words);
   words.unknown = id_of_token(words, content_of(member(settings, "unk_token")));
@@ -158,6 +164,7 @@ slim::result<tokenizer> tokenizer::from_folder(std::filesystem::path const& fold
       json const settings = read_if_there(folder / "tokenizer_config.json");
       vocabulary words = make(settings);
       read_settings(settings, words);
+      if (words.model == tokenizer_model::sentencepiece) words.scores.resize(words.tokens.size()); // of added tokens
       return words;
     });
   };
@@ -172,6 +179,7 @@ slim::result<tokenizer> tokenizer::from_folder(std::filesystem::path const& fold
     return with_settings(file, [&](json const&) {
       slim::result<vocabulary> words = read_sentencepiece(bytes->bytes());
       require(words.has_value(), words.why());
+      read_added_tokens_file(folder, *words);
       return std::move(*words);
     });
   }

@@ -67,8 +67,10 @@ pre_tokenizer byte_rule(std::vector<json> const& steps) {
   std::string const first = type_of(steps.front());
   if (steps.size() == 2 && gpt2_pattern && first == "Digits" && flag_in(steps.front(), "individual_digits"))
     return pre_tokenizer::smollm;
-  if (steps.size() == 2 && !gpt2_pattern && first == "Split" && text_in(member(steps.front(), "behavior")) == "Isolated" &&
-      !flag_in(steps.front(), "invert")) {
+  std::string const behavior = text_in(member(steps.front(), "behavior"));
+  bool const inverted = flag_in(steps.front(), "invert"); // what matches no pattern, and there is nothing, is removed
+  bool const keeps_matches = (behavior == "Isolated" && !inverted) || (behavior == "Removed" && inverted);
+  if (steps.size() == 2 && !gpt2_pattern && first == "Split" && keeps_matches) {
     std::string const pattern = text_in(member(member(steps.front(), "pattern"), "Regex"));
     if (pattern == qwen2_pattern) return pre_tokenizer::qwen2;
     if (pattern == llama3_pattern) return pre_tokenizer::llama3;
@@ -114,6 +116,7 @@ void read_pre_tokenizer(json const& value, vocabulary& words) {
                   message("the pre-tokenizer ", type_of(step)));
   }
   if (!steps.empty() && type_of(steps.back()) == "ByteLevel") {
+    require(!words.byte_fallback, "BPE with byte_fallback behind ByteLevel is not read");
     words.model = tokenizer_model::byte_bpe;
     words.rule = byte_rule(steps);
     words.space_before_piece =

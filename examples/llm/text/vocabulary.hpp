@@ -56,6 +56,7 @@ struct vocabulary {
   bool whole_piece_first = false;      ///< BPE: a piece that is a token needs no merges (Llama 3)
   bool space_before_piece = false;     ///< byte_bpe: a text between added tokens that begins with no space gets one
   std::vector<normal_step> normalizer; ///< done to what lies between added tokens
+  bool spells_spaces_first = false;    ///< `normalized` tokens are looked for behind that, spelled with its symbols
   std::optional<metaspace> spaces;     ///< how spaces are spelled, where the normalizer does not say it
 };
 

@@ -72,6 +72,15 @@ private:
   std::span<std::byte const> bytes_;
 };
 
+/// Brings the names of a folder's files to the disk. A file system that cannot do it leaves them complete, so failures are no
+/// errors. An empty path is the current folder.
+inline void sync_folder(std::filesystem::path const& folder) noexcept {
+  int const descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  (void)::fsync(descriptor);
+  ::close(descriptor);
+}
+
 /// Writes a temporary file beside `path` and renames it to `path` on commit, so that a crash or a full disk never leaves half
 /// a file under the final name, and a file may be replaced while it is read. The temporary is `<path>.tmp`, or `<path>.tmp1`
 /// and so on where such a file exists: no file that was there is touched before the rename. If `path` is a symbolic link, the
@@ -158,14 +167,6 @@ private:
     if (!std::filesystem::is_symlink(path, error)) return path;
     auto target = std::filesystem::weakly_canonical(path, error);
     return error ? path : target;
-  }
-
-  /// Brings the new name to the disk. What a file system cannot do here leaves the file complete, so failures are no errors.
-  static void sync_folder(std::filesystem::path const& folder) {
-    int const descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (descriptor < 0) return;
-    (void)::fsync(descriptor);
-    ::close(descriptor);
   }
 
   std::filesystem::path path_;
