@@ -116,6 +116,10 @@ evaluation block_evaluation::finish() {
           window_mean(state.hidden.view().middle_rows(static_cast<index_t>(first), plan_.length), ids.subspan(first, length)));
   }
   model_.output_head().drop_pages();
+  for (std::size_t w = 0; w < out.window_nll.size(); ++w)
+    if (!std::isfinite(out.window_nll[w]))
+      throw slim::nonfinite_error(
+          slim::message("the loss of window ", w, " of the text is not a number: values inside the model overflow"));
   std::tie(out.nll, out.nll_stderr) = mean_and_standard_error(out.window_nll); // windows have the same number of targets
   out.perplexity = std::exp(out.nll);
   out.tokens = plan_.count * plan_.targets();

@@ -53,7 +53,7 @@ public:
 
   /// All windows through the next block.
   void advance(block const& b);
-  /// After the last block.
+  /// After the last block. @throws slim::nonfinite_error if a loss is not a number.
   [[nodiscard]] evaluation finish();
 
   /// Tokens in windows: hidden states that wait between blocks.

@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <fstream>
+#include <iostream>
 #include <iterator>
 #include <unordered_set>
 
@@ -34,7 +35,7 @@ double checkpoint::tensor_bytes() const {
 
 double checkpoint::bits_per_weight(std::vector<linear_info> const& linears) const {
   std::unordered_set<std::string> wanted;
-  for (linear_info const& l : linears) wanted.insert(l.name);
+  for (linear_info const& l : linears) wanted.insert(tensor_of(l.name));
   double bits = 0, weights = 0;
   for (auto const& tensor : tensors())
     if (wanted.count(tensor.name)) {
@@ -52,6 +53,7 @@ tokenizer checkpoint::load_tokenizer() const {
 workspace::workspace(std::filesystem::path const& path)
     : file(path), words(file.load_tokenizer()), weights(required(load_model(path))) {
   source_bits = file.bits_per_weight(linears_of(weights));
+  for (std::string const& note : weights.notes) std::cerr << "note: " << note << "\n";
 }
 
 std::string read_text(std::filesystem::path const& file) {
