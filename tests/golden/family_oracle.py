@@ -5,6 +5,7 @@ computes is written from its modeling_*.py, not from our C++. GGUF files are wri
 tensor names of the gguf package.
 
     family_oracle.py families DUMP    random small models of every family and form; compares logits with model_dump's
+    family_oracle.py transformers DUMP   the same models once more by the real transformers; outside CI, needs torch
     family_oracle.py twice DUMP       folders that say a thing twice or too much: right logits and a note, or a refusal
 
 Exit status 77: a Python package is missing (skip)."""
@@ -351,7 +352,7 @@ def write_gguf(path, config, w):
         old = rope["original_max_position_embeddings"]
         out.add_rope_dimension_count(int(rope["partial_rotary_factor"] * s.dim))
         out.add_sliding_window(c.get("sliding_window") or 0), out.add_rope_scaling_orig_ctx_len(old)
-        if kind == "longrope":
+        if "long_factor" in rope:
             scale = c["max_position_embeddings"] / old
             out.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(old)) if scale > 1 else 1.0)
             for name in ("long", "short"):
@@ -385,7 +386,7 @@ def write_gguf(path, config, w):
 
 def small(kind, **changes):
     config = {"model_type": kind, "vocab_size": 97, "hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 2,
-              "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1}
+              "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     if kind in ("qwen3", "gemma2", "gemma3_text"):
         config["head_dim"] = 16
     if kind == "qwen3_moe":
@@ -463,6 +464,29 @@ def families(dump):
                 assert have.shape == want.shape and error < 1e-5, (title, error)
                 assert "not known" not in said, (title, said)
     print(f"worst {worst:.2e}")
+
+
+def by_transformers(dump):
+    """Logits of transformers in float32 against those of slim-llm (or of this file, if DUMP is -)."""
+    import torch
+    import transformers
+
+    print("transformers", transformers.__version__, "torch", torch.__version__)
+    rng, worst = np.random.default_rng(11), 0.0
+    with tempfile.TemporaryDirectory() as temporary:
+        for number, (title, length, config, _) in enumerate(CASES):
+            w, folder = random_weights(config, rng), Path(temporary) / str(number)
+            ids = rng.integers(0, config["vocab_size"], length)
+            write_folder(folder, config, w)
+            made = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+            with torch.no_grad():
+                want = made(torch.tensor(ids[None])).logits[0].double().numpy()
+            have = forward(config, w, ids) if dump == "-" else dumped(dump, folder, length, ids)[0]
+            error = np.abs(have - want).max() / np.abs(want).max()
+            worst = max(worst, error)
+            print(f"{title:36} relative error {error:.2e}")
+    print(f"worst {worst:.2e}")
+    assert worst < 1e-4
 
 
 def twice(dump):
@@ -548,7 +572,7 @@ def twice(dump):
 
 
 if __name__ == "__main__":
-    commands = {"families": families, "twice": twice}
+    commands = {"families": families, "twice": twice, "transformers": by_transformers}
     if len(sys.argv) < 3 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     commands[sys.argv[1]](*sys.argv[2:])

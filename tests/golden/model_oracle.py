@@ -417,6 +417,11 @@ def gguf_refusals(dump):
         (["4 of 8"], {}, nothing, lambda out: out.add_rope_dimension_count(4)),
         (["head_count_kv", "array"], {"kv_heads": [2, 2]}, nothing, None),
         (["4 key-value heads"], {"kv_heads": 4}, nothing, None),
+        (["llama.vocab_size", "98", "97"], {}, nothing, lambda out: out.add_vocab_size(98)),
+        (["tokenizer.ggml.tokens", "98", "97"], {}, nothing, lambda out: out.add_token_list([f"t{k}" for k in range(98)])),
+        (["llama.attn_logit_softcapping"], {}, nothing, lambda out: out.add_attn_logit_softcapping(30.0)),
+        (["output_norm.weight", "NaN", "column 0"], {}, lambda w: w.update({"model.norm.weight": w["model.norm.weight"] * np.float32("nan")}), None),
+        (["block_count", "0"], {"layers": 0}, nothing, None),
     ]
     cfg, good = random_llama(np.random.default_rng(3), "llama")
     with tempfile.TemporaryDirectory() as temporary:

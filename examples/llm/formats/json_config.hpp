@@ -1,14 +1,14 @@
 #pragma once
 /// @file
-/// config.json of a Hugging Face folder as a configuration: its values, its rotary settings, and what is known of its keys.
+/// config.json of a Hugging Face folder as a configuration.
 
-#include "formats/rope.hpp"
 #include "models/config_reader.hpp"
-#include "models/family.hpp"
 
 #include "slim/io/json.hpp"
 
 namespace slim_llm {
+
+using slim::index_t;
 
 /// A JSON object as a configuration.
 class json_config final : public config_reader {
@@ -53,10 +53,5 @@ private:
   std::string place_;
   nlohmann::json object_;
 };
-
-/// The rotary tables of a model. Both spellings, in the order in which transformers 5.24 lets one of them win: the object
-/// `rope_scaling` (transformers 4) before `rope_parameters` (5); a `rope_theta` or `partial_rotary_factor` in it before one
-/// beside it; an `original_max_position_embeddings` beside it before one in it, and the number of positions if there is none.
-[[nodiscard]] std::vector<rotary_table> read_rotary(json_config& config, model_config const& c, rope_defaults const& defaults);
 
 } // namespace slim_llm

@@ -3,7 +3,7 @@
 /// spelled a thing differently.
 
 #include "formats/assemble.hpp"
-#include "formats/json_config.hpp"
+#include "formats/json_rotary.hpp"
 #include "formats/load_formats.hpp"
 
 #include "slim/io/safetensors/reader.hpp"

@@ -70,13 +70,15 @@ namespace detail {
   return out;
 }
 
-/// "line 3" of the first byte that cannot be JSON.
+/// " (line 3)" of the first byte that cannot be JSON, or what else is wrong with the text.
 [[nodiscard]] inline std::string place_of_json_error(std::string_view text) {
   try {
     auto const parsed = nlohmann::json::parse(text.begin(), text.end());
   } catch (nlohmann::json::parse_error const& e) {
-    auto const end = text.begin() + static_cast<std::ptrdiff_t>(std::min(e.byte > 0 ? e.byte - 1 : 0, text.size()));
-    return message("line ", 1 + std::count(text.begin(), end, '\n'));
+    std::string_view const before = text.substr(0, e.byte > 0 ? e.byte - 1 : 0);
+    return message(" (line ", 1 + std::count(before.begin(), before.end(), '\n'), ")");
+  } catch (nlohmann::json::out_of_range const&) {
+    return " (a number is out of range)";
   }
   return {};
 }
@@ -106,8 +108,7 @@ namespace detail {
     keys.clear();
     repeated.clear();
     document = nlohmann::json::parse(quoted, watch, false);
-    if (document.is_discarded())
-      return failure{message(source, ": is not valid JSON (", detail::place_of_json_error(quoted), ")")};
+    if (document.is_discarded()) return failure{message(source, ": is not valid JSON", detail::place_of_json_error(quoted))};
   }
   if (!repeated.empty()) return failure{message(source, ": JSON key '", repeated, "' occurs twice")};
   return document;
