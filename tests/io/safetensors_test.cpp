@@ -89,6 +89,9 @@ TEST_CASE("every rule of the reference reader of safetensors is enforced") {
           R"({"t":{"shape":[],"data_offsets":[0,8],"dtype":"F64"},"e":{"dtype":"F32","shape":[0,3],"data_offsets":[8,8]}}   )",
           8) == "");
   CHECK(why_refused("{}", 0) == "");
+  CHECK(why_refused(R"({"__metadata__":null,"t":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}})", 12) == "");
+  CHECK_THAT(why_refused(R"({"__metadata__":null,"t":null})", 0), says("null in a wrong place"));
+  CHECK_THAT(why_refused(R"({"__metadata__":{"a":null}})", 0), says("null in a wrong place"));
   CHECK_THAT(why_refused("1234567"), says("too small"));
   CHECK_THAT(why_refused(std::string(8, '\xff')), says("claims a header"));
   CHECK_THAT(why_refused(std::string("\x03\0\0\0\0\0\0\0{}", 10)), says("more than the file has"));
@@ -168,6 +171,26 @@ TEST_CASE("a sharded folder is its index: same tensors, plain file names, each t
   save("m-2.safetensors", {"a"});
   CHECK_THAT(why(R"({"weight_map":{"a":"m-1.safetensors","b":"m-1.safetensors","c":"m-2.safetensors"}})"),
              Catch::Contains("another shard too"));
+
+  CHECK_FALSE(model->has_unread_index());
+  save("model.safetensors", {"d"}); // transformers looks for it first
+  auto const single = slim::safetensors_folder::open(folder.path());
+  REQUIRE(single.why() == "");
+  CHECK(single->tensors().size() == 1);
+  CHECK(single->find("d"));
+  CHECK(single->has_unread_index());
+}
+
+TEST_CASE("Python's NaN and Infinity become strings, and an error of JSON has its line") {
+  auto const read =
+      slim::parse_json(R"({"a": NaN, "b": [Infinity, -Infinity, 1], "c": "NaN, \"Infinity\" \\", "d": "x"})", "x");
+  REQUIRE(read.why() == "");
+  CHECK(*read == nlohmann::json{{"a", "NaN"}, {"b", {"Infinity", "-Infinity", 1}}, {"c", "NaN, \"Infinity\" \\"}, {"d", "x"}});
+  CHECK_THAT(slim::parse_json("{\"a\": 1,\n\"b\": NaN,\n\"c\": nan}", "x").why(), Catch::Contains("line 3"));
+  CHECK_THAT(slim::parse_json("{\"a\": NaN, \"a\": 1}", "x").why(), Catch::Contains("'a' occurs twice"));
+  CHECK_THAT(slim::parse_json("[1e999]", "x").why(), Catch::Contains("out of range"));
+  CHECK_THAT(slim::parse_json("[NaN", "x").why(), Catch::Contains("line 1"));
+  CHECK_THAT(slim::parse_json("NaNInfinity", "x").why(), Catch::Contains("not valid JSON"));
 }
 
 TEST_CASE("JSON that is too deep, too long, broken or repeats a key is refused without an exception") {

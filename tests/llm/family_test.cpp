@@ -1,8 +1,11 @@
 #include "compress/compress_model.hpp"
+#include "evaluate/generate.hpp"
 #include "random_model.hpp"
 
 #include "slim/testing/same_bits.hpp"
 
+#include <algorithm>
+#include <array>
 #include <catch2/catch.hpp>
 
 using namespace slim_llm;
@@ -83,10 +86,11 @@ TEST_CASE("the table finds families by the types that files name") {
   CHECK(find_family(&model_family::gguf, "qwen3") == &llama_family);
   CHECK(find_family(&model_family::hugging_face, "opt") == &opt_family);
   CHECK(find_family(&model_family::gguf, "opt") == nullptr);
-  CHECK(known_types(&model_family::gguf) == "llama, qwen2 and qwen3");
+  CHECK(known_types(&model_family::gguf) == "llama, qwen2, qwen3, smollm3, olmo2, gemma2, gemma3, phi3, qwen3moe and olmoe");
   for (model_family const* family : families()) {
     model_config c = random_llama().config;
     c.has.head_norms = true;
+    c.experts = 3;
     for (auto format : {&model_family::gguf, &model_family::hugging_face}) {
       if ((family->*format).names.empty()) continue;
       std::vector<std::string> roles;
@@ -95,4 +99,85 @@ TEST_CASE("the table finds families by the types that files name") {
       CHECK(roles == linear_roles(c)); // every linear that a stage runs is loaded, and no other
     }
   }
+}
+
+TEST_CASE("every family: a text that grows token by token, or by pieces, has the logits of the whole text at once") {
+  for (auto const& [name, m] : random_families()) {
+    INFO(name);
+    auto const ids = random_tokens(90, 61);
+    auto const whole = all_logits(m, ids, 90);
+    generation by_one(m, 90, false), by_pieces(m, 90, false);
+    for (std::size_t first = 0; first < ids.size(); first += 30)
+      for (std::size_t k = 0; k < 30; ++k) {
+        auto const logits = by_one.append({ids.data() + first + k, 1});
+        for (index_t j = 0; j < 61; ++j) REQUIRE(logits[std::size_t(j)] == Approx(whole(index_t(first + k), j)).margin(2e-4));
+      }
+    for (std::size_t first = 0; first < ids.size(); first += 30) {
+      auto const logits = by_pieces.append({ids.data() + first, 30});
+      for (index_t j = 0; j < 61; ++j) REQUIRE(logits[std::size_t(j)] == Approx(whole(index_t(first + 29), j)).margin(2e-4));
+    }
+  }
+}
+
+TEST_CASE("a window hides what lies before it, and nothing else") {
+  model m = random_of(llama_family, [](model_config& c) { c.attention = {{.window = 3}, {}}; });
+  m.blocks.pop_back();
+  m.config.layers = 1;
+  auto ids = random_tokens(300, 61); // more than one block of queries
+  auto const before = all_logits(m, ids, 300);
+  ids[150] = (ids[150] + 1) % 61;
+  auto const after = all_logits(m, ids, 300);
+  for (index_t t = 0; t < 300; ++t) {
+    bool const same = before.view().middle_rows(t, 1)(0, 0) == after.view().middle_rows(t, 1)(0, 0);
+    CHECK(same == (t < 150 || t > 152));
+  }
+}
+
+TEST_CASE("every family is compressed by its stages, also towards the dense model's outputs") {
+  auto const ids = random_tokens(400, 61);
+  for (auto const& [name, dense] : random_families())
+    for (char const* recipe : {"slim-q@g16", "joint-q@g16@r2"}) {
+      INFO(name << " " << recipe);
+      model m = dense;
+      auto const cost = compress_in_place(m, ids, find_recipe(recipe).value(),
+                                          {.context = 40, .calib_tokens = 320, .held_out_tokens = 80}, 32);
+      CHECK(cost.layers.size() == all_linears(m).size());
+      CHECK(cost.layer_error > 0.0);
+      CHECK(cost.layer_error < 0.5);
+      for (linear const* l : all_linears(m)) CHECK(slim::testing::all_finite(l->weight));
+      for (std::size_t n = 0; n < m.blocks.size(); ++n)
+        for (std::size_t k = 0; k < m.blocks[n].kept.size(); ++k)
+          CHECK(m.blocks[n].kept[k].weight == dense.blocks[n].kept[k].weight);
+    }
+}
+
+TEST_CASE("an expert that no token was sent to is left as it is, and named") {
+  model m = random_families().back().second;
+  auto& router = m.blocks[1].kept[0].weight; // expert 3 of the second block always loses
+  for (block& b : m.blocks)
+    for (float& w : b.find_norm("mlp_norm")->weight) w = 1;
+  std::array<float, 5> const favour = {1, -2, 3, 0, -5}; // of the first channel: two experts like it positive, two negative
+  for (index_t e = 0; e < 5; ++e)
+    for (index_t j = 0; j < router.cols(); ++j) router(e, j) = j == 0 ? favour[std::size_t(e)] : 0.0f;
+  model const dense = m;
+  name_linears(m);
+  auto const cost =
+      compress_in_place(m, random_tokens(80, 61), find_recipe("slim-q@g16").value(), {.context = 40, .calib_tokens = 80}, 32);
+  index_t left = 0;
+  for (std::size_t k = 0; k < m.blocks[1].linears.size(); ++k) {
+    linear const& l = m.blocks[1].linears[k];
+    if (l.role.find("expert3.") == std::string::npos) continue;
+    ++left;
+    CHECK(l.weight == dense.blocks[1].linears[k].weight);
+    CHECK(std::count_if(cost.notes.begin(), cost.notes.end(), [&](std::string const& note) {
+            return note.find(l.name + ": ") == 0 && note.find("no token") != std::string::npos;
+          }) == 1);
+  }
+  CHECK(left == 3);
+  packed_weights packed;
+  model again = dense;
+  name_linears(again);
+  CHECK_THROWS_WITH(compress_in_place(again, random_tokens(80, 61), find_recipe("slim-q@g16").value(),
+                                      {.context = 40, .calib_tokens = 80, .keep_packed = true}, 32, {}, &packed),
+                    Catch::Contains("--packed") && Catch::Contains("no token"));
 }

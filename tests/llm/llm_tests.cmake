@@ -16,6 +16,12 @@ foreach(part families refusals gguf_refusals)
   set_tests_properties("interop: model ${part}" PROPERTIES LABELS interop SKIP_RETURN_CODE 77)
 endforeach()
 
+foreach(part families twice)
+  add_test(NAME "interop: family ${part}" COMMAND sh -c "exec \"\${SLIM_PYTHON:-python3}\" \"$0\" ${part} \"$1\""
+           ${CMAKE_CURRENT_SOURCE_DIR}/golden/family_oracle.py $<TARGET_FILE:model_dump>)
+  set_tests_properties("interop: family ${part}" PROPERTIES LABELS interop SKIP_RETURN_CODE 77)
+endforeach()
+
 # Against the tokenizers package; status 77: a package or the model (SLIM_MODEL) is missing.
 add_executable(encode_strings llm/encode_strings.cpp)
 target_link_libraries(encode_strings PRIVATE slim_llm_lib slim_warnings)

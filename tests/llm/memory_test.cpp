@@ -49,7 +49,7 @@ TEST_CASE("a model in its file gives the weights, evaluations and layers of the 
   model m = random_llama(256);
   write_tiny_gguf(folder / "tiny.gguf", m);
   model const stored = load_model(folder / "tiny.gguf").value();
-  m.rope_frequencies = stored.rope_frequencies;
+  m.rotary = stored.rotary;
   m.config.rope = stored.config.rope;
   CHECK(stored.blocks.empty());
   CHECK(linear_weight_count(stored) == linear_weight_count(m));

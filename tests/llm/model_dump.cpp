@@ -56,6 +56,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", m.why().c_str());
     return 1;
   }
+  for (std::string const& note : m->notes) std::fprintf(stderr, "note: %s\n", note.c_str());
   std::string const what = argv[2];
   try {
     if (what == "config")

@@ -47,7 +47,7 @@ inline model random_llama(index_t vocab = 61, rope_style style = rope_style::rot
   c.embedding_dim = c.hidden;
   c.rope = style;
   m.embedding = random_matrix(vocab, c.hidden, 1);
-  m.rope_frequencies = {1.0, 0.1};
+  m.rotary = {{.frequencies = {1.0, 0.1}}};
   std::vector<float> const ones(static_cast<std::size_t>(c.hidden), 1.0f);
   for (index_t n = 0; n < c.layers; ++n) {
     block b;
@@ -135,6 +135,66 @@ inline model random_opt(bool as_350m = false, index_t vocab = 61) {
     m.blocks.push_back(std::move(b));
   }
   return m;
+}
+
+/// A model of any family that reads Hugging Face folders: two blocks with random numbers in all tensors that the family lists.
+/// `change` gets the configuration before that.
+inline model random_of(model_family const& family, std::function<void(model_config&)> const& change = {}) {
+  model m = random_llama();
+  m.blocks.clear();
+  model_config& c = m.config;
+  c.family = &family;
+  c.name = family.name;
+  if (change) change(c);
+  m.rotary.resize(2, {.frequencies = {0.7, 0.03}});
+  tensor_layout const layout = family.hugging_face.tensors(c, "");
+  std::uint64_t seed = 4000;
+  auto const random_linears = [&](std::vector<linear_tensor> const& tensors) {
+    std::vector<linear> linears;
+    for (linear_tensor const& t : tensors) linears.push_back(random_linear(t.role, t.d_out, t.d_in, ++seed));
+    return linears;
+  };
+  for (index_t n = 0; n < c.layers; ++n) {
+    block b;
+    for (norm_tensor const& t : layout.norms)
+      b.norms.push_back(named_norm(t.role, random_vector(t.size, ++seed, 1, 0.2), random_vector(t.size, ++seed, 0, 0.1)));
+    b.linears = random_linears(layout.linears);
+    b.kept = random_linears(layout.kept);
+    b.attention = c.attention_of(n);
+    m.blocks.push_back(std::move(b));
+  }
+  return m;
+}
+
+/// One small model of each family with the features that set it apart, by name.
+inline std::vector<std::pair<std::string, model>> random_families() {
+  std::vector<std::pair<std::string, model>> all;
+  all.emplace_back("windows", random_of(llama_family, [](model_config& c) { c.attention = {{.window = 5}, {.window = 70}}; }));
+  all.emplace_back("blocks without positions", random_of(llama_family, [](model_config& c) {
+                     c.attention = {{.window = 0, .rotary = block_attention::no_rotary}, {}};
+                   }));
+  all.emplace_back("olmo2", random_of(olmo2_family));
+  all.emplace_back("gemma2", random_of(gemma_family, [](model_config& c) {
+                     c.attention = {{.window = 7}, {}};
+                     c.attention_soft_cap = 2;
+                     c.logit_soft_cap = 3;
+                     c.attention_scale = 0.4;
+                     c.embedding_scale = 1.5;
+                   }));
+  all.emplace_back("gemma3", random_of(gemma_family, [](model_config& c) {
+                     c.has.head_norms = true;
+                     c.attention = {{.window = 7, .rotary = 1}, {}};
+                   }));
+  all.back().second.rotary[1] = {.frequencies = {1.0, 0.2}, .attention_factor = 1.2};
+  all.emplace_back("phi3", random_of(phi3_family));
+  for (rotary_table& table : all.back().second.rotary) table.frequencies = {0.5}; // half of each head
+  auto const experts = [](model_config& c) {
+    c.experts = 5;
+    c.experts_per_token = 2;
+    c.has.head_norms = c.normalize_expert_weights = true;
+  };
+  all.emplace_back("experts", random_of(mixture_family, experts));
+  return all;
 }
 
 inline std::vector<int> random_tokens(index_t count, index_t vocab, std::uint64_t seed = 5) {

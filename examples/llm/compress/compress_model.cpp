@@ -86,13 +86,20 @@ private:
     matrix<float> target;
     if (!dense_windows.empty()) {
       block_state dense = dense_windows.take(w);
+      for (std::size_t const k : s.decided_by) dense.carry(k) = window.carry(k);
       target = dense_outputs(s, b, dense, window);
       dense_windows.put(w, std::move(dense));
     }
-    if (to.config().outputs > 0)
-      to.observe(matrix_view<float const>(x), matrix_view<float const>(target), ctx_);
-    else
-      to.observe(matrix_view<float const>(x), ctx_);
+    try {
+      if (to.config().outputs > 0)
+        to.observe(matrix_view<float const>(x), matrix_view<float const>(target), ctx_);
+      else
+        to.observe(matrix_view<float const>(x), ctx_);
+    } catch (slim::nonfinite_error const&) {
+      throw slim::nonfinite_error(
+          "tensor '" + b[s.linears.front()].name +
+          "': what it reads or gives on the calibration text is NaN or infinite: values inside the model overflow");
+    }
   }
 
   /// The outputs that the linears of a stage should have, side by side: those of the dense model, without their biases, which
@@ -138,6 +145,7 @@ private:
 
   void compress_linears(index_t number, block& b, stage const& s, slim::calibration const& calib, packed_weights& packed,
                         std::vector<layer_result>& layers) const {
+    if (calib.tokens() == 0) return leave_dense(number, b, s, layers);
     bool const shared = s.linears.size() > 1 && how_.towards_dense; // then each linear has its own columns of the outputs
     index_t first = 0;
     for (std::string const& role : s.linears) {
@@ -161,6 +169,22 @@ private:
     index_t count = 0;
     for (index_t i = 0; i < after.rows(); ++i) count += zero(after, i) && !zero(before, i) ? 1 : 0;
     return count;
+  }
+
+  /// An expert that the router sent no token to: nothing is known of its inputs.
+  void leave_dense(index_t number, block& b, stage const& s, std::vector<layer_result>& layers) const {
+    for (std::string const& role : s.linears) {
+      linear& l = b[role];
+      if (keep_packed_)
+        throw slim::config_error("--packed: '" + l.name + "' was sent no token of the calibration text, so it has no codes; " +
+                                 "give more --calib-tokens or another --calib");
+      slim::layer_report report;
+      report.rows = l.d_out();
+      report.cols = l.d_in();
+      report.notes = {"left as it is: no token of the calibration text was sent to this expert"};
+      l.round_input = how_.round_input;
+      layers.push_back({number, l.name, role, report, 0});
+    }
   }
 
   forward_pass const& pass_;

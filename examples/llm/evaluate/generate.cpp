@@ -38,9 +38,10 @@ std::vector<float> generation::append(std::span<int const> tokens) {
   auto const last = pass_.head_input(state.hidden.view().middle_rows(count - 1, 1));
   std::vector<float> logits(static_cast<std::size_t>(model_.embedding.rows()));
   matrix_view<float> const out(logits.data(), 1, model_.embedding.rows());
-  if (head_)
+  if (head_) {
     slim::linear_into(*head_, last.view(), out, {}, ctx_);
-  else
+    pass_.cap_logits(out);
+  } else
     pass_.logits_into(last, 0, out);
   return logits;
 }

@@ -1,11 +1,23 @@
 #include "formats/assemble.hpp"
 
+#include "run/memory.hpp"
+
 #include <algorithm>
 #include <cmath>
-#include <numbers>
+#include <cstring>
+#include <mutex>
+#include <set>
 
 namespace slim_llm {
 namespace {
+
+std::string slice_name(std::string const& name, index_t slice) { return name + "[" + std::to_string(slice) + "]"; }
+
+std::string spelled(std::vector<index_t> const& shape) {
+  std::string text;
+  for (index_t const extent : shape) text += (text.empty() ? "" : " x ") + std::to_string(extent);
+  return text.empty() ? "a single number" : text;
+}
 
 /// "a.b.weight" -> "a.b.bias".
 std::string bias_name(std::string const& weight) {
@@ -19,8 +31,71 @@ linear describe_linear(tensor_source& source, linear_tensor const& tensor, std::
   l.role = tensor.role;
   l.name = prefix + tensor.name;
   std::string const bias = bias_name(l.name);
-  if (tensor.biased || source.has(bias)) l.bias = source.read_vector(bias, tensor.d_out);
+  if (tensor.bias == bias_rule::required || (tensor.bias == bias_rule::allowed && source.has(bias)))
+    l.bias = source.read_vector(bias, tensor.d_out);
+  if (tensor.bias == bias_rule::none && source.has(bias))
+    source.deny(bias, "the configuration says that '" + l.name + "' has no bias (attention_bias, mlp_bias, or the model type)");
+  if (tensor.slice >= 0) l.name = slice_name(l.name, tensor.slice);
   return l;
+}
+
+/// Where the weight of a linear lies.
+slim::tensor_info find_weight(tensor_source& source, linear_tensor const& tensor, std::string const& prefix) {
+  std::string const name = prefix + tensor.name;
+  return tensor.slice < 0 ? source.find(name, tensor.d_out, tensor.d_in)
+                          : source.find_slice(name, tensor.slice, tensor.slices, tensor.d_out, tensor.d_in);
+}
+
+bool holds_whole_numbers(slim::tensor_info const& tensor) {
+  constexpr std::string_view types[] = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"};
+  return std::find(std::begin(types), std::end(types), tensor.stored_type) != std::end(types);
+}
+
+/// Tested by bits: compilers may assume of floats that they are finite.
+bool all_finite(float const* values, index_t count) {
+  std::uint32_t bad = 0;
+  for (index_t k = 0; k < count; ++k) {
+    std::uint32_t bits;
+    std::memcpy(&bits, values + k, sizeof(bits));
+    bad |= static_cast<std::uint32_t>((bits & 0x7f800000u) == 0x7f800000u);
+  }
+  return bad == 0;
+}
+
+/// Index of the first element of a matrix that is not a finite float; -1 if there is none.
+index_t first_non_number(slim::tensor_info const& tensor, context const& ctx) {
+  constexpr index_t elements_per_task = index_t{1} << 16;
+  index_t const cols = tensor.cols(), rows_per_task = std::max<index_t>(1, elements_per_task / cols);
+  std::mutex guard;
+  index_t found = -1;
+  ctx.parallel_for(tensor.rows(), rows_per_task, [&](index_t begin, index_t end) {
+    matrix<float> values(std::min(rows_per_task, end - begin), cols);
+    for (index_t row = begin; row < end; row += rows_per_task) {
+      index_t const count = std::min(rows_per_task, end - row);
+      auto const part = values.view().middle_rows(0, count);
+      if (!slim::dequantize_rows_into(tensor, row, part)) return; // who takes the tensor has seen to that
+      if (all_finite(part.row(0), count * cols)) continue;
+      index_t at = 0;
+      while (all_finite(part.row(0) + at, 1)) ++at;
+      std::lock_guard const lock(guard);
+      if (found < 0 || row * cols + at < found) found = row * cols + at;
+      return;
+    }
+  });
+  return found;
+}
+
+/// The same numbers, wherever and however they are stored.
+bool same_numbers(stored_matrix const& a, stored_matrix const& b) {
+  constexpr index_t rows_at_once = 256;
+  for (index_t first = 0; first < a.rows(); first += rows_at_once) {
+    index_t const count = std::min(rows_at_once, a.rows() - first);
+    matrix<float> x(count, a.cols()), y(count, a.cols());
+    a.rows_into(first, x.view());
+    b.rows_into(first, y.view());
+    if (std::memcmp(x.data(), y.data(), static_cast<std::size_t>(x.size()) * sizeof(float)) != 0) return false;
+  }
+  return true;
 }
 
 linear read_linear(tensor_source& source, linear_tensor const& tensor) {
@@ -29,7 +104,8 @@ linear read_linear(tensor_source& source, linear_tensor const& tensor) {
   return l;
 }
 
-norm read_norm(tensor_source& source, model_config const& c, norm_tensor const& tensor, std::string const& prefix) {
+norm read_norm(tensor_source& source, model_config const& c, norm_tensor const& tensor, std::string const& prefix,
+               float offset) {
   norm n;
   n.role = tensor.role;
   n.name = prefix + tensor.name;
@@ -41,6 +117,8 @@ norm read_norm(tensor_source& source, model_config const& c, norm_tensor const& 
     return n;
   }
   n.weight = source.read_vector(n.name, tensor.size);
+  if (offset != 0)
+    for (float& w : n.weight) w += offset;
   if (biased) n.bias = source.read_vector(bias_name(n.name), tensor.size);
   return n;
 }
@@ -64,32 +142,20 @@ void add_block(stored_blocks& blocks, std::vector<linear_info>& linears, tensor_
   std::string const prefix = layout.block_prefix + std::to_string(number) + ".";
   block& b = blocks.described.emplace_back();
   auto& weights = blocks.weights.emplace_back();
-  for (norm_tensor const& tensor : layout.norms) b.norms.push_back(read_norm(source, c, tensor, prefix));
+  b.attention = c.attention_of(number);
+  for (norm_tensor const& tensor : layout.norms) b.norms.push_back(read_norm(source, c, tensor, prefix, layout.norm_offset));
+  for (linear_tensor const& tensor : layout.kept) {
+    b.kept.push_back(describe_linear(source, tensor, prefix));
+    b.kept.back().weight = source.read(prefix + tensor.name, tensor.d_out, tensor.d_in);
+  }
   for (linear_tensor const& tensor : layout.linears) {
     b.linears.push_back(describe_linear(source, tensor, prefix));
-    weights.push_back(source.find(b.linears.back().name, tensor.d_out, tensor.d_in));
+    weights.push_back(find_weight(source, tensor, prefix));
     linears.push_back({b.linears.back().name, tensor.role, tensor.d_out, tensor.d_in});
   }
 }
 
 } // namespace
-
-std::vector<double> rope_frequencies(rope_settings const& rope, index_t head_dim) {
-  std::vector<double> frequencies;
-  for (index_t j = 0; j < head_dim / 2; ++j) {
-    double frequency = std::pow(rope.theta, -2.0 * static_cast<double>(j) / static_cast<double>(head_dim));
-    if (rope.kind == rope_settings::scaling::linear) frequency /= rope.factor;
-    if (rope.kind == rope_settings::scaling::llama3) {
-      // Turns within the context the model was first trained on: many are kept, few are slowed down, a ramp in between.
-      double const turns = rope.original_context * frequency / (2 * std::numbers::pi);
-      double const ramp = (turns - rope.low_frequency_factor) / (rope.high_frequency_factor - rope.low_frequency_factor);
-      double const kept = std::clamp(ramp, 0.0, 1.0);
-      frequency = (1 - kept) * frequency / rope.factor + kept * frequency;
-    }
-    frequencies.push_back(frequency);
-  }
-  return frequencies;
-}
 
 void tensor_source::add(std::span<slim::tensor_info const> tensors) {
   for (auto const& tensor : tensors)
@@ -118,10 +184,7 @@ slim::tensor_info tensor_source::find(std::string const& name, index_t rows, ind
   slim::tensor_info const* const tensor = require(name);
   if (!tensor) return {};
   if (tensor->shape != std::vector<index_t>{rows, cols}) {
-    std::string shape;
-    for (index_t const extent : tensor->shape) shape += (shape.empty() ? "" : " x ") + std::to_string(extent);
-    fail(slim::message("tensor '", name, "' is ", shape.empty() ? "a single number" : shape, ", the configuration asks for ",
-                       rows, " x ", cols));
+    fail(slim::message("tensor '", name, "' is ", spelled(tensor->shape), ", the configuration asks for ", rows, " x ", cols));
     return {};
   }
   if (auto const read = slim::dequantize_rows_into(*tensor, 0, {nullptr, 0, cols}); !read) { // no rows: only checks
@@ -129,6 +192,24 @@ slim::tensor_info tensor_source::find(std::string const& name, index_t rows, ind
     return {};
   }
   return *tensor;
+}
+
+slim::tensor_info tensor_source::find_slice(std::string const& name, index_t slice, index_t slices, index_t rows,
+                                            index_t cols) {
+  slim::tensor_info const* const tensor = require(name);
+  if (!tensor) return {};
+  if (tensor->shape != std::vector<index_t>{slices, rows, cols}) {
+    fail(slim::message("tensor '", name, "' is ", spelled(tensor->shape), ", the configuration asks for ", slices, " x ", rows,
+                       " x ", cols));
+    return {};
+  }
+  slim::tensor_info part = *tensor;
+  std::size_t const size = tensor->bytes.size() / static_cast<std::size_t>(slices);
+  part.name = slice_name(name, slice);
+  part.shape = {rows, cols};
+  part.bytes = tensor->bytes.subspan(static_cast<std::size_t>(slice) * size, size);
+  if (auto const read = slim::dequantize_rows_into(part, 0, {nullptr, 0, cols}); !read) fail(read.why());
+  return part;
 }
 
 matrix<float> tensor_source::read(std::string const& name, index_t rows, index_t cols) {
@@ -152,13 +233,45 @@ std::vector<float> tensor_source::read_vector(std::string const& name, index_t s
   return {read->data(), read->data() + size};
 }
 
-std::string tensor_source::why() const {
-  if (!why_.empty()) return why_;
-  std::string left; // the alphabetically first, so that the message does not depend on hashing
+void tensor_source::deny(std::string const& name, std::string const& reason) {
+  fail("tensor '" + name + "' is there, but " + reason);
+}
+
+void tensor_source::settle_unused() {
+  std::set<std::string> left; // in order, so that what is said does not depend on hashing
   for (auto const& entry : tensors_)
-    if (!used_.contains(entry.first) && (left.empty() || entry.first < left)) left = entry.first;
-  if (left.empty()) return {};
-  return file_ + ": tensor '" + left + "' has no place in a model of this architecture; its result would be wrong without it";
+    if (!used_.contains(entry.first)) left.insert(entry.first);
+  std::vector<std::string> passed_over;
+  for (std::string const& name : left) {
+    slim::tensor_info const& tensor = tensors_.at(name);
+    bool const buffer = name.ends_with("rotary_emb.inv_freq");
+    if (buffer || tensor.size() == 0 || holds_whole_numbers(tensor))
+      passed_over.push_back(name);
+    else
+      return fail("tensor '" + name +
+                  "' has no place in a model that is as the configuration says (type, number of blocks, biases): either the "
+                  "configuration is another model's, or the tensor is to be removed");
+  }
+  if (!passed_over.empty())
+    note(slim::message(passed_over.size() == 1 ? "tensor '" : "tensors '", passed_over.front(), "'",
+                       passed_over.size() == 1 ? "" : slim::message(" and ", passed_over.size() - 1, " more"),
+                       " passed over: no part of the model needs ", passed_over.size() == 1 ? "it" : "them"));
+}
+
+void tensor_source::check_numbers(context const& ctx) {
+  if (failed()) return;
+  std::set<std::string> names; // in order: the first bad tensor is the same in every run
+  for (std::string const& name : used_)
+    if (tensors_.contains(name)) names.insert(name);
+  for (std::string const& name : names) {
+    slim::tensor_info tensor = tensors_.at(name);
+    if (tensor.type == slim::tensor_type::other || tensor.shape.empty() || tensor.size() == 0) continue;
+    tensor.shape = {tensor.size() / tensor.cols(), tensor.cols()}; // stacked matrices below each other
+    if (auto const at = first_non_number(tensor, ctx); at >= 0)
+      return fail(slim::message("tensor '", name, "' holds a number that is NaN, infinite or too large for a float, in row ",
+                                at / tensor.cols(), ", column ", at % tensor.cols()));
+    drop_pages(tensor.bytes);
+  }
 }
 
 std::string why_not_valid(model_config const& c) {
@@ -198,13 +311,26 @@ slim::result<model> assemble(model_config config, tensor_layout const& layout, t
   for (index_t number = 0; number < config.layers && !source.failed(); ++number)
     add_block(*blocks, m.file_linears, source, config, layout, number);
   m.read_block = [blocks](index_t number, context const& ctx) { return blocks->read(number, ctx); };
-  if (config.has.final_norm) m.final_norm = read_norm(source, config, {"final_norm", layout.final_norm, config.hidden}, {});
-  if (!config.tied_embeddings)
-    m.head = {source.find(layout.head, config.vocab, config.embedding_dim), file};
-  else
-    source.ignore(layout.head); // some writers store the shared matrix twice
+  if (config.has.final_norm)
+    m.final_norm = read_norm(source, config, {"final_norm", layout.final_norm, config.hidden}, {}, layout.norm_offset);
+  if (!config.tied_embeddings && !source.has(layout.head))
+    source.fail("there is no tensor '" + layout.head + "', and the configuration does not say that the head is the embedding " +
+                "(tie_word_embeddings)");
+  if (source.has(layout.head)) m.head = {source.find(layout.head, config.vocab, config.embedding_dim), file};
+  source.settle_unused();
+  source.check_numbers();
+  if (source.failed()) return slim::failure{source.why()};
+  if (config.tied_embeddings && !m.head.empty()) {
+    if (same_numbers(m.head, m.embedding)) {
+      m.head = {}; // some writers store the shared matrix twice
+    } else {
+      config.tied_embeddings = false;
+      source.note("the configuration says that the head is the embedding (tie_word_embeddings), but '" + layout.head +
+                  "' is there and differs; it is used, as transformers 5 does");
+    }
+  }
+  m.notes = source.notes();
   m.config = std::move(config);
-  if (std::string why = source.why(); !why.empty()) return slim::failure{std::move(why)};
   return m;
 }
 

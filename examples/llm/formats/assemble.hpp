@@ -10,24 +10,11 @@
 
 #include <memory>
 #include <span>
-#include <string_view>
+#include <string>
 #include <unordered_map>
 #include <unordered_set>
 
 namespace slim_llm {
-
-/// How positions are turned into angles.
-struct rope_settings {
-  enum class scaling { none, linear, llama3 };
-  double theta = 10000;
-  scaling kind = scaling::none;
-  double factor = 1; ///< linear and llama3: positions (or low frequencies) are divided by this
-  double low_frequency_factor = 1, high_frequency_factor = 4; ///< llama3
-  double original_context = 8192;                             ///< llama3
-};
-
-/// Angle per position of pair j = 0 .. head_dim / 2 - 1. Source: transformers, modeling_rope_utils.py.
-[[nodiscard]] std::vector<double> rope_frequencies(rope_settings const& rope, index_t head_dim);
 
 /// The tensors of one file or folder, by name. Remembers the first thing that went wrong; from then on everything it hands
 /// out is empty, so that callers check once, at the end.
@@ -45,13 +32,27 @@ public:
   [[nodiscard]] slim::tensor_info find(std::string const& name, index_t rows, index_t cols);
   [[nodiscard]] matrix<float> read(std::string const& name, index_t rows, index_t cols);
   [[nodiscard]] std::vector<float> read_vector(std::string const& name, index_t size);
+  /// Matrix `slice` of a tensor that stacks `slices` of them, rows x cols each. Its name is the tensor's with "[slice]" behind.
+  [[nodiscard]] slim::tensor_info find_slice(std::string const& name, index_t slice, index_t slices, index_t rows,
+                                             index_t cols);
   /// The tensor is known and not needed.
   void ignore(std::string const& name) { used_.insert(name); }
+  /// The tensor contradicts the configuration, as `reason` says.
+  void deny(std::string const& name, std::string const& reason);
 
   void fail(std::string const& reason);
   [[nodiscard]] bool failed() const { return !why_.empty(); }
-  /// First failure, or the name of a tensor that nobody took; empty if all is well.
-  [[nodiscard]] std::string why() const;
+  [[nodiscard]] std::string const& why() const { return why_; }
+
+  void note(std::string const& sentence) { notes_.push_back(file_ + ": " + sentence); }
+  [[nodiscard]] std::vector<std::string> const& notes() const { return notes_; }
+
+  /// Looks at the tensors that nobody took. Those that cannot change a result (buffers of rotary positions, empty ones, whole
+  /// numbers) are passed over with a note; any other is a failure.
+  void settle_unused();
+  /// Fails on the first number of the tensors that were taken that is NaN or infinite as a float, with tensor, row and column.
+  /// O(all their elements); in parallel.
+  void check_numbers(context const& ctx = {});
 
 private:
   [[nodiscard]] slim::tensor_info const* require(std::string const& name);
@@ -59,6 +60,7 @@ private:
   std::string file_;
   std::unordered_map<std::string, slim::tensor_info> tensors_;
   std::unordered_set<std::string> used_;
+  std::vector<std::string> notes_;
   std::string why_;
 };
 

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -126,14 +127,27 @@ matrix<float> model_writer::read(linear_info const& l, std::uint64_t offset) con
   return values;
 }
 
+matrix<float> model_writer::read_below_each_other(std::vector<stored_linear const*> const& slices) const {
+  if (slices.size() == 1) return read(slices.front()->first, slices.front()->second);
+  index_t const rows = slices.front()->first.d_out, cols = slices.front()->first.d_in;
+  matrix<float> all(rows * static_cast<index_t>(slices.size()), cols);
+  for (std::size_t k = 0; k < slices.size(); ++k) {
+    matrix<float> const one = read(slices[k]->first, slices[k]->second);
+    std::copy_n(one.data(), one.size(), all.row(rows * static_cast<index_t>(k)));
+  }
+  return all;
+}
+
 void model_writer::write_gguf(slim::gguf_file const& source) const {
   constexpr std::uint32_t mostly_f16 = 1; // llama.cpp's LLAMA_FTYPE_MOSTLY_F16
   slim::gguf_writer writer(source);
   writer.set("general.file_type", mostly_f16);
   writer.set("slim.recipe", recipe_);
-  for (auto const& [l, offset] : linears_)
-    writer.replace(l.name, slim::tensor_type::f16,
-                   std::function<matrix<float>()>([this, &l = l, &offset = offset] { return read(l, offset); }));
+  std::map<std::string, std::vector<stored_linear const*>> tensors; // in a stacked tensor slices lie in their order, as here
+  for (stored_linear const& stored : linears_) tensors[tensor_of(stored.first.name)].push_back(&stored);
+  for (auto const& [name, slices] : tensors)
+    writer.replace(name, slim::tensor_type::f16,
+                   std::function<matrix<float>()>([this, &slices = slices] { return read_below_each_other(slices); }));
   check(writer.write(out_));
 }
 

@@ -25,13 +25,15 @@ public:
 private:
   void write_gguf(slim::gguf_file const& source) const;
   void write_folder() const;
+  using stored_linear = std::pair<linear_info, std::uint64_t>; ///< and where it begins in the scratch file
   [[nodiscard]] matrix<float> read(linear_info const& l, std::uint64_t offset) const;
+  [[nodiscard]] matrix<float> read_below_each_other(std::vector<stored_linear const*> const& slices) const;
 
   checkpoint const& source_;
   std::filesystem::path out_;
   std::string recipe_;
   scratch_file scratch_;
-  std::vector<std::pair<linear_info, std::uint64_t>> linears_; ///< and where they begin in the scratch file
+  std::vector<stored_linear> linears_;
 };
 
 } // namespace slim_llm

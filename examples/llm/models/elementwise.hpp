@@ -28,7 +28,8 @@ struct cached_attention {
   float const* q; ///< queries x dim
   index_t queries, dim, padded_dim;
   float const *keys, *values;
-  index_t visible; ///< positions
+  index_t first;   ///< positions before it are not seen
+  index_t visible; ///< positions up to here are seen
   float scale;     ///< of the scores
 
   /// Floats of scores: whole blocks of 64 positions.

@@ -5,7 +5,7 @@
 namespace slim_llm {
 namespace {
 
-constexpr model_family const* all[] = {&llama_family, &opt_family};
+constexpr model_family const* all[] = {&llama_family, &olmo2_family, &gemma_family, &phi3_family, &mixture_family, &opt_family};
 
 } // namespace
 

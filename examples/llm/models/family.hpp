@@ -43,8 +43,12 @@ struct stage {
   /// Null: the stage ends a residual branch. The output of its only linear is added to the hidden states.
   std::function<void(forward_pass const&, block const&, block_state&, std::vector<matrix<float>>)> combine = {};
 
-  /// Follows that addition; may be null. OPT-350M normalizes here.
+  /// Follows that addition; may be null. OPT-350M normalizes here, a router decides here.
   std::function<void(forward_pass const&, block const&, block_state&)> after_addition = {};
+
+  /// Carried values that say which rows X has. When outputs of the dense model are targets of a compressed one, the dense model
+  /// takes these values from the compressed one, so that both have the same rows.
+  std::vector<std::size_t> decided_by = {};
 
   [[nodiscard]] bool ends_residual_branch() const { return combine == nullptr; }
 };
@@ -56,12 +60,20 @@ struct norm_tensor {
   index_t size = 0;
 };
 
+enum class bias_rule {
+  none,     ///< a bias in the file contradicts the configuration
+  allowed,  ///< it is used if it is there
+  required, ///< it must be there
+};
+
 /// A linear of every block, and the tensor it lies in.
 struct linear_tensor {
   std::string role;
   std::string name; ///< as norm_tensor::name
   index_t d_out = 0, d_in = 0;
-  bool biased = false; ///< there must be a bias; if not, there may be one
+  bias_rule bias = bias_rule::none;
+  index_t slice = -1; ///< of a tensor that stacks matrices of several linears; -1: the tensor is the matrix
+  index_t slices = 0; ///< how many matrices such a tensor stacks
 };
 
 /// The tensors of a model by the names of one file format. Names of parts that the model lacks are empty.
@@ -69,17 +81,28 @@ struct tensor_layout {
   std::string embedding, positions, final_norm, head, project_in, project_out;
   std::string block_prefix; ///< in front of a block's tensors, before the block's number and a dot
   std::vector<norm_tensor> norms;
-  std::vector<linear_tensor> linears; ///< in order of execution
+  std::vector<linear_tensor> linears;   ///< in order of execution
+  std::vector<linear_tensor> kept = {}; ///< block::kept
+  float norm_offset = 0;                ///< is added to the weights of all norms: Gemma's folders hold them less 1
 };
 
 enum class norm_kind { rms, layer };
 enum class position_kind { rotary, learned };
 
+/// What a family says of rotary positions where a file may be silent.
+struct rope_defaults {
+  double theta = 10000;
+  double local_theta = 0;           ///< of a second table, for blocks with a window; 0: there is one table
+  index_t original_context = 0;     ///< where nothing names it; 0: the number of positions
+  bool may_rotate_a_part = false;   ///< of a head
+  bool yarn_means_longrope = false; ///< Phi-3's first configurations called it so
+};
+
 /// How a family is stored in one file format.
 struct family_format {
   std::vector<std::string> names; ///< of model types, as files say them
-  /// Reads what only this family's files have into the configuration; the rest is read already.
-  void (*read_config)(config_reader&, model_config&) = nullptr;
+  /// Reads what the loader has not read yet: all but layers, hidden size, heads and the vocabulary.
+  void (*read_config)(config_reader&, model_config&, rope_defaults&) = nullptr;
   /// `root` is in front of all names that do not belong to the head.
   tensor_layout (*tensors)(model_config const&, std::string const& root) = nullptr;
   std::vector<std::string> roots = {""}; ///< roots that files may have; the embedding tells which

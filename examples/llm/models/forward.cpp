@@ -16,15 +16,41 @@ void require_columns(char const* what, index_t have, index_t want) {
   if (have != want) throw slim::shape_error(slim::message(what, ": has ", have, " columns, needs ", want));
 }
 
-/// Turns scores of query i into unnormalised attention weights over keys 0 .. query_begin + i; later keys get exactly 0.
-/// Returns the inverse sum of each row.
-std::vector<float> causal_softmax(matrix_view<float> scores, index_t query_begin, float scale, slim::simd_level simd) {
+void require_same_shape(matrix<float> const& gate, matrix<float> const& up) {
+  if (gate.rows() != up.rows() || gate.cols() != up.cols())
+    throw slim::shape_error(
+        slim::message("the MLP's gate is ", gate.rows(), " x ", gate.cols(), ", up is ", up.rows(), " x ", up.cols()));
+}
+
+/// Scores become cap tanh(scale score / cap).
+void cap_softly(matrix_view<float> scores, float scale, float cap) {
+  for (index_t i = 0; i < scores.rows(); ++i)
+    for (index_t j = 0; j < scores.cols(); ++j) scores(i, j) = cap * std::tanh(scores(i, j) * scale / cap);
+}
+
+/// Keys that a query sees: [first, end).
+struct visible_keys {
+  index_t first, end;
+};
+
+/// Query number `query` of a window sees itself and at most reach - 1 keys before it, all of them if `reach` is 0.
+visible_keys visible_to(index_t query, index_t reach) {
+  return {reach > 0 ? std::max<index_t>(0, query - reach + 1) : 0, query + 1};
+}
+
+/// Turns scores of queries into unnormalised attention weights over the keys that each sees; all other keys get exactly 0. Row
+/// i is query `query_begin` + i, column j is key `key_begin` + j. Returns the inverse sum of each row.
+std::vector<float> causal_softmax(matrix_view<float> scores, index_t query_begin, index_t key_begin, index_t reach, float scale,
+                                  slim::simd_level simd) {
   std::vector<float> inverse_sums;
   for (index_t i = 0; i < scores.rows(); ++i) {
     float* const row = scores.row(i);
-    index_t const visible = query_begin + i + 1;
-    inverse_sums.push_back(1.0f / exp_inplace(row, visible, max_of(row, visible, simd), scale, simd));
-    std::fill(row + visible, row + scores.cols(), 0.0f);
+    auto const seen = visible_to(query_begin + i, reach);
+    float* const first = row + (seen.first - key_begin);
+    index_t const count = seen.end - seen.first;
+    inverse_sums.push_back(1.0f / exp_inplace(first, count, max_of(first, count, simd), scale, simd));
+    std::fill(row, first, 0.0f);
+    std::fill(first + count, row + scores.cols(), 0.0f);
   }
   return inverse_sums;
 }
@@ -35,25 +61,33 @@ forward_pass::forward_pass(model const& m, index_t window, context const& ctx) :
   auto const& config = m.config;
   if (!config.family) throw slim::config_error("forward_pass: the model's configuration names no family");
   stages_ = config.family->stages(config);
-  if (window < 1) throw slim::config_error(slim::message("forward_pass: windows of ", window, " tokens"));
-  if (config.sliding_window > 0 && window > config.sliding_window)
-    throw slim::config_error(slim::message("forward_pass: windows of ", window, " tokens, but the model attends to the last ",
-                                           config.sliding_window, " only; sliding attention is not implemented"));
+  if (window < 1) throw slim::config_error(slim::message("windows of ", window, " tokens"));
   if (config.family->positions == position_kind::learned) {
     if (window + 2 > m.positions.rows())
-      throw slim::config_error(slim::message("forward_pass: windows of ", window, " tokens, but the model has ",
-                                             m.positions.rows() - 2, " learned positions"));
+      throw slim::config_error(
+          slim::message("windows of ", window, " tokens, but the model has ", m.positions.rows() - 2, " learned positions"));
     return;
   }
-  index_t const pairs = config.head_dim / 2;
-  cos_ = matrix<float>(window, pairs);
-  sin_ = matrix<float>(window, pairs);
-  for (index_t t = 0; t < window; ++t)
+  for (rotary_table const& rotary : m.rotary) angles_.push_back(angles_of(rotary));
+}
+
+forward_pass::angle_table forward_pass::angles_of(rotary_table const& rotary) const {
+  if (rotary.longest > 0 && window_ > rotary.longest)
+    throw slim::config_error(slim::message("windows of ", window_,
+                                           " tokens: the model's rotary positions are of type 'dynamic', "
+                                           "which is read for windows of up to ",
+                                           rotary.longest, " tokens"));
+  bool const is_long = !rotary.long_frequencies.empty() && window_ > rotary.original_context;
+  auto const& frequencies = is_long ? rotary.long_frequencies : rotary.frequencies;
+  auto const pairs = static_cast<index_t>(frequencies.size());
+  angle_table table{matrix<float>(window_, pairs), matrix<float>(window_, pairs)};
+  for (index_t t = 0; t < window_; ++t)
     for (index_t j = 0; j < pairs; ++j) {
-      double const angle = static_cast<double>(t) * m.rope_frequencies[static_cast<std::size_t>(j)];
-      cos_(t, j) = static_cast<float>(std::cos(angle));
-      sin_(t, j) = static_cast<float>(std::sin(angle));
+      double const angle = static_cast<double>(t) * frequencies[static_cast<std::size_t>(j)];
+      table.cos(t, j) = static_cast<float>(std::cos(angle) * rotary.attention_factor);
+      table.sin(t, j) = static_cast<float>(std::sin(angle) * rotary.attention_factor);
     }
+  return table;
 }
 
 matrix<float> forward_pass::embed(std::span<int const> tokens) const {
@@ -70,8 +104,13 @@ matrix<float> forward_pass::embed_at(std::span<int const> tokens, index_t positi
   for (index_t t = 0; t < count; ++t) {
     int const id = tokens[static_cast<std::size_t>(t)];
     if (id < 0 || id >= table.rows())
-      throw slim::config_error(slim::message("embed: token ", id, " at ", t, " is outside the vocabulary of ", table.rows()));
+      throw slim::config_error(slim::message("token ", id, " of the text is outside the model's vocabulary of ", table.rows(),
+                                             ": the tokenizer is not the model's"));
     table.rows_into(id, embedded.view().middle_rows(t, 1), ctx_.inside_task());
+  }
+  if (model_.config.embedding_scale != 1) {
+    float const scale = static_cast<float>(model_.config.embedding_scale);
+    for (index_t k = 0; k < embedded.size(); ++k) embedded.data()[k] *= scale;
   }
   if (!model_.project_in.empty()) embedded = apply(model_.project_in, embedded, ctx_);
   if (model_.positions.empty()) return embedded;
@@ -111,45 +150,60 @@ matrix<float> forward_pass::normalized(norm const& n, matrix_view<float const> x
   return y;
 }
 
-void forward_pass::rotate(norm const* head_norm, matrix_view<float> x, index_t heads, index_t position) const {
+void forward_pass::normalize_and_rotate(block const& b, char const* norm_role, matrix_view<float> x, index_t heads,
+                                        index_t position) const {
   index_t const dim = model_.config.head_dim;
-  index_t const pairs = cos_.cols(); // 0 without rotary positions
+  norm const* head_norm = b.find_norm(norm_role);
+  if (head_norm && static_cast<index_t>(head_norm->weight.size()) != dim) {
+    normalize_inplace(*head_norm, x);
+    head_norm = nullptr;
+  }
+  int const rotary = b.attention.rotary;
+  angle_table const none;
+  angle_table const& angles =
+      angles_.empty() || rotary == block_attention::no_rotary ? none : angles_.at(static_cast<std::size_t>(rotary));
+  index_t const pairs = angles.cos.cols();
+  if (pairs == 0 && !head_norm) return;
   bool const half = model_.config.rope == rope_style::rotate_half;
   index_t const partner = half ? pairs : 1;
   index_t const step = half ? 1 : 2;
   ctx_.parallel_for(x.rows(), rows_per_task, [&](index_t begin, index_t end) {
     for (index_t i = begin; i < end; ++i) {
-      float const* const c = cos_.row((position + i) % window_);
-      float const* const s = sin_.row((position + i) % window_);
+      index_t const at = (position + i) % window_;
+      float const* const c = pairs > 0 ? angles.cos.row(at) : nullptr;
+      float const* const s = pairs > 0 ? angles.sin.row(at) : nullptr;
       for (index_t h = 0; h < heads; ++h) {
         float* const head = x.row(i) + h * dim;
         if (head_norm) normalize_row(*head_norm, head, head, dim);
         for (index_t j = 0; j < pairs; ++j) {
-          float const a = head[step * j];
-          float const b = head[step * j + partner];
-          head[step * j] = a * c[j] - b * s[j];
-          head[step * j + partner] = b * c[j] + a * s[j];
+          float const first = head[step * j];
+          float const second = head[step * j + partner];
+          head[step * j] = first * c[j] - second * s[j];
+          head[step * j + partner] = second * c[j] + first * s[j];
         }
       }
     }
   });
 }
 
-/// One head. Rows of q stand behind `before` earlier rows of k and v; each sees those and the ones up to itself.
+/// One head. Rows of q stand behind `before` earlier rows of k and v; each sees those and the ones up to itself, as far as the
+/// rule lets it.
 void forward_pass::attend(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v, index_t head,
-                          index_t before, matrix_view<float> out) const {
+                          index_t before, attention_rule const& rule, matrix_view<float> out) const {
   auto const& config = model_.config;
   index_t const dim = config.head_dim;
   index_t const kv_head = head / (config.heads / config.kv_heads);
   index_t const queries = q.rows();
-  index_t const keys = before + queries; // causal: nothing later is looked at
+  index_t const first = visible_to(before, rule.reach).first; // no query sees an earlier key
+  index_t const keys = before + queries - first;              // causal: nothing later is looked at
   context const inner = ctx_.inside_task();
   matrix<float> scores(queries, keys);
-  slim::gemm_into(q.block(0, head * dim, queries, dim), slim::transposed(k.block(0, kv_head * dim, keys, dim)), scores, inner);
-  float const scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
-  auto const inverse_sums = causal_softmax(scores, before, scale, ctx_.simd);
+  slim::gemm_into(q.block(0, head * dim, queries, dim), slim::transposed(k.block(first, kv_head * dim, keys, dim)), scores,
+                  inner);
+  if (rule.soft_cap > 0) cap_softly(scores, rule.scale, rule.soft_cap);
+  auto const inverse_sums = causal_softmax(scores, before, first, rule.reach, rule.soft_cap > 0 ? 1.0f : rule.scale, ctx_.simd);
   auto const mixed = out.block(0, head * dim, queries, dim);
-  slim::gemm_into(matrix_view<float const>(scores), v.block(0, kv_head * dim, keys, dim), mixed, inner);
+  slim::gemm_into(matrix_view<float const>(scores), v.block(first, kv_head * dim, keys, dim), mixed, inner);
   for (index_t i = 0; i < queries; ++i)
     for (index_t j = 0; j < dim; ++j) mixed(i, j) *= inverse_sums[static_cast<std::size_t>(i)];
 }
@@ -160,13 +214,16 @@ matrix<float> forward_pass::attention(block const& b, block_state& state, matrix
   require_columns("attention: q", q.cols(), config.q_size());
   require_columns("attention: k", k.cols(), config.kv_size());
   require_columns("attention: v", v.cols(), config.kv_size());
-  rotate(b.find_norm("q_norm"), q, config.heads, state.position);
-  rotate(b.find_norm("k_norm"), k, config.kv_heads, state.position);
-  return state.cache ? attend_cached(q, k, v, state.position, *state.cache) : attend_in_windows(q, k, v);
+  normalize_and_rotate(b, "q_norm", q, config.heads, state.position);
+  normalize_and_rotate(b, "k_norm", k, config.kv_heads, state.position);
+  double const scale =
+      config.attention_scale > 0 ? config.attention_scale : 1.0 / std::sqrt(static_cast<double>(config.head_dim));
+  attention_rule const rule{b.attention.window, static_cast<float>(scale), static_cast<float>(config.attention_soft_cap)};
+  return state.cache ? attend_cached(q, k, v, state.position, *state.cache, rule) : attend_in_windows(q, k, v, rule);
 }
 
 matrix<float> forward_pass::attend_in_windows(matrix_view<float const> q, matrix_view<float const> k,
-                                              matrix_view<float const> v) const {
+                                              matrix_view<float const> v, attention_rule const& rule) const {
   auto const& config = model_.config;
   if (q.rows() % window_ != 0 || k.rows() != q.rows() || v.rows() != q.rows())
     throw slim::shape_error(slim::message("attention: q, k, v of ", q.rows(), ", ", k.rows(), ", ", v.rows(),
@@ -179,7 +236,7 @@ matrix<float> forward_pass::attend_in_windows(matrix_view<float const> q, matrix
       index_t const first = task / (config.heads * parts) * window_, before = task % parts * queries_per_task;
       index_t const queries = std::min(queries_per_task, window_ - before);
       attend(q.middle_rows(first + before, queries), k.middle_rows(first, before + queries),
-             v.middle_rows(first, before + queries), task / parts % config.heads, before,
+             v.middle_rows(first, before + queries), task / parts % config.heads, before, rule,
              mixed.view().middle_rows(first + before, queries));
     }
   });
@@ -187,43 +244,43 @@ matrix<float> forward_pass::attend_in_windows(matrix_view<float const> q, matrix
 }
 
 matrix<float> forward_pass::attend_cached(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v,
-                                          index_t position, attention_cache& cache) const {
+                                          index_t position, attention_cache& cache, attention_rule const& rule) const {
   index_t const tokens = q.rows();
   cache.put(position, k, v);
   matrix<float> mixed(tokens, q.cols());
-  if (tokens == 1)
-    attend_one(q, cache, position + 1, mixed);
+  if (tokens == 1 && rule.soft_cap == 0)
+    attend_one(q, cache, position + 1, rule, mixed);
   else if (position == 0)
-    attend_all(q, k, v, 0, mixed);
+    attend_all(q, k, v, 0, rule, mixed);
   else
-    attend_all(q, cache.keys(position + tokens), cache.values(position + tokens), position, mixed);
+    attend_all(q, cache.keys(position + tokens), cache.values(position + tokens), position, rule, mixed);
   return mixed;
 }
 
 /// All heads. Rows of q stand behind `before` earlier rows of k and v.
 void forward_pass::attend_all(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v,
-                              index_t before, matrix_view<float> out) const {
+                              index_t before, attention_rule const& rule, matrix_view<float> out) const {
   index_t const parts = (q.rows() + queries_per_task - 1) / queries_per_task;
   ctx_.parallel_for(model_.config.heads * parts, 1, [&](index_t begin, index_t end) {
     for (index_t task = begin; task < end; ++task) {
       index_t const first = task % parts * queries_per_task, queries = std::min(queries_per_task, q.rows() - first);
       index_t const earlier = before + first;
       attend(q.middle_rows(first, queries), k.middle_rows(0, earlier + queries), v.middle_rows(0, earlier + queries),
-             task / parts, earlier, out.middle_rows(first, queries));
+             task / parts, earlier, rule, out.middle_rows(first, queries));
     }
   });
 }
 
 /// One token.
 void forward_pass::attend_one(matrix_view<float const> q, attention_cache const& cache, index_t visible,
-                              matrix_view<float> out) const {
+                              attention_rule const& rule, matrix_view<float> out) const {
   auto const& config = model_.config;
   index_t const dim = config.head_dim, queries = config.heads / config.kv_heads;
-  float const scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
+  index_t const first_key = visible_to(visible - 1, rule.reach).first;
   ctx_.parallel_for(config.kv_heads, 1, [&](index_t head, index_t) {
     index_t const first = head * queries * dim;
-    cached_attention const a{q.row(0) + first,      queries, dim,  cache.padded_dim(), cache.keys_of(head),
-                             cache.values_of(head), visible, scale};
+    cached_attention const a{q.row(0) + first,      queries,   dim,     cache.padded_dim(), cache.keys_of(head),
+                             cache.values_of(head), first_key, visible, rule.scale};
     matrix<float> scores(1, a.score_size()), mixed(queries, a.padded_dim);
     slim_llm::attend_cached(a, scores.data(), mixed.data(), ctx_.simd);
     for (index_t h = 0; h < queries; ++h) std::copy_n(mixed.row(h), dim, out.row(0) + first + h * dim);
@@ -231,11 +288,22 @@ void forward_pass::attend_one(matrix_view<float const> q, attention_cache const&
 }
 
 matrix<float> forward_pass::gated_by_silu(matrix<float> const& gate, matrix<float> up) const {
-  if (gate.rows() != up.rows() || gate.cols() != up.cols())
-    throw slim::shape_error(
-        slim::message("gated_by_silu: gate is ", gate.rows(), " x ", gate.cols(), ", up is ", up.rows(), " x ", up.cols()));
+  require_same_shape(gate, up);
   ctx_.parallel_for(up.rows(), rows_per_task, [&](index_t begin, index_t end) {
     for (index_t i = begin; i < end; ++i) multiply_by_silu(up.row(i), gate.row(i), up.cols(), ctx_.simd);
+  });
+  return up;
+}
+
+matrix<float> forward_pass::gated_by_gelu(matrix<float> const& gate, matrix<float> up) const {
+  require_same_shape(gate, up);
+  constexpr float root = 0.7978845608f; // sqrt(2 / pi)
+  ctx_.parallel_for(up.rows(), rows_per_task, [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i)
+      for (index_t j = 0; j < up.cols(); ++j) {
+        float const g = gate(i, j);
+        up(i, j) *= 0.5f * g * (1.0f + std::tanh(root * (g + 0.044715f * g * g * g)));
+      }
   });
   return up;
 }
@@ -285,15 +353,24 @@ matrix<float> forward_pass::head_input(matrix_view<float const> hidden) const {
 
 void forward_pass::logits_into(matrix_view<float const> head_in, index_t first, matrix_view<float> logits) const {
   auto const& head = model_.output_head();
-  if (matrix<float> const* const floats = head.in_memory())
-    return slim::gemm_into(head_in, slim::transposed(floats->view().middle_rows(first, logits.cols())), logits, ctx_);
-  for (index_t begin = 0; begin < logits.cols(); begin += logit_columns) {
-    index_t const count = std::min(logit_columns, logits.cols() - begin);
-    matrix<float> rows(count, head.cols());
-    head.rows_into(first + begin, rows.view(), ctx_);
-    slim::gemm_into(head_in, slim::transposed(matrix_view<float const>(rows)), logits.block(0, begin, logits.rows(), count),
-                    ctx_);
+  if (matrix<float> const* const floats = head.in_memory()) {
+    slim::gemm_into(head_in, slim::transposed(floats->view().middle_rows(first, logits.cols())), logits, ctx_);
+  } else {
+    for (index_t begin = 0; begin < logits.cols(); begin += logit_columns) {
+      index_t const count = std::min(logit_columns, logits.cols() - begin);
+      matrix<float> rows(count, head.cols());
+      head.rows_into(first + begin, rows.view(), ctx_);
+      slim::gemm_into(head_in, slim::transposed(matrix_view<float const>(rows)), logits.block(0, begin, logits.rows(), count),
+                      ctx_);
+    }
   }
+  cap_logits(logits);
+}
+
+void forward_pass::cap_logits(matrix_view<float> logits) const {
+  if (auto const cap = static_cast<float>(model_.config.logit_soft_cap); cap > 0)
+    ctx_.parallel_for(logits.rows(), 1,
+                      [&](index_t begin, index_t end) { cap_softly(logits.middle_rows(begin, end - begin), 1.0f, cap); });
 }
 
 std::vector<double> forward_pass::token_nll(matrix_view<float const> head_in, std::span<int const> targets) const {

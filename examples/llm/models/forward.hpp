@@ -54,6 +54,8 @@ public:
   [[nodiscard]] matrix<float> head_input(matrix_view<float const> hidden) const;
   /// Logits of tokens first .. first + logits.cols() - 1 for rows of head_input. logits (rows, count).
   void logits_into(matrix_view<float const> head_in, index_t first, matrix_view<float> logits) const;
+  /// Applies the model's soft cap of logits, if it has one, to products with the head that logits_into did not make.
+  void cap_logits(matrix_view<float> logits) const;
   /// Negative log-likelihood, in nats, of targets[i] after row i of head_in. Never holds rows x vocab logits.
   [[nodiscard]] std::vector<double> token_nll(matrix_view<float const> head_in, std::span<int const> targets) const;
 
@@ -63,35 +65,51 @@ public:
   /// The family's norm of every row of X.
   [[nodiscard]] matrix<float> normalized(norm const& n, matrix_view<float const> x) const;
   void normalize_inplace(norm const& n, matrix_view<float> x) const { normalize_into(n, x, x); }
-  /// Head norms "q_norm" and "k_norm" (if the block has them), rotary positions (if the family has them), and causal attention
-  /// inside windows, or to the cache of the state if there is one, behind whose positions q, k and v are put.
-  /// q (tokens, q_size), k and v (tokens, kv_size).
+  /// Norms "q_norm" and "k_norm" (if the block has them; of every head, or of the whole row if they are as long as that),
+  /// rotary positions (if the block has them), and causal attention inside windows, as far back as the block sees; or to the
+  /// cache of the state if there is one, behind whose positions q, k and v are put. q (tokens, q_size), k and v (tokens,
+  /// kv_size).
   [[nodiscard]] matrix<float> attention(block const& b, block_state& state, matrix<float> q, matrix<float> k,
                                         matrix<float> v) const;
   /// silu(gate) * up, element by element. @throws slim::shape_error
   [[nodiscard]] matrix<float> gated_by_silu(matrix<float> const& gate, matrix<float> up) const;
+  /// gelu(gate) * up, element by element, with the tanh form of GELU: 0.5 g (1 + tanh(sqrt(2 / pi) (g + 0.044715 g^3))).
+  /// @throws slim::shape_error
+  [[nodiscard]] matrix<float> gated_by_gelu(matrix<float> const& gate, matrix<float> up) const;
   /// max(x, 0), element by element.
   [[nodiscard]] matrix<float> relu(matrix<float> x) const;
 
 private:
   void normalize_into(norm const& n, matrix_view<float const> x, matrix_view<float> y) const;
   void normalize_row(norm const& n, float const* x, float* y, index_t size) const;
-  void rotate(norm const* head_norm, matrix_view<float> x, index_t heads, index_t position) const;
+  /// How far the attention of one call looks, and what it does with scores.
+  struct attention_rule {
+    index_t reach = 0; ///< as block_attention::window
+    float scale = 1, soft_cap = 0;
+  };
+  /// Cosines and sines of the positions of a window, (window, pairs).
+  struct angle_table {
+    matrix<float> cos, sin;
+  };
+
+  [[nodiscard]] angle_table angles_of(rotary_table const& rotary) const;
+  void normalize_and_rotate(block const& b, char const* norm_role, matrix_view<float> x, index_t heads, index_t position) const;
   [[nodiscard]] matrix<float> attend_in_windows(matrix_view<float const> q, matrix_view<float const> k,
-                                                matrix_view<float const> v) const;
+                                                matrix_view<float const> v, attention_rule const& rule) const;
   [[nodiscard]] matrix<float> attend_cached(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v,
-                                            index_t position, attention_cache& cache) const;
+                                            index_t position, attention_cache& cache, attention_rule const& rule) const;
   void attend_all(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v, index_t before,
+                  attention_rule const& rule, matrix_view<float> out) const;
+  void attend_one(matrix_view<float const> q, attention_cache const& cache, index_t visible, attention_rule const& rule,
                   matrix_view<float> out) const;
-  void attend_one(matrix_view<float const> q, attention_cache const& cache, index_t visible, matrix_view<float> out) const;
   void attend(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v, index_t head, index_t before,
-              matrix_view<float> out) const;
+              attention_rule const& rule, matrix_view<float> out) const;
 
   model const& model_;
   index_t window_;
   context ctx_;
   std::vector<stage> stages_;
-  matrix<float> cos_, sin_; ///< (window, head_dim / 2); empty without rotary positions
+  std::vector<angle_table> angles_; ///< of each table of model::rotary
 };
 
 } // namespace slim_llm

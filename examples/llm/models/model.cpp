@@ -22,8 +22,13 @@ auto& require_role(Linears& linears, std::string_view role) {
 
 linear& block::operator[](std::string_view role) { return require_role(linears, role); }
 linear const& block::operator[](std::string_view role) const { return require_role(linears, role); }
+linear const& block::find_kept(std::string_view role) const { return require_role(kept, role); }
 norm* block::find_norm(std::string_view role) { return find_role(norms, role); }
 norm const* block::find_norm(std::string_view role) const { return find_role(norms, role); }
+
+std::string tensor_of(std::string const& linear_name) {
+  return linear_name.ends_with("]") ? linear_name.substr(0, linear_name.rfind('[')) : linear_name;
+}
 
 block load_block(model const& m, index_t number, context const& ctx) {
   return m.blocks.empty() ? m.read_block(number, ctx) : m.blocks[static_cast<std::size_t>(number)];

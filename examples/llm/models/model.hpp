@@ -24,6 +24,24 @@ enum class rope_style {
   adjacent_pairs, ///< 2j and 2j + 1: GGUF files of architecture "llama", whose q and k rows are permuted accordingly
 };
 
+/// What attention of one block may do and that of another may not.
+struct block_attention {
+  index_t window = 0; ///< a token sees itself and the window - 1 tokens before it; 0: all tokens before it
+  int rotary = 0;     ///< which table of model::rotary turns its positions into angles; no_rotary: none does
+  static constexpr int no_rotary = -1;
+
+  friend bool operator==(block_attention const&, block_attention const&) = default;
+};
+
+/// How rotary positions become angles.
+struct rotary_table {
+  std::vector<double> frequencies; ///< angle per position of each rotated pair, scaling applied; at most head_dim / 2 of them
+  std::vector<double> long_frequencies; ///< take their place in windows longer than original_context (longrope); else empty
+  index_t original_context = 0;         ///< tokens that the model was first trained on, where long_frequencies need it
+  index_t longest = 0;                  ///< longer windows need other frequencies, which are not computed; 0: none do
+  double attention_factor = 1;          ///< cosines and sines are multiplied by this (yarn, longrope)
+};
+
 /// Tensors that some models of a family have and others do not.
 struct optional_tensors {
   bool qkv_bias = false, o_bias = false, mlp_bias = false;
@@ -49,13 +67,23 @@ struct model_config {
   bool tied_embeddings = true;
   optional_tensors has;
   rope_style rope = rope_style::rotate_half;
-  bool norm_before = true;    ///< false: OPT-350M normalizes after each residual addition, and not at the end
-  index_t sliding_window = 0; ///< attention reaches back this many tokens; 0 = all. Longer windows are refused by forward_pass
-  int bos = -1;               ///< id of the begin-of-text token, -1 if there is none
-  bool add_bos = false;       ///< the file asks for `bos` in front of every text
+  bool norm_before = true;                ///< false: OPT-350M normalizes after each residual addition, and not at the end
+  std::vector<block_attention> attention; ///< of each block; empty: all blocks see all tokens and use the first rotary table
+  double attention_scale = 0;             ///< of the scores; 0: 1 / sqrt(head_dim)
+  double attention_soft_cap = 0;          ///< scores s become cap tanh(s / cap); 0: they stay
+  double logit_soft_cap = 0;              ///< the same for logits
+  double embedding_scale = 1;             ///< embeddings are multiplied by this (Gemma: the root of `hidden`)
+  index_t experts = 0;                    ///< MLPs of a block that a router chooses from; 0: one MLP, no router
+  index_t experts_per_token = 0;          ///< how many the router chooses
+  bool normalize_expert_weights = false;  ///< weights of the chosen experts are divided by their sum
+  int bos = -1;                           ///< id of the begin-of-text token, -1 if there is none
+  bool add_bos = false;                   ///< the file asks for `bos` in front of every text
 
   [[nodiscard]] index_t q_size() const { return heads * head_dim; }
   [[nodiscard]] index_t kv_size() const { return kv_heads * head_dim; }
+  [[nodiscard]] block_attention attention_of(index_t number) const {
+    return attention.empty() ? block_attention{} : attention[static_cast<std::size_t>(number)];
+  }
 };
 
 /// Y = X W^T + bias, with what compression may add to it. All optional members may be empty.
@@ -86,14 +114,21 @@ struct norm {
 struct block {
   std::vector<norm> norms;
   std::vector<linear> linears; ///< in order of execution
+  std::vector<linear> kept;    ///< linears that are no part of a stage and stay as they are: a router
+  block_attention attention;
 
   /// The linear of a role. @throws slim::config_error if the block has none.
   [[nodiscard]] linear& operator[](std::string_view role);
   [[nodiscard]] linear const& operator[](std::string_view role) const;
+  /// The kept linear of a role. @throws slim::config_error if the block has none.
+  [[nodiscard]] linear const& find_kept(std::string_view role) const;
   /// The norm of a role, or null.
   [[nodiscard]] norm* find_norm(std::string_view role);
   [[nodiscard]] norm const* find_norm(std::string_view role) const;
 };
+
+/// A matrix of a tensor that stacks matrices has the tensor's name and "[3]" behind; this is the name without that.
+[[nodiscard]] std::string tensor_of(std::string const& linear_name);
 
 /// A linear of a model by name and shape.
 struct linear_info {
@@ -104,11 +139,10 @@ struct linear_info {
 /// A whole model. Its blocks are either in `blocks` or in a file.
 struct model {
   model_config config;
-  stored_matrix embedding; ///< (vocab, embedding_dim); also the head if tied
-  matrix<float> positions; ///< learned positions (max_positions + 2, hidden), row = position + 2; else empty
-  std::vector<double>
-      rope_frequencies;           ///< rotary positions: angle per position of pair j, head_dim / 2 values, scaling applied
-  linear project_in, project_out; ///< OPT-350M: embedding_dim <-> hidden; else empty
+  stored_matrix embedding;          ///< (vocab, embedding_dim); also the head if tied
+  matrix<float> positions;          ///< learned positions (max_positions + 2, hidden), row = position + 2; else empty
+  std::vector<rotary_table> rotary; ///< one or two; empty without rotary positions
+  linear project_in, project_out;   ///< OPT-350M: embedding_dim <-> hidden; else empty
   norm final_norm;
   stored_matrix head; ///< (vocab, embedding_dim); empty if tied
 
@@ -116,6 +150,7 @@ struct model {
   /// Reads a block of the file, with its weights as floats, and keeps nothing of it in memory. Empty if blocks are in memory.
   std::function<block(index_t number, context const&)> read_block;
   std::vector<linear_info> file_linears; ///< of all blocks in the file, in order
+  std::vector<std::string> notes;        ///< what loading passed over or decided, a sentence each, for the user to see
 
   /// What the logits are computed with.
   [[nodiscard]] stored_matrix const& output_head() const { return head.empty() ? embedding : head; }

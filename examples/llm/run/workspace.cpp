@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iostream>
 #include <memory>
 #include <unordered_set>
 
@@ -77,7 +78,7 @@ double checkpoint::tensor_bytes() const {
 
 double checkpoint::bits_per_weight(std::vector<linear_info> const& linears) const {
   std::unordered_set<std::string> wanted;
-  for (linear_info const& l : linears) wanted.insert(l.name);
+  for (linear_info const& l : linears) wanted.insert(tensor_of(l.name));
   double bits = 0, weights = 0;
   for (auto const& tensor : tensors())
     if (wanted.count(tensor.name)) {
@@ -117,6 +118,7 @@ tokenizer checkpoint::load_tokenizer() const {
 workspace::workspace(std::filesystem::path const& path)
     : file(path), words(file.load_tokenizer()), weights(required(load_model(path))) {
   source_bits = file.bits_per_weight(linears_of(weights));
+  for (std::string const& note : weights.notes) std::cerr << "note: " << note << "\n";
 }
 
 std::string read_text(std::filesystem::path const& file) {

@@ -1,7 +1,8 @@
 #pragma once
 /// @file
-/// JSON from untrusted files: no exception on bad bytes, bounded size and depth, repeated keys refused.
-/// Needs nlohmann-json.
+/// JSON from untrusted files: no exception on bad bytes, bounded size and depth, repeated keys refused. Python's `NaN`,
+/// `Infinity` and `-Infinity`, which are no JSON and which its json module writes, become the strings of these names. Needs
+/// nlohmann-json.
 
 #include "slim/io/file.hpp"
 
@@ -48,6 +49,40 @@ namespace detail {
   return deepest;
 }
 
+/// The text with quotes around Python's numbers that are none. Lines stay what they are.
+[[nodiscard]] inline std::string with_quoted_non_numbers(std::string_view text) {
+  std::string out;
+  bool inside_string = false;
+  for (std::size_t k = 0; k < text.size(); ++k) {
+    if (!inside_string) {
+      for (std::string_view const name : {std::string_view("NaN"), std::string_view("Infinity"), std::string_view("-Infinity")})
+        if (text.substr(k, name.size()) == name) {
+          out.append("\"").append(name).append("\"");
+          k += name.size();
+          break;
+        }
+      if (k >= text.size()) break;
+    }
+    if (text[k] == '"') inside_string = !inside_string;
+    out.push_back(text[k]);
+    if (inside_string && text[k] == '\\' && k + 1 < text.size()) out.push_back(text[++k]);
+  }
+  return out;
+}
+
+/// " (line 3)" of the first byte that cannot be JSON, or what else is wrong with the text.
+[[nodiscard]] inline std::string place_of_json_error(std::string_view text) {
+  try {
+    auto const parsed = nlohmann::json::parse(text.begin(), text.end());
+  } catch (nlohmann::json::parse_error const& e) {
+    std::string_view const before = text.substr(0, e.byte > 0 ? e.byte - 1 : 0);
+    return message(" (line ", 1 + std::count(before.begin(), before.end(), '\n'), ")");
+  } catch (nlohmann::json::out_of_range const&) {
+    return " (a number is out of range)";
+  }
+  return {};
+}
+
 } // namespace detail
 
 /// The document in `text`, or a sentence that begins with `source` (the file's name).
@@ -68,7 +103,13 @@ namespace detail {
     return true;
   };
   nlohmann::json document = nlohmann::json::parse(text.begin(), text.end(), watch, false);
-  if (document.is_discarded()) return failure{message(source, ": is not valid JSON")};
+  if (document.is_discarded()) {
+    std::string const quoted = detail::with_quoted_non_numbers(text);
+    keys.clear();
+    repeated.clear();
+    document = nlohmann::json::parse(quoted, watch, false);
+    if (document.is_discarded()) return failure{message(source, ": is not valid JSON", detail::place_of_json_error(quoted))};
+  }
   if (!repeated.empty()) return failure{message(source, ": JSON key '", repeated, "' occurs twice")};
   return document;
 }

@@ -68,9 +68,6 @@ inline void check_outgoing(outgoing_tensor const& tensor) {
   if (tensor.type != tensor_type::f32 && tensor.type != tensor_type::f16 && tensor.type != tensor_type::bf16)
     throw config_error(
         message("outgoing tensor '", tensor.name, "': float is written as F32, F16 or BF16, not ", name_of(tensor.type)));
-  if (tensor.shape.size() > 2)
-    throw shape_error(
-        message("outgoing tensor '", tensor.name, "': ", tensor.shape.size(), " dimensions, a matrix has at most 2"));
   if (auto const* const view = std::get_if<matrix_view<float const>>(&tensor.source); view && view->size() != elements)
     throw shape_error(
         message("outgoing tensor '", tensor.name, "': ", elements, " numbers announced, ", view->size(), " given"));

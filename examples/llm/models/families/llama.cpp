@@ -1,5 +1,5 @@
 /// @file
-/// Llama and what follows its plan: Mistral, SmolLM, Qwen2, Qwen3. RMSNorm, rotary positions, a gated MLP.
+/// Llama and what follows its plan: Mistral, SmolLM, Qwen2, Qwen3, SmolLM3. RMSNorm, rotary positions, a gated MLP.
 
 #include "models/families/common_stages.hpp"
 #include "models/families/families.hpp"
@@ -7,94 +7,103 @@
 namespace slim_llm {
 namespace {
 
-matrix<float> attention_input(forward_pass const& pass, block const& b, block_state& state) {
-  return pass.normalized(*b.find_norm("attention_norm"), state.hidden);
-}
-
-matrix<float> mlp_input(forward_pass const& pass, block const& b, block_state& state) {
-  return pass.normalized(*b.find_norm("mlp_norm"), state.hidden);
-}
-
-void gate(forward_pass const& pass, block const&, block_state& state, std::vector<matrix<float>> both) {
-  state.carry(common::mixed) = pass.gated_by_silu(both[0], std::move(both[1]));
-}
-
 std::vector<stage> stages(model_config const&) {
-  return {{.linears = {"q", "k", "v"}, .input = attention_input, .combine = common::attend},
+  return {{.linears = {"q", "k", "v"}, .input = common::attention_input, .combine = common::attend},
           {.linears = {"o"}, .input = common::mixed_input},
-          {.linears = {"gate", "up"}, .input = mlp_input, .combine = gate},
+          {.linears = {"gate", "up"}, .input = common::mlp_input, .combine = common::gate},
           {.linears = {"down"}, .input = common::mixed_input}};
 }
 
-/// Sizes and biases, the same in all formats; names are given by the caller.
-tensor_layout layout_of(model_config const& c, std::vector<std::string> const& norm_names,
-                        std::vector<std::string> const& linear_names) {
-  tensor_layout layout;
-  layout.norms = {{"attention_norm", norm_names[0], c.hidden}, {"mlp_norm", norm_names[1], c.hidden}};
-  if (c.has.head_norms) {
-    layout.norms.push_back({"q_norm", norm_names[2], c.head_dim});
-    layout.norms.push_back({"k_norm", norm_names[3], c.head_dim});
-  }
-  layout.linears = {{"q", linear_names[0], c.q_size(), c.hidden, c.has.qkv_bias},
-                    {"k", linear_names[1], c.kv_size(), c.hidden, c.has.qkv_bias},
-                    {"v", linear_names[2], c.kv_size(), c.hidden, c.has.qkv_bias},
-                    {"o", linear_names[3], c.hidden, c.q_size(), c.has.o_bias},
-                    {"gate", linear_names[4], c.intermediate, c.hidden, c.has.mlp_bias},
-                    {"up", linear_names[5], c.intermediate, c.hidden, c.has.mlp_bias},
-                    {"down", linear_names[6], c.hidden, c.intermediate, c.has.mlp_bias}};
+void add_norms(tensor_layout& layout, model_config const& c, std::vector<std::string> const& names) {
+  layout.norms = {{"attention_norm", names[0], c.hidden}, {"mlp_norm", names[1], c.hidden}};
+  if (!c.has.head_norms) return;
+  layout.norms.push_back({"q_norm", names[2], c.head_dim});
+  layout.norms.push_back({"k_norm", names[3], c.head_dim});
+}
+
+/// llama.cpp uses every bias that a file of these architectures has.
+tensor_layout gguf_tensors(model_config const& c, std::string const&) {
+  tensor_layout layout = common::gguf_names();
+  add_norms(layout, c, {"attn_norm.weight", "ffn_norm.weight", "attn_q_norm.weight", "attn_k_norm.weight"});
+  common::add_attention_linears(layout, c, c.has.qkv_bias ? bias_rule::required : bias_rule::allowed, bias_rule::allowed,
+                                common::gguf_attention);
+  common::add_mlp_linears(layout, c, bias_rule::allowed, common::gguf_mlp);
   return layout;
 }
 
-tensor_layout gguf_tensors(model_config const& c, std::string const&) {
-  tensor_layout layout = layout_of(c, {"attn_norm.weight", "ffn_norm.weight", "attn_q_norm.weight", "attn_k_norm.weight"},
-                                   {"attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_output.weight", "ffn_gate.weight",
-                                    "ffn_up.weight", "ffn_down.weight"});
-  layout.embedding = "token_embd.weight";
-  layout.final_norm = "output_norm.weight";
-  layout.head = "output.weight";
-  layout.block_prefix = "blk.";
-  return layout;
-}
+bias_rule rule_of(bool biased) { return biased ? bias_rule::required : bias_rule::none; }
 
 tensor_layout hugging_face_tensors(model_config const& c, std::string const& root) {
-  tensor_layout layout = layout_of(
-      c, {"input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.q_norm.weight", "self_attn.k_norm.weight"},
-      {"self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.o_proj.weight",
-       "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"});
-  layout.embedding = root + "embed_tokens.weight";
-  layout.final_norm = root + "norm.weight";
-  layout.head = "lm_head.weight";
-  layout.block_prefix = root + "layers.";
+  tensor_layout layout = common::hugging_face_names(root);
+  add_norms(
+      layout, c,
+      {"input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.q_norm.weight", "self_attn.k_norm.weight"});
+  common::add_attention_linears(layout, c, rule_of(c.has.qkv_bias), rule_of(c.has.o_bias), common::hugging_face_attention);
+  common::add_mlp_linears(layout, c, rule_of(c.has.mlp_bias), common::hugging_face_mlp);
   return layout;
 }
 
-/// Keys: gguf-py/gguf/constants.py of llama.cpp.
-void read_gguf(config_reader& file, model_config& c) {
+/// Every fourth block of SmolLM3 knows no positions. `rotates` says which do; empty: all but every `interval`-th.
+void set_rotating_blocks(config_reader& file, model_config& c, std::vector<bool> rotates, index_t interval) {
+  if (rotates.empty() && interval < 1) return file.fail("'no_rope_layer_interval' must be positive");
+  if (rotates.empty())
+    for (index_t n = 0; n < c.layers; ++n) rotates.push_back((n + 1) % interval != 0);
+  if (static_cast<index_t>(rotates.size()) < c.layers)
+    return file.fail(slim::message("'no_rope_layers' names ", rotates.size(), " blocks, the model has ", c.layers));
+  c.attention.resize(static_cast<std::size_t>(c.layers));
+  for (std::size_t n = 0; n < c.attention.size(); ++n)
+    if (!rotates[n]) c.attention[n].rotary = block_attention::no_rotary;
+}
+
+/// Keys: gguf-py/gguf/constants.py of llama.cpp; rows of q and k: conversion/llama.py there.
+void read_gguf(config_reader& file, model_config& c, rope_defaults&) {
   std::string const p = c.name + ".";
-  c.rope = c.name == "llama" ? rope_style::adjacent_pairs : rope_style::rotate_half;
+  bool const permuted = c.name == "llama" || c.name == "smollm3";
+  c.rope = permuted ? rope_style::adjacent_pairs : rope_style::rotate_half;
   c.norm_epsilon = file.number(p + "attention.layer_norm_rms_epsilon");
-  c.sliding_window = file.whole(p + "attention.sliding_window", 0);
-  if (file.whole(p + "expert_count", 0) > 0) file.fail("models with experts are not supported");
+  if (index_t const window = file.whole(p + "attention.sliding_window", 0); window > 0)
+    c.attention.assign(static_cast<std::size_t>(c.layers), {.window = window});
+  if (c.name == "smollm3") set_rotating_blocks(file, c, {}, 4);
   c.has.qkv_bias = c.name == "qwen2";
   c.has.head_norms = c.name == "qwen3";
 }
 
-void read_hugging_face(config_reader& file, model_config& c) {
-  c.embedding_dim = c.hidden;
-  c.intermediate = file.whole("intermediate_size");
-  c.kv_heads = file.whole("num_key_value_heads", c.heads);
-  c.head_dim = file.whole("head_dim", c.heads > 0 ? c.hidden / c.heads : 0);
-  c.norm_epsilon = file.number("rms_norm_eps", 1e-6);
-  c.tied_embeddings = file.flag("tie_word_embeddings", false);
-  if (std::string const act = file.text("hidden_act", "silu"); act != "silu")
-    file.fail("activation '" + act + "' is not known; silu is");
-  if (file.number("partial_rotary_factor", 1.0) != 1.0) file.fail("partial_rotary_factor other than 1 is not supported");
-  bool const slides = c.name == "mistral" || file.flag("use_sliding_window", false);
-  if (slides) c.sliding_window = file.whole("sliding_window", 0);
-  c.has.qkv_bias = c.name == "qwen2" || file.flag("attention_bias", false);
-  c.has.o_bias = c.name != "qwen2" && file.flag("attention_bias", false);
-  c.has.mlp_bias = file.flag("mlp_bias", false);
+/// LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, SmolLM3Config of transformers 5.24.
+void read_hugging_face(config_reader& file, model_config& c, rope_defaults& rope) {
+  struct type {
+    char const* name;
+    common::class_defaults defaults;
+  };
+  static constexpr type types[] = {{"llama", {.max_positions = 2048}},
+                                   {"mistral", {.kv_heads = 8, .max_positions = 131072}},
+                                   {"qwen2", {.kv_heads = 32, .max_positions = 32768}},
+                                   {"qwen3", {.kv_heads = 32, .head_dim = 128, .max_positions = 32768}},
+                                   {"smollm3", {.kv_heads = 4, .max_positions = 32768, .tied = true}}};
+  for (type const& t : types)
+    if (c.name == t.name) common::read_common(file, c, t.defaults);
+  bool const qwen2 = c.name == "qwen2", smollm3 = c.name == "smollm3";
+  bool const biased = c.name != "mistral" && !qwen2 && file.flag("attention_bias", false);
+  c.has.qkv_bias = qwen2 || biased;
+  c.has.o_bias = biased;
+  c.has.mlp_bias = (c.name == "llama" || smollm3) && file.flag("mlp_bias", false);
   c.has.head_norms = c.name == "qwen3";
+  if (c.name == "mistral") // all blocks; the class does not read layer_types
+    if (auto const window = file.whole_or_none("sliding_window", 4096)) common::set_window(file, c, *window);
+  if (qwen2 || c.name == "qwen3") {
+    bool const slides = file.flag("use_sliding_window", false);
+    auto const window = file.whole_or_none("sliding_window", 4096);
+    index_t const whole = file.whole("max_window_layers", 28);
+    common::read_windows(file, c, slides ? window : std::nullopt, [&](index_t n) { return n >= whole; });
+  }
+  if (smollm3) {
+    rope.theta = 2000000;
+    file.used("max_window_layers"); // its folders hold the key, its class does not know it
+    set_rotating_blocks(file, c, file.flags("no_rope_layers"), file.whole("no_rope_layer_interval", 4));
+    bool const slides = file.flag("use_sliding_window", false);
+    auto const window = file.whole_or_none("sliding_window", std::nullopt);
+    common::read_windows(file, c, slides ? window : std::nullopt,
+                         [&](index_t n) { return c.attention_of(n).rotary == block_attention::no_rotary; });
+  }
 }
 
 } // namespace
@@ -104,8 +113,8 @@ model_family const llama_family = {
     .norm = norm_kind::rms,
     .positions = position_kind::rotary,
     .stages = stages,
-    .gguf = {.names = {"llama", "qwen2", "qwen3"}, .read_config = read_gguf, .tensors = gguf_tensors},
-    .hugging_face = {.names = {"llama", "mistral", "qwen2", "qwen3"},
+    .gguf = {.names = {"llama", "qwen2", "qwen3", "smollm3"}, .read_config = read_gguf, .tensors = gguf_tensors},
+    .hugging_face = {.names = {"llama", "mistral", "qwen2", "qwen3", "smollm3"},
                      .read_config = read_hugging_face,
                      .tensors = hugging_face_tensors,
                      .roots = {"model.", ""}}};

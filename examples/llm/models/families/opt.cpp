@@ -54,16 +54,19 @@ tensor_layout hugging_face_tensors(model_config const& c, std::string const& roo
   layout.block_prefix = root + "layers.";
   layout.norms = {{"attention_norm", "self_attn_layer_norm.weight", c.hidden},
                   {"mlp_norm", "final_layer_norm.weight", c.hidden}};
-  layout.linears = {{"q", "self_attn.q_proj.weight", c.hidden, c.hidden, c.has.qkv_bias},
-                    {"k", "self_attn.k_proj.weight", c.hidden, c.hidden, c.has.qkv_bias},
-                    {"v", "self_attn.v_proj.weight", c.hidden, c.hidden, c.has.qkv_bias},
-                    {"o", "self_attn.out_proj.weight", c.hidden, c.hidden, c.has.o_bias},
-                    {"up", "fc1.weight", c.intermediate, c.hidden, c.has.mlp_bias},
-                    {"down", "fc2.weight", c.hidden, c.intermediate, c.has.mlp_bias}};
+  bias_rule const biased = c.has.qkv_bias ? bias_rule::required : bias_rule::none;
+  layout.linears = {{"q", "self_attn.q_proj.weight", c.hidden, c.hidden, biased},
+                    {"k", "self_attn.k_proj.weight", c.hidden, c.hidden, biased},
+                    {"v", "self_attn.v_proj.weight", c.hidden, c.hidden, biased},
+                    {"o", "self_attn.out_proj.weight", c.hidden, c.hidden, biased},
+                    {"up", "fc1.weight", c.intermediate, c.hidden, biased},
+                    {"down", "fc2.weight", c.hidden, c.intermediate, biased}};
   return layout;
 }
 
-void read_hugging_face(config_reader& file, model_config& c) {
+/// OPTConfig of transformers 5.24.
+void read_hugging_face(config_reader& file, model_config& c, rope_defaults&) {
+  c.max_positions = file.whole("max_position_embeddings", 2048);
   c.kv_heads = c.heads;
   c.head_dim = c.heads > 0 ? c.hidden / c.heads : 0;
   if (c.head_dim * c.heads != c.hidden) file.fail(slim::message(c.heads, " heads do not divide ", c.hidden, " elements"));

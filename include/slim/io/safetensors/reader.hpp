@@ -100,7 +100,7 @@ public:
   }
   bool number_integer(std::int64_t) { return refuse("a negative number"); }
   bool number_float(double, std::string const&) { return refuse("a number that is no integer"); }
-  bool null() { return refuse("null in a wrong place"); }
+  bool null() { return (depth_ == 1 && in_metadata_) || refuse("null in a wrong place"); } // the reference takes no metadata so
   bool boolean(bool) { return refuse("a boolean in a wrong place"); }
   bool binary(std::vector<std::uint8_t>&) { return refuse("binary data"); }
   template <class Exception>
@@ -234,7 +234,8 @@ private:
   std::unordered_map<std::string, std::size_t> index_;
 };
 
-/// A Hugging Face model: a folder with `model.safetensors`, or with shards and `model.safetensors.index.json`; or one file.
+/// A Hugging Face model: a folder with `model.safetensors`, or with shards and `model.safetensors.index.json`; or one file. If
+/// a folder has both, the single file is the model and the index is not read: transformers looks for them in this order.
 class safetensors_folder {
 public:
   /// Opens and checks every shard. In a sharded model the index and the shards must name the same tensors.
@@ -243,9 +244,12 @@ public:
     safetensors_folder folder;
     folder.path_ = path;
     if (!std::filesystem::is_directory(path, ignored)) return folder.with_single(path);
-    std::filesystem::path const index = path / "model.safetensors.index.json";
+    std::filesystem::path const index = path / "model.safetensors.index.json", single = path / "model.safetensors";
+    if (std::filesystem::exists(single, ignored)) {
+      folder.has_unread_index_ = std::filesystem::exists(index, ignored);
+      return folder.with_single(single);
+    }
     if (std::filesystem::exists(index, ignored)) return folder.with_shards(index);
-    if (std::filesystem::exists(path / "model.safetensors", ignored)) return folder.with_single(path / "model.safetensors");
     return failure{message(path.string(), ": has neither model.safetensors nor model.safetensors.index.json",
                            std::filesystem::exists(path / "pytorch_model.bin", ignored)
                                ? "; pytorch_model.bin is not read, convert it to safetensors first"
@@ -264,6 +268,8 @@ public:
     return failure{message(path().string(), ": there is no tensor '", name, "'")};
   }
   [[nodiscard]] std::vector<safetensors_file> const& shards() const noexcept { return shards_; }
+  /// There is an index beside the single file.
+  [[nodiscard]] bool has_unread_index() const noexcept { return has_unread_index_; }
 
 private:
   safetensors_folder() = default;
@@ -310,6 +316,7 @@ private:
     return {};
   }
 
+  bool has_unread_index_ = false;
   std::filesystem::path path_;
   std::vector<safetensors_file> shards_;
   std::vector<tensor_info> tensors_;

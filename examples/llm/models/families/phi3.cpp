@@ -1,0 +1,81 @@
+/// @file
+/// Phi-3 and Phi-4: as Llama, with q, k and v in one linear, gate and up in another; a part of each head may be rotated.
+
+#include "models/families/common_stages.hpp"
+#include "models/families/families.hpp"
+
+namespace slim_llm {
+namespace {
+
+matrix<float> columns(matrix<float> const& m, index_t first, index_t count) {
+  return matrix<float>(m.view().block(0, first, m.rows(), count));
+}
+
+void attend(forward_pass const& pass, block const& b, block_state& state, std::vector<matrix<float>> fused) {
+  auto const& c = pass.config();
+  index_t const q = c.q_size(), kv = c.kv_size();
+  common::attend(pass, b, state, {columns(fused[0], 0, q), columns(fused[0], q, kv), columns(fused[0], q + kv, kv)});
+}
+
+void gate(forward_pass const& pass, block const& b, block_state& state, std::vector<matrix<float>> fused) {
+  index_t const half = pass.config().intermediate;
+  common::gate(pass, b, state, {columns(fused[0], 0, half), columns(fused[0], half, half)});
+}
+
+std::vector<stage> stages(model_config const&) {
+  return {{.linears = {"qkv"}, .input = common::attention_input, .combine = attend},
+          {.linears = {"o"}, .input = common::mixed_input},
+          {.linears = {"gate_up"}, .input = common::mlp_input, .combine = gate},
+          {.linears = {"down"}, .input = common::mixed_input}};
+}
+
+tensor_layout& with_block(tensor_layout& layout, model_config const& c, std::vector<std::string> const& names) {
+  layout.norms = {{"attention_norm", names[0], c.hidden}, {"mlp_norm", names[1], c.hidden}};
+  layout.linears = {{"qkv", names[2], c.q_size() + 2 * c.kv_size(), c.hidden},
+                    {"o", names[3], c.hidden, c.q_size()},
+                    {"gate_up", names[4], 2 * c.intermediate, c.hidden},
+                    {"down", names[5], c.hidden, c.intermediate}};
+  return layout;
+}
+
+tensor_layout gguf_tensors(model_config const& c, std::string const&) {
+  tensor_layout layout = common::gguf_names();
+  return with_block(
+      layout, c,
+      {"attn_norm.weight", "ffn_norm.weight", "attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight"});
+}
+
+tensor_layout hugging_face_tensors(model_config const& c, std::string const& root) {
+  tensor_layout layout = common::hugging_face_names(root);
+  return with_block(layout, c,
+                    {"input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.qkv_proj.weight",
+                     "self_attn.o_proj.weight", "mlp.gate_up_proj.weight", "mlp.down_proj.weight"});
+}
+
+/// llama.cpp reads the window of these files and does not use it; transformers does.
+void read_gguf(config_reader& file, model_config& c, rope_defaults& rope) {
+  c.norm_epsilon = file.number("phi3.attention.layer_norm_rms_epsilon");
+  rope.may_rotate_a_part = true;
+  if (index_t const window = file.whole("phi3.attention.sliding_window", 0); window > 0) common::set_window(file, c, window);
+}
+
+/// Phi3Config of transformers 5.24.
+void read_hugging_face(config_reader& file, model_config& c, rope_defaults& rope) {
+  common::read_common(file, c, {.norm_epsilon = 1e-5, .max_positions = 4096});
+  rope.may_rotate_a_part = rope.yarn_means_longrope = true;
+  rope.original_context = 4096;
+  if (auto const window = file.whole_or_none("sliding_window", std::nullopt)) common::set_window(file, c, *window);
+}
+
+} // namespace
+
+model_family const phi3_family = {
+    .name = "phi3",
+    .norm = norm_kind::rms,
+    .positions = position_kind::rotary,
+    .stages = stages,
+    .gguf = {.names = {"phi3"}, .read_config = read_gguf, .tensors = gguf_tensors},
+    .hugging_face = {
+        .names = {"phi3"}, .read_config = read_hugging_face, .tensors = hugging_face_tensors, .roots = {"model.", ""}}};
+
+} // namespace slim_llm
