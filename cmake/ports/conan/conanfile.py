@@ -16,7 +16,7 @@ class Slim(ConanFile):
 
     def export_sources(self):
         root = Path(self.recipe_folder).parents[2]
-        for pattern in ("CMakeLists.txt", "include/*", "cmake/*", "src/*"):
+        for pattern in ("CMakeLists.txt", "include/*", "cmake/*"):
             copy(self, pattern, root, self.export_sources_folder)
 
     def requirements(self):
