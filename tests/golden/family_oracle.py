@@ -432,7 +432,7 @@ CASES = [
     ("phi3, fused, window", 60, small("phi3", sliding_window=9), False),
     ("phi3, a part of heads rotated", 40, small("phi3", partial_rotary_factor=0.75, sliding_window=None, tie_word_embeddings=True), True),
     ("phi3, longrope, short text", 60, small("phi3", partial_rotary_factor=0.75, original_max_position_embeddings=64, rope_scaling={"type": "longrope", **FACTORS}), True),
-    ("phi3, longrope, long text", 80, small("phi3", partial_rotary_factor=0.75, original_max_position_embeddings=64, rope_scaling={"type": "su", **FACTORS}), True),
+    ("phi3, longrope, long text", 80, small("phi3", partial_rotary_factor=0.75, original_max_position_embeddings=64, rope_scaling={"type": "su", "original_max_position_embeddings": 64, **FACTORS}), True),
     ("qwen3_moe", 40, small("qwen3_moe", norm_topk_prob=True), True),
     ("qwen3_moe, weights as they are", 40, small("qwen3_moe", use_sliding_window=True, sliding_window=7, max_window_layers=1), False),
     ("olmoe", 40, small("olmoe"), True),
