@@ -530,7 +530,7 @@ def twice(dump):
         ("buffer of positions", plain, {**w, "model.rotary_emb.inv_freq": inv, "model.layers.0.self_attn.rotary_emb.inv_freq": inv}, nothing, (plain, w), ["passed over", "inv_freq"]),
         ("empty tensor and step", plain, {**w, "empty": np.zeros((0, 4), np.float32), "model.step": np.array([7])}, nothing, (plain, w), ["passed over", "empty"]),
         ("tensor of nobody", plain, {**w, "model.gate.weight": inv}, nothing, None, ["model.gate.weight", "no place"]),
-        ("a block too many", {**plain, "num_hidden_layers": 1}, w, nothing, None, ["model.layers.1.", "number of blocks"]),
+        ("a block too many", {**plain, "num_hidden_layers": 1}, w, nothing, None, ["model.layers.1.", "1 blocks"]),
         ("infinity, NaN", plain, w, lambda f: (f / "config.json").write_text(text(plain)[:-1] + ', "x": Infinity, "y": NaN, "z": -Infinity}'), (plain, w), ["'x', 'y', 'z'", "not known"]),
         ("infinity where it counts", plain, w, lambda f: (f / "config.json").write_text(text(plain)[:-1] + ', "rms_norm_eps": Infinity}'), None, ["rms_norm_eps", "Infinity"]),
         ("no JSON", plain, w, lambda f: (f / "config.json").write_text('{"model_type": "llama",\n "hidden_size": 3,,}'), None, ["config.json", "line 2"]),

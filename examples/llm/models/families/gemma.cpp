@@ -113,7 +113,8 @@ void read_hugging_face(config_reader& file, model_config& c, rope_defaults& rope
                        .tied = true,
                        .activation_key = "hidden_activation",
                        .activation = "gelu_pytorch_tanh"});
-  file.used("hidden_act"); // of older folders; the class reads the other key
+  file.used("hidden_act");              // of older folders; the class reads the other key
+  file.used("_sliding_window_pattern"); // written by transformers 5, which reads layer_types beside it
   set_common(c);
   c.has.qkv_bias = file.flag("attention_bias", false);
   double const scalar = file.number("query_pre_attn_scalar", 256.0);
