@@ -416,6 +416,7 @@ CASES = [
     ("llama, biases", 23, small("llama", attention_bias=True, mlp_bias=True), False),
     ("mistral, window", 150, small("mistral", sliding_window=70), False),
     ("mistral, window of 1", 9, small("mistral", sliding_window=1), False),
+    ("mistral, window of 4096 by default", 4200, small("mistral", vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, max_position_embeddings=8192), False),
     ("mistral, null window", 23, small("mistral", sliding_window=None), True),
     ("qwen2, upper layers slide", 60, small("qwen2", use_sliding_window=True, sliding_window=7, max_window_layers=1), False),
     ("qwen2, no layer slides", 60, small("qwen2", use_sliding_window=True, sliding_window=7, max_window_layers=2), True),

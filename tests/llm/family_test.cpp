@@ -228,3 +228,15 @@ TEST_CASE("experts that a GGUF file stacks in one tensor are read, packed, and w
   REQUIRE(again.why() == "");
   CHECK(evaluate(*again, ids, {.context = 40}).nll == Approx(evaluate(dense, ids, {.context = 40}).nll).epsilon(2e-3)); // F16
 }
+
+TEST_CASE("numbers that overflow inside a model leave as errors, not as a perplexity or a compressed model") {
+  auto const ids = random_tokens(80, 61);
+  model m = random_llama();
+  for (float& w : m.final_norm.weight) w = 3e38f;
+  CHECK_THROWS_WITH(evaluate(m, ids, {.context = 40}), Catch::Contains("window 0") && Catch::Contains("not a number"));
+  m = random_llama();
+  name_linears(m);
+  for (float& w : m.blocks[1].find_norm("mlp_norm")->weight) w = 3e38f;
+  CHECK_THROWS_WITH(compress_in_place(m, ids, find_recipe("slim-q@g16").value(), {.context = 40, .calib_tokens = 80}, 32),
+                    Catch::Contains(m.blocks[1]["gate"].name) && Catch::Contains("infinite"));
+}

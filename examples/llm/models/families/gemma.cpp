@@ -73,7 +73,7 @@ void set_common(model_config& c) {
   c.has.head_norms = c.name != "gemma2";
 }
 
-/// Keys and what follows from their absence: src/models/gemma2.cpp and gemma3.cpp of llama.cpp.
+/// Keys and what follows from their absence: llama.cpp's models gemma2 and gemma3.
 void read_gguf(config_reader& file, model_config& c, rope_defaults& rope) {
   std::string const p = c.name + ".";
   bool const second = c.name == "gemma2";
