@@ -374,7 +374,7 @@ def refusals(dump):
         (["no tensor", down], without(down)),
         ([down, "48 x 79", "48 x 80"], lambda f: rewrite(f, lambda w: w.update({down: np.ascontiguousarray(w[down][:, :79])}))),
         (["model.layers.0.mlp.router.weight", "no place"], lambda f: rewrite(f, lambda w: w.update({"model.layers.0.mlp.router.weight": w[down]}))),
-        (["model.layers.2.", "no place"], lambda f: rewrite(f, lambda w: w.update({"model.layers.2.input_layernorm.weight": w["model.norm.weight"]}))),
+        (["model.layers.2.", "2 blocks"], lambda f: rewrite(f, lambda w: w.update({"model.layers.2.input_layernorm.weight": w["model.norm.weight"]}))),
         (["'gemma'", "not known"], change(model_type="gemma")),
         (["ntk", "not known"], change(rope_scaling={"type": "ntk", "factor": 2.0})),
         (["gelu", "not known"], change(hidden_act="gelu")),

@@ -1,6 +1,10 @@
 #include "compress/compress_model.hpp"
+#include "evaluate/evaluate.hpp"
 #include "evaluate/generate.hpp"
-#include "random_model.hpp"
+#include "formats/export_model.hpp"
+#include "formats/load.hpp"
+#include "support/temporary_folder.hpp"
+#include "tiny_gguf.hpp"
 
 #include "slim/testing/same_bits.hpp"
 
@@ -180,4 +184,59 @@ TEST_CASE("an expert that no token was sent to is left as it is, and named") {
   CHECK_THROWS_WITH(compress_in_place(again, random_tokens(80, 61), find_recipe("slim-q@g16").value(),
                                       {.context = 40, .calib_tokens = 80, .keep_packed = true}, 32, {}, &packed),
                     Catch::Contains("--packed") && Catch::Contains("no token"));
+}
+
+TEST_CASE("experts that a GGUF file stacks in one tensor are read, packed, and written back into their places") {
+  slim_test::temporary_folder const folder;
+  model made = random_of(mixture_family, [](model_config& c) {
+    c.vocab = 256;
+    c.experts = 5;
+    c.experts_per_token = 2;
+    c.has.head_norms = c.normalize_expert_weights = true;
+  });
+  made.embedding = random_matrix(256, made.config.hidden, 1);
+  write_tiny_gguf(folder / "in.gguf", made);
+  checkpoint const source(folder / "in.gguf");
+  auto const read = load_model(folder / "in.gguf");
+  REQUIRE(read.why() == "");
+  CHECK(source.bits_per_weight(linears_of(*read)) == Approx(32));
+  model dense = *read;
+  load_into_memory(dense);
+  for (std::size_t n = 0; n < dense.blocks.size(); ++n)
+    for (linear const& l : made.blocks[n].linears) {
+      CHECK(dense.blocks[n][l.role].weight == l.weight);
+      CHECK(dense.blocks[n][l.role].name == l.name);
+    }
+
+  model packed_model = dense;
+  packed_weights packed;
+  auto const ids = random_tokens(400, 256);
+  auto const cost = compress_in_place(packed_model, ids, find_recipe("slim-q@g32").value(),
+                                      {.context = 40, .calib_tokens = 320, .keep_packed = true}, 32, {}, &packed);
+  CHECK(packed.size() == all_linears(dense).size());
+  auto const compressed = evaluate(packed_model, ids, {.context = 40});
+  for (block& b : packed_model.blocks) use_packed(b, packed, slim::input_precision::exact);
+  CHECK(evaluate(packed_model, ids, {.context = 40}).nll == Approx(compressed.nll).epsilon(1e-3));
+
+  model_writer writer(source, folder / "out.gguf", "slim-q");
+  for (block const& b : dense.blocks) writer.add(b);
+  CHECK(writer.finish() > 0);
+  auto const file = slim::gguf_file::open(folder / "out.gguf").value();
+  CHECK(file.find("blk.1.ffn_down_exps.weight")->type == slim::tensor_type::f16);
+  CHECK(file.find("blk.1.ffn_down_exps.weight")->shape == std::vector<index_t>{5, 24, 40});
+  auto const again = load_model(folder / "out.gguf");
+  REQUIRE(again.why() == "");
+  CHECK(evaluate(*again, ids, {.context = 40}).nll == Approx(evaluate(dense, ids, {.context = 40}).nll).epsilon(2e-3)); // F16
+}
+
+TEST_CASE("numbers that overflow inside a model leave as errors, not as a perplexity or a compressed model") {
+  auto const ids = random_tokens(80, 61);
+  model m = random_llama();
+  for (float& w : m.final_norm.weight) w = 3e38f;
+  CHECK_THROWS_WITH(evaluate(m, ids, {.context = 40}), Catch::Contains("window 0") && Catch::Contains("not a number"));
+  m = random_llama();
+  name_linears(m);
+  for (float& w : m.blocks[1].find_norm("mlp_norm")->weight) w = 3e38f;
+  CHECK_THROWS_WITH(compress_in_place(m, ids, find_recipe("slim-q@g16").value(), {.context = 40, .calib_tokens = 80}, 32),
+                    Catch::Contains(m.blocks[1]["gate"].name) && Catch::Contains("infinite"));
 }

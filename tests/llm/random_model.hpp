@@ -31,6 +31,12 @@ inline norm named_norm(std::string role, std::vector<float> weight, std::vector<
   return {role, role, std::move(weight), std::move(bias)};
 }
 
+inline rotary_table rotary_of_pairs(std::vector<double> frequencies) {
+  rotary_table table;
+  table.frequencies = std::move(frequencies);
+  return table;
+}
+
 /// Two blocks of 6 heads on 3 key-value heads; `vocab` tokens.
 inline model random_llama(index_t vocab = 61, rope_style style = rope_style::rotate_half) {
   model m;
@@ -47,7 +53,7 @@ inline model random_llama(index_t vocab = 61, rope_style style = rope_style::rot
   c.embedding_dim = c.hidden;
   c.rope = style;
   m.embedding = random_matrix(vocab, c.hidden, 1);
-  m.rotary = {{.frequencies = {1.0, 0.1}}};
+  m.rotary = {rotary_of_pairs({1.0, 0.1})};
   std::vector<float> const ones(static_cast<std::size_t>(c.hidden), 1.0f);
   for (index_t n = 0; n < c.layers; ++n) {
     block b;
@@ -146,7 +152,7 @@ inline model random_of(model_family const& family, std::function<void(model_conf
   c.family = &family;
   c.name = family.name;
   if (change) change(c);
-  m.rotary.resize(2, {.frequencies = {0.7, 0.03}});
+  m.rotary.resize(2, rotary_of_pairs({0.7, 0.03}));
   tensor_layout const layout = family.hugging_face.tensors(c, "");
   std::uint64_t seed = 4000;
   auto const random_linears = [&](std::vector<linear_tensor> const& tensors) {
@@ -156,8 +162,10 @@ inline model random_of(model_family const& family, std::function<void(model_conf
   };
   for (index_t n = 0; n < c.layers; ++n) {
     block b;
-    for (norm_tensor const& t : layout.norms)
-      b.norms.push_back(named_norm(t.role, random_vector(t.size, ++seed, 1, 0.2), random_vector(t.size, ++seed, 0, 0.1)));
+    for (norm_tensor const& t : layout.norms) {
+      auto weight = random_vector(t.size, ++seed, 1, 0.2);
+      b.norms.push_back(named_norm(t.role, std::move(weight), random_vector(t.size, ++seed, 0, 0.1)));
+    }
     b.linears = random_linears(layout.linears);
     b.kept = random_linears(layout.kept);
     b.attention = c.attention_of(n);
@@ -185,7 +193,8 @@ inline std::vector<std::pair<std::string, model>> random_families() {
                      c.has.head_norms = true;
                      c.attention = {{.window = 7, .rotary = 1}, {}};
                    }));
-  all.back().second.rotary[1] = {.frequencies = {1.0, 0.2}, .attention_factor = 1.2};
+  all.back().second.rotary[1] = rotary_of_pairs({1.0, 0.2});
+  all.back().second.rotary[1].attention_factor = 1.2;
   all.emplace_back("phi3", random_of(phi3_family));
   for (rotary_table& table : all.back().second.rotary) table.frequencies = {0.5}; // half of each head
   auto const experts = [](model_config& c) {

@@ -6,6 +6,7 @@
 
 #include "slim/io/gguf/writer.hpp"
 
+#include <algorithm>
 #include <filesystem>
 #include <functional>
 
@@ -23,23 +24,29 @@ inline std::string printable_byte(int byte) {
   return {static_cast<char>(0xc0 | (code >> 6)), static_cast<char>(0x80 | (code & 63))};
 }
 
-/// Writes random_llama with 256 tokens, one per byte. `m` names its tensors as the file does afterwards. `change` may add
-/// metadata.
+/// Writes random_llama, or a model with experts, with 256 tokens, one per byte. `m` names its tensors as the file does
+/// afterwards. `change` may add metadata.
 inline void write_tiny_gguf(std::filesystem::path const& path, model& m,
                             std::function<void(slim::gguf_writer&)> const& change = {}) {
   slim::gguf_writer file;
   auto const& c = m.config;
   auto const u32 = [](index_t value) { return static_cast<std::uint32_t>(value); };
-  file.set("general.architecture", std::string("llama"));
-  file.set("llama.block_count", u32(c.layers));
-  file.set("llama.context_length", std::uint32_t{256});
-  file.set("llama.embedding_length", u32(c.hidden));
-  file.set("llama.feed_forward_length", u32(c.intermediate));
-  file.set("llama.attention.head_count", u32(c.heads));
-  file.set("llama.attention.head_count_kv", u32(c.kv_heads));
-  file.set("llama.attention.layer_norm_rms_epsilon", 1e-5f);
-  file.set("llama.rope.dimension_count", u32(c.head_dim));
-  file.set("llama.rope.freq_base", 10000.0f);
+  std::string const arch = c.experts > 0 ? "qwen3moe" : "llama";
+  file.set("general.architecture", arch);
+  if (c.experts > 0) {
+    file.set(arch + ".expert_count", u32(c.experts));
+    file.set(arch + ".expert_used_count", u32(c.experts_per_token));
+    file.set(arch + ".expert_feed_forward_length", u32(c.intermediate));
+  }
+  file.set(arch + ".block_count", u32(c.layers));
+  file.set(arch + ".context_length", std::uint32_t{256});
+  file.set(arch + ".embedding_length", u32(c.hidden));
+  file.set(arch + ".feed_forward_length", u32(c.intermediate));
+  file.set(arch + ".attention.head_count", u32(c.heads));
+  file.set(arch + ".attention.head_count_kv", u32(c.kv_heads));
+  file.set(arch + ".attention.layer_norm_rms_epsilon", 1e-5f);
+  file.set(arch + ".rope.dimension_count", u32(c.head_dim));
+  file.set(arch + ".rope.freq_base", 10000.0f);
   file.set("tokenizer.ggml.model", std::string("gpt2"));
   file.set("tokenizer.ggml.pre", std::string("gpt-2"));
   std::vector<std::string> tokens;
@@ -56,10 +63,26 @@ inline void write_tiny_gguf(std::filesystem::path const& path, model& m,
     auto const layout = c.family->gguf.tensors(c, "");
     for (norm_tensor const& tensor : layout.norms)
       file.add(slim::outgoing_vector(prefix + tensor.name, slim::tensor_type::f32, b.find_norm(tensor.role)->weight));
+    for (linear_tensor const& tensor : layout.kept)
+      file.add(slim::outgoing_matrix(prefix + tensor.name, slim::tensor_type::f32, b.find_kept(tensor.role).weight.view()));
+    std::vector<std::pair<std::string, std::vector<linear const*>>> tensors; // stacked ones hold several linears
     for (linear_tensor const& tensor : layout.linears) {
       linear& l = b[tensor.role];
       l.name = prefix + tensor.name;
-      file.add(slim::outgoing_matrix(l.name, slim::tensor_type::f32, l.weight.view()));
+      auto at = std::find_if(tensors.begin(), tensors.end(), [&](auto const& entry) { return entry.first == l.name; });
+      if (at == tensors.end()) at = tensors.insert(at, {l.name, {}});
+      at->second.push_back(&l);
+      if (tensor.slice >= 0) l.name += "[" + std::to_string(tensor.slice) + "]";
+    }
+    for (auto const& [name, slices] : tensors) {
+      index_t const rows = slices[0]->d_out(), cols = slices[0]->d_in(), count = static_cast<index_t>(slices.size());
+      matrix<float> all(rows * count, cols);
+      for (index_t k = 0; k < count; ++k)
+        std::copy_n(slices[static_cast<std::size_t>(k)]->weight.data(), rows * cols, all.row(k * rows));
+      slim::outgoing_tensor out{
+          name, slim::tensor_type::f32, {}, {rows, cols}, std::function<matrix<float>()>([all] { return all; })};
+      if (slices[0]->name != name) out.shape = {count, rows, cols};
+      file.add(std::move(out));
     }
   }
   if (change) change(file);

@@ -237,6 +237,19 @@ void tensor_source::deny(std::string const& name, std::string const& reason) {
   fail("tensor '" + name + "' is there, but " + reason);
 }
 
+void tensor_source::deny_blocks_from(std::string const& prefix, index_t number) {
+  std::set<std::string> beyond;
+  for (auto const& entry : tensors_) {
+    std::string const& name = entry.first;
+    std::size_t const dot = name.find('.', prefix.size());
+    if (used_.contains(name) || !name.starts_with(prefix) || dot == std::string::npos) continue;
+    std::string const digits = name.substr(prefix.size(), dot - prefix.size());
+    bool const counts = !digits.empty() && digits.size() < 10 && digits.find_first_not_of("0123456789") == std::string::npos;
+    if (counts && std::stol(digits) >= number) beyond.insert(name);
+  }
+  if (!beyond.empty()) deny(*beyond.begin(), slim::message("the configuration says that the model has ", number, " blocks"));
+}
+
 void tensor_source::settle_unused() {
   std::set<std::string> left; // in order, so that what is said does not depend on hashing
   for (auto const& entry : tensors_)
@@ -317,6 +330,7 @@ slim::result<model> assemble(model_config config, tensor_layout const& layout, t
     source.fail("there is no tensor '" + layout.head + "', and the configuration does not say that the head is the embedding " +
                 "(tie_word_embeddings)");
   if (source.has(layout.head)) m.head = {source.find(layout.head, config.vocab, config.embedding_dim), file};
+  source.deny_blocks_from(layout.block_prefix, config.layers);
   source.settle_unused();
   source.check_numbers();
   if (source.failed()) return slim::failure{source.why()};

@@ -40,6 +40,9 @@ public:
   /// The tensor contradicts the configuration, as `reason` says.
   void deny(std::string const& name, std::string const& reason);
 
+  /// A tensor of a block that the configuration does not count contradicts it: prefix + number + ".", numbers from `number` on.
+  void deny_blocks_from(std::string const& prefix, index_t number);
+
   void fail(std::string const& reason);
   [[nodiscard]] bool failed() const { return !why_.empty(); }
   [[nodiscard]] std::string const& why() const { return why_; }

@@ -21,7 +21,7 @@ rope_settings read_scaling(json_config& at, json_config& outside, model_config c
   if (part != 1 && !defaults.may_rotate_a_part)
     at.fail(slim::message("partial_rotary_factor is ", part, "; models of this type rotate whole heads"));
   if (!(part > 0) || part > 1) at.fail(slim::message("partial_rotary_factor is ", part, ", allowed are numbers up to 1"));
-  rope.rotated = static_cast<index_t>(static_cast<double>(c.head_dim) * part);
+  rope.rotated = at.why().empty() ? static_cast<index_t>(static_cast<double>(c.head_dim) * part) : 2;
   if (rope.rotated % 2 != 0)
     at.fail(slim::message("an odd number of elements of a head, ", rope.rotated, ", cannot be rotated"));
   rope.max_positions = c.max_positions;

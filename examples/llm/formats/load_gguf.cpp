@@ -76,8 +76,8 @@ private:
   slim::gguf_file const& file_;
 };
 
-/// Keys behind the architecture's name that llama.cpp computes with in some architecture (src/llama-arch.cpp), and that must
-/// be 0 or false in those that do not ask for them.
+/// Keys behind the architecture's name that llama.cpp computes with in some architecture (as of llama-cpp-python
+/// 0.3.36), and that must be 0 or false in those that do not ask for them.
 constexpr std::string_view telling_keys[] = {
     "expert_count",           "expert_used_count",        "expert_shared_count",       "leading_dense_block_count",
     "attention.clamp_kqv",    "attention.max_alibi_bias", "attention.scale",           "attention.sliding_window",
@@ -138,7 +138,7 @@ model_config read_config(metadata_reader& data, rope_defaults& rope) {
   return c;
 }
 
-/// Names of the kinds: LLAMA_ROPE_SCALING_TYPES in llama.cpp's src/llama-model.cpp. llama3 has none: its converter writes what
+/// Names of the kinds: LLAMA_ROPE_SCALING_TYPES in llama.cpp. llama3 has none: its converter writes what
 /// it does to each pair.
 rope_settings read_rope(metadata_reader& data, model_config const& c, rope_defaults const& defaults, bool has_factors) {
   using scaling = rope_settings::scaling;

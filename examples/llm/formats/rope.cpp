@@ -71,7 +71,8 @@ std::string why_not_valid(rope_settings const& rope) {
   if (!positive(rope.theta) || rope.theta == 1) return slim::message("rotary base (rope_theta) is ", rope.theta);
   if (!positive(rope.factor)) return slim::message("rotary factor is ", rope.factor, "; it must be positive");
   bool const needs_context = rope.kind == scaling::llama3 || rope.kind == scaling::yarn || rope.kind == scaling::longrope;
-  if (needs_context && !(positive(rope.original_context) && rope.original_context > 1))
+  constexpr double most_positions = index_t{1} << 30;
+  if (needs_context && !(rope.original_context > 1 && rope.original_context <= most_positions))
     return slim::message("the original context of the rotary positions (original_max_position_embeddings) is ",
                          rope.original_context);
   if (rope.kind == scaling::llama3 &&

@@ -73,7 +73,7 @@ void set_common(model_config& c) {
   c.has.head_norms = c.name != "gemma2";
 }
 
-/// Keys and what follows from their absence: src/models/gemma2.cpp and gemma3.cpp of llama.cpp.
+/// Keys and what follows from their absence: llama.cpp's models gemma2 and gemma3.
 void read_gguf(config_reader& file, model_config& c, rope_defaults& rope) {
   std::string const p = c.name + ".";
   bool const second = c.name == "gemma2";
@@ -113,7 +113,8 @@ void read_hugging_face(config_reader& file, model_config& c, rope_defaults& rope
                        .tied = true,
                        .activation_key = "hidden_activation",
                        .activation = "gelu_pytorch_tanh"});
-  file.used("hidden_act"); // of older folders; the class reads the other key
+  file.used("hidden_act");              // of older folders; the class reads the other key
+  file.used("_sliding_window_pattern"); // written by transformers 5, which reads layer_types beside it
   set_common(c);
   c.has.qkv_bias = file.flag("attention_bias", false);
   double const scalar = file.number("query_pre_attn_scalar", 256.0);

@@ -55,7 +55,7 @@ void set_rotating_blocks(config_reader& file, model_config& c, std::vector<bool>
     if (!rotates[n]) c.attention[n].rotary = block_attention::no_rotary;
 }
 
-/// Keys: gguf-py/gguf/constants.py of llama.cpp; rows of q and k: conversion/llama.py there.
+/// Keys: gguf-py/gguf/constants.py of llama.cpp; rows of q and k: LlamaModel.permute of its converter.
 void read_gguf(config_reader& file, model_config& c, rope_defaults&) {
   std::string const p = c.name + ".";
   bool const permuted = c.name == "llama" || c.name == "smollm3";

@@ -79,7 +79,8 @@ void read_hugging_face(config_reader& file, model_config& c, rope_defaults&) {
     file.fail("activation '" + act + "' is not known; relu is");
   c.has.qkv_bias = c.has.o_bias = c.has.mlp_bias = file.flag("enable_bias", true);
   c.has.norm_weights = file.flag("layer_norm_elementwise_affine", true);
-  c.has.final_norm = c.norm_before && !file.flag("_remove_final_layer_norm", false);
+  bool const without_final_norm = file.flag("_remove_final_layer_norm", false);
+  c.has.final_norm = c.norm_before && !without_final_norm;
 }
 
 } // namespace
