@@ -468,6 +468,12 @@ TEST_CASE("a damaged or unusual tokenizer.json gives a tokenizer or a sentence n
   CHECK_THAT(with_template({special("nobody"), sequence}), Catch::Contains("'nobody' is not in the vocabulary"));
   CHECK_THAT(changed("/post_processor", {{"type", "Odd"}}), Catch::Contains("'Odd' is not read"));
   CHECK_THAT(changed("/post_procesor", {{"type", "Odd"}}), Catch::Contains("'post_procesor'"));
+  CHECK_THAT(changed("/model/byte_fallback", true), Catch::Contains("byte_fallback behind ByteLevel"));
+  CHECK_THAT(changed("/pre_tokenizer/pretokenizers/0/invert", true), Catch::Contains("is not that of"));
+  json inverted = good; // as tiktoken's vocabularies are converted: what matches no pattern is removed, which is nothing
+  inverted["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed";
+  inverted["pre_tokenizer"]["pretokenizers"][0]["invert"] = true;
+  CHECK(why(inverted.dump()) == "");
   CHECK_THAT(changed("/model/dropout", 0.1), Catch::Contains("dropout"));
   CHECK_THAT(changed("/model/vocabulary", 1), Catch::Contains("'vocabulary'"));
   CHECK_THAT(changed("/added_tokens/0/stripped", true), Catch::Contains("'stripped'"));
