@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What including the library costs a compiler: time and memory, beside Eigen, medians of several turns.
+"""What including the library costs a compiler: time and memory, beside Eigen, fmt and xtensor, medians of several turns.
 
     bench/compile_time/measure.py [--rounds 5] [--compiler g++] [--against OTHER_CHECKOUT]
 
@@ -18,15 +18,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 EIGEN = ["-isystem", "/usr/include/eigen3"]
 
-# name, source, flags; {include} is the checkout's include folder.
+# name, source (text, or a path inside the checkout), flags. Peers that are not installed are left out.
 UNITS = [
     ("Eigen/Dense", "#include <Eigen/Dense>\n", ["-fsyntax-only"]),
+    ("fmt/format.h", "#include <fmt/format.h>\n", ["-fsyntax-only"]),
+    ("xtensor/xarray.hpp", "#include <xtensor/xarray.hpp>\n", ["-fsyntax-only"]),
     ("slim/slim.hpp", "#include <slim/slim.hpp>\n", ["-fsyntax-only"]),
     ("slim/pipeline/compress.hpp, absmax, 2:4", "#include <slim/pipeline/compress.hpp>\n#include <slim/quantization/absmax.hpp>\n"
      "#include <slim/pruning/nm_pruner.hpp>\n#include <slim/saliency/wanda.hpp>\n", ["-fsyntax-only"]),
     ("slim/kernels/packed_linear.hpp", "#include <slim/kernels/packed_linear.hpp>\n", ["-fsyntax-only"]),
-    ("README example, -O2", None, ["-O2", "-c", "-o", os.devnull]),
+    ("slim/slim.hpp, compiled form", "#include <slim/slim.hpp>\n", ["-fsyntax-only", "-DSLIM_COMPILED"]),
+    ("README example, -O2", Path("examples/00_readme.cpp"), ["-O2", "-c", "-o", os.devnull]),
+    ("README example, -O2, compiled form", Path("examples/00_readme.cpp"), ["-O2", "-c", "-o", os.devnull, "-DSLIM_COMPILED"]),
+    ("the compiled form itself, -O2", Path("src/compiled.cpp"), ["-O2", "-c", "-o", os.devnull, "-DSLIM_COMPILING"]),
 ]
+PEERS = {"Eigen/Dense": "", "fmt/format.h": "/usr/include/fmt/format.h", "xtensor/xarray.hpp": "/usr/include/xtensor/xarray.hpp"}
 
 
 def compile_once(compiler, source, flags, include):
@@ -59,12 +65,13 @@ def main():
         for _ in range(args.rounds):
             for k, (name, text, flags) in enumerate(UNITS):
                 for label, root in checkouts:
-                    if label == "other" and name.startswith("Eigen"):
+                    if name in PEERS and (label == "other" or not Path(PEERS[name] or "/").exists()):
                         continue
-                    source = root / "examples" / "00_readme.cpp"
-                    if text is not None:
-                        source = Path(folder) / f"unit{k}.cpp"
+                    source = root / text if isinstance(text, Path) else Path(folder) / f"unit{k}.cpp"
+                    if not isinstance(text, Path):
                         source.write_text(text)
+                    elif not source.exists():
+                        continue
                     results.setdefault((name, label), []).append(compile_once(args.compiler, source, flags, root / "include"))
     print("| unit | checkout | CPU seconds | of Eigen/Dense | peak MB |\n|:--|:--|--:|--:|--:|")
     eigen = statistics.median(s for s, _ in results[("Eigen/Dense", "here")])

@@ -136,6 +136,13 @@ TEST_CASE("what no kernel reads is refused in one sentence") {
   some.keep(3, 5);
   any_layer const outliers{{std::nullopt, any_codes(keep_outliers(plain, w.view(), some))}, std::nullopt, {}};
   CHECK_THROWS_WITH(pack(outliers), Contains("outliers beside them"));
+  integer_codes far = plain; // GPTQ's zero point of 16
+  far.zeros = matrix<std::int8_t>(far.scales.rows(), far.scales.cols());
+  far.zeros(3, 2) = 8;
+  CHECK_FALSE(far.has_zero());
+  CHECK_THROWS_WITH(pack_linear(far, &some, nullptr), Contains("its codes have no 0"));
+  far.prune(some);
+  CHECK_NOTHROW(far.check_codes("test"));
   codebook_codes no_zero(d_out, d_in,
                          {-1.0f, -0.5f, 0.5f, 1.0f, 1.5f, 2.0f, 2.5f, 3.0f, 3.5f, 4.0f, 4.5f, 5.0f, 5.5f, 6.0f, 6.5f, 7.0f},
                          per_group(32), {.format = number_format::fp16});

@@ -17,7 +17,7 @@ namespace detail {
 /// The N best of a group of `width` <= M scores.
 template <int N, int M>
 void select_group(float const* scores, index_t width, std::uint8_t* kept) {
-  std::array<float, M> ranked{};
+  std::array<float, static_cast<std::size_t>(M)> ranked{};
   for (index_t k = 0; k < width; ++k) {
     kept[k] = 0;
     ranked[static_cast<std::size_t>(k)] = scores[k] == scores[k] ? scores[k] : -std::numeric_limits<float>::infinity();
@@ -36,7 +36,7 @@ void select_row(selection_kernels const& kernels, Scorer const& score, index_t i
                 std::uint8_t* kept) {
   constexpr index_t panel = 1024 / M * M;
   constexpr bool scores_by_column = requires { score.column_factors(); };
-  std::array<float, panel> scores;
+  std::array<float, static_cast<std::size_t>(panel)> scores;
   for (index_t first = 0; first < w.cols(); first += panel) {
     index_t const width = std::min(panel, w.cols() - first);
     index_t const by_kernel = N == 2 && M == 4 ? width / 4 * 4 : 0;

@@ -320,7 +320,8 @@ namespace detail {
 
 /// @throws config_error on what R16 has no place for.
 inline void check_r16(integer_codes const& codes, mask const* kept) {
-  codes.check_codes("pack_r16", kept);
+  codes.check("pack_r16");
+  if (kept) kept->check("pack_r16", codes.rows(), codes.cols());
   if (codes.bits < 2 || !codes.group_bits.empty() || !codes.offsets.empty())
     throw config_error("pack_r16: codes of 1 bit, bits per group and real offsets have no place in R16");
 }
@@ -339,7 +340,11 @@ inline r16_matrix pack_all(integer_codes const& codes, mask const* kept, std::op
                     ctx.simd);
   packer.set_channel_factors(codes.channel_factors);
   ctx.parallel_for(packer.layout().row_blocks(), 4, [&](index_t begin, index_t end) {
-    for (index_t row_block = begin; row_block < end; ++row_block) packer.put(row_block, codes, kept, row_block * r16_rows);
+    for (index_t row_block = begin; row_block < end; ++row_block) {
+      index_t const first = row_block * r16_rows;
+      for (index_t i = first; i < std::min(codes.rows(), first + r16_rows); ++i) codes.check_row("pack_r16", i, kept);
+      packer.put(row_block, codes, kept, first);
+    }
   });
   return packer.take();
 }

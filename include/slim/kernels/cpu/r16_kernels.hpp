@@ -7,9 +7,12 @@
 #include "slim/kernels/cpu/r16_walk.hpp"
 #include "slim/simd/levels.hpp"
 #if !SLIM_DECLARES_ONLY
+#pragma GCC diagnostic push // sizes of arrays of vectors are ints
+#pragma GCC diagnostic ignored "-Wsign-conversion"
 #include "slim/kernels/cpu/r16_avx2.hpp"
 #include "slim/kernels/cpu/r16_avx512.hpp"
 #include "slim/kernels/cpu/r16_neon.hpp"
+#pragma GCC diagnostic pop
 #endif
 
 namespace slim {

@@ -111,17 +111,28 @@ struct integer_codes {
     return (offsets.empty() ? scaled : scaled + offset_at(i, j)) / factor_at(j);
   }
 
-  /// Whether a pruned weight can be stored as a code: real offsets have no 0.
-  [[nodiscard]] bool has_zero() const noexcept { return offsets.empty(); }
+  /// Whether a pruned weight can be stored as a code: real offsets have no 0, and a zero point may lie outside the codes' bits
+  /// (GPTQ's 16 of 4 bits does).
+  [[nodiscard]] bool has_zero() const noexcept {
+    for (index_t b = 0; b < zeros.rows(); ++b)
+      for (index_t g = 0; g < zeros.cols(); ++g)
+        if (zeros(b, g) < lowest_of(g) || zeros(b, g) > highest_of(g)) return false;
+    return offsets.empty();
+  }
 
-  /// Codes of weights that are not kept become the zero point: what they stand for is 0 without the mask, too (but for real
-  /// offsets, which have no 0). @throws shape_error, config_error
+  /// Codes of weights that are not kept become the zero point: what they stand for is 0 without the mask, too (where there is
+  /// such a code: see has_zero). @throws shape_error, config_error
   void prune(mask const& kept) {
     check("prune");
     kept.check("prune", rows(), cols());
+    index_t const wide = block.cols_of(cols());
     for (index_t i = 0; i < rows(); ++i)
-      for (index_t j = 0; j < cols(); ++j)
-        if (!kept.kept(i, j)) codes(i, j) = static_cast<std::int8_t>(zero_at(i, j));
+      for (index_t j = 0; j < cols(); ++j) {
+        if (kept.kept(i, j)) continue;
+        index_t const g = j / wide;
+        int const zero = zero_at(i, j);
+        codes(i, j) = static_cast<std::int8_t>(std::min(std::max(zero, lowest_of(g)), highest_of(g)));
+      }
   }
 
   /// @throws shape_error, config_error unless all parts fit each other: what every function that takes codes calls first.
@@ -156,29 +167,34 @@ struct integer_codes {
   void check_codes(std::string_view who, mask const* kept = nullptr) const {
     check(who);
     if (kept) kept->check(who, rows(), cols());
+    for (index_t i = 0; i < rows(); ++i) check_row(who, i, kept);
+  }
+
+  /// The part of check_codes that looks at row i, for functions that walk over the rows in parallel. The rest has been checked.
+  void check_row(std::string_view who, index_t i, mask const* kept = nullptr) const {
     index_t const wide = block.cols_of(cols());
-    for (index_t i = 0; i < rows(); ++i)
-      for (index_t first = 0; first < cols(); first += wide) {
-        index_t const last = std::min(cols(), first + wide), g = first / wide;
-        int const low = lowest_of(g), high = highest_of(g);
-        std::int8_t const* const row = codes.row(i);
-        int outside = 0;
-        for (index_t j = first; j < last; ++j) outside |= (row[j] < low ? 1 : 0) | (row[j] > high ? 1 : 0);
-        for (index_t j = first; outside != 0 && j < last; ++j)
-          if ((row[j] < low || row[j] > high) && (!kept || kept->kept(i, j)))
-            throw config_error(message(who, ": code (", i, ", ", j, ") is ", int{row[j]}, " in ", bits_of(g),
-                                       " bits, possible are ", low, " to ", high, "; codes that count from 0 are shifted by ",
-                                       -low));
-      }
+    std::int8_t const* const row = codes.row(i);
+    for (index_t first = 0; first < cols(); first += wide) {
+      index_t const last = std::min(cols(), first + wide), g = first / wide;
+      int const low = lowest_of(g), high = highest_of(g);
+      int outside = 0;
+      for (index_t j = first; j < last; ++j) outside |= (row[j] < low ? 1 : 0) | (row[j] > high ? 1 : 0);
+      for (index_t j = first; outside != 0 && j < last; ++j)
+        if ((row[j] < low || row[j] > high) && (!kept || kept->kept(i, j)))
+          throw config_error(message(who, ": code (", i, ", ", j, ") is ", int{row[j]}, " in ", bits_of(g),
+                                     " bits, possible are ", low, " to ", high, "; codes that count from 0 are shifted by ",
+                                     -low));
+    }
   }
 
   /// @throws shape_error, config_error
   void dequantize_into(matrix_view<float> values, context const& ctx = {}) const {
-    check_codes("dequantize_into");
+    check("dequantize_into");
     detail::require_shape(rows(), cols(), values.rows(), values.cols(), "dequantize_into");
     constexpr index_t rows_per_task = 32;
     ctx.parallel_for(rows(), rows_per_task, [&](index_t begin, index_t end) {
-      for (index_t i = begin; i < end; ++i)
+      for (index_t i = begin; i < end; ++i) {
+        check_row("dequantize_into", i);
         for_each_span([&](index_t first, index_t last) {
           float const scale = scale_at(i, first);
           int const zero = zero_at(i, first);
@@ -188,6 +204,7 @@ struct integer_codes {
             for (index_t j = first; j < last; ++j) values(i, j) = value(i, j);
           }
         });
+      }
     });
   }
 
