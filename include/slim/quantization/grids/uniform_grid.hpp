@@ -175,11 +175,11 @@ struct uniform_grid {
   }
 
   /// What takes codes of this grid calls it first. @throws as integer_codes::check; config_error on codes that `empty` does not
-  /// make
+  /// make, but for the bits of their groups
   void check(integer_codes const& codes, std::string_view who) const {
     codes.check(who);
-    if (codes.bits != bits || codes.block != block || codes.group_bits != group_bits || !codes.offsets.empty() ||
-        codes.scales.has_second_level() || (!codes.scales.empty() && codes.zeros.empty() != symmetric))
+    if (codes.bits != bits || codes.block != block || !codes.offsets.empty() || codes.scales.has_second_level() ||
+        (!codes.scales.empty() && codes.zeros.empty() != symmetric))
       throw config_error(message(who, ": codes of another grid; this one is ", describe()));
   }
 
