@@ -7,6 +7,8 @@
 #include "slim/kernels/packed_linear.hpp"
 #include "slim/packing/unpack.hpp"
 #include "slim/pipeline/layer_bytes.hpp"
+#include "slim/quantization/grids/codebook_grid.hpp"
+#include "slim/quantization/grids/super_block_grid.hpp"
 #include "slim/testing/hard_matrices.hpp"
 
 #include <catch2/catch.hpp>
@@ -239,6 +241,24 @@ TEST_CASE("grids and sets refuse codes that are not theirs") {
   refused([](element& p) { p.codes.channel_factors = {1.0f}; });
   refused([](element& p) { p.mask = two_of_four(d_out, d_in - 4); });
   refused([](element& p) { p.codes = integer_codes(d_out, d_in - 1, 4, per_group(32), number_format::fp16); });
+  matrix<float> unit(d_in, d_in), w(v.view());
+  for (index_t j = 0; j < d_in; ++j) unit(j, j) = 1.0f;
+  integer_codes broken = sound_codes();
+  broken.scales = scale_table(1, 1);
+  uniform_grid const own{.block = per_group(32)};
+  CHECK_THROWS_AS(feed_back(w.view(), unit.view(), own, broken, nullptr), shape_error);
+  CHECK_THROWS_AS(descend_codes(w.view(), unit.view(), own, broken, nullptr), shape_error);
+  codebook_codes book = sound_book();
+  codebook_grid const table{.levels = rounded_levels(nf4_levels()), .block = per_group(32)};
+  CHECK_NOTHROW(table.fit(book, v.view()));
+  book.scales = scale_table(2, 1);
+  CHECK_THROWS_AS(table.fit(book, v.view()), shape_error);
+  CHECK_THROWS_AS(feed_back(w.view(), unit.view(), table, book, nullptr), shape_error);
+  super_block_grid const super = k_quant_grid();
+  integer_codes k_codes = super.empty(d_out, d_in);
+  CHECK_NOTHROW(super.fit(k_codes, v.view()));
+  k_codes.offsets = {};
+  CHECK_THROWS_AS(super.fit(k_codes, v.view()), config_error);
   integer_codes without = sound_codes(); // a grid with zero points would write them
   uniform_grid const asymmetric{.block = per_group(32), .symmetric = false};
   CHECK_THROWS_AS(asymmetric.fit(without, v.view()), config_error);

@@ -386,6 +386,7 @@ void feed_back(matrix_view<float> w, matrix_view<float const> u, Grid const& on,
   if (codes.rows() != w.rows() || codes.cols() != w.cols())
     throw shape_error(
         message("feed_back: W is ", w.rows(), " x ", w.cols(), ", codes are ", codes.rows(), " x ", codes.cols()));
+  if constexpr (requires { on.check(codes, "feed_back"); }) on.check(codes, "feed_back");
   detail::feed_back(w, u, std::addressof(on), &codes, kept, options, ctx);
 }
 
@@ -405,6 +406,7 @@ void descend_codes(matrix_view<float> gradient, matrix_view<float const> h, Grid
       gradient.cols() != codes.cols() || (kept && (kept->rows() != codes.rows() || kept->cols() != codes.cols())))
     throw shape_error(message("descend_codes: codes are ", codes.rows(), " x ", codes.cols(), ", H is ", h.rows(), " x ",
                               h.cols(), ", the gradient ", gradient.rows(), " x ", gradient.cols(), "; or the mask differs"));
+  if constexpr (requires { on.check(codes, "descend_codes"); }) on.check(codes, "descend_codes");
   if (gradient.empty()) return;
   bool const pairs = kept && kept->pattern() == sparsity_pattern{2, 4};
   detail::descent_task<Grid> const task(gradient, h, on, codes, kept, pairs, ctx);

@@ -36,6 +36,21 @@ void judge_stored_bits(collector& judge, C const& codes) {
   judge.expect(all - side <= 64.0 * size, "a code has at most 64 bits", message(all, " for ", size));
 }
 
+/// Whether codes that say how they are checked are sound; nothing reads the values of others.
+template <quantized_matrix C>
+bool judge_soundness(collector& judge, C const& codes) {
+  std::string why;
+  try {
+    if constexpr (requires { codes.check_codes("codes"); })
+      codes.check_codes("codes");
+    else if constexpr (requires { codes.check("codes"); })
+      codes.check("codes");
+  } catch (error const& e) {
+    why = e.what();
+  }
+  return judge.expect(why.empty(), "parts of codes fit each other, and codes fit in their bits", why);
+}
+
 /// Grid, ranges and stored bits of integer codes of w.
 inline void judge_integer_codes(collector& judge, integer_codes const& codes, matrix<float> const& w,
                                 matrix<float> const& values) {
@@ -105,6 +120,7 @@ template <quantizer Q>
       if (!judge.expect(codes.rows() == w.values.rows() && codes.cols() == w.values.cols(), "codes have the shape of W",
                         message(codes.rows(), " x ", codes.cols())))
         continue;
+      if (!detail::judge_soundness(judge, codes)) continue;
       detail::judge_stored_bits(judge, codes);
       matrix<float> const values = detail::values_of(codes, on(serial_executor{}));
       judge.expect(all_finite(values), "finite weights have finite values");

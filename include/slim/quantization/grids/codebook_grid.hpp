@@ -33,7 +33,7 @@ struct codebook_grid {
   /// @throws shape_error
   void fit(codebook_codes& codes, matrix_view<float const> v, context const& ctx = {}) const {
     detail::require_shape(codes.rows(), codes.cols(), v.rows(), v.cols(), "codebook_grid::fit");
-    check_own(codes, "codebook_grid::fit");
+    check(codes, "codebook_grid::fit");
     if (v.empty()) return;
     index_t const wide = group_cols(codes);
     ctx.parallel_for(v.rows(), grid_lanes, [&](index_t begin, index_t end) {
@@ -83,7 +83,7 @@ struct codebook_grid {
   /// Moves every scale to where ||V - S||_H is least with the levels as they are. @throws shape_error
   void refit(codebook_codes& codes, mask const* kept, matrix_view<float const> v, matrix_view<float const> h,
              context const& ctx = {}) const {
-    check_own(codes, "codebook_grid::refit");
+    check(codes, "codebook_grid::refit");
     detail::check_refit(codes.rows(), codes.cols(), v, h);
     auto const here = [&](index_t i, index_t j) { return !kept || kept->kept(i, j); };
     detail::refit_parameters(
@@ -108,9 +108,9 @@ struct codebook_grid {
                    scale_format == number_format::fp32 ? "" : message(", ", name_of(scale_format), " scales"));
   }
 
-private:
-  /// @throws as codebook_codes::check; config_error on codes that `empty` does not make
-  void check_own(codebook_codes const& codes, std::string_view who) const {
+  /// What takes codes of this grid calls it first. @throws as codebook_codes::check; config_error on codes that `empty` does
+  /// not make
+  void check(codebook_codes const& codes, std::string_view who) const {
     codes.check(who);
     bool const own = codes.dim == 1 && codes.books.rows() <= 1 && codes.block == block && codes.scales.stored().bits == 0 &&
                      (codes.scales.empty() == (codes.rows() == 0 || codes.cols() == 0)) &&
@@ -119,6 +119,7 @@ private:
     if (!own) throw config_error(message(who, ": codes of another grid; this one is ", describe()));
   }
 
+private:
   void spread_levels(float* table) const noexcept {
     for (std::size_t k = 0; k < levels.size(); ++k)
       std::fill_n(table + static_cast<index_t>(k) * grid_lanes, grid_lanes, levels[k]);

@@ -39,7 +39,7 @@ struct super_block_grid {
   /// @throws shape_error
   void fit(integer_codes& codes, matrix_view<float const> v, context const& ctx = {}) const {
     detail::require_shape(codes.rows(), codes.cols(), v.rows(), v.cols(), "super_block_grid::fit");
-    check_own(codes, "super_block_grid::fit");
+    check(codes, "super_block_grid::fit");
     if (v.empty()) return;
     index_t const wide = group_cols(codes);
     auto const fractions = scale_fractions(rule, false);
@@ -91,7 +91,7 @@ struct super_block_grid {
   /// codes of both levels stay. @throws shape_error
   void refit(integer_codes& codes, mask const* kept, matrix_view<float const> v, matrix_view<float const> h,
              context const& ctx = {}) const {
-    check_own(codes, "super_block_grid::refit");
+    check(codes, "super_block_grid::refit");
     detail::check_refit(codes.rows(), codes.cols(), v, h);
     index_t const tall = scales.block.rows_of(codes.scales.rows()),
                   wide = group_cols(codes) * scales.block.cols_of(codes.scales.cols());
@@ -125,9 +125,9 @@ struct super_block_grid {
                    rule == scale_rule::absmax ? ", absmax scales" : "");
   }
 
-private:
-  /// @throws as integer_codes::check; config_error on codes that `empty` does not make
-  void check_own(integer_codes const& codes, std::string_view who) const {
+  /// What takes codes of this grid calls it first. @throws as integer_codes::check; config_error on codes that `empty` does not
+  /// make
+  void check(integer_codes const& codes, std::string_view who) const {
     codes.check(who);
     if (codes.bits != bits || codes.block != per_group(group) || !codes.group_bits.empty() || codes.scales.stored() != scales ||
         codes.offsets.rows() != codes.scales.rows() || codes.offsets.cols() != codes.scales.cols() ||
@@ -135,6 +135,7 @@ private:
       throw config_error(message(who, ": codes of another grid; this one is ", describe()));
   }
 
+private:
   void fit_group(integer_codes& codes, float const* tile, index_t row, index_t count, index_t g, index_t width,
                  std::span<float const> fractions, context const& ctx) const {
     float scale[grid_lanes], offset[grid_lanes];

@@ -95,7 +95,7 @@ struct uniform_grid {
   /// blocks. @throws shape_error
   void fit(integer_codes& codes, matrix_view<float const> v, context const& ctx = {}) const {
     detail::require_shape(codes.rows(), codes.cols(), v.rows(), v.cols(), "uniform_grid::fit");
-    check_own(codes, "uniform_grid::fit");
+    check(codes, "uniform_grid::fit");
     if (v.empty()) return;
     if (codes.block.rows_of(codes.rows()) == 1) return fit_row_groups(codes, v, ctx);
     if (!group_bits.empty()) throw config_error("uniform_grid: groups of several rows cannot have bits of their own");
@@ -138,7 +138,7 @@ struct uniform_grid {
   /// that would not lower it, as stored, stays. O(d_out d_in^2). @throws shape_error
   void refit(integer_codes& codes, mask const*, matrix_view<float const> v, matrix_view<float const> h,
              context const& ctx = {}) const {
-    check_own(codes, "uniform_grid::refit");
+    check(codes, "uniform_grid::refit");
     detail::check_refit(codes.rows(), codes.cols(), v, h); // a pruned weight has level 0
     detail::refit_parameters(
         codes.block.rows_of(codes.rows()), group_cols(codes), v, h, [&](index_t i, index_t j) { return codes.value(i, j); },
@@ -168,21 +168,22 @@ struct uniform_grid {
   void fit_weighted(integer_codes& codes, matrix_view<float const> v, std::span<float const> weights,
                     context const& ctx = {}) const {
     detail::require_shape(codes.rows(), codes.cols(), v.rows(), v.cols(), "uniform_grid::fit_weighted");
-    check_own(codes, "uniform_grid::fit_weighted");
+    check(codes, "uniform_grid::fit_weighted");
     if (std::ssize(weights) != v.cols())
       throw shape_error(message("uniform_grid::fit_weighted: ", weights.size(), " weights for ", v.cols(), " columns"));
     fit_row_groups(codes, v, ctx, weights);
   }
 
-private:
-  /// @throws as integer_codes::check; config_error on codes that `empty` does not make
-  void check_own(integer_codes const& codes, std::string_view who) const {
+  /// What takes codes of this grid calls it first. @throws as integer_codes::check; config_error on codes that `empty` does not
+  /// make, but for the bits of their groups
+  void check(integer_codes const& codes, std::string_view who) const {
     codes.check(who);
-    if (codes.bits != bits || codes.block != block || codes.group_bits != group_bits || !codes.offsets.empty() ||
+    if (codes.bits != bits || codes.block != block || !codes.offsets.empty() || codes.scales.has_second_level() ||
         (!codes.scales.empty() && codes.zeros.empty() != symmetric))
       throw config_error(message(who, ": codes of another grid; this one is ", describe()));
   }
 
+private:
   /// Groups that lie in one row: sixteen rows in the lanes of a vector.
   void fit_row_groups(integer_codes& codes, matrix_view<float const> v, context const& ctx,
                       std::span<float const> weights = {}) const {
