@@ -10,7 +10,6 @@
 #include "slim/io/gguf/reader.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <string_view>
 
 namespace slim_llm {
@@ -126,14 +125,6 @@ model_config read_config(metadata_reader& data, rope_defaults& rope) {
   if (index_t const size = data.whole(p + "attention.value_length", c.head_dim); size != c.head_dim)
     data.fail(slim::message("heads of keys have ", c.head_dim, " elements, of values ", size, "; they must be equal"));
   c.max_positions = data.whole(p + "context_length", 0);
-  // What llama.cpp does when the file is silent: SentencePiece and Llama 3 vocabularies begin with BOS.
-  std::string const pre = data.text("tokenizer.ggml.pre", "");
-  bool const by_default =
-      data.text("tokenizer.ggml.model", "") == "llama" || pre == "llama3" || pre == "llama-v3" || pre == "llama-bpe";
-  c.add_bos = data.flag("tokenizer.ggml.add_bos_token", by_default);
-  index_t const bos = data.whole("tokenizer.ggml.bos_token_id", -1);
-  if (bos > std::numeric_limits<int>::max()) data.fail(slim::message("begin-of-text token ", bos, " is too large"));
-  c.bos = static_cast<int>(bos);
   if (data.why().empty()) c.family->gguf.read_config(data, c, rope);
   return c;
 }

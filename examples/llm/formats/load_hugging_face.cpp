@@ -24,7 +24,6 @@ model_config read_config(json_config& config, rope_defaults& rope) {
     if (bos >= c.vocab)
       config.note(
           slim::message("'bos_token_id' ", bos, " is outside the vocabulary of ", c.vocab, " tokens; there is no such token"));
-    c.bos = bos >= 0 && bos < c.vocab ? static_cast<int>(bos) : -1;
   }
   if (config.has("quantization_config"))
     config.fail("the folder holds a quantized model ('quantization_config'); give the dense one");
@@ -48,12 +47,6 @@ tensor_layout layout_in(tensor_source const& source, model_config const& config)
   return format.tensors(config, format.roots.front());
 }
 
-/// The tokenizer, not the model, says whether texts begin with BOS.
-bool wants_bos(std::filesystem::path const& folder) {
-  auto const settings = slim::read_json(folder / "tokenizer_config.json");
-  return settings && settings->is_object() && settings->value("add_bos_token", nlohmann::json()) == true;
-}
-
 } // namespace
 
 slim::result<model> load_hugging_face(std::filesystem::path const& folder) {
@@ -70,7 +63,6 @@ slim::result<model> load_hugging_face(std::filesystem::path const& folder) {
   if (config.family->positions == position_kind::rotary) rotary = read_rotary(reader, config, defaults);
   reader.settle_unused();
   if (!reader.why().empty()) return slim::failure{reader.why()};
-  config.add_bos = wants_bos(folder);
 
   auto opened = slim::safetensors_folder::open(folder);
   if (!opened) return slim::failure{opened.why()};

@@ -76,8 +76,6 @@ struct model_config {
   index_t experts = 0;                    ///< MLPs of a block that a router chooses from; 0: one MLP, no router
   index_t experts_per_token = 0;          ///< how many the router chooses
   bool normalize_expert_weights = false;  ///< weights of the chosen experts are divided by their sum
-  int bos = -1;                           ///< id of the begin-of-text token, -1 if there is none
-  bool add_bos = false;                   ///< the file asks for `bos` in front of every text
 
   [[nodiscard]] index_t q_size() const { return heads * head_dim; }
   [[nodiscard]] index_t kv_size() const { return kv_heads * head_dim; }
