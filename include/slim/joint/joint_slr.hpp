@@ -35,8 +35,8 @@ struct joint_config {
   double damping = 0.1; ///< of the mean diagonal of H
   int iterations = 10;  ///< of the alternation, at most
   /// The alternation ends after an iteration that lowers the energy of the error by a smaller share. 0: never before its end.
-  double tolerance = 0.03;
-  int descents = 4; ///< rounds of descent and refit after it; factors in 16 bits are fitted again after each
+  double tolerance = 0.0;
+  int descents = 2; ///< rounds of descent and refit after it
   low_rank_start start = low_rank_start::weight;
   bool down_date = true;           ///< feedback under H without the directions of L
   double down_date_damping = 0.02; ///< of the mean diagonal of H
@@ -209,27 +209,25 @@ private:
     }
     p = std::move(best);
     low = std::move(best_low);
-    if (config_.stored.bits > 0)
-      quantize_around(one, p, low, notes);
-    else
-      store_around<T>(one, p, low);
-    record(error_of(one, p, low));
-    return {std::move(p), std::move(low), std::move(objective), std::move(notes)};
-  }
-
-  /// Descent on S and (L, R) in turn, then (L, R) as stored, and S around it.
-  template <class T>
-  void store_around(layer const& one, element& p, adapter& low) const {
     for (int k = 0; k < config_.descents; ++k) {
       descend(one, p, low);
       low = fit<T>(one, p, low).factors;
     }
+    if (config_.stored.bits > 0)
+      quantize_around(one, p, low, notes);
+    else
+      store_around(one, p, low);
+    record(error_of(one, p, low));
+    return {std::move(p), std::move(low), std::move(objective), std::move(notes)};
+  }
+
+  /// (L, R) as stored, and S around it.
+  void store_around(layer const& one, element& p, adapter& low) const {
     round_factors(low, config_.stored.format);
     if (config_.descents > 0) descend(one, p, low);
   }
 
-  /// (L, R) in codes, which may move it so far that S is better found again (4 bits; at 8 bits S is better left alone); then
-  /// descent on S around it. Descent before would be lost where S is found again.
+  /// The same for codes, which may move (L, R) so far that S is better found again.
   void quantize_around(layer const& one, element& p, adapter& low, std::vector<std::string>& notes) const {
     auto const factor = factor_for_feedback(one.h.view(), one.ctx);
     detail::note_damping(notes, factor);
@@ -237,8 +235,11 @@ private:
     low = round_with_feedback(std::move(low), e.view(), one.h.view(), factor.upper.view(), config_.stored, one.ctx);
     element swept = p;
     sweep_around(one, low, factor, swept);
-    if (error_of(one, swept, low) < error_of(one, p, low)) p = std::move(swept);
-    for (int k = 0; k < config_.descents; ++k) descend(one, p, low);
+    for (int k = 0; k < config_.descents; ++k) {
+      descend(one, swept, low);
+      descend(one, p, low);
+    }
+    if (error_of(one, swept, low) < error_of(one, p, low)) p = std::move(swept); // 4 bits; at 8 bits S is better left alone
   }
 
   /// SLiM in the same set: Wanda's mask, codes to nearest, (L, R) by mean |x|, its codes by absmax.
