@@ -219,7 +219,8 @@ TEST_CASE("experts that a GGUF file stacks in one tensor are read, packed, and w
   CHECK(evaluate(packed_model, ids, {.context = 40}).nll == Approx(compressed.nll).epsilon(1e-3));
 
   model_writer writer(source, folder / "out.gguf", "slim-q");
-  for (block const& b : dense.blocks) writer.add(b);
+  model written = dense; // a writer rounds what it writes
+  for (block& b : written.blocks) CHECK(writer.add(b).empty());
   CHECK(writer.finish() > 0);
   auto const file = slim::gguf_file::open(folder / "out.gguf").value();
   CHECK(file.find("blk.1.ffn_down_exps.weight")->type == slim::tensor_type::f16);
