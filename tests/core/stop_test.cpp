@@ -114,7 +114,7 @@ TEST_CASE("a task stopped inside itself stops the whole") {
     });
   };
   CHECK_THROWS_AS(ctx.parallel_for(4, 1, outer), cancelled);
-  CHECK(inner < 50);
+  CHECK(inner < 200); // the task that asks ends there, the others at the latest when they have run
 }
 
 TEST_CASE("a request that comes too late changes nothing") {

@@ -228,7 +228,7 @@ void use_packed(linear& l, packed_layer const& layer, slim::input_precision inpu
       slim::pack_linear(codes, dense ? nullptr : &kept, a.rank() > 0 ? &a : nullptr, ctx));
   l.packed_inputs = inputs;
   codes.dequantize_into(l.weight.view(), ctx);
-  a.add_to(l.weight.view(), ctx);
+  if (a.rank() > 0) a.add_to(l.weight.view(), ctx);
 }
 
 void use_packed(block& b, packed_weights const& layers, slim::input_precision inputs, context const& ctx) {

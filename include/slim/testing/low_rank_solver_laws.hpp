@@ -62,7 +62,9 @@ inline void judge_storage(collector& judge, adapter const& found) {
     kept = m.count();
     index_bits = m.index_bits();
   }
-  double const bits = judge_factor(judge, found.left, found.left_codes, found.format, kept) + index_bits +
+  double const pruned = judge_factor(judge, found.left, found.left_codes, found.format, kept) + index_bits,
+               whole = judge_factor(judge, found.left, found.left_codes, found.format, found.left.size());
+  double const bits = std::min(pruned, whole) + // zeros are stored where their positions would cost more
                       judge_factor(judge, found.right, found.right_codes, found.format, found.right.size());
   judge.expect(std::abs(found.bits() - bits) <= 1e-9 * bits, "bits() is what the factors take",
                message(found.bits(), " for ", bits));
