@@ -558,6 +558,12 @@ private:
   std::string why_;
 };
 
+/// @throws shape_error, config_error unless all parts of the layer fit each other: what is saved, and what was read.
+inline void check_layer(any_layer const& layer, std::string_view who) {
+  layer.weight.check(who);
+  if (layer.adapter) layer.adapter->check(who, layer.weight.rows(), layer.weight.cols());
+}
+
 } // namespace detail
 
 /// The layer as bytes. @throws config_error if its codes are of a type of your own, or parts do not fit each other;
@@ -569,8 +575,7 @@ private:
   out.number(layer_format::version);
   auto const& weight = layer.weight;
   mask const* const kept = weight.mask_or_null();
-  weight.check("slim::save");
-  if (layer.adapter) layer.adapter->check("slim::save", weight.rows(), weight.cols());
+  detail::check_layer(layer, "slim::save");
   auto const write = [&](std::uint8_t kind, auto const& codes) {
     out.number(kind);
     out.number(
@@ -632,6 +637,11 @@ template <class Mask, class Codes, class Adapter>
   layer.report = in.report(rows, cols);
   if (in.failed()) return failure{"layer: " + in.why()};
   if (!in.at_end()) return failure{"layer: there are bytes behind its end"};
+  try {
+    detail::check_layer(layer, "layer");
+  } catch (error const& why) {
+    return failure{why.what()};
+  }
   return layer;
 }
 
