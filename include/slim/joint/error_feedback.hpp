@@ -61,7 +61,7 @@ inline void note_damping(std::vector<std::string>& notes, feedback_factor const&
 
 } // namespace detail
 
-/// Error feedback into any set, such as quantized_set. 2 d_in^3 / 3 + d_out d_in^2 / 2 multiply-adds.
+/// Error feedback into any set, such as quantized_set. d_in^3 / 3 + d_out d_in^2 / 2 multiply-adds.
 template <sweepable Set>
 class error_feedback {
 public:
@@ -90,10 +90,7 @@ public:
     auto const factor = factor_for_feedback(order.empty() ? h.view() : detail::permuted(h.view(), order).view(), ctx);
     detail::note_damping(notes, factor);
     set_.sweep(w, factor.upper.view(), p, {.order = order, .refit_groups = config_.refit_groups}, ctx);
-    for (int k = 0; k < config_.descents; ++k) {
-      set_.refine(w, h.view(), p, ctx);
-      set_.refit(w, h.view(), p, ctx);
-    }
+    detail::descend(set_, w, h.view(), p, config_.descents, ctx);
     return {std::move(p), {}, {}, std::move(notes)};
   }
 

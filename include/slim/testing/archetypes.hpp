@@ -225,9 +225,9 @@ struct set_archetype : archetype_base {
     fit(v, p);
   }
   template <std::same_as<float> T>
-  void refine(matrix_view<T const>, matrix_view<T const>, element&, context const&) const {}
+  void refine(matrix_view<T>, matrix_view<T const>, element&, context const&) const {}
   template <std::same_as<float> T>
-  void refit(matrix_view<T const>, matrix_view<T const>, element&, context const&) const {}
+  void refit(matrix_view<T>, matrix_view<T const>, element&, context const&) const {}
   index_t group() const { return 1; }
   text_archetype describe() const { return text_archetype(0); }
 
@@ -264,7 +264,7 @@ struct grid_archetype : archetype_base {
   float level(codes_type const&, index_t, index_t) const { return 0.0f; }
   float value(codes_type const&, index_t, index_t) const { return 0.0f; }
   template <std::same_as<float> T>
-  void refit(codes_type&, mask const*, matrix_view<T const>, matrix_view<T const>, context const&) const {}
+  void refit(codes_type&, mask const*, matrix_view<T>, matrix_view<T const>, context const&) const {}
   text_archetype describe() const { return text_archetype(0); }
 };
 

@@ -89,17 +89,16 @@ struct super_block_grid {
 
   /// The steps of the second level move to where ||V - S||_H is least, those of the scales, then those of the offsets; the
   /// codes of both levels stay. @throws shape_error
-  void refit(integer_codes& codes, mask const* kept, matrix_view<float const> v, matrix_view<float const> h,
+  void refit(integer_codes& codes, mask const* kept, matrix_view<float> gradient, matrix_view<float const> h,
              context const& ctx = {}) const {
     check(codes, "super_block_grid::refit");
-    detail::check_refit(codes.rows(), codes.cols(), v, h);
+    detail::check_refit(codes.rows(), codes.cols(), gradient, h);
     index_t const tall = scales.block.rows_of(codes.scales.rows()),
                   wide = group_cols(codes) * scales.block.cols_of(codes.scales.cols());
     auto const here = [&](index_t i, index_t j) { return !kept || kept->kept(i, j); };
-    auto const value_of = [&](index_t i, index_t j) { return here(i, j) ? codes.value(i, j) : 0.0f; };
     auto const refit_steps_of = [&](scale_table& table, auto const& factor) {
       detail::refit_parameters(
-          tall, wide, v, h, value_of,
+          tall, wide, gradient, h,
           [&](index_t i, index_t j) {
             return here(i, j) ? static_cast<float>(table.codes()(i, j / group_cols(codes))) * factor(i, j) : 0.0f;
           },
