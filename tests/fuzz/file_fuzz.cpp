@@ -54,16 +54,18 @@ std::string const& fresh_file(unsigned seed) {
   return files[seed % files.size()];
 }
 
-/// Every kind of value that a key may have, of keys that are there in a fresh file.
-void read_metadata(gguf_file const& file) {
-  for (char const* const key : {"general.architecture", "n", "f", "tokens", "types"}) {
-    (void)file.get<std::string>(key);
-    (void)file.get<double>(key);
-    (void)file.get<std::vector<std::string>>(key);
-    (void)file.get<std::vector<std::int32_t>>(key);
-  }
+/// Every kind of value that a key of a GGUF file may have, of keys that are there in a fresh one. The metadata of safetensors
+/// are strings, checked when the file is opened.
+template <class File>
+void read_metadata(File const& file) {
+  if constexpr (is_gguf)
+    for (char const* const key : {"general.architecture", "n", "f", "tokens", "types"}) {
+      (void)file.template get<std::string>(key);
+      (void)file.template get<double>(key);
+      (void)file.template get<std::vector<std::string>>(key);
+      (void)file.template get<std::vector<std::int32_t>>(key);
+    }
 }
-void read_metadata(safetensors_file const&) {} // strings, checked when the file is opened
 
 } // namespace
 
