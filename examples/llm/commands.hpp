@@ -85,6 +85,17 @@ struct inspect_command {
   void run() const;
 };
 
+struct pack_command {
+  std::filesystem::path model, out, json;
+  bool lossless = false;
+  void run() const;
+};
+
+struct unpack_command {
+  std::filesystem::path model, out;
+  void run() const;
+};
+
 struct tokenize_command {
   std::filesystem::path model, text, json;
   void run() const;

@@ -205,6 +205,19 @@ int main(int argc, char** argv) {
   add_model(sub, inspect);
   sub->callback([&] { inspect.run(); });
 
+  pack_command pack;
+  sub = add_command(app, "pack", "a GGUF file without slack: the same bits in fewer bytes", pack);
+  sub->add_option("model", pack.model, "GGUF file")->required();
+  sub->add_option("out", pack.out, "where to write the packed file")->required();
+  sub->add_flag("--lossless", pack.lossless, "every byte comes back; the only way there is")->required();
+  sub->callback([&] { pack.run(); });
+
+  unpack_command unpack;
+  sub = app.add_subcommand("unpack", "a packed GGUF file as it was");
+  sub->add_option("model", unpack.model, "file that pack wrote")->required();
+  sub->add_option("out", unpack.out, "where to write the GGUF file")->required();
+  sub->callback([&] { unpack.run(); });
+
   tokenize_command tokenize;
   sub = add_command(app, "tokenize", "token ids of a text, one per line", tokenize);
   add_model(sub, tokenize);

@@ -171,6 +171,8 @@ public:
   /// Bytes each tensor's offset is a multiple of.
   [[nodiscard]] std::uint64_t alignment() const noexcept { return alignment_; }
   [[nodiscard]] std::uint64_t file_size() const noexcept { return map_.bytes().size(); }
+  /// The whole file, in which the tensors' bytes lie.
+  [[nodiscard]] std::span<std::byte const> bytes() const noexcept { return map_.bytes(); }
 
   /// All tensors in file order.
   [[nodiscard]] std::vector<tensor_info> const& tensors() const noexcept { return tensors_; }
