@@ -27,6 +27,16 @@
 #define SLIM_DOOR inline
 #endif
 
+// Functions of the GPU's side (slim/kernels/cuda): nvcc compiles them for both, or for the device; to other compilers they are
+// plain functions.
+#if defined(__CUDACC__)
+#define SLIM_HOST_DEVICE __host__ __device__
+#define SLIM_DEVICE __device__ __forceinline__
+#else
+#define SLIM_HOST_DEVICE
+#define SLIM_DEVICE inline
+#endif
+
 // Instructions that the compiler may use.
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
 #define SLIM_ABI_ISA avx512bw
