@@ -220,9 +220,9 @@ private:
   /// f(n, k, number in the slot, lane) for every sum of this warp.
   template <class F>
   SLIM_DEVICE void each_sum(F const& f) {
-    for (int n = 0; n < TILES; ++n)
-      for (int k = 0; k < 4; ++k)
-        w_.by_lane([&](int lane) { f(n, k, (4 * n + k) * 32 * warps_per_cta + 32 * w_.warp() + lane, lane); });
+    SLIM_UNROLL
+    for (int i = 0; i < 4 * TILES; ++i)
+      w_.by_lane([&](int lane) { f(i / 4, i % 4, (i * warps_per_cta + w_.warp()) * 32 + lane, lane); });
   }
 
   SLIM_DEVICE void write(unit_cursor const& c, tile_sums<TILES, W>& sums) {

@@ -47,11 +47,11 @@ struct tile_sums {
 /// total += scale * part, with a scale for rows g and one for rows g + 8; part becomes 0.
 template <int TILES, class W>
 SLIM_DEVICE void fold(W& w, typename W::real const (&scale)[2], tile_sums<TILES, W>& part, tile_sums<TILES, W>& total) {
-  for (int n = 0; n < TILES; ++n)
-    for (int k = 0; k < 4; ++k) {
-      total.v[n][k] = w.add_scaled(total.v[n][k], scale[k / 2], part.v[n][k]);
-      part.v[n][k] = {};
-    }
+  SLIM_UNROLL
+  for (int i = 0; i < 4 * TILES; ++i) {
+    total.v[i / 4][i % 4] = w.add_scaled(total.v[i / 4][i % 4], scale[i % 4 / 2], part.v[i / 4][i % 4]);
+    part.v[i / 4][i % 4] = {};
+  }
 }
 
 /// What is added to a field to subtract 2^mantissa (divided as the field is) and the zero point, for rows g and g + 8 of a
@@ -64,6 +64,7 @@ struct zero_constants {
   /// From stored zero points, twice in a word.
   SLIM_DEVICE void set(W& w, int r, lanes<W> const& zero) {
     row[r][0] = w.and_or(zero, 0x00ff00ffu, number_pair<N>::power(number_pair<N>::mantissa) | number_pair<N>::sign);
+    SLIM_UNROLL
     for (int f = 1; f < fields; ++f)
       row[r][f] = w.template add2<N>(row[r][0], w.all(number_pair<N>::difference(number_pair<N>::mantissa - BITS * f)));
   }
@@ -91,13 +92,16 @@ struct code_fragments {
   SLIM_DEVICE void load(W& w, int atom) {
     lanes<W> four[4];
     w.load4(atom, four);
+    SLIM_UNROLL
     for (int k = 0; k < 4; ++k) q[k] = four[k];
     if constexpr (words_per_lane(K) == 8) {
       w.load4(atom + 512, four);
+      SLIM_UNROLL
       for (int k = 0; k < 4; ++k) q[4 + k] = four[k];
     } else if constexpr (words_per_lane(K) == 6) {
       lanes<W> two[2];
       w.load2(atom + 512, two);
+      SLIM_UNROLL
       for (int k = 0; k < 2; ++k) q[4 + k] = two[k];
     }
   }
@@ -127,7 +131,9 @@ template <number_format N, device_kind K, int TILES, class W>
 SLIM_DEVICE void multiply_quarter(W& w, code_fragments<N, K, W> const& atom, int q, int x, tile_sums<TILES, W>& sums) {
   if constexpr (K == device_kind::sparse24) {
     lanes<W> a[4];
+    SLIM_UNROLL
     for (int r = 0; r < 4; ++r) a[r] = atom.pair(w, 4 * q + r);
+    SLIM_UNROLL
     for (int n = 0; n < TILES; ++n) {
       lanes<W> b[4];
       w.load_inputs(x, 8 * n, 4 * q, b);
@@ -138,7 +144,9 @@ SLIM_DEVICE void multiply_quarter(W& w, code_fragments<N, K, W> const& atom, int
     }
   } else {
     lanes<W> a[2][4];
+    SLIM_UNROLL
     for (int r = 0; r < 8; ++r) a[r / 4][r % 4] = atom.pair(w, 8 * q + r);
+    SLIM_UNROLL
     for (int n = 0; n < TILES; ++n) {
       lanes<W> b[4];
       w.load_inputs(x, 8 * n, 4 * q, b);
@@ -164,16 +172,21 @@ SLIM_DEVICE void multiply_codes(W& w, atom_scales const& scales, int at, int x, 
   atom.load(w, at);
   int const first_scale = at + word_bytes(K), first_zero = first_scale + device_scale_bytes * scales.sets;
   if (!scales.zeros) {
+    SLIM_UNROLL
     for (int r = 0; r < 2; ++r) atom.zeros.set(w, r, w.all(number_pair<N>::twice(1u << (code_fragments<N, K, W>::bits - 1))));
   } else if (scales.sets == 0) {
+    SLIM_UNROLL
     for (int r = 0; r < 2; ++r) atom.zeros.set(w, r, w.row_byte(scales.row_zeros, r));
   }
+  SLIM_UNROLL
   for (int q = 0; q < 4; ++q) {
     bool const begins = scales.sets == 4 || (scales.sets == 2 && q % 2 == 0) || (scales.sets == 1 && q == 0);
     bool const ends = scales.sets == 4 || (scales.sets == 2 && q % 2 == 1) || (scales.sets == 1 && q == 3);
     int const set = scales.sets == 4 ? q : scales.sets == 2 ? q / 2 : 0;
-    if (scales.zeros && begins)
-      for (int r = 0; r < 2; ++r) atom.zeros.set(w, r, w.row_byte(first_zero + device_zero_bytes * set, r));
+    if (scales.zeros && begins) {
+      atom.zeros.set(w, 0, w.row_byte(first_zero + device_zero_bytes * set, 0));
+      atom.zeros.set(w, 1, w.row_byte(first_zero + device_zero_bytes * set, 1));
+    }
     multiply_quarter<N, K, TILES>(w, atom, q, x, part);
     if (!ends) continue;
     typename W::real const scale[2] = {w.row_half(first_scale + device_scale_bytes * set, 0),
@@ -185,10 +198,12 @@ SLIM_DEVICE void multiply_codes(W& w, atom_scales const& scales, int at, int x, 
 /// An atom of numbers in format N.
 template <number_format N, int TILES, class W>
 SLIM_DEVICE void multiply_numbers(W& w, int at, int x, tile_sums<TILES, W>& part) {
+  SLIM_UNROLL
   for (int q = 0; q < 4; ++q) {
     lanes<W> a[2][4];
     w.load4(at + 1024 * q, a[0]);
     w.load4(at + 1024 * q + 512, a[1]);
+    SLIM_UNROLL
     for (int n = 0; n < TILES; ++n) {
       lanes<W> b[4];
       w.load_inputs(x, 8 * n, 4 * q, b);
