@@ -2,6 +2,7 @@
 #pragma once
 
 #include "host_warp.hpp"
+#include "primitives.cuh"
 
 #include "slim/core/random.hpp"
 #include "slim/kernels/cuda/forward_plan.cuh"
@@ -171,6 +172,142 @@ emulated emulate(std::vector<slim::device_bytes> const& layers, half_rows const&
       if (counter != 0) all.complaint = "a counter of arrivals is not 0 at the end";
   }
   return all;
+}
+
+/// A product to be checked: layers that read one X, and how it is run.
+struct product_case {
+  std::vector<layer_case> layers;
+  slim::number_format numbers = slim::number_format::fp16;
+  slim::index_t tokens = 1;
+  int ctas = 1;
+  emulation how;
+  std::uint64_t seed = 1;
+  bool add = false;      ///< Y += instead of Y =
+  slim::index_t odd = 0; ///< numbers between the rows of X that keep them from beginning on 16 bytes
+
+  [[nodiscard]] slim::matrix<float> x() const { return small_integers(tokens, layers.front().cols, 2, seed + 5); }
+  [[nodiscard]] slim::index_t x_stride() const {
+    slim::index_t const cols = layers.front().cols;
+    return odd != 0 ? cols + odd : (cols + 7) / 8 * 8;
+  }
+  [[nodiscard]] made_layer layer(std::size_t k) const { return make_layer(layers[k], seed + 100 * k); }
+  /// What Y of a layer holds before: NaN, or numbers to be added to.
+  template <slim::number_format N>
+  [[nodiscard]] half_rows before(std::size_t k) const {
+    slim::index_t const rows = layers[k].rows;
+    return add ? in_halves<N>(small_integers(tokens, rows, 8, seed + 9), rows + 3) : half_rows(tokens, rows, rows + 3);
+  }
+  /// What it holds behind: the definition's product, rounded once.
+  template <slim::number_format N>
+  [[nodiscard]] half_rows expected(std::size_t k) const {
+    half_rows y = before<N>(k);
+    slim::matrix<double> const sums = product_by_definition<N>(layer(k), x());
+    for (slim::index_t t = 0; t < tokens; ++t)
+      for (slim::index_t i = 0; i < sums.cols(); ++i)
+        y(t, i) = bits_of<N>(static_cast<float>(sums(t, i) + (add ? static_cast<double>(value_of<N>(y(t, i))) : 0.0)));
+    return y;
+  }
+};
+
+/// Every format, scale kind and number type on shapes that fit no atom, with adapters of every kind, on 1, 3 and 7 CTAs;
+/// several layers at once.
+inline std::vector<product_case> hard_products() {
+  using slim::index_t, slim::number_format, slim::per_group;
+  index_t const rows[] = {16, 80, 1, 129, 64}, cols[] = {128, 136, 384, 5, 300}, ranks[] = {0, 64, 1, 130},
+                tokens[] = {1, 7, 8, 9, 16, 17, 33};
+  int const ctas[] = {1, 3, 7};
+  slim::scale_block const blocks[] = {slim::per_channel, per_group(32),  slim::per_tensor,
+                                      per_group(64),     per_group(128), per_group(256)};
+  std::vector<product_case> all;
+  std::uint64_t seed = 1;
+  for (int const width : {2, 3, 4, 16})
+    for (bool const sparse : {false, true})
+      for (slim::scale_block const block : blocks)
+        for (bool const zeros : {false, true}) {
+          if (width == 16 && (sparse || zeros || block != slim::per_channel)) continue;
+          if (sparse && (zeros || width == 2)) continue;
+          for (number_format const numbers : {number_format::fp16, number_format::bf16}) {
+            layer_case const c{.rows = rows[seed % 5],
+                               .cols = block.cols == 256 ? 384 : cols[seed / 2 % 5],
+                               .rank = ranks[seed % 4],
+                               .bits = width,
+                               .sparse = sparse,
+                               .block = block,
+                               .zeros = zeros,
+                               .left_bits = seed % 3 == 0 ? 16 : 4,
+                               .right_bits = seed % 5 == 0 ? 16 : 4,
+                               .left_sparse = seed % 7 == 0 && seed % 3 != 0};
+            all.push_back({.layers = {c},
+                           .numbers = numbers,
+                           .tokens = tokens[seed % 7],
+                           .ctas = ctas[seed % 3],
+                           .how = {.bulk = seed % 2 == 0, .early = seed % 5 == 1},
+                           .seed = seed});
+            ++seed;
+          }
+        }
+  layer_case const q{.rows = 144, .cols = 300, .rank = 64, .bits = 3, .block = per_group(128), .zeros = true};
+  layer_case const k{.rows = 16, .cols = 300, .bits = 4, .sparse = true};
+  layer_case const v{.rows = 40, .cols = 300, .rank = 130, .bits = 2, .block = per_group(32), .left_bits = 16};
+  layer_case const none{.rows = 0, .cols = 300};
+  for (int const count : ctas)
+    for (bool const bulk : {false, true}) {
+      all.push_back({.layers = {q, k, none, v}, .tokens = 9, .ctas = count, .how = {.bulk = bulk}, .seed = 3});
+      all.push_back({.layers = {q, k, v}, .tokens = 9, .ctas = count, .how = {.bulk = bulk}, .seed = 4, .add = true});
+      all.push_back({.layers = {v, q},
+                     .numbers = number_format::bf16,
+                     .tokens = 3,
+                     .ctas = count,
+                     .how = {.bulk = bulk},
+                     .seed = 5,
+                     .add = true,
+                     .odd = 1});
+    }
+  return all;
+}
+
+inline std::string name_of(product_case const& p) {
+  std::string out =
+      slim::message(slim::name_of(p.numbers), ", ", p.tokens, " tokens", p.add ? ", added" : "", ", seed ", p.seed);
+  for (layer_case const& c : p.layers)
+    out += slim::message("; ", c.rows, " x ", c.cols, ", ", c.bits, " bits", c.sparse ? " 2:4" : "", ", ",
+                         slim::describe(c.block), c.zeros ? ", zero points" : "", ", rank ", c.rank);
+  return out;
+}
+
+/// Bytes of shared memory for a trial of primitives.cuh.
+template <slim::number_format N>
+std::vector<std::uint8_t> trial_input(std::uint64_t seed) {
+  std::vector<std::uint8_t> bytes(trial_bytes);
+  draws next{seed};
+  for (int k = 0; k < trial_inputs; ++k) bytes[static_cast<std::size_t>(k)] = static_cast<std::uint8_t>(next(256));
+  auto const put = [&](int at, float value) {
+    std::uint16_t const half = bits_of<N>(value);
+    std::memcpy(bytes.data() + at, &half, 2);
+  };
+  for (int at = trial_inputs; at < trial_scales; at += 2) put(at, static_cast<float>(static_cast<int>(next(17)) - 8));
+  for (int r = 0; r < 16; ++r) {
+    std::uint16_t const scale = slim::fp16(static_cast<float>(next(1000)) / 8.0f).bits;
+    std::memcpy(bytes.data() + trial_scales + 2 * r, &scale, 2);
+  }
+  for (int r = 0; r < 32; ++r) bytes[static_cast<std::size_t>(trial_zeros + r)] = static_cast<std::uint8_t>(next(5));
+  unsigned const legal[] = {4, 8, 9, 12, 13, 14}; // low + 4 high, low < high
+  for (int k = trial_metadata; k < trial_bytes; ++k)
+    bytes[static_cast<std::size_t>(k)] = static_cast<std::uint8_t>(legal[next(6)] | legal[next(6)] << 4);
+  return bytes;
+}
+
+/// What the host warp makes of it: trial_words words of 32 lanes.
+template <slim::number_format N>
+void run_trial(std::vector<std::uint8_t> const& bytes, std::vector<std::uint32_t>& found) {
+  found.assign(std::size_t{32} * trial_words, 0xdeadbeefu);
+  host_cta cta(trial_bytes, {});
+  for (int at = 0; at < trial_bytes; at += 16) cta.shared.write(at, bytes.data() + at, 16);
+  host_warp w(cta, 0);
+  auto const put = [&](int number, int lane, std::uint32_t value) {
+    found.at(static_cast<std::size_t>(32 * number + lane)) = value;
+  };
+  primitives<N, host_warp, decltype(put)>(w, put).run();
 }
 
 } // namespace slim_test

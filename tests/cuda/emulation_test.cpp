@@ -1,5 +1,5 @@
 // The kernels' own source, run on the host (host_warp.hpp), against the definition of the product. Integers small enough that
-// every sum is exact in any order: outputs are equal bit for bit.
+// every sum is exact in any order: outputs are equal bit for bit. The same products run on a GPU in bench/cuda.
 
 #include "emulated_layers.hpp"
 
@@ -11,94 +11,119 @@ using namespace slim_test;
 using slim::index_t;
 using slim::number_format;
 
-/// Outputs that differ from the definition, of layers that read one X in one product.
+/// Outputs (and numbers between the rows of Y) that differ from the definition.
 template <number_format N>
-int wrong_outputs(std::vector<layer_case> const& cases, index_t tokens, int ctas, emulation const& how, std::uint64_t seed,
-                  bool add = false, index_t odd = 0) {
-  std::vector<made_layer> layers;
+int wrong_outputs(product_case const& p) {
   std::vector<slim::device_bytes> bytes;
   std::vector<half_rows> y;
-  slim::matrix<float> const x = small_integers(tokens, cases.front().cols, 2, seed + 5);
-  for (std::size_t k = 0; k < cases.size(); ++k) {
-    layers.push_back(make_layer(cases[k], seed + 100 * k));
-    bytes.push_back(layers.back().packed(N));
-    y.emplace_back(tokens, cases[k].rows, cases[k].rows + 3);
-    if (add) y.back() = in_halves<N>(small_integers(tokens, cases[k].rows, 8, seed + 9), cases[k].rows + 3);
+  for (std::size_t k = 0; k < p.layers.size(); ++k) {
+    bytes.push_back(p.layer(k).packed(N));
+    y.push_back(p.before<N>(k));
   }
-  std::vector<half_rows> const before = y;
-  index_t const stride = odd != 0 ? x.cols() + odd : (x.cols() + 7) / 8 * 8;
-  emulated const run = emulate<N>(bytes, in_halves<N>(x, stride), y, add, ctas, how);
+  emulated const run = emulate<N>(bytes, in_halves<N>(p.x(), p.x_stride()), y, p.add, p.ctas, p.how);
   CHECK(run.complaint == "");
   CHECK(run.bank_conflicts == 0);
   int wrong = 0;
-  for (std::size_t k = 0; k < cases.size(); ++k) {
-    slim::matrix<double> const want = product_by_definition<N>(layers[k], x);
-    half_rows old = before[k];
-    for (index_t t = 0; t < tokens; ++t)
-      for (index_t i = 0; i < want.cols(); ++i) {
-        double const sum = want(t, i) + (add ? static_cast<double>(value_of<N>(old(t, i))) : 0.0);
-        wrong += y[k](t, i) == bits_of<N>(static_cast<float>(sum)) ? 0 : 1;
-      }
-    for (index_t t = 0; t < tokens; ++t)
-      for (index_t i = want.cols(); i < y[k].stride; ++i)
-        wrong += y[k](t, i) == 0x7fff ? 0 : 1; // nothing is written behind rows
+  for (std::size_t k = 0; k < p.layers.size(); ++k) {
+    half_rows const want = p.expected<N>(k);
+    for (std::size_t i = 0; i < want.bits.size(); ++i) wrong += y[k].bits[i] == want.bits[i] ? 0 : 1;
   }
   return wrong;
 }
 
-std::string name_of(layer_case const& c) {
-  return slim::message(c.rows, " x ", c.cols, ", ", c.bits, " bits", c.sparse ? " 2:4" : "", ", ", slim::describe(c.block),
-                       c.zeros ? ", zero points" : "", ", rank ", c.rank);
+/// An atom that holds every code at every place, with other zero points in every row: fragments are code - zero, in the place
+/// that the tensor core takes them from.
+template <number_format N, slim::device_kind K>
+int wrong_fragments() {
+  constexpr int bits = slim::stored_bits(K), codes = 1 << bits;
+  int wrong = 0;
+  for (int shift = 0; shift < codes; ++shift) {
+    std::vector<std::byte> atom(slim::word_bytes(K) + 16);
+    auto const code = [&](int row, int col) { return (row + col + shift) % codes; };
+    auto const zero = [&](int row) { return (row + shift) % (codes + 1); };
+    for (int row = 0; row < 16; ++row) {
+      for (int col = 0; col < 128; ++col)
+        slim::detail::set_dense(atom.data(), K, row, col, static_cast<unsigned>(code(row, col)));
+      atom[static_cast<std::size_t>(slim::word_bytes(K) + row)] = static_cast<std::byte>(zero(row));
+    }
+    host_cta cta(static_cast<int>(atom.size()), {});
+    for (int at = 0; at < static_cast<int>(atom.size()); at += 16) cta.shared.write(at, atom.data() + at, 16);
+    host_warp w(cta, 0);
+    slim::cuda::code_fragments<N, K, host_warp> fragments;
+    fragments.load(w, 0);
+    for (int r = 0; r < 2; ++r) fragments.zeros.set(w, r, w.row_byte(slim::word_bytes(K), r));
+    for (int p = 0; p < 32; ++p) {
+      word const pair = fragments.pair(w, p);
+      for (std::size_t lane = 0; lane < 32; ++lane)
+        for (int half = 0; half < 2; ++half) {
+          int const row = static_cast<int>(lane) / 4 + 8 * (p % 2),
+                    col = 16 * (p / 4) + 2 * (static_cast<int>(lane) % 4) + half + 8 * (p % 4 / 2);
+          wrong += value_of<N>(half_of(pair.v[lane], half)) == static_cast<float>(code(row, col) - zero(row)) ? 0 : 1;
+        }
+    }
+  }
+  return wrong;
 }
-
-slim::scale_block const blocks[] = {slim::per_channel,   slim::per_group(32),  slim::per_tensor,
-                                    slim::per_group(64), slim::per_group(128), slim::per_group(256)};
 
 } // namespace
 
 TEST_CASE("products on the emulated GPU are those of the definition, bit for bit") {
-  index_t const rows[] = {16, 80, 1, 129, 64}, cols[] = {128, 136, 384, 5, 300}, ranks[] = {0, 64, 1, 130},
-                tokens[] = {1, 7, 8, 9, 16, 17, 33};
-  int const ctas[] = {1, 3, 7};
-  int const widths[] = {2, 3, 4, 16};
-  std::uint64_t seed = 1;
-  for (int width : widths)
-    for (bool const sparse : {false, true})
-      for (slim::scale_block const block : blocks)
-        for (bool const zeros : {false, true}) {
-          if (width == 16 && (sparse || zeros || block != slim::per_channel)) continue;
-          if (sparse && (zeros || width == 2)) continue;
-          for (int round = 0; round < 2; ++round, ++seed) {
-            layer_case const c{.rows = rows[seed % 5],
-                               .cols = block.cols == 256 ? 384 : cols[seed / 2 % 5],
-                               .rank = ranks[seed % 4],
-                               .bits = width,
-                               .sparse = sparse,
-                               .block = block,
-                               .zeros = zeros,
-                               .left_bits = seed % 3 == 0 ? 16 : 4,
-                               .right_bits = seed % 5 == 0 ? 16 : 4,
-                               .left_sparse = seed % 7 == 0 && seed % 3 != 0};
-            emulation const how{.bulk = seed % 2 == 0, .early = seed % 5 == 1};
-            INFO(name_of(c) << ", " << tokens[seed % 7] << " tokens, " << ctas[seed % 3] << " CTAs, seed " << seed);
-            if (round == 0)
-              REQUIRE(wrong_outputs<number_format::fp16>({c}, tokens[seed % 7], ctas[seed % 3], how, seed) == 0);
-            else
-              REQUIRE(wrong_outputs<number_format::bf16>({c}, tokens[seed % 7], ctas[seed % 3], how, seed) == 0);
-          }
-        }
+  for (product_case const& p : hard_products()) {
+    INFO(name_of(p) << ", " << p.ctas << " CTAs, bulk " << p.how.bulk << ", early " << p.how.early);
+    if (p.numbers == number_format::fp16)
+      REQUIRE(wrong_outputs<number_format::fp16>(p) == 0);
+    else
+      REQUIRE(wrong_outputs<number_format::bf16>(p) == 0);
+  }
 }
 
-TEST_CASE("several layers that read one X run in one launch, added to what Y holds, from rows that are not aligned") {
-  layer_case const q{.rows = 144, .cols = 300, .rank = 64, .bits = 3, .block = slim::per_group(128), .zeros = true};
-  layer_case const k{.rows = 16, .cols = 300, .rank = 0, .bits = 4, .sparse = true, .block = slim::per_channel};
-  layer_case const v{.rows = 40, .cols = 300, .rank = 130, .bits = 2, .block = slim::per_group(32), .left_bits = 16};
-  layer_case const none{.rows = 0, .cols = 300, .rank = 0, .bits = 4};
-  for (int const ctas : {1, 3, 7})
-    for (bool const bulk : {false, true}) {
-      INFO(ctas << " CTAs");
-      CHECK(wrong_outputs<number_format::fp16>({q, k, none, v}, 9, ctas, {.bulk = bulk}, 3) == 0);
-      CHECK(wrong_outputs<number_format::fp16>({q, k, v}, 9, ctas, {.bulk = bulk}, 4, true) == 0);
-      CHECK(wrong_outputs<number_format::bf16>({v, q}, 3, ctas, {.bulk = bulk}, 5, true, 1) == 0);
-    }
+TEST_CASE("products of arbitrary numbers stay within the bound of their roundings") {
+  // Of every output: codes and X are exact, K products are added in float, scales are float, X L and Y are rounded to 11 bits.
+  layer_case const c{
+      .rows = 40, .cols = 300, .rank = 20, .bits = 3, .block = slim::per_group(64), .zeros = true, .arbitrary = true};
+  for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+    made_layer const layer = make_layer(c, seed);
+    slim::matrix<float> x(9, c.cols);
+    draws next{seed};
+    for (index_t k = 0; k < x.size(); ++k)
+      x.data()[k] = slim::rounded_to(number_format::fp16, static_cast<float>(next(2001)) / 1000.0f - 1.0f);
+    std::vector<half_rows> y;
+    y.emplace_back(9, c.rows, c.rows);
+    emulated const run = emulate<number_format::fp16>({layer.packed(number_format::fp16)},
+                                                      in_halves<number_format::fp16>(x, 304), y, false, 3, {.bulk = true});
+    CHECK(run.complaint == "");
+    slim::matrix<double> const want = product_by_definition<number_format::fp16>(layer, x);
+    // The same sums of absolute values bound what roundings can move.
+    slim::matrix<float> w(c.rows, c.cols), size(9, c.cols);
+    std::get<slim::integer_codes>(layer.codes).dequantize_into(w.view());
+    for (index_t t = 0; t < 9; ++t)
+      for (index_t i = 0; i < c.rows; ++i) {
+        double total = 0, through = 0;
+        for (index_t j = 0; j < c.cols; ++j) total += std::abs(static_cast<double>(w(i, j)) * static_cast<double>(x(t, j)));
+        for (index_t r = 0; r < c.rank; ++r) {
+          double inner = 0;
+          for (index_t j = 0; j < c.cols; ++j)
+            inner += std::abs(static_cast<double>(layer.adapter->left(j, r)) * static_cast<double>(x(t, j)));
+          through += inner * std::abs(static_cast<double>(layer.adapter->right(r, i)));
+        }
+        // X L may round to the other neighbour where its float sum falls across a tie: one unit of 2^-10.
+        double const bound = std::abs(want(t, i)) * 0x1p-11 + (total + through) * 320.0 * 0x1p-23 + through * 0x1p-10;
+        double const got = static_cast<double>(value_of<number_format::fp16>(y[0](t, i)));
+        REQUIRE(std::abs(got - want(t, i)) <= bound);
+      }
+  }
+}
+
+TEMPLATE_TEST_CASE_SIG("every code becomes its number, of every width and zero point", "", ((number_format N), N),
+                       number_format::fp16, number_format::bf16) {
+  CHECK(wrong_fragments<N, slim::device_kind::dense2>() == 0);
+  CHECK(wrong_fragments<N, slim::device_kind::dense3>() == 0);
+  CHECK(wrong_fragments<N, slim::device_kind::dense4>() == 0);
+}
+
+TEST_CASE("the operations that a GPU's are compared with all run") {
+  std::vector<std::uint32_t> found(32 * trial_words);
+  std::vector<std::uint8_t> const bytes = trial_input<number_format::fp16>(1);
+  run_trial<number_format::fp16>(bytes, found);
+  CHECK(std::count(found.begin(), found.end(), 0xdeadbeefu) == 0);
 }

@@ -120,7 +120,10 @@ public:
   void elected(F const& f) {
     f();
   }
-  static float& of(real& v, int lane) { return v.v[static_cast<std::size_t>(lane)]; }
+  template <class T>
+  static T& of(lane_values<T>& v, int lane) {
+    return v.v[static_cast<std::size_t>(lane)];
+  }
 
   // Words.
   static word all(std::uint32_t value) {

@@ -41,7 +41,10 @@ public:
   SLIM_DEVICE void elected(F const& f) {
     if (lane_ == 0) f();
   }
-  static SLIM_DEVICE float& of(float& v, int) { return v; }
+  template <class T>
+  static SLIM_DEVICE T& of(T& v, int) {
+    return v;
+  }
 
   // Words.
   static SLIM_DEVICE u32 all(u32 value) { return value; }
