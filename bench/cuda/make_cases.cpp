@@ -70,8 +70,8 @@ std::vector<product_case> larger_products() {
     for (bool const sparse : {false, true})
       for (slim::index_t const tokens : {1, 16, 33, 64, 100}) {
         if (sparse && bits != 4) continue;
-        layer_case const c{.rows = 1000,
-                           .cols = 1500,
+        layer_case const c{.rows = 520,
+                           .cols = 1000,
                            .rank = 96,
                            .bits = bits,
                            .sparse = sparse,
