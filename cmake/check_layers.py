@@ -49,7 +49,7 @@ SIBLINGS = {
 COSTLY = {"iostream", "regex", "random", "ranges", "format"}
 PRINTING = re.compile(r"\bstd::(cout|cerr|clog)\b|\b(printf|fprintf|puts|abort)\s*\(")
 ONLY_IN = {"Eigen": {"linalg", "interop"}, "unsupported": set(), "xtensor": {"interop"}, "nlohmann": {"io"},
-           "cblas.h": {"interop"}}
+           "cblas.h": {"interop"}, "cublas_v2.h": {"interop"}}
 
 
 def without_comments(text):
