@@ -48,18 +48,67 @@ inline void set_bits(std::byte* atom, device_place place, unsigned value) noexce
   return word >> place.bit & ((1u << bits) - 1u);
 }
 
-inline void set_dense(std::byte* atom, device_kind kind, int row, int col, unsigned value) noexcept {
-  device_place const first = dense_place(kind, row, col, 0);
-  if (dense_place(kind, row, col, 1).offset == first.offset) return set_bits(atom, first, value);
-  for (int b = 0; b < stored_bits(kind); ++b) set_bits(atom, dense_place(kind, row, col, b), value >> b & 1u);
+/// Places of a kind, worked out by the compiler.
+template <device_kind K>
+struct dense_places {
+  struct place {
+    std::uint16_t offset;
+    std::uint8_t bit;
+    bool together; ///< all bits in one word
+  };
+  place at[device_atom_rows][device_atom_cols] = {};
+
+  constexpr dense_places() {
+    for (int row = 0; row < device_atom_rows; ++row)
+      for (int col = 0; col < device_atom_cols; ++col) {
+        device_place const first = dense_place(K, row, col, 0);
+        at[row][col] = {static_cast<std::uint16_t>(first.offset), static_cast<std::uint8_t>(first.bit),
+                        dense_place(K, row, col, 1).offset == first.offset};
+      }
+  }
+};
+template <device_kind K>
+inline constexpr dense_places<K> places_of_dense{};
+
+template <device_kind K>
+void set_dense(std::byte* atom, int row, int col, unsigned value) noexcept {
+  auto const& place = places_of_dense<K>.at[row][col];
+  if (place.together) return set_bits(atom, {place.offset, place.bit}, value);
+  for (int b = 0; b < stored_bits(K); ++b) set_bits(atom, dense_place(K, row, col, b), value >> b & 1u);
 }
 
-[[nodiscard]] inline unsigned dense_at(std::byte const* atom, device_kind kind, int row, int col) noexcept {
-  device_place const first = dense_place(kind, row, col, 0);
-  if (dense_place(kind, row, col, 1).offset == first.offset) return bits_at(atom, first, stored_bits(kind));
+template <device_kind K>
+[[nodiscard]] unsigned dense_at(std::byte const* atom, int row, int col) noexcept {
+  auto const& place = places_of_dense<K>.at[row][col];
+  if (place.together) return bits_at(atom, {place.offset, place.bit}, stored_bits(K));
   unsigned value = 0;
-  for (int b = 0; b < stored_bits(kind); ++b) value |= bits_at(atom, dense_place(kind, row, col, b), 1) << b;
+  for (int b = 0; b < stored_bits(K); ++b) value |= bits_at(atom, dense_place(K, row, col, b), 1) << b;
   return value;
+}
+
+/// The same of 2:4: both codes and the positions of a group.
+struct sparse_places {
+  device_place code[device_atom_rows][device_atom_cols / 4][2] = {}, position[device_atom_rows][device_atom_cols / 4] = {};
+
+  constexpr sparse_places() {
+    for (int row = 0; row < device_atom_rows; ++row)
+      for (int group = 0; group < device_atom_cols / 4; ++group) {
+        for (int slot = 0; slot < 2; ++slot) code[row][group][slot] = sparse_code_place(row, group, slot);
+        position[row][group] = sparse_position_place(row, group);
+      }
+  }
+};
+inline constexpr sparse_places places_of_sparse{};
+
+/// f<K>() for a kind that is not sparse24.
+template <class F>
+void with_dense_kind(device_kind kind, F const& f) {
+  switch (kind) {
+  case device_kind::dense2: return f.template operator()<device_kind::dense2>();
+  case device_kind::dense3: return f.template operator()<device_kind::dense3>();
+  case device_kind::dense4: return f.template operator()<device_kind::dense4>();
+  default: return f.template operator()<device_kind::fp16>(); // numbers of both formats lie in the same places
+  }
 }
 
 /// A finite number that the format holds as it is, or what is wrong with it.
@@ -126,8 +175,10 @@ private:
       for (int r = 0; r < device_atom_rows; ++r)
         for (int g = 0; g < device_atom_cols / 4; ++g) put_group(atom, r, g, first_row, first_col);
     } else {
-      for (int r = 0; r < rows; ++r)
-        for (int c = 0; c < cols; ++c) set_dense(atom, layout.kind, r, c, dense_of(first_row + r, first_col + c));
+      with_dense_kind(layout.kind, [&]<device_kind K>() {
+        for (int r = 0; r < rows; ++r)
+          for (int c = 0; c < cols; ++c) set_dense<K>(atom, r, c, dense_of<K>(first_row + r, first_col + c));
+      });
     }
     for (int s = 0; s < layout.sets(); ++s) {
       index_t const col = first_col + s * (device_atom_cols / layout.sets());
@@ -139,11 +190,13 @@ private:
     }
   }
 
+  template <device_kind K>
   [[nodiscard]] unsigned dense_of(index_t i, index_t j) const {
-    if (!codes)
+    if constexpr (has_codes(K))
+      return static_cast<unsigned>(codes->codes(i, j) + (1 << (stored_bits(K) - 1)));
+    else
       return device_number(values(i, j), layout.kind == device_kind::fp16 ? number_format::fp16 : number_format::bf16, what, i,
                            j);
-    return static_cast<unsigned>(codes->codes(i, j) + (1 << (stored_bits(layout.kind) - 1)));
   }
 
   /// Two entries: what is kept, then columns behind the end, then the lowest columns that are free.
@@ -167,10 +220,10 @@ private:
     for (int p = 0, slot = 0; p < 4; ++p) {
       if (!taken[p]) continue;
       bool const real = inside(p) && kept->kept(i, first + p);
-      set_bits(atom, sparse_code_place(r, g, slot), static_cast<unsigned>((real ? codes->codes(i, first + p) : 0) + 8));
+      set_bits(atom, places_of_sparse.code[r][g][slot], static_cast<unsigned>((real ? codes->codes(i, first + p) : 0) + 8));
       positions |= static_cast<unsigned>(p) << (2 * slot++);
     }
-    set_bits(atom, sparse_position_place(r, g), positions);
+    set_bits(atom, places_of_sparse.position[r][g], positions);
   }
 };
 
@@ -416,15 +469,17 @@ private:
   /// f(i, j, stored bits) for every weight; what pads has to be 0.
   template <class F>
   void read_dense(F const& f) {
-    for_each_atom([&](std::byte const* atom, index_t first_row, index_t first_col) {
-      for (int r = 0; r < device_atom_rows; ++r)
-        for (int c = 0; c < device_atom_cols; ++c) {
-          unsigned const bits = dense_at(atom, layout_.kind, r, c);
-          if (first_row + r < layout_.rows && first_col + c < layout_.cols)
-            f(first_row + r, first_col + c, bits);
-          else if (bits != 0)
-            complain("padding of row ", first_row + r, ", column ", first_col + c, " is set");
-        }
+    with_dense_kind(layout_.kind, [&]<device_kind K>() {
+      for_each_atom([&](std::byte const* atom, index_t first_row, index_t first_col) {
+        for (int r = 0; r < device_atom_rows; ++r)
+          for (int c = 0; c < device_atom_cols; ++c) {
+            unsigned const bits = dense_at<K>(atom, r, c);
+            if (first_row + r < layout_.rows && first_col + c < layout_.cols)
+              f(first_row + r, first_col + c, bits);
+            else if (bits != 0)
+              complain("padding of row ", first_row + r, ", column ", first_col + c, " is set");
+          }
+      });
     });
   }
 
@@ -437,7 +492,7 @@ private:
 
   void read_group(integer_codes& codes, mask& kept, std::byte const* atom, int r, int g, index_t first_row, index_t first_col) {
     index_t const i = first_row + r, first = first_col + 4 * g;
-    unsigned const positions = bits_at(atom, sparse_position_place(r, g), 4);
+    unsigned const positions = bits_at(atom, places_of_sparse.position[r][g], 4);
     auto const inside = [&](int p) { return i < layout_.rows && first + p < layout_.cols; };
     int const place[2] = {static_cast<int>(positions & 3u), static_cast<int>(positions >> 2)};
     if (place[0] >= place[1]) return complain("row ", i, ", columns from ", first, ": positions do not ascend");
@@ -445,7 +500,7 @@ private:
     while (behind < 4 && inside(behind)) ++behind;
     for (int slot = 0; slot < 2; ++slot) {
       int const p = place[slot];
-      std::int8_t const code = code_of(bits_at(atom, sparse_code_place(r, g, slot), 4), 4);
+      std::int8_t const code = code_of(bits_at(atom, places_of_sparse.code[r][g][slot], 4), 4);
       if (inside(p)) {
         codes.codes(i, first + p) = code;
         kept.keep(i, first + p);
