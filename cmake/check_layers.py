@@ -49,7 +49,7 @@ SIBLINGS = {
 COSTLY = {"iostream", "regex", "random", "ranges", "format"}
 PRINTING = re.compile(r"\bstd::(cout|cerr|clog)\b|\b(printf|fprintf|puts|abort)\s*\(")
 ONLY_IN = {"Eigen": {"linalg", "interop"}, "unsupported": set(), "xtensor": {"interop"}, "nlohmann": {"io"},
-           "cblas.h": {"interop"}}
+           "cblas.h": {"interop"}, "cublas_v2.h": {"interop"}}
 
 
 def without_comments(text):
@@ -164,6 +164,9 @@ def check_includes(folder, name, line, target, root):
         if not (root / target).is_file():
             yield line, f"includes {target}, which does not exist"
         parts = target.split("/")
+        if name.endswith(".cuh") and (parts[1] not in {"core", "kernels"} or target == "slim/kernels/cuda/pack_device.hpp" or
+                                      (parts[1] == "kernels" and parts[2] != "cuda")):
+            yield line, f"nvcc reads core/ and the GPU's own headers only, not {target}"
         if len(parts) == 2 or parts[1] == folder or folder not in LAYERS:  # config.hpp, own folder
             if target == "slim/slim.hpp":
                 yield line, "includes the umbrella"

@@ -1,7 +1,12 @@
 #pragma once
 /// @file
 /// Everything an embedder needs, in one include: the host components. Readers and writers (`slim/io/`), conversions to
-/// other libraries' types (`slim/interop/`) and the law suites (`slim/testing/`) are included by name.
+/// other libraries' types (`slim/interop/`) and the law suites (`slim/testing/`) are included by name. In .cu files:
+/// slim/kernels/cuda/forward.cuh.
+
+#if defined(__CUDACC__)
+#error "slim.hpp is host code that nvcc cannot read: include slim/kernels/cuda/forward.cuh in .cu files, slim.hpp in .cpp files"
+#endif
 
 #include "slim/adapters/exact_lora.hpp"
 #include "slim/adapters/quantized_adapter.hpp"
@@ -24,6 +29,7 @@
 #include "slim/joint/gptq.hpp"
 #include "slim/joint/joint_slr.hpp"
 #include "slim/joint/sparsegpt.hpp"
+#include "slim/kernels/cuda/pack_device.hpp"
 #include "slim/kernels/packed_linear.hpp"
 #include "slim/linalg/assignment.hpp"
 #include "slim/linalg/cholesky.hpp"
