@@ -37,6 +37,15 @@ std::optional<slim::adapter_rank> rank_modifier(std::string const& modifier) {
   return rank ? std::optional(*rank) : std::nullopt;
 }
 
+/// Reads "damp0.1"; 0 if it is nothing of the kind.
+double damping_modifier(std::string const& modifier) {
+  double damping = 0;
+  auto const end = modifier.data() + modifier.size();
+  if (!modifier.starts_with("damp")) return 0.0;
+  auto const [stop, error] = std::from_chars(modifier.data() + 4, end, damping);
+  return error == std::errc() && stop == end && damping > 0.0 && damping <= 1e6 ? damping : 0.0;
+}
+
 /// An empty string, or what is wrong.
 std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::string const& modifier, std::string const& base) {
   auto const meaningless = [&](char const* why) {
@@ -47,6 +56,8 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
     parts.mask.unstructured = true;
   } else if (modifier == "channel" || group_size(modifier) > 0) {
     if (parts.codes.method == code_method::none) return meaningless("quantizes nothing");
+    if (!parts.has_groups()) return meaningless("has groups of its own, or none");
+    if (parts.is_system() && modifier == "channel") return meaningless("needs groups of columns");
     parts.codes.block = modifier == "channel" ? slim::per_channel : slim::per_group(group_size(modifier));
   } else if (auto const rank = rank_modifier(modifier)) {
     if (parts.adapter.method == adapter_method::none) return meaningless("has no adapter");
@@ -56,6 +67,11 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
                           !parts.has_solver() && parts.adapter.method != adapter_method::slim_repo;
     if (!in_steps) return meaningless("does not both quantize and prune in steps of their own");
     parts.prune_first = true;
+  } else if (auto const damping = damping_modifier(modifier); damping > 0.0) {
+    if (!parts.has_solver() || parts.codes.method == code_method::joint || parts.codes.method == code_method::alternating ||
+        parts.codes.method == code_method::squeeze_llm || parts.codes.method == code_method::kmeans)
+      return meaningless("has no error feedback of its own");
+    parts.codes.damping = damping;
   } else if (modifier == "no-target") {
     if (parts.codes.method != code_method::joint) return meaningless("aims at the weights anyway");
     parts.aims_at_weights = true;
@@ -65,7 +81,7 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
     inputs = rounding_by(slim::int8_input());
   } else {
     return slim::message("modifier @", modifier,
-                         " is not known; there are @50 @channel @gN @rR @prune-first @no-target @fp8 @int8");
+                         " is not known; there are @50 @channel @gN @rR @dampD @prune-first @no-target @fp8 @int8");
   }
   return {};
 }
@@ -108,6 +124,8 @@ std::vector<recipe_summary> recipe_modifiers() {
           {"@channel", "a weight scale per output channel instead of one per tensor"},
           {"@gN", "a weight scale per N input channels of a row, e.g. @g128"},
           {"@rR", "adapters of rank ratio R if it is below 1, else of rank R, e.g. @r0.075, @r32"},
+          {"@dampD",
+           "error feedback with damping D of the mean diagonal of X^T X, e.g. @damp1; without it 0.01, of the other systems 1"},
           {"@no-target", "towards the weights, not towards the dense model's outputs"},
           {"@prune-first", "prune, then quantize what is left; without it the papers' order, quantize, then prune"},
           {"@fp8", "inputs of the linear layers rounded to FP8, one scale per tensor"},

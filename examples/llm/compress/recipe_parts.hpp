@@ -19,6 +19,12 @@ enum class code_method {
   gptq,           ///< GPTQ with act-order
   alternating,    ///< error feedback and exact adapter in turn
   joint,          ///< mask, codes and adapter together
+  // Other systems, see recipe_systems.cpp
+  squeeze_llm,   ///< books per row by weighted k-means, perhaps with weights apart
+  kmeans,        ///< the same by k-means without weights
+  spqr,          ///< second-level groups, outliers in the loop
+  balanced_bits, ///< SliM-LLM's allocation
+  bits_2_4_16,   ///< 4 bits for some groups, outliers in the others
 };
 
 /// What decides which weights are pruned. `solver`: the method of the codes.
@@ -32,6 +38,8 @@ struct code_part {
   int bits = 4;
   slim::scale_block block = slim::per_tensor;
   bool symmetric = true;
+  bool apart = false;   ///< squeeze_llm: some weights are stored as numbers
+  double damping = 0.0; ///< of error feedback; 0: the method's own
 };
 
 struct mask_part {
@@ -53,7 +61,13 @@ struct recipe_parts {
   bool aims_at_weights = false; ///< joint only, which otherwise aims at the dense model's outputs
 
   [[nodiscard]] bool towards_dense() const { return codes.method == code_method::joint && !aims_at_weights; }
+  [[nodiscard]] bool is_system() const { return codes.method >= code_method::squeeze_llm; }
   [[nodiscard]] bool has_solver() const { return codes.method >= code_method::error_feedback; }
+  /// Whether codes have groups of columns, whose size may be asked for.
+  [[nodiscard]] bool has_groups() const {
+    return codes.method != code_method::none && codes.method != code_method::squeeze_llm &&
+           codes.method != code_method::kmeans && codes.method != code_method::spqr;
+  }
   [[nodiscard]] bool changes_weights() const { return codes.method != code_method::none || mask.method != mask_method::none; }
 };
 
@@ -69,5 +83,7 @@ struct base_recipe {
 
 /// The library's chain for these parts, with adapters of that rank. The parts must change the weights.
 [[nodiscard]] slim::any_chain chain_of(recipe_parts const& parts, slim::adapter_rank rank);
+/// The chain of one of the other systems.
+[[nodiscard]] slim::any_chain chain_of_system(code_part const& codes);
 
 } // namespace slim_llm
