@@ -26,6 +26,9 @@ struct recipe {
   bool towards_dense = false;                                ///< needs the uncompressed model's outputs as targets
   std::vector<std::string> steps;                            ///< what each step is, in order, for people
   std::function<void(slim::matrix_view<float>)> round_input; ///< empty: inputs stay float
+  /// Inputs are rounded on the scales of the codes' channels, and only the codes read them rounded, not the adapter (SVDQuant).
+  bool rounds_for_codes = false;
+  slim::index_t samples = 0; ///< inputs of so many tokens are kept for each layer
 
   [[nodiscard]] slim::adapter_rank rank_of(std::string const& tensor, std::string const& role) const;
 };

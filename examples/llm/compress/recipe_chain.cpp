@@ -1,5 +1,6 @@
 #include "compress/recipe_parts.hpp"
 
+#include "slim/quantization/range_quantizer.hpp"
 #include "slim/slim.hpp"
 
 namespace slim_llm {
@@ -18,6 +19,12 @@ std::optional<slim::any_quantizer> quantizer_of(code_part const& codes) {
   case code_method::absmax:
     return slim::absmax_quantizer(
         {.bits = codes.bits, .block = codes.block, .symmetric = codes.symmetric, .scale_format = scale_format});
+  case code_method::range:
+    return slim::range_quantizer({.bits = codes.bits,
+                                  .block = codes.block,
+                                  .range = {.rule = codes.range},
+                                  .by_output = codes.by_output,
+                                  .scale_format = scale_format});
   case code_method::slim_quant:
     return slim::slim_quantizer({.bits = codes.bits, .block = codes.block, .scale_format = scale_format});
   case code_method::slim_quant_o:

@@ -37,6 +37,13 @@ std::optional<slim::adapter_rank> rank_modifier(std::string const& modifier) {
   return rank ? std::optional(*rank) : std::nullopt;
 }
 
+std::optional<slim::range_rule> range_modifier(std::string const& name) {
+  if (name == "minmax") return slim::range_rule::min_max;
+  if (name == "percentile") return slim::range_rule::percentile;
+  if (name == "dobi" || name == "output") return slim::range_rule::dobi;
+  return std::nullopt;
+}
+
 /// Reads "damp0.1"; 0 if it is nothing of the kind.
 double damping_modifier(std::string const& modifier) {
   double damping = 0;
@@ -67,6 +74,13 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
                           !parts.has_solver() && parts.adapter.method != adapter_method::slim_repo;
     if (!in_steps) return meaningless("does not both quantize and prune in steps of their own");
     parts.prune_first = true;
+  } else if (modifier.starts_with("range=")) {
+    auto const rule = range_modifier(modifier.substr(6));
+    if (!rule) return slim::message("modifier @", modifier, ": possible ranges are minmax, percentile, dobi, output");
+    if (parts.codes.method != code_method::absmax) return meaningless("does not round to nearest on uniform codes");
+    parts.codes.method = code_method::range;
+    parts.codes.range = *rule;
+    parts.codes.by_output = modifier == "range=output";
   } else if (auto const damping = damping_modifier(modifier); damping > 0.0) {
     if (!parts.has_solver() || parts.codes.method == code_method::joint || parts.codes.method == code_method::alternating ||
         parts.codes.method == code_method::squeeze_llm || parts.codes.method == code_method::kmeans)
@@ -75,13 +89,15 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
   } else if (modifier == "no-target") {
     if (parts.codes.method != code_method::joint) return meaningless("aims at the weights anyway");
     parts.aims_at_weights = true;
+  } else if ((modifier == "fp8" || modifier == "int8") && parts.input_bits > 0) {
+    return meaningless("rounds its inputs already");
   } else if (modifier == "fp8") {
     inputs = rounding_by(slim::fp8_input());
   } else if (modifier == "int8") {
     inputs = rounding_by(slim::int8_input());
   } else {
     return slim::message("modifier @", modifier,
-                         " is not known; there are @50 @channel @gN @rR @dampD @prune-first @no-target @fp8 @int8");
+                         " is not known; there are @50 @channel @gN @rR @dampD @range=RULE @prune-first @no-target @fp8 @int8");
   }
   return {};
 }
@@ -94,6 +110,8 @@ recipe make_recipe(std::string const& name, recipe_parts const& parts, input_rou
   made.needs_hessian = parts.has_solver() || parts.adapter.method == adapter_method::exact;
   made.towards_dense = parts.towards_dense();
   made.round_input = inputs.round;
+  made.rounds_for_codes = parts.needs_samples();
+  if (parts.needs_samples()) made.samples = 256;
   if (parts.changes_weights()) {
     made.chain = [parts](slim::adapter_rank rank) { return chain_of(parts, rank); };
     made.steps = made.chain(made.rank).steps();
@@ -126,6 +144,9 @@ std::vector<recipe_summary> recipe_modifiers() {
           {"@rR", "adapters of rank ratio R if it is below 1, else of rank R, e.g. @r0.075, @r32"},
           {"@dampD",
            "error feedback with damping D of the mean diagonal of X^T X, e.g. @damp1; without it 0.01, of the other systems 1"},
+          {"@range=RULE",
+           "ends of the codes' range by minmax, percentile (99.9), dobi (2DQuant's search) or output (the same search by the "
+           "output's error), for recipes that round to nearest"},
           {"@no-target", "towards the weights, not towards the dense model's outputs"},
           {"@prune-first", "prune, then quantize what is left; without it the papers' order, quantize, then prune"},
           {"@fp8", "inputs of the linear layers rounded to FP8, one scale per tensor"},
@@ -163,6 +184,7 @@ slim::result<recipe> find_recipe(std::string const& name) {
   }
   recipe_parts parts = base->parts;
   input_rounding inputs;
+  if (parts.input_bits > 0) inputs = rounding_by(slim::group_input({.bits = parts.input_bits, .group = 64}));
   for (std::size_t k = 1; k < words.size(); ++k)
     if (auto const wrong = apply_modifier(parts, inputs, words[k], words[0]); !wrong.empty()) return slim::failure{wrong};
   return make_recipe(name, parts, inputs);

@@ -2,6 +2,7 @@
 
 #include "slim/allocation/balanced_allocation.hpp"
 #include "slim/allocation/top_share.hpp"
+#include "slim/joint/low_rank_residual.hpp"
 #include "slim/joint/mixed_bits.hpp"
 #include "slim/joint/spqr_compressor.hpp"
 #include "slim/quantization/codebook_quantizer.hpp"
@@ -12,6 +13,7 @@
 #include "slim/saliency/range_curvature.hpp"
 #include "slim/slim.hpp"
 #include "slim/transforms/activation_order.hpp"
+#include "slim/transforms/channel_scaling_search.hpp"
 
 namespace slim_llm {
 namespace {
@@ -67,6 +69,22 @@ slim::any_chain bits_2_4_16(code_part const& codes) {
                                       {.damping = damping_of(codes), .outlier_share = 0.004}));
 }
 
+/// What SVDQuant rounds weights and inputs to.
+slim::absmax_quantizer int4_weights() {
+  return slim::absmax_quantizer({.bits = 4, .block = slim::per_group(64), .scale_format = slim::number_format::fp16});
+}
+slim::group_input int4_inputs() { return slim::group_input({.bits = 4, .group = 64}); }
+
+slim::any_chain smooth_quant() {
+  return slim::chain(slim::in_basis(slim::search_channel_scaling(int4_weights(), int4_inputs()), int4_weights()));
+}
+
+slim::any_chain svdquant() {
+  constexpr slim::index_t rank = 32;
+  return slim::chain(slim::in_basis(slim::search_channel_scaling(int4_weights(), int4_inputs(), {.rank = rank}),
+                                    slim::low_rank_residual(int4_weights(), int4_inputs(), {.rank = {.number = rank}})));
+}
+
 } // namespace
 
 slim::any_chain chain_of_system(code_part const& codes) {
@@ -75,6 +93,8 @@ slim::any_chain chain_of_system(code_part const& codes) {
   case code_method::kmeans: return plain_kmeans(codes);
   case code_method::spqr: return spqr(codes);
   case code_method::balanced_bits: return balanced_bits(codes);
+  case code_method::smooth_quant: return smooth_quant();
+  case code_method::svdquant: return svdquant();
   default: return bits_2_4_16(codes);
   }
 }
