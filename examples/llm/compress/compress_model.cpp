@@ -150,7 +150,7 @@ private:
     index_t first = 0;
     for (std::string const& role : s.linears) {
       linear& l = b[role];
-      auto const chain = how_.chain(how_.rank_of(l.name, role));
+      auto const chain = how_.chain_for(l.name, role);
       auto const compressed = shared ? chain.compress(l.weight.view(), calib.for_outputs(first, l.d_out()), ctx_)
                                      : chain.compress(l.weight.view(), calib, ctx_);
       first += l.d_out();

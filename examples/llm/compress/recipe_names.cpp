@@ -115,6 +115,12 @@ recipe make_recipe(std::string const& name, recipe_parts const& parts, input_rou
   if (parts.changes_weights()) {
     made.chain = [parts](slim::adapter_rank rank) { return chain_of(parts, rank); };
     made.steps = made.chain(made.rank).steps();
+    if (parts.has_width())
+      made.chain_of_bits = [parts](slim::adapter_rank rank, int bits) {
+        recipe_parts other = parts;
+        other.codes.bits = bits;
+        return chain_of(other, rank);
+      };
   }
   if (!inputs.text.empty()) made.steps.push_back(inputs.text);
   return made;
@@ -167,6 +173,11 @@ slim::adapter_rank recipe::rank_of(std::string const& tensor, std::string const&
   if (auto const by_tensor = ranks.find(tensor); by_tensor != ranks.end()) return by_tensor->second;
   if (auto const by_role = ranks.find(role); by_role != ranks.end()) return by_role->second;
   return rank;
+}
+
+slim::any_chain recipe::chain_for(std::string const& tensor, std::string const& role) const {
+  auto const found = bits.find(tensor);
+  return found == bits.end() ? chain(rank_of(tensor, role)) : chain_of_bits(rank_of(tensor, role), found->second);
 }
 
 slim::result<recipe> find_recipe(std::string const& name) {

@@ -79,6 +79,11 @@ struct recipe_parts {
     return codes.method != code_method::none && codes.method != code_method::squeeze_llm &&
            codes.method != code_method::kmeans && codes.method != code_method::spqr && !needs_samples();
   }
+  /// Whether codes have one width, which another may take the place of.
+  [[nodiscard]] bool has_width() const {
+    return codes.method != code_method::none && codes.method != code_method::balanced_bits &&
+           codes.method != code_method::bits_2_4_16 && !needs_samples();
+  }
   [[nodiscard]] bool changes_weights() const { return codes.method != code_method::none || mask.method != mask_method::none; }
 };
 

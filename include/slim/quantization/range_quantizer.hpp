@@ -28,7 +28,7 @@ class range_quantizer {
 public:
   /// @throws config_error unless 1 <= bits <= 8 and the search makes sense.
   explicit range_quantizer(range_quantizer_config config = {}) : config_(config) {
-    check(config.range, "range_quantizer");
+    config.range.check("range_quantizer");
     (void)empty(0, 0);
   }
 
@@ -78,7 +78,7 @@ private:
     for (index_t i = 0; i < block.rows(); ++i) values.insert(values.end(), block.row(i), block.row(i) + block.cols());
     if (!config_.by_output) return search_range(values, config_.bits, {}, config_.range);
     auto const part = h.view().block(first, first, block.cols(), block.cols());
-    return search_range(values, config_.bits, {}, config_.range, [&](value_range range) {
+    return search_range(values, config_.range, [&](value_range range) {
       matrix<float> error(block.rows(), block.cols());
       for (index_t i = 0; i < block.rows(); ++i)
         for (index_t j = 0; j < block.cols(); ++j) error(i, j) = block(i, j) - range.round(block(i, j), config_.bits);

@@ -10,10 +10,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace slim {
@@ -36,6 +36,16 @@ struct range_config {
   double percentile = 99.9; ///< of the numbers at most the rest to 100 lies above the range, and below it
   double factor_span = 0.1; ///< `factors` tries 1 - span .. 1 + span
   double norm = 2.0;        ///< p of the loss, the sum of |v - v_q|^p
+
+  /// @throws config_error on a configuration that cannot be. `who` begins the message.
+  void check(std::string_view who) const {
+    if (steps < 1 || !(percentile > 50.0 && percentile <= 100.0) || !(factor_span >= 0.0 && factor_span < 1.0) ||
+        !(norm > 0.0) || !detail::is_finite(norm))
+      throw config_error(message(who, ": ", steps, " steps, percentile ", percentile, ", factor_span ", factor_span, ", norm ",
+                                 norm,
+                                 "; possible are steps from 1 on, percentiles above 50 up to 100, spans from 0 to below 1, "
+                                 "norms above 0"));
+  }
 
   friend bool operator==(range_config const&, range_config const&) = default;
 };
@@ -66,15 +76,6 @@ struct value_range {
 
   friend bool operator==(value_range const&, value_range const&) = default;
 };
-
-/// @throws config_error on a configuration that cannot be. `who` begins the message.
-inline void check(range_config const& config, std::string_view who) {
-  if (config.steps < 1 || !(config.percentile > 50.0 && config.percentile <= 100.0) ||
-      !(config.factor_span >= 0.0 && config.factor_span < 1.0) || !(config.norm > 0.0) || !detail::is_finite(config.norm))
-    throw config_error(message(
-        who, ": ", config.steps, " steps, percentile ", config.percentile, ", factor_span ", config.factor_span, ", norm ",
-        config.norm, "; possible are steps from 1 on, percentiles above 50 up to 100, spans from 0 to below 1, norms above 0"));
-}
 
 /// The ranges that a rule tries for numbers, min-max first, except for percentiles, which are one range alone. NaN counts as 0;
 /// no numbers: the range of 0. The configuration is sound.
@@ -120,32 +121,37 @@ inline void check(range_config const& config, std::string_view who) {
   return ranges;
 }
 
-/// The candidate of least loss, the first of equal ones: never worse than min-max in the loss, unless the rule is percentile.
-/// `loss` is asked for a range; empty: the p-norm, to the power p, over `values`, each times its entry of `weights` if there
-/// are any. @throws as check; shape_error unless there are as many weights as values, or none.
-[[nodiscard]] inline value_range search_range(std::span<float const> values, int bits, std::span<float const> weights,
-                                              range_config const& config, std::function<double(value_range)> const& loss = {}) {
-  check(config, "search_range");
-  if (!weights.empty() && weights.size() != values.size())
-    throw shape_error(message("search_range: ", weights.size(), " weights for ", values.size(), " numbers"));
-  auto const norm = [&](value_range range) {
-    double total = 0;
-    for (std::size_t k = 0; k < values.size(); ++k) {
-      double const off = std::abs(static_cast<double>(values[k]) - static_cast<double>(range.round(values[k], bits)));
-      total += (config.norm == 2.0 ? off * off : std::pow(off, config.norm)) *
-               (weights.empty() ? 1.0 : static_cast<double>(weights[k]));
-    }
-    return total;
-  };
+/// The candidate of least loss, the first of equal ones: never worse than min-max, unless the rule is percentile. `loss` gives
+/// a number for a value_range. @throws config_error
+template <class Loss>
+[[nodiscard]] value_range search_range(std::span<float const> values, range_config const& config, Loss const& loss) {
+  config.check("search_range");
   auto const ranges = candidate_ranges(values, config);
   value_range best = ranges.front();
   double least = std::numeric_limits<double>::infinity();
   for (value_range const range : ranges)
-    if (double const here = loss ? loss(range) : norm(range); here < least) {
+    if (double const here = loss(range); here < least) {
       least = here;
       best = range;
     }
   return best;
+}
+
+/// The same for levels of `bits` bits and the p-norm, to the power p, of the errors, each times its entry of `weights` if there
+/// are any. @throws config_error; shape_error unless there are as many weights as values, or none.
+[[nodiscard]] inline value_range search_range(std::span<float const> values, int bits, std::span<float const> weights = {},
+                                              range_config const& config = {}) {
+  if (!weights.empty() && weights.size() != values.size())
+    throw shape_error(message("search_range: ", weights.size(), " weights for ", values.size(), " numbers"));
+  return search_range(values, config, [&](value_range range) {
+    double total = 0;
+    for (std::size_t k = 0; k < values.size(); ++k) {
+      double const off = std::abs(static_cast<double>(values[k]) - static_cast<double>(range.round(values[k], bits)));
+      double const weight = weights.empty() ? 1.0 : static_cast<double>(weights[k]);
+      total += weight * (config.norm == 2.0 ? off * off : std::pow(off, config.norm));
+    }
+    return total;
+  });
 }
 
 } // namespace SLIM_ABI
