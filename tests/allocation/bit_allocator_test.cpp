@@ -4,6 +4,7 @@
 #include "slim/allocation/budget_allocation.hpp"
 #include "slim/allocation/top_share.hpp"
 #include "slim/core/random.hpp"
+#include "slim/testing/allocator_laws.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -54,6 +55,12 @@ double mean_bits(bit_offers const& offers, std::vector<index_t> const& chosen) {
 }
 
 } // namespace
+
+TEST_CASE("allocators keep the laws") {
+  CHECK(testing::describe(testing::check_bit_allocator(balanced_allocation())) == "");
+  CHECK(testing::describe(testing::check_bit_allocator(top_share())) == "");
+  CHECK(testing::describe(testing::check_bit_allocator(budget_allocation({.bits = 2.7}))) == "");
+}
 
 TEST_CASE("a balanced allocation is the best of all balanced ones when losses follow scores") {
   balanced_allocation const balanced({.bits = 2});

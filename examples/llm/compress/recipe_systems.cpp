@@ -66,7 +66,7 @@ slim::any_chain bits_2_4_16(code_part const& codes) {
   slim::super_block_grid const grid{
       .bits = 2, .group = codes.block.cols, .scales = over_sixteen_rows(4), .offsets = over_sixteen_rows(3)};
   return slim::chain(slim::mixed_bits(slim::range_curvature({.group = codes.block.cols}), slim::top_share(), grid,
-                                      {.damping = damping_of(codes), .outlier_share = 0.004}));
+                                      {.damping = damping_of(codes), .outlier_share = 0.005}));
 }
 
 /// What SVDQuant rounds weights and inputs to.
