@@ -2,6 +2,7 @@
 
 #include "slim/joint/low_rank_residual.hpp"
 #include "slim/pipeline/in_basis.hpp"
+#include "slim/pipeline/stacked_rows.hpp"
 #include "slim/quantization/absmax.hpp"
 #include "slim/testing/joint_laws.hpp"
 #include "slim/transforms/channel_scaling_search.hpp"
@@ -186,4 +187,48 @@ TEST_CASE("low_rank_residual keeps the laws of joint compressors") {
   CHECK(describe(check_joint_compressor(low_rank_residual(int4(), {.rank = {.number = 3}, .iterations = 3}))) == "");
   CHECK(describe(check_joint_compressor(low_rank_residual(int4(), inputs4(), {.rank = {.number = 2}, .iterations = 2}))) == "");
   CHECK_THROWS_WITH(low_rank_residual(int4(), {.iterations = 0}), Contains("0 iterations"));
+}
+
+TEST_CASE("q, k and v as one matrix share a scaling and the branch's left factor, and come apart as they were") {
+  layer const l;
+  index_t const rows[] = {24, 16, 8};
+  std::vector<matrix<float>> parts;
+  std::vector<matrix_view<float const>> views;
+  index_t first = 0;
+  for (index_t const count : rows) {
+    parts.push_back(slim::detail::rows_of(l.w, first, count));
+    first += count;
+  }
+  for (auto const& part : parts) views.emplace_back(part.view());
+  matrix<float> const stacked = stack_rows(views);
+  CHECK(stacked == l.w);
+  auto const made = compress(stacked, l.calib,
+                             chain(in_basis(search_channel_scaling(int4(), inputs4(), {.grids = 3, .rank = 4}),
+                                            low_rank_residual(int4(), inputs4(), of_rank(4)))));
+  auto const codes = split_rows(made.weight.codes, rows);
+  auto const adapters = split_rows(made.adapter, rows);
+  matrix<float> const whole = decompress(made);
+  first = 0;
+  for (std::size_t k = 0; k < 3; ++k) {
+    CHECK(codes[k].channel_factors == made.weight.codes.channel_factors);
+    CHECK(adapters[k].left == made.adapter.left);
+    matrix<float> values(rows[k], 96);
+    codes[k].dequantize_into(values.view());
+    adapters[k].add_to(values.view());
+    for (index_t i = 0; i < rows[k]; ++i)
+      for (index_t j = 0; j < 96; ++j) CHECK(values(i, j) == Approx(whole(first + i, j)).margin(1e-6));
+    first += rows[k];
+  }
+  integer_codes const tensor =
+      absmax_quantizer({.bits = 4, .block = per_tensor, .symmetric = false}).quantize(l.w.view(), l.calib);
+  auto const of_tensor = split_rows(tensor, rows);
+  matrix<float> values(16, 96), all(48, 96);
+  of_tensor[1].dequantize_into(values.view());
+  tensor.dequantize_into(all.view());
+  CHECK(values == slim::detail::rows_of(all, 24, 16));
+  integer_codes const blocks = absmax_quantizer({.bits = 4, .block = {.rows = 8, .cols = 32}}).quantize(l.w.view(), l.calib);
+  CHECK(split_rows(blocks, rows)[2].scales.rows() == 1);
+  index_t const crooked[] = {20, 28}, short_of[] = {20, 20};
+  CHECK_THROWS_WITH(split_rows(blocks, crooked), Contains("begins at row 20, inside a scale of 8 rows"));
+  CHECK_THROWS_WITH(split_rows(tensor, short_of), Contains("40 rows in all, there are 48"));
 }
