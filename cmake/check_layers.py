@@ -35,10 +35,11 @@ LAYERS = {
 # (slim_lora = saliency_lora<...>). Packed formats and kernels take the data types, and nothing that makes them.
 SIBLINGS = {
     "pruning": {"slim/saliency/saliency.hpp"},
-    "transforms": {"slim/saliency/saliency.hpp", "slim/pruning/mask.hpp"},
+    "transforms": {"slim/saliency/saliency.hpp", "slim/pruning/mask.hpp", "slim/quantization/quantizer.hpp",
+                   "slim/quantization/input_quantizer.hpp"},
     "adapters": {"slim/saliency/saliency.hpp", "slim/saliency/channel_weights.hpp", "slim/quantization/quantizer.hpp",
                  "slim/quantization/codes/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/pruning/pruner.hpp"},
-    "quantization": {"slim/pruning/mask.hpp"},
+    "quantization": {"slim/pruning/mask.hpp", "slim/pruning/pruner.hpp", "slim/saliency/saliency.hpp"},
     "packing": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/codebook_codes.hpp",
                 "slim/quantization/codes/any_codes.hpp", "slim/quantization/sparse_codes.hpp", "slim/pruning/mask.hpp"},
     "kernels": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/plain_values.hpp", "slim/pruning/mask.hpp",

@@ -26,6 +26,7 @@ struct rank_options {
   std::string rank;    ///< "0.075", "32"; empty: the recipe's
   std::string by_role; ///< "q=0.05,down=0.12"
   double budget = 0;   ///< bits per weight of all linears together: ranks by greatest gain per bit; 0: no budget
+  double bits = 0;     ///< per weight of all linears, codes of 2 to 4 bits shared out; 0: as the recipe has it
 };
 
 struct compress_command {

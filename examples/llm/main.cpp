@@ -62,6 +62,9 @@ void add_rank_options(CLI::App& command, rank_options& ranks) {
   command.add_option("--rank-by-role", ranks.by_role, "ranks by role, e.g. q=0.05,k=0.05,down=0.12");
   command.add_option("--rank-budget", ranks.budget,
                      "bits per weight of all linears: each layer gets the rank that its share of the bits is worth");
+  command.add_option(
+      "--bits", ranks.bits,
+      "bits per weight of all linears: each layer gets codes of 2, 3 or 4 bits, as its share of the bits is worth");
 }
 
 template <class Command>

@@ -3,7 +3,7 @@
 
 #include "slim/calibration/hessian.hpp"
 #include "slim/joint/error_feedback.hpp"
-#include "slim/joint/feedback_factor.hpp"
+#include "slim/linalg/feedback_factor.hpp"
 #include "slim/quantization/grids/uniform_grid.hpp"
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"

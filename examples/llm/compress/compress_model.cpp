@@ -68,7 +68,7 @@ private:
     index_t outputs = 0;
     if (how_.towards_dense)
       for (std::string const& role : s.linears) outputs += b[role].d_out();
-    stage_statistics empty{slim::calibration(d_in, {.gram = true, .outputs = outputs}), {}};
+    stage_statistics empty{slim::calibration(d_in, {.gram = true, .outputs = outputs, .samples = how_.samples}), {}};
     if (held_out_ > 0) empty.held_out.emplace(d_in, slim::calibration_config{.gram = true});
     return empty;
   }
@@ -150,16 +150,33 @@ private:
     index_t first = 0;
     for (std::string const& role : s.linears) {
       linear& l = b[role];
-      auto const chain = how_.chain(how_.rank_of(l.name, role));
+      auto const chain = how_.chain_for(l.name, role);
       auto const compressed = shared ? chain.compress(l.weight.view(), calib.for_outputs(first, l.d_out()), ctx_)
                                      : chain.compress(l.weight.view(), calib, ctx_);
       first += l.d_out();
       matrix<float> const dense = std::exchange(l.weight, slim::decompress(compressed, ctx_));
       if (keep_packed_) packed.emplace(l.name, pack(l.name, compressed, ctx_));
       l.round_input = how_.round_input;
+      if (how_.rounds_for_codes) round_for_codes(l, compressed);
       layers.push_back({number, l.name, role, compressed.report, vanished_rows(dense, l.weight)});
       return_freed_memory();
     }
+  }
+
+  /// Inputs are divided by the codes' channel factors, rounded, and multiplied again; the adapter is told what was rounded off.
+  void round_for_codes(linear& l, slim::any_layer const& made) const {
+    auto const* const codes = made.weight.codes.get_if<slim::integer_codes>();
+    if (codes && !codes->channel_factors.empty())
+      l.round_input = [factors = codes->channel_factors, round = how_.round_input](matrix_view<float> x) {
+        for (index_t t = 0; t < x.rows(); ++t)
+          for (index_t j = 0; j < x.cols(); ++j) x(t, j) /= factors[static_cast<std::size_t>(j)];
+        round(x);
+        for (index_t t = 0; t < x.rows(); ++t)
+          for (index_t j = 0; j < x.cols(); ++j) x(t, j) *= factors[static_cast<std::size_t>(j)];
+      };
+    if (!made.adapter) return;
+    l.rest_L = made.adapter->left;
+    l.rest_R = made.adapter->right;
   }
 
   static index_t vanished_rows(matrix<float> const& before, matrix<float> const& after) {

@@ -18,16 +18,24 @@ namespace slim_llm {
 /// What to do with every linear layer of a model.
 struct recipe {
   std::string name;
-  std::function<slim::any_chain(slim::adapter_rank)> chain;  ///< for adapters of that rank; empty: the weights stay as they are
+  std::function<slim::any_chain(slim::adapter_rank)> chain; ///< for adapters of that rank; empty: the weights stay as they are
+  /// The same with codes of so many bits; empty: they have one width.
+  std::function<slim::any_chain(slim::adapter_rank, int bits)> chain_of_bits;
   slim::adapter_rank rank = {};                              ///< of the adapters, where `ranks` says nothing else
   std::map<std::string, slim::adapter_rank> ranks;           ///< by tensor name, or by role (q, k, ... down)
+  std::map<std::string, int> bits;                           ///< of the codes by tensor name, if a budget says so
   std::optional<slim::adapter_format> stored;                ///< how adapters are stored; none: there is no adapter
   bool needs_hessian = false;                                ///< solves with X^T X, which takes memory
   bool towards_dense = false;                                ///< needs the uncompressed model's outputs as targets
   std::vector<std::string> steps;                            ///< what each step is, in order, for people
   std::function<void(slim::matrix_view<float>)> round_input; ///< empty: inputs stay float
+  /// Inputs are rounded on the scales of the codes' channels, and only the codes read them rounded, not the adapter (SVDQuant).
+  bool rounds_for_codes = false;
+  slim::index_t samples = 0; ///< inputs of so many tokens are kept for each layer
 
   [[nodiscard]] slim::adapter_rank rank_of(std::string const& tensor, std::string const& role) const;
+  /// The chain of one linear: its rank, its bits.
+  [[nodiscard]] slim::any_chain chain_for(std::string const& tensor, std::string const& role) const;
 };
 
 /// Name and one line about every base recipe, in the order of the papers' tables.

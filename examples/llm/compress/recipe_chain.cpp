@@ -1,5 +1,6 @@
 #include "compress/recipe_parts.hpp"
 
+#include "slim/quantization/range_quantizer.hpp"
 #include "slim/slim.hpp"
 
 namespace slim_llm {
@@ -18,6 +19,12 @@ std::optional<slim::any_quantizer> quantizer_of(code_part const& codes) {
   case code_method::absmax:
     return slim::absmax_quantizer(
         {.bits = codes.bits, .block = codes.block, .symmetric = codes.symmetric, .scale_format = scale_format});
+  case code_method::range:
+    return slim::range_quantizer({.bits = codes.bits,
+                                  .block = codes.block,
+                                  .range = {.rule = codes.range},
+                                  .by_output = codes.by_output,
+                                  .scale_format = scale_format});
   case code_method::slim_quant:
     return slim::slim_quantizer({.bits = codes.bits, .block = codes.block, .scale_format = scale_format});
   case code_method::slim_quant_o:
@@ -128,10 +135,13 @@ slim::joint_config joint_config_of(recipe_parts const& parts, slim::adapter_rank
 slim::any_chain chain_of_solver(recipe_parts const& parts, slim::adapter_rank rank) {
   return with_pattern(parts.mask, [&](auto pattern) -> slim::any_chain {
     slim::quantized_set const set(grid_of(parts.codes), pattern);
-    if (parts.codes.method == code_method::gptq) return slim::chain(slim::error_feedback(set, {.act_order = true}));
+    slim::error_feedback_config feedback{.act_order = parts.codes.method == code_method::gptq};
+    if (parts.codes.damping > 0.0) feedback.damping = parts.codes.damping;
+    if (parts.codes.method == code_method::gptq) return slim::chain(slim::error_feedback(set, feedback));
     if (parts.codes.method == code_method::error_feedback) {
-      if (auto const adapter = adapter_of(parts.adapter, rank)) return slim::chain(slim::error_feedback(set), *adapter);
-      return slim::chain(slim::error_feedback(set));
+      if (auto const adapter = adapter_of(parts.adapter, rank))
+        return slim::chain(slim::error_feedback(set, feedback), *adapter);
+      return slim::chain(slim::error_feedback(set, feedback));
     }
     slim::joint_slr const solver(set, joint_config_of(parts, rank));
     if (parts.towards_dense()) return slim::chain(slim::toward_target{}, solver);
@@ -142,6 +152,7 @@ slim::any_chain chain_of_solver(recipe_parts const& parts, slim::adapter_rank ra
 } // namespace
 
 slim::any_chain chain_of(recipe_parts const& parts, slim::adapter_rank rank) {
+  if (parts.is_system()) return chain_of_system(parts.codes);
   return parts.has_solver() ? chain_of_solver(parts, rank) : chain_of_steps(parts, rank);
 }
 

@@ -92,7 +92,9 @@ struct linear {
   std::vector<float> bias;                             ///< (d_out)
   matrix<float> L, R;                                  ///< adapters (d_in, r), (r, d_out): Y += (X L) R
   std::function<void(matrix_view<float>)> round_input; ///< rounds a copy of X in place (FP8, int8) before any product
-  std::shared_ptr<slim::packed_linear const> packed;   ///< if set, runs in place of weight, L and R
+  matrix<float> rest_L, rest_R;                      ///< if set: Y += ((X - rounded X) rest_L) rest_R, so that this part of the
+                                                     ///< weight reads inputs as they come (SVDQuant's branch)
+  std::shared_ptr<slim::packed_linear const> packed; ///< if set, runs in place of weight, L and R
   slim::input_precision packed_inputs = slim::input_precision::int8;
 
   [[nodiscard]] index_t d_in() const { return weight.cols(); }

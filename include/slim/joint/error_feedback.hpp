@@ -4,9 +4,9 @@
 /// (arXiv 2301.00774, section 3.4) over sparse ones, SparseGPT alone where there are no codes.
 
 #include "slim/calibration/hessian.hpp"
-#include "slim/joint/feedback_factor.hpp"
 #include "slim/joint/joint_compressor.hpp"
 #include "slim/joint/quantized_set.hpp"
+#include "slim/linalg/feedback_factor.hpp"
 
 #include <numeric>
 
@@ -54,6 +54,12 @@ namespace detail {
   return out;
 }
 
+inline void note_missing_gram(std::vector<std::string>& notes, calibration const& calib) {
+  if (!calib.has_gram())
+    notes.push_back("no Gram matrix was collected: channels are taken as uncorrelated, so that no error is fed back and this "
+                    "is rounding to nearest; construct the calibration with {.gram = true}");
+}
+
 inline void note_damping(std::vector<std::string>& notes, feedback_factor const& factor) {
   if (factor.damping > 0.0)
     notes.push_back(message("H not positive definite: damping raised by ", factor.damping, " of its mean diagonal"));
@@ -83,9 +89,7 @@ public:
     matrix<T> const h = hessian(calib, config_.damping);
     auto p = set_.start(w, calib, ctx);
     std::vector<std::string> notes;
-    if (!calib.has_gram())
-      notes.push_back("no Gram matrix was collected: channels are taken as uncorrelated, so that no error is fed back and this "
-                      "is rounding to nearest; construct the calibration with {.gram = true}");
+    detail::note_missing_gram(notes, calib);
     auto const order = config_.act_order ? detail::activation_order(h.view(), set_.group()) : std::vector<index_t>();
     auto const factor = factor_for_feedback(order.empty() ? h.view() : detail::permuted(h.view(), order).view(), ctx);
     detail::note_damping(notes, factor);

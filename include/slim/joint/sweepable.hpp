@@ -15,7 +15,7 @@ inline namespace SLIM_ABI {
 ///  * `S::mask_type` (slim::mask or none) and `S::codes_type` (a quantized_matrix) name the parts; an element of the set is a
 ///    `sparse_codes<mask_type, codes_type>`, below p, whose matrix is `p.values(ctx)`;
 ///  * `start(V, calibration, ctx)` is a first element near V;
-///  * `sweep(V, U, p, options, ctx)` replaces p by an element found with error feedback, U as in joint/feedback_factor.hpp;
+///  * `sweep(V, U, p, options, ctx)` replaces p by an element found with error feedback, U as in linalg/feedback_factor.hpp;
 ///  * `refine(gradient, H, p, ctx)` and `refit(gradient, H, p, ctx)` move codes and scales without ever raising ||V - S||_H
 ///    beyond rounding; `gradient` is (V - S) H on entry and on return, to float rounding;
 ///  * `group()`: input channels that the mask ties together, M of N:M, else 1.

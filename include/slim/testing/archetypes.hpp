@@ -6,6 +6,7 @@
 /// types that the concepts name.
 
 #include "slim/adapters/diagonal_norm.hpp"
+#include "slim/allocation/bit_allocator.hpp"
 #include "slim/joint/joint_compressor.hpp"
 #include "slim/joint/sweepable.hpp"
 #include "slim/packing/packed_format.hpp"
@@ -112,6 +113,19 @@ struct input_quantizer_archetype : archetype_base {
   using archetype_base::archetype_base;
   template <std::same_as<float> T>
   void round_inplace(matrix_view<T>) const {}
+  text_archetype describe() const { return text_archetype(0); }
+};
+
+/// Every item gets the second of two widths.
+struct bit_allocator_archetype : archetype_base {
+  using archetype_base::archetype_base;
+  std::vector<double> widths() const { return {2.0, 4.0}; }
+  template <std::same_as<bit_offers> T>
+  std::vector<index_t> allocate(T const& offers) const {
+    offers.check("bit_allocator_archetype");
+    if (offers.widths != widths()) throw config_error("bit_allocator_archetype: other widths");
+    return std::vector<index_t>(offers.sizes.size(), 1);
+  }
   text_archetype describe() const { return text_archetype(0); }
 };
 
@@ -279,7 +293,7 @@ struct executor_archetype : archetype_base {
 static_assert(saliency<saliency_archetype> && linear_saliency<linear_saliency_archetype> && pruner<pruner_archetype>);
 static_assert(quantized_matrix<codes_archetype> && quantizer<quantizer_archetype> &&
               input_quantizer<input_quantizer_archetype>);
-static_assert(packed_format<packed_format_archetype>);
+static_assert(packed_format<packed_format_archetype> && bit_allocator<bit_allocator_archetype>);
 static_assert(joint_compressor<joint_compressor_archetype> && sweepable<set_archetype> && grid<grid_archetype>);
 static_assert(low_rank_solver<low_rank_solver_archetype> && diagonal_norm<diagonal_norm_archetype> &&
               executor<executor_archetype> && transform<transform_archetype> &&

@@ -3,9 +3,9 @@
 /// Laws of a joint compressor and of a set that solvers sweep over.
 
 #include "slim/calibration/hessian.hpp"
-#include "slim/joint/feedback_factor.hpp"
 #include "slim/joint/joint_compressor.hpp"
 #include "slim/joint/quantized_set.hpp"
+#include "slim/linalg/feedback_factor.hpp"
 #include "slim/testing/grid_laws.hpp"
 #include "slim/testing/low_rank_solver_laws.hpp"
 #include "slim/testing/pruner_laws.hpp"
