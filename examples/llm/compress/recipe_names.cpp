@@ -1,3 +1,4 @@
+#include "compress/recipe_file.hpp"
 #include "compress/recipe_parts.hpp"
 #include "run/nearest.hpp"
 
@@ -6,6 +7,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <regex>
 
 namespace slim_llm {
 namespace {
@@ -102,11 +104,17 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
   return {};
 }
 
+struct named_parts {
+  recipe_parts parts;
+  input_rounding inputs;
+};
+
 recipe make_recipe(std::string const& name, recipe_parts const& parts, input_rounding const& inputs) {
   recipe made;
   made.name = name;
   made.rank = parts.adapter.rank;
   if (parts.adapter.method != adapter_method::none) made.stored = slim::adapter_format{.bits = parts.adapter.bits};
+  made.makes_codes = parts.codes.method != code_method::none && !parts.is_system();
   made.needs_hessian = parts.has_solver() || parts.adapter.method == adapter_method::exact;
   made.towards_dense = parts.towards_dense();
   made.round_input = inputs.round;
@@ -122,6 +130,10 @@ recipe make_recipe(std::string const& name, recipe_parts const& parts, input_rou
         return chain_of(other, rank);
       };
   }
+  if (made.makes_codes)
+    made.blank = [parts](slim::index_t d_out, slim::index_t d_in, slim::adapter_rank rank) {
+      return blank_layer(parts, d_out, d_in, rank);
+    };
   if (!inputs.text.empty()) made.steps.push_back(inputs.text);
   return made;
 }
@@ -133,6 +145,27 @@ std::vector<std::string> split(std::string const& text, char separator) {
     parts.push_back(text.substr(begin, end - begin));
   parts.push_back(text.substr(begin));
   return parts;
+}
+
+slim::result<named_parts> read_name(std::string const& name) {
+  auto const words = split(name, '@');
+  auto const table = recipe_table();
+  auto const base = std::find_if(table.begin(), table.end(), [&](base_recipe const& row) { return row.name == words[0]; });
+  if (base == table.end()) {
+    std::string known;
+    for (auto const& row : table) known += std::string(" ") + row.name;
+    std::vector<std::string> names;
+    for (auto const& row : table) names.emplace_back(row.name);
+    std::string const nearest = did_you_mean(words[0], names);
+    return slim::failure{
+        slim::message("recipe '", words[0], "' is not known", nearest, nearest.empty() ? "; there" : " There", " are", known)};
+  }
+  named_parts read{base->parts, {}};
+  if (read.parts.input_bits > 0) read.inputs = rounding_by(slim::group_input({.bits = read.parts.input_bits, .group = 64}));
+  for (std::size_t k = 1; k < words.size(); ++k)
+    if (auto const wrong = apply_modifier(read.parts, read.inputs, words[k], words[0]); !wrong.empty())
+      return slim::failure{wrong};
+  return read;
 }
 
 } // namespace
@@ -175,31 +208,33 @@ slim::adapter_rank recipe::rank_of(std::string const& tensor, std::string const&
   return rank;
 }
 
+recipe const* recipe::of(std::string const& tensor) const {
+  for (recipe_rule const& rule : rules)
+    if (std::regex_match(tensor, std::regex(rule.match))) return rule.how.get();
+  return this;
+}
+
 slim::any_chain recipe::chain_for(std::string const& tensor, std::string const& role) const {
+  recipe const& how = *of(tensor);
+  auto const rank_here = ranks.contains(tensor) ? rank_of(tensor, role) : how.rank_of(tensor, role);
   auto const found = bits.find(tensor);
-  return found == bits.end() ? chain(rank_of(tensor, role)) : chain_of_bits(rank_of(tensor, role), found->second);
+  return found == bits.end() ? how.chain(rank_here) : how.chain_of_bits(rank_here, found->second);
 }
 
 slim::result<recipe> find_recipe(std::string const& name) {
-  auto const words = split(name, '@');
-  auto const table = recipe_table();
-  auto const base = std::find_if(table.begin(), table.end(), [&](base_recipe const& row) { return row.name == words[0]; });
-  if (base == table.end()) {
-    std::string known;
-    for (auto const& row : table) known += std::string(" ") + row.name;
-    std::vector<std::string> names;
-    for (auto const& row : table) names.emplace_back(row.name);
-    std::string const nearest = did_you_mean(words[0], names);
-    return slim::failure{
-        slim::message("recipe '", words[0], "' is not known", nearest, nearest.empty() ? "; there" : " There", " are", known)};
-  }
-  recipe_parts parts = base->parts;
-  input_rounding inputs;
-  if (parts.input_bits > 0) inputs = rounding_by(slim::group_input({.bits = parts.input_bits, .group = 64}));
-  for (std::size_t k = 1; k < words.size(); ++k)
-    if (auto const wrong = apply_modifier(parts, inputs, words[k], words[0]); !wrong.empty()) return slim::failure{wrong};
-  return make_recipe(name, parts, inputs);
+  if (name.ends_with(".json")) return read_recipe_file(name);
+  auto const read = read_name(name);
+  if (!read) return slim::failure{read.why()};
+  return make_recipe(name, read->parts, read->inputs);
 }
+
+slim::result<recipe_parts> find_parts(std::string const& name) {
+  auto const read = read_name(name);
+  if (!read) return slim::failure{read.why()};
+  return read->parts;
+}
+
+recipe recipe_of(std::string const& name, recipe_parts const& parts) { return make_recipe(name, parts, {}); }
 
 slim::result<std::vector<recipe>> find_recipes(std::string const& comma_separated) {
   std::vector<recipe> all;

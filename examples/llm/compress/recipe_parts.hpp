@@ -97,9 +97,19 @@ struct base_recipe {
 /// All recipes, in the order of the papers' tables.
 [[nodiscard]] std::span<base_recipe const> recipe_table();
 
+/// The parts that a recipe's name says, without its rounding of inputs; or what is wrong with the name.
+[[nodiscard]] slim::result<recipe_parts> find_parts(std::string const& name);
+
+/// A recipe of these parts under any name. Inputs stay float.
+[[nodiscard]] recipe recipe_of(std::string const& name, recipe_parts const& parts);
+
 /// The library's chain for these parts, with adapters of that rank. The parts must change the weights.
 [[nodiscard]] slim::any_chain chain_of(recipe_parts const& parts, slim::adapter_rank rank);
 /// The chain of one of the other systems.
 [[nodiscard]] slim::any_chain chain_of_system(code_part const& codes);
+
+/// A layer of the kind that this chain makes: codes, mask and adapter of the same formats. The parts must make codes.
+[[nodiscard]] slim::any_layer blank_layer(recipe_parts const& parts, slim::index_t d_out, slim::index_t d_in,
+                                          slim::adapter_rank rank);
 
 } // namespace slim_llm

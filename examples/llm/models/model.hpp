@@ -144,7 +144,8 @@ struct model {
   std::vector<rotary_table> rotary; ///< one or two; empty without rotary positions
   linear project_in, project_out;   ///< OPT-350M: embedding_dim <-> hidden; else empty
   norm final_norm;
-  stored_matrix head; ///< (vocab, embedding_dim); empty if tied
+  stored_matrix head;        ///< (vocab, embedding_dim); empty if tied
+  std::string repeated_head; ///< tensor of the file that holds the embedding a second time, as the head; empty if none does
 
   std::vector<block> blocks; ///< in memory
   /// Reads a block of the file, with its weights as floats, and keeps nothing of it in memory. Empty if blocks are in memory.
