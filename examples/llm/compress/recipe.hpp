@@ -24,6 +24,7 @@ struct recipe {
   std::optional<slim::adapter_format> stored;                ///< how adapters are stored; none: there is no adapter
   bool needs_hessian = false;                                ///< solves with X^T X, which takes memory
   bool towards_dense = false;                                ///< needs the uncompressed model's outputs as targets
+  bool guided = false;                                       ///< tokens count as much as the end loss cares for them
   std::vector<std::string> steps;                            ///< what each step is, in order, for people
   std::function<void(slim::matrix_view<float>)> round_input; ///< empty: inputs stay float
 

@@ -59,13 +59,16 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
   } else if (modifier == "no-target") {
     if (parts.codes.method != code_method::joint) return meaningless("aims at the weights anyway");
     parts.aims_at_weights = true;
+  } else if (modifier == "guided") {
+    if (!parts.changes_weights()) return meaningless("changes no weights");
+    parts.guided = true;
   } else if (modifier == "fp8") {
     inputs = rounding_by(slim::fp8_input());
   } else if (modifier == "int8") {
     inputs = rounding_by(slim::int8_input());
   } else {
     return slim::message("modifier @", modifier,
-                         " is not known; there are @50 @channel @gN @rR @prune-first @no-target @fp8 @int8");
+                         " is not known; there are @50 @channel @gN @rR @prune-first @no-target @guided @fp8 @int8");
   }
   return {};
 }
@@ -77,6 +80,7 @@ recipe make_recipe(std::string const& name, recipe_parts const& parts, input_rou
   if (parts.adapter.method != adapter_method::none) made.stored = slim::adapter_format{.bits = parts.adapter.bits};
   made.needs_hessian = parts.has_solver() || parts.adapter.method == adapter_method::exact;
   made.towards_dense = parts.towards_dense();
+  made.guided = parts.guided;
   made.round_input = inputs.round;
   if (parts.changes_weights()) {
     made.chain = [parts](slim::adapter_rank rank) { return chain_of(parts, rank); };
@@ -109,6 +113,7 @@ std::vector<recipe_summary> recipe_modifiers() {
           {"@gN", "a weight scale per N input channels of a row, e.g. @g128"},
           {"@rR", "adapters of rank ratio R if it is below 1, else of rank R, e.g. @r0.075, @r32"},
           {"@no-target", "towards the weights, not towards the dense model's outputs"},
+          {"@guided", "tokens count by the squared gradients of the end loss (GuidedQuant); one backward pass more"},
           {"@prune-first", "prune, then quantize what is left; without it the papers' order, quantize, then prune"},
           {"@fp8", "inputs of the linear layers rounded to FP8, one scale per tensor"},
           {"@int8", "inputs rounded to int8, one scale per tensor"}};

@@ -51,6 +51,7 @@ struct recipe_parts {
   adapter_part adapter = {};
   bool prune_first = false;     ///< if pruning is a step of its own
   bool aims_at_weights = false; ///< joint only, which otherwise aims at the dense model's outputs
+  bool guided = false;          ///< calibration weighs tokens by gradients of the end loss
 
   [[nodiscard]] bool towards_dense() const { return codes.method == code_method::joint && !aims_at_weights; }
   [[nodiscard]] bool has_solver() const { return codes.method >= code_method::error_feedback; }

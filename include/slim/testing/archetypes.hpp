@@ -13,6 +13,7 @@
 #include "slim/quantization/input_quantizer.hpp"
 #include "slim/quantization/quantizer.hpp"
 #include "slim/saliency/saliency.hpp"
+#include "slim/training/trainable_quantizer.hpp"
 #include "slim/transforms/transform.hpp"
 
 namespace slim {
@@ -112,6 +113,20 @@ struct input_quantizer_archetype : archetype_base {
   using archetype_base::archetype_base;
   template <std::same_as<float> T>
   void round_inplace(matrix_view<T>) const {}
+  text_archetype describe() const { return text_archetype(0); }
+};
+
+/// Every weight gets the value 1, by one parameter that does nothing.
+struct trainable_quantizer_archetype : archetype_base {
+  using archetype_base::archetype_base;
+  std::vector<float> first(matrix_view<float const>, context const& = {}) const { return {1.0f}; }
+  codes_archetype codes(matrix_view<float const> w, std::span<float const>, context const& = {}) const {
+    return {w.rows(), w.cols()};
+  }
+  quantizer_gradient backward(matrix_view<float const> w, std::span<float const>, matrix_view<float const>,
+                              context const& = {}) const {
+    return {matrix<float>(w.rows(), w.cols()), {0.0f}};
+  }
   text_archetype describe() const { return text_archetype(0); }
 };
 
@@ -277,6 +292,7 @@ struct executor_archetype : archetype_base {
 };
 
 static_assert(saliency<saliency_archetype> && linear_saliency<linear_saliency_archetype> && pruner<pruner_archetype>);
+static_assert(trainable_quantizer<trainable_quantizer_archetype>);
 static_assert(quantized_matrix<codes_archetype> && quantizer<quantizer_archetype> &&
               input_quantizer<input_quantizer_archetype>);
 static_assert(packed_format<packed_format_archetype>);
