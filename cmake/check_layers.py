@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks the house rules that a compiler does not: check_layers.py INCLUDE_DIR [...]. Prints one line per breach, exit code 1.
 
-Rules: headers include downwards only (LAYERS), slim.hpp reaches all but io/, interop/ and testing/, the headers of a folder
+Rules: headers include downwards only (LAYERS), slim.hpp reaches all but io/, interop/, testing/ and training/, the headers of a folder
 do not include each other in a circle, macros are called SLIM_..., no anonymous namespace and no `static` at namespace scope
 (two programs' worth of symbols), the context is the last parameter, parameters stand in the order of docs/conventions.md
 (Signatures), the library's namespaces are opened so that ctags sees them, no costly standard headers, no printing, Eigen
@@ -21,14 +21,15 @@ LAYERS = {
     "calibration": {"core", "simd", "linalg"},
     **{folder: BASE for folder in METHODS},
     "joint": BASE | METHODS,
+    "training": BASE | METHODS,
     "packing": {"core"},
     "kernels": {"core", "simd", "packing"},
     "pipeline": BASE | METHODS | {"joint", "packing", "kernels"},
     "io": {"core", "packing", "pipeline"},
     "interop": BASE | METHODS,
-    "testing": BASE | METHODS | {"joint", "packing", "kernels", "pipeline"},
+    "testing": BASE | METHODS | {"joint", "packing", "kernels", "pipeline", "training"},
     # slim.hpp itself: the umbrella
-    "": BASE | METHODS | {"joint", "packing", "kernels", "pipeline"},
+    "": BASE | METHODS | {"joint", "packing", "kernels", "pipeline", "training"},
 }
 # Single headers of other folders. Siblings meet only here: concepts, and the plain data types (mask, codes) that go from one
 # to the other. The one header of models in the list is named by the aliases that pair a solver with its paper's saliency
@@ -234,7 +235,7 @@ def check_circles(root):
         yield from visit(name)
 
 
-OPT_IN = {"io", "interop", "testing"}
+OPT_IN = {"io", "interop", "testing", "training", "training.hpp"}
 
 
 def check_umbrella(root):

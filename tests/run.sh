@@ -10,7 +10,7 @@ need_packages g++ make cmake ninja-build ccache git ca-certificates pkg-config p
   libeigen3-dev libxtensor-dev catch2 libcli11-dev nlohmann-json3-dev libutf8proc-dev libopenblas-dev \
   clang clang-tidy libomp-dev libclang-rt-14-dev g++-aarch64-linux-gnu qemu-user \
   universal-ctags doxygen
-need_python_modules numpy==2.4.6 safetensors==0.8.0 gguf==0.19.0 tokenizers==0.23.3 ||
+need_python_modules numpy==2.4.6 safetensors==0.8.0 gguf==0.19.0 tokenizers==0.23.3 autograd==1.8.0 ||
   say "python modules are missing; the tests against independent readers will be skipped"
 bash examples/fetch_model.sh || say "tests that need the model or the text will be skipped"
 model=$slim_cache/SmolLM2-135M-Instruct.Q4_1.gguf

@@ -127,6 +127,22 @@ struct ablate_command {
   void run() const;
 };
 
+struct finetune_command {
+  std::filesystem::path model, packed, out, state, json;
+  text_options text = {
+      .calib = {}, .text = {}, .calib_tokens = 65536, .held_out_tokens = 8192, .context = 512}; ///< held out: to choose by
+  std::string train = "scales,adapters", loss = "kl";
+  std::ptrdiff_t steps = 64, tokens_per_step = 2048;
+  double rate = 5e-4;
+  void run() const;
+};
+
+struct fisher_command {
+  std::filesystem::path model, text, out, json;
+  std::ptrdiff_t context = 512, max_tokens = 16384;
+  void run() const;
+};
+
 struct inspect_command {
   std::filesystem::path model, json;
   void run() const;

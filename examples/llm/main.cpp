@@ -254,6 +254,32 @@ int main(int argc, char** argv) {
   add_text_options(*sub, ablate.text);
   sub->callback([&] { ablate.run(); });
 
+  finetune_command finetune;
+  sub = add_command(app, "finetune", "train scales and adapters of packed linears, codes frozen", finetune);
+  add_model(sub, finetune);
+  sub->add_option("--packed", finetune.packed, "packed linears, written by compress --packed")->required();
+  sub->add_option("--out", finetune.out, "where to write the trained packed linears")->required();
+  sub->add_option("--train", finetune.train, "what trains: scales, adapters or both")->capture_default_str();
+  sub->add_option("--loss", finetune.loss, "kl: towards the dense model's distributions; ce: the text itself")
+      ->capture_default_str();
+  add_count(*sub, "--steps", finetune.steps, "steps of the optimizer");
+  add_count(*sub, "--tokens-per-step", finetune.tokens_per_step, "tokens between two steps");
+  sub->add_option("--rate", finetune.rate, "learning rate at first, relative to the numbers; it falls along a cosine")
+      ->capture_default_str();
+  sub->add_option("--state", finetune.state, "where a stopped run leaves off, and goes on from");
+  add_text_options(*sub, finetune.text);
+  sub->callback([&] { finetune.run(); });
+
+  fisher_command fisher;
+  sub = add_command(app, "fisher", "how much a model's loss cares for tokens and weights", fisher);
+  add_model(sub, fisher);
+  sub->add_option("--text", fisher.text, "the text, from its beginning")->required();
+  sub->add_option("--out", fisher.out,
+                  "also write the mean squared gradient of every weight of the linears, F32, to this safetensors file");
+  add_count(*sub, "--context", fisher.context, "tokens per window, each a sequence of its own");
+  add_count(*sub, "--max-tokens", fisher.max_tokens, "tokens to look at, 0 for all");
+  sub->callback([&] { fisher.run(); });
+
   inspect_command inspect;
   sub = add_command(app, "inspect", "list the tensors of a model", inspect);
   add_model(sub, inspect);

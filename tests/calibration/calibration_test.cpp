@@ -234,3 +234,59 @@ TEST_CASE("output energy is the same bits on every executor") {
   CHECK(energy == output_energy(e.view(), calib, on(thread_team_executor{4})));
   CHECK(energy == output_energy(e.view(), calib, on(backwards_executor{})));
 }
+
+TEST_CASE("tokens of weight 1 change no bit, others count as often as they weigh") {
+  matrix<float> const x = normal_matrix(300, 7, 1), y = normal_matrix(300, 4, 2);
+  calibration plain(7, {.gram = true, .outputs = 4}), ones = plain, weighted = plain;
+  plain.observe(x.view(), y.view());
+  ones.observe(x.view(), y.view(), std::vector<float>(300, 1.0f));
+  CHECK(matrix<double>(ones.gram()) == matrix<double>(plain.gram()));
+  CHECK(matrix<double>(ones.cross()) == matrix<double>(plain.cross()));
+  CHECK(ones.mean() == plain.mean());
+  CHECK(ones.mean_abs() == plain.mean_abs());
+  CHECK(ones.mean_square() == plain.mean_square());
+  CHECK(ones.sample_peak_mean_abs() == plain.sample_peak_mean_abs());
+
+  std::vector<float> weights;
+  for (std::size_t t = 0; t < 300; ++t) weights.push_back(0.25f * static_cast<float>(t % 9));
+  weighted.observe(x.view(), y.view(), weights);
+  CHECK(weighted.tokens() == 300);
+  CHECK(weighted.max_abs() == plain.max_abs());
+  for (index_t a = 0; a < 7; ++a) {
+    double sum = 0, sum_abs = 0, sum_square = 0;
+    for (index_t t = 0; t < 300; ++t) {
+      double const w = static_cast<double>(weights[static_cast<std::size_t>(t)]), v = static_cast<double>(x(t, a));
+      sum += w * v;
+      sum_abs += w * std::abs(v);
+      sum_square += w * v * v;
+    }
+    auto const at = static_cast<std::size_t>(a);
+    CHECK(weighted.mean()[at] == Approx(sum / 300));
+    CHECK(weighted.mean_abs()[at] == Approx(sum_abs / 300));
+    CHECK(weighted.mean_square()[at] == Approx(sum_square / 300));
+    auto const compared = [&](matrix<float> const& other, matrix_view<double const> have) {
+      for (index_t b = 0; b < other.cols(); ++b) {
+        double want = 0, size = 0;
+        for (index_t t = 0; t < 300; ++t) {
+          double const term = static_cast<double>(weights[static_cast<std::size_t>(t)]) * static_cast<double>(x(t, a)) *
+                              static_cast<double>(other(t, b));
+          want += term;
+          size += std::abs(term);
+        }
+        CHECK(std::abs(have(a, b) - want) <= 1e-6 * size);
+      }
+    };
+    compared(x, weighted.gram());
+    compared(y, weighted.cross());
+  }
+}
+
+TEST_CASE("weights that are none are refused and change nothing") {
+  matrix<float> const x = normal_matrix(3, 2, 1);
+  matrix_view<float const> const none(nullptr, 3, 0, 0);
+  calibration calib(2, {.gram = true});
+  CHECK_THAT(what_of([&] { calib.observe(x.view(), none, std::vector<float>{1, 2}); }), Contains("2 weights for 3 tokens"));
+  CHECK_THAT(what_of([&] { calib.observe(x.view(), none, std::vector<float>{1, 2, -1}); }), Contains("token 2 is -1"));
+  CHECK_THAT(what_of([&] { calib.observe(x.view(), none, std::vector<float>{1, std::nanf(""), 1}); }), Contains("token 1 is"));
+  CHECK(calib.tokens() == 0);
+}

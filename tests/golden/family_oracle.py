@@ -225,14 +225,13 @@ def forward(config, w, ids):
             return gated(x, p)
         router = linear(x, p + "gate")
         prob = np.exp(router - router.max(-1, keepdims=True))
-        prob /= prob.sum(-1, keepdims=True)
-        y = np.zeros_like(x)
+        prob = prob / prob.sum(-1, keepdims=True)
+        y = []
         for t in range(length):
             chosen = np.argsort(-prob[t], kind="stable")[: s.c["num_experts_per_tok"]]
             total = prob[t, chosen].sum() if s.c["norm_topk_prob"] else 1.0
-            for e in chosen:
-                y[t] += prob[t, e] / total * gated(x[t : t + 1], f"{p}experts.{e}.")[0]
-        return y
+            y.append(sum(prob[t, e] / total * gated(x[t : t + 1], f"{p}experts.{e}.") for e in chosen))
+        return np.concatenate(y, 0)
 
     x = w["model.embed_tokens.weight"][ids] * (math.sqrt(s.c["hidden_size"]) if gemma else 1.0)
     for n in range(s.layers):

@@ -23,6 +23,11 @@ foreach(part families twice)
   set_tests_properties("interop: family ${part}" PROPERTIES LABELS interop SKIP_RETURN_CODE 77)
 endforeach()
 
+# Against autograd; status 77: it is missing.
+add_test(NAME "interop: gradients" COMMAND sh -c "exec \"\${SLIM_PYTHON:-python3}\" \"$0\" \"$1\""
+         ${CMAKE_CURRENT_SOURCE_DIR}/golden/gradient_oracle.py $<TARGET_FILE:model_dump>)
+set_tests_properties("interop: gradients" PROPERTIES LABELS interop SKIP_RETURN_CODE 77 TIMEOUT 300)
+
 # Against the tokenizers package; status 77: a package or the model (SLIM_MODEL) is missing.
 add_executable(encode_strings llm/encode_strings.cpp)
 target_link_libraries(encode_strings PRIVATE slim_llm_lib slim_warnings)

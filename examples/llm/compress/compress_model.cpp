@@ -1,23 +1,33 @@
 #include "compress/compress_model.hpp"
 
+#include "compress/token_energies.hpp"
 #include "run/file_output.hpp"
 #include "run/memory.hpp"
 #include "run/table.hpp"
 
+#include "slim/training/fisher.hpp"
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
 #include <optional>
 #include <utility>
 
 namespace slim_llm {
 namespace {
 
-/// Statistics of the inputs of a stage's linears over all windows.
+/// Statistics of the inputs of a stage's linears over all windows: of all of them together, or, where tokens weigh differently
+/// for each, of one.
 struct stage_statistics {
+  std::vector<std::string> linears; ///< roles
   slim::calibration calib;
   std::optional<slim::calibration> held_out;
 };
+
+/// How much each token counts for each linear, by the linear's name: weights of all windows, one behind the other. Empty: all
+/// tokens count alike.
+using all_token_weights = std::map<std::string, std::vector<float>>;
 
 /// Compresses blocks, stage by stage. A stage is observed on all calibration windows, its linears are compressed, and the
 /// windows move on through the compressed linears. The last `held_out` windows are only measured on. If the recipe aims at the
@@ -25,8 +35,9 @@ struct stage_statistics {
 /// observed.
 class block_compressor {
 public:
-  block_compressor(forward_pass const& pass, recipe const& how, index_t held_out, bool keep_packed, context const& ctx)
-      : pass_(pass), how_(how), held_out_(held_out), keep_packed_(keep_packed), ctx_(ctx) {}
+  block_compressor(forward_pass const& pass, recipe const& how, all_token_weights const& weights, index_t held_out,
+                   bool keep_packed, context const& ctx)
+      : pass_(pass), how_(how), weights_(weights), held_out_(held_out), keep_packed_(keep_packed), ctx_(ctx) {}
 
   /// Compresses the linears of b and moves the states of all windows through it; `dense_windows` those of the dense model,
   /// empty if the recipe does not need them. Returns the packed layers, if they are to be kept.
@@ -40,13 +51,15 @@ public:
         block_state window = windows.take(w);
         bool const fitted = w + static_cast<std::size_t>(held_out_) < windows.size();
         if (before) move_on(*before, b, window);
-        observe(current, b, window, dense_windows, w, fitted ? statistics.calib : *statistics.held_out);
+        observe(current, b, window, dense_windows, w, fitted, statistics);
         windows.put(w, std::move(window));
       }
       return_freed_memory();
-      if (statistics.held_out) statistics.calib.hold_out(std::move(*statistics.held_out));
-      statistics.held_out.reset();
-      compress_linears(number, b, current, statistics.calib, packed, layers);
+      for (stage_statistics& part : statistics) {
+        if (part.held_out) part.calib.hold_out(std::move(*part.held_out));
+        part.held_out.reset();
+        compress_linears(number, b, part, packed, layers);
+      }
       before = &current;
     }
     for (std::size_t w = 0; w < windows.size(); ++w) {
@@ -63,14 +76,22 @@ private:
     pass_.move_on(s, b, pass_.input(s, b, window), window);
   }
 
-  [[nodiscard]] stage_statistics empty_statistics(block const& b, stage const& s) const {
+  [[nodiscard]] std::vector<stage_statistics> empty_statistics(block const& b, stage const& s) const {
     index_t const d_in = b[s.linears.front()].d_in();
-    index_t outputs = 0;
-    if (how_.towards_dense)
-      for (std::string const& role : s.linears) outputs += b[role].d_out();
-    stage_statistics empty{slim::calibration(d_in, {.gram = true, .outputs = outputs, .samples = how_.samples}), {}};
-    if (held_out_ > 0) empty.held_out.emplace(d_in, slim::calibration_config{.gram = true});
-    return empty;
+    std::vector<std::vector<std::string>> groups;
+    if (weights_.empty())
+      groups.push_back(s.linears);
+    else
+      for (std::string const& role : s.linears) groups.push_back({role});
+    std::vector<stage_statistics> all;
+    for (auto const& roles : groups) {
+      index_t outputs = 0;
+      if (how_.towards_dense)
+        for (std::string const& role : roles) outputs += b[role].d_out();
+      all.push_back({roles, slim::calibration(d_in, {.gram = true, .outputs = outputs, .samples = how_.samples}), {}});
+      if (held_out_ > 0) all.back().held_out.emplace(d_in, slim::calibration_config{.gram = true});
+    }
+    return all;
   }
 
   static void forget_carried(state_store& windows, std::size_t w, block_state window) {
@@ -79,9 +100,9 @@ private:
   }
 
   /// Adds window `w` to the statistics. If there are dense states, the one of the window moves on, and the outputs that the
-  /// linears should have are added, if `to` collects outputs.
-  void observe(stage const& s, block const& b, block_state& window, state_store& dense_windows, std::size_t w,
-               slim::calibration& to) const {
+  /// linears should have are added where outputs are collected.
+  void observe(stage const& s, block const& b, block_state& window, state_store& dense_windows, std::size_t w, bool fitted,
+               std::vector<stage_statistics>& statistics) const {
     auto const x = pass_.input(s, b, window);
     matrix<float> target;
     if (!dense_windows.empty()) {
@@ -91,10 +112,18 @@ private:
       dense_windows.put(w, std::move(dense));
     }
     try {
-      if (to.config().outputs > 0)
-        to.observe(matrix_view<float const>(x), matrix_view<float const>(target), ctx_);
-      else
-        to.observe(matrix_view<float const>(x), ctx_);
+      index_t first = 0;
+      for (stage_statistics& part : statistics) {
+        slim::calibration& to = fitted ? part.calib : *part.held_out;
+        index_t const outputs = part.calib.config().outputs;
+        matrix_view<float const> y(nullptr, x.rows(), 0, 0);
+        if (to.config().outputs > 0) y = target.view().block(0, first, target.rows(), outputs);
+        first += outputs;
+        if (weights_.empty())
+          to.observe(x.view(), y, ctx_);
+        else
+          to.observe(x.view(), y, weights_of(b[part.linears.front()], w, x.rows()), ctx_);
+      }
     } catch (slim::nonfinite_error const&) {
       throw slim::nonfinite_error(
           "tensor '" + b[s.linears.front()].name +
@@ -143,8 +172,15 @@ private:
     return y;
   }
 
-  void compress_linears(index_t number, block& b, stage const& s, slim::calibration const& calib, packed_weights& packed,
+  /// Weights of the tokens of window `w`.
+  [[nodiscard]] std::span<float const> weights_of(linear const& l, std::size_t w, index_t tokens) const {
+    auto const count = static_cast<std::size_t>(tokens);
+    return std::span(weights_.at(l.name)).subspan(w * count, count);
+  }
+
+  void compress_linears(index_t number, block& b, stage_statistics const& s, packed_weights& packed,
                         std::vector<layer_result>& layers) const {
+    slim::calibration const& calib = s.calib;
     if (calib.tokens() == 0) { // of an expert that the router sent no token to nothing is known of the inputs
       for (std::string const& role : s.linears)
         leave_dense(number, b[role], "left as it is: no token of the calibration text was sent to this expert", layers);
@@ -209,6 +245,7 @@ private:
 
   forward_pass const& pass_;
   recipe const& how_;
+  all_token_weights const& weights_;
   index_t held_out_;
   bool keep_packed_;
   context const& ctx_;
@@ -222,6 +259,20 @@ void add_embedded_windows(state_store& windows, forward_pass const& pass, std::s
     window.hidden = pass.embed(tokens.subspan(first, length));
     windows.add(std::move(window));
   }
+}
+
+/// Weights by the end loss, of fitted tokens and of those held out behind them.
+all_token_weights guiding_weights(model const& m, std::span<int const> tokens, index_t fitted, index_t window,
+                                  context const& ctx) {
+  all_token_weights all;
+  for (auto& [name, energy] : token_energies(m, tokens, window, ctx)) {
+    auto const parts = std::span<float const>(energy.values);
+    auto weights = slim::token_weights(parts.first(static_cast<std::size_t>(fitted)), energy.d_in);
+    auto const held_out = slim::token_weights(parts.subspan(static_cast<std::size_t>(fitted)), 0);
+    weights.insert(weights.end(), held_out.begin(), held_out.end());
+    all.emplace(name, std::move(weights));
+  }
+  return all;
 }
 
 /// Inputs are rounded, weights are not.
@@ -287,17 +338,18 @@ compression compress_model(model const& m, std::span<int const> tokens, recipe c
   index_t const held_out = std::min(config.held_out_tokens, available - windows * window) / window;
   forward_pass const pass(m, window, ctx);
   result.calib_tokens = windows * window;
+  auto const used = tokens.first(static_cast<std::size_t>((windows + held_out) * window));
   compression_state state;
   state.windows = state_store(config.states_on_disk);
   state.dense_windows = state_store(config.states_on_disk);
   if (config.restore) config.restore(state);
   if (state.blocks == 0) {
-    auto const used = tokens.first(static_cast<std::size_t>((windows + held_out) * window));
     add_embedded_windows(state.windows, pass, used);
     if (how.towards_dense) add_embedded_windows(state.dense_windows, pass, used);
     m.embedding.drop_pages();
   }
-  block_compressor compressor(pass, how, held_out, config.keep_packed, ctx);
+  all_token_weights const weights = how.guided ? guiding_weights(m, used, windows * window, window, ctx) : all_token_weights();
+  block_compressor compressor(pass, how, weights, held_out, config.keep_packed, ctx);
   while (state.blocks < result.blocks) {
     block b = load_block(m, state.blocks, ctx);
     auto packed = compressor.run(state.blocks, b, state.windows, state.dense_windows, state.layers);

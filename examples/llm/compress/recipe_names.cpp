@@ -93,13 +93,17 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
     parts.aims_at_weights = true;
   } else if ((modifier == "fp8" || modifier == "int8") && parts.input_bits > 0) {
     return meaningless("rounds its inputs already");
+  } else if (modifier == "guided") {
+    if (!parts.changes_weights()) return meaningless("changes no weights");
+    parts.guided = true;
   } else if (modifier == "fp8") {
     inputs = rounding_by(slim::fp8_input());
   } else if (modifier == "int8") {
     inputs = rounding_by(slim::int8_input());
   } else {
-    return slim::message("modifier @", modifier,
-                         " is not known; there are @50 @channel @gN @rR @dampD @range=RULE @prune-first @no-target @fp8 @int8");
+    return slim::message(
+        "modifier @", modifier,
+        " is not known; there are @50 @channel @gN @rR @dampD @range=RULE @prune-first @no-target @guided @fp8 @int8");
   }
   return {};
 }
@@ -117,6 +121,7 @@ recipe make_recipe(std::string const& name, recipe_parts const& parts, input_rou
   made.makes_codes = parts.codes.method != code_method::none && !parts.is_system();
   made.needs_hessian = parts.has_solver() || parts.adapter.method == adapter_method::exact;
   made.towards_dense = parts.towards_dense();
+  made.guided = parts.guided;
   made.round_input = inputs.round;
   made.rounds_for_codes = parts.needs_samples();
   if (parts.needs_samples()) made.samples = 256;
@@ -187,6 +192,7 @@ std::vector<recipe_summary> recipe_modifiers() {
            "ends of the codes' range by minmax, percentile (99.9), dobi (2DQuant's search) or output (the same search by the "
            "output's error), for recipes that round to nearest"},
           {"@no-target", "towards the weights, not towards the dense model's outputs"},
+          {"@guided", "tokens count by the squared gradients of the end loss (GuidedQuant); one backward pass more"},
           {"@prune-first", "prune, then quantize what is left; without it the papers' order, quantize, then prune"},
           {"@fp8", "inputs of the linear layers rounded to FP8, one scale per tensor"},
           {"@int8", "inputs rounded to int8, one scale per tensor"}};

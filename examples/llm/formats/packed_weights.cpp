@@ -111,10 +111,14 @@ double packed_layer::bytes() const {
 packed_layer pack(std::string const& name, slim::any_layer const& layer, context const& ctx) {
   auto const* const codes = layer.weight.codes.get_if<slim::integer_codes>();
   if (!codes) throw slim::config_error(name + " cannot be packed: the recipe makes no integer codes");
+  return pack(*codes, layer.weight.mask_or_null(), layer.adapter ? &*layer.adapter : nullptr, ctx);
+}
+
+packed_layer pack(slim::integer_codes const& codes, slim::mask const* kept, slim::adapter const* low_rank, context const& ctx) {
   packed_layer packed;
-  packed.weight = packed_bytes(*codes, layer.weight.mask_or_null(), ctx);
-  if (!layer.adapter || layer.adapter->rank() == 0) return packed;
-  slim::adapter const& a = *layer.adapter;
+  packed.weight = packed_bytes(codes, kept, ctx);
+  if (!low_rank || low_rank->rank() == 0) return packed;
+  slim::adapter const& a = *low_rank;
   packed.format = a.format;
   if (a.left_codes && a.right_codes) {
     packed.left = packed_bytes(*a.left_codes, nullptr, ctx);
@@ -217,14 +221,21 @@ slim::input_precision packed_precision(std::string const& inputs) {
   throw input_error("--inputs " + inputs + ": possible with packed weights are int8, int16, float");
 }
 
-void use_packed(linear& l, packed_layer const& layer, std::optional<slim::input_precision> inputs, context const& ctx) {
-  auto const [kept, codes] = unpacked(l.name, layer.weight, ctx);
-  slim::adapter const a = adapter_of(l.name, layer, ctx);
+unpacked_layer unpack(linear const& l, packed_layer const& layer, context const& ctx) {
+  unpacked_layer found{unpacked(l.name, layer.weight, ctx), adapter_of(l.name, layer, ctx)};
+  auto const& codes = found.weight.codes;
+  slim::adapter const& a = found.low_rank;
   bool const fits = codes.rows() == l.d_out() && codes.cols() == l.d_in() &&
                     (a.rank() == 0 || (a.left.rows() == l.d_in() && a.right.cols() == l.d_out() && a.right.rows() == a.rank()));
   if (!fits)
     throw input_error(slim::message(l.name, ": packed as ", codes.rows(), " x ", codes.cols(), " with rank ", a.rank(),
                                     ", the model has ", l.d_out(), " x ", l.d_in()));
+  return found;
+}
+
+void use_packed(linear& l, packed_layer const& layer, std::optional<slim::input_precision> inputs, context const& ctx) {
+  auto const [weight, a] = unpack(l, layer, ctx);
+  auto const& [kept, codes] = weight;
   if (inputs) {
     bool const dense = kept.count() == codes.codes.size();
     l.packed = std::make_shared<slim::packed_linear const>(

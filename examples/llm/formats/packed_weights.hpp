@@ -36,6 +36,17 @@ using packed_weights = std::map<std::string, packed_layer>;
 
 /// 2:4 codes, dense codes, or those of another mask. @throws slim::config_error if the layer has no integer codes.
 [[nodiscard]] packed_layer pack(std::string const& name, slim::any_layer const& layer, context const& ctx = {});
+/// The same of a layer's parts.
+[[nodiscard]] packed_layer pack(slim::integer_codes const& codes, slim::mask const* kept, slim::adapter const* low_rank,
+                                context const& ctx = {});
+
+/// What was packed: codes on a mask that keeps all weights where none was given, and the adapter (rank 0 if there is none).
+struct unpacked_layer {
+  slim::sparse_codes<slim::mask, slim::integer_codes> weight;
+  slim::adapter low_rank;
+};
+/// @throws input_error naming the layer if its bytes do not decode, or not to a layer of that shape.
+[[nodiscard]] unpacked_layer unpack(linear const& l, packed_layer const& layer, context const& ctx = {});
 
 /// Collects packed layers outside of memory and writes them to one file.
 class packed_writer {

@@ -32,6 +32,20 @@ struct block_state {
   }
 };
 
+struct adjoint_scope;
+struct block_gradient;
+
+/// What the functions of a stage become when gradients run backwards, see models/backward.hpp. Each takes the gradient of the
+/// block's state behind its function and leaves that of the state before it.
+struct stage_adjoint {
+  /// Of stage::input: adds what dX, the gradient of X (tokens, d_in), makes of it.
+  std::function<void(adjoint_scope const&, matrix<float> dx, block_gradient&)> input;
+  /// Of stage::combine: returns the gradients of the linears' outputs, in the order of the linears.
+  std::function<std::vector<matrix<float>>(adjoint_scope const&, block_gradient&)> combine = {};
+  /// Of stage::after_addition.
+  std::function<void(adjoint_scope const&, block_gradient&)> after_addition = {};
+};
+
 /// Linears of a block that read the same input X (tokens, d_in), and what their outputs become.
 struct stage {
   std::vector<std::string> linears; ///< roles, in the order in which `combine` gets their outputs
@@ -49,6 +63,9 @@ struct stage {
   /// Carried values that say which rows X has. When outputs of the dense model are targets of a compressed one, the dense model
   /// takes these values from the compressed one, so that both have the same rows.
   std::vector<std::size_t> decided_by = {};
+
+  /// Has a function where the stage has one. Without them the family's models are run and compressed, but not differentiated.
+  stage_adjoint adjoint = {};
 
   [[nodiscard]] bool ends_residual_branch() const { return combine == nullptr; }
 };

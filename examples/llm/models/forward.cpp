@@ -1,6 +1,6 @@
 #include "models/forward.hpp"
 
-#include "models/elementwise.hpp"
+#include "models/causal_softmax.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -20,39 +20,6 @@ void require_same_shape(matrix<float> const& gate, matrix<float> const& up) {
   if (gate.rows() != up.rows() || gate.cols() != up.cols())
     throw slim::shape_error(
         slim::message("the MLP's gate is ", gate.rows(), " x ", gate.cols(), ", up is ", up.rows(), " x ", up.cols()));
-}
-
-/// Scores become cap tanh(scale score / cap).
-void cap_softly(matrix_view<float> scores, float scale, float cap) {
-  for (index_t i = 0; i < scores.rows(); ++i)
-    for (index_t j = 0; j < scores.cols(); ++j) scores(i, j) = cap * std::tanh(scores(i, j) * scale / cap);
-}
-
-/// Keys that a query sees: [first, end).
-struct visible_keys {
-  index_t first, end;
-};
-
-/// Query number `query` of a window sees itself and at most reach - 1 keys before it, all of them if `reach` is 0.
-visible_keys visible_to(index_t query, index_t reach) {
-  return {reach > 0 ? std::max<index_t>(0, query - reach + 1) : 0, query + 1};
-}
-
-/// Turns scores of queries into unnormalised attention weights over the keys that each sees; all other keys get exactly 0. Row
-/// i is query `query_begin` + i, column j is key `key_begin` + j. Returns the inverse sum of each row.
-std::vector<float> causal_softmax(matrix_view<float> scores, index_t query_begin, index_t key_begin, index_t reach, float scale,
-                                  slim::simd_level simd) {
-  std::vector<float> inverse_sums;
-  for (index_t i = 0; i < scores.rows(); ++i) {
-    float* const row = scores.row(i);
-    auto const seen = visible_to(query_begin + i, reach);
-    float* const first = row + (seen.first - key_begin);
-    index_t const count = seen.end - seen.first;
-    inverse_sums.push_back(1.0f / exp_inplace(first, count, max_of(first, count, simd), scale, simd));
-    std::fill(row, first, 0.0f);
-    std::fill(first + count, row + scores.cols(), 0.0f);
-  }
-  return inverse_sums;
 }
 
 } // namespace
@@ -208,6 +175,13 @@ void forward_pass::attend(matrix_view<float const> q, matrix_view<float const> k
     for (index_t j = 0; j < dim; ++j) mixed(i, j) *= inverse_sums[static_cast<std::size_t>(i)];
 }
 
+attention_rule forward_pass::rule_of(block const& b) const {
+  auto const& config = model_.config;
+  double const scale =
+      config.attention_scale > 0 ? config.attention_scale : 1.0 / std::sqrt(static_cast<double>(config.head_dim));
+  return {b.attention.window, static_cast<float>(scale), static_cast<float>(config.attention_soft_cap)};
+}
+
 matrix<float> forward_pass::attention(block const& b, block_state& state, matrix<float> q, matrix<float> k,
                                       matrix<float> v) const {
   auto const& config = model_.config;
@@ -216,9 +190,7 @@ matrix<float> forward_pass::attention(block const& b, block_state& state, matrix
   require_columns("attention: v", v.cols(), config.kv_size());
   normalize_and_rotate(b, "q_norm", q, config.heads, state.position);
   normalize_and_rotate(b, "k_norm", k, config.kv_heads, state.position);
-  double const scale =
-      config.attention_scale > 0 ? config.attention_scale : 1.0 / std::sqrt(static_cast<double>(config.head_dim));
-  attention_rule const rule{b.attention.window, static_cast<float>(scale), static_cast<float>(config.attention_soft_cap)};
+  attention_rule const rule = rule_of(b);
   return state.cache ? attend_cached(q, k, v, state.position, *state.cache, rule) : attend_in_windows(q, k, v, rule);
 }
 

@@ -15,6 +15,7 @@
 
 #include "models/apply.hpp"
 #include "models/attention_cache.hpp"
+#include "models/causal_softmax.hpp"
 #include "models/family.hpp"
 
 namespace slim_llm {
@@ -80,13 +81,11 @@ public:
   [[nodiscard]] matrix<float> relu(matrix<float> x) const;
 
 private:
+  friend class backward_pass; // walks the same steps the other way
+
+  [[nodiscard]] attention_rule rule_of(block const& b) const;
   void normalize_into(norm const& n, matrix_view<float const> x, matrix_view<float> y) const;
   void normalize_row(norm const& n, float const* x, float* y, index_t size) const;
-  /// How far the attention of one call looks, and what it does with scores.
-  struct attention_rule {
-    index_t reach = 0; ///< as block_attention::window
-    float scale = 1, soft_cap = 0;
-  };
   /// Cosines and sines of the positions of a window, (window, pairs).
   struct angle_table {
     matrix<float> cos, sin;

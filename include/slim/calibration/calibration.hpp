@@ -142,19 +142,21 @@ public:
     detail::float_rows<N> const targets(y);
     observe(inputs.view(), targets.view(), ctx);
   }
-  void observe(matrix_view<float const> x, matrix_view<float const> y, context const& ctx = {}) {
-    if (x.cols() != channels_)
-      throw shape_error(message("calibration::observe: X has ", x.cols(), " channels, expected ", channels_));
-    if (y.cols() != config_.outputs || y.rows() != x.rows())
-      throw shape_error(
-          message("calibration::observe: Y is ", y.rows(), " x ", y.cols(), ", expected ", x.rows(), " x ", config_.outputs));
-    ctx.throw_if_stopped();
-    if (ctx.on_nonfinite == nonfinite::propagate) return add(x, y, ctx.to_the_end());
-    index_t const bad = count_nonfinite(x, "X", ctx) + count_nonfinite(y, "Y", ctx);
-    if (bad == 0) return add(x, y, ctx.to_the_end());
-    matrix<float> const clean_x = zeroed(x), clean_y = zeroed(y);
-    add(clean_x.view(), clean_y.view(), ctx.to_the_end());
-    zeroed_ += bad;
+  void observe(matrix_view<float const> x, matrix_view<float const> y, context const& ctx = {}) { observe_all(x, y, {}, ctx); }
+
+  /// The same, where token t counts `weights[t]` times in all sums: x_t x_t^T, x_t y_t^T, x_tj, |x_tj|, x_tj^2. Weights of mean
+  /// 1 keep means what they are; weights of 1 change no bit. Largest magnitudes and the sample regard all tokens alike. Weights
+  /// that grow with what the end loss loses by a token's error: training/fisher.hpp.
+  /// @throws as observe(X, Y), and shape_error unless there is one weight per token, config_error on one that is negative or
+  /// not finite.
+  void observe(matrix_view<float const> x, matrix_view<float const> y, std::span<float const> weights,
+               context const& ctx = {}) {
+    if (std::ssize(weights) != x.rows())
+      throw shape_error(message("calibration::observe: ", weights.size(), " weights for ", x.rows(), " tokens"));
+    for (std::size_t t = 0; t < weights.size(); ++t)
+      if (!detail::is_finite(weights[t]) || weights[t] < 0.0f)
+        throw config_error(message("calibration::observe: the weight of token ", t, " is ", weights[t]));
+    observe_all(x, y, weights, ctx);
   }
 
   /// Adds what another calibration of the same layer has seen, and what it holds out: its tokens come after the tokens of this
@@ -328,6 +330,22 @@ private:
 
   std::size_t size() const noexcept { return static_cast<std::size_t>(channels_); }
 
+  /// `weights` of the tokens, or none.
+  void observe_all(matrix_view<float const> x, matrix_view<float const> y, std::span<float const> weights, context const& ctx) {
+    if (x.cols() != channels_)
+      throw shape_error(message("calibration::observe: X has ", x.cols(), " channels, expected ", channels_));
+    if (y.cols() != config_.outputs || y.rows() != x.rows())
+      throw shape_error(
+          message("calibration::observe: Y is ", y.rows(), " x ", y.cols(), ", expected ", x.rows(), " x ", config_.outputs));
+    ctx.throw_if_stopped();
+    if (ctx.on_nonfinite == nonfinite::propagate) return add(x, y, weights, ctx.to_the_end());
+    index_t const bad = count_nonfinite(x, "X", ctx) + count_nonfinite(y, "Y", ctx);
+    if (bad == 0) return add(x, y, weights, ctx.to_the_end());
+    matrix<float> const clean_x = zeroed(x), clean_y = zeroed(y);
+    add(clean_x.view(), clean_y.view(), weights, ctx.to_the_end());
+    zeroed_ += bad;
+  }
+
   std::vector<double> per_token(std::vector<double> sums) const {
     if (tokens_ > 0)
       for (double& s : sums) s /= static_cast<double>(tokens_);
@@ -357,36 +375,51 @@ private:
     return cleaned;
   }
 
-  void add(matrix_view<float const> x, matrix_view<float const> y, context const& ctx) {
+  void add(matrix_view<float const> x, matrix_view<float const> y, std::span<float const> weights, context const& ctx) {
     if (unknown_ != 0) {
       calibration_config config = config_;
       config.first_token += static_cast<std::uint64_t>(tokens_);
       calibration batch(channels_, config);
-      batch.add(x, y, ctx);
+      batch.add(x, y, weights, ctx);
       return merge(batch);
     }
+    matrix<float> const root_x = times_roots(x, weights), root_y = times_roots(y, weights);
     if (config_.samples > 0)
       sample_.add(x, config_.samples, config_.sample_seed, tokens_, config_.first_token + static_cast<std::uint64_t>(tokens_));
     constexpr index_t columns_per_task = 64;
-    ctx.parallel_for(channels_, columns_per_task, [&](index_t begin, index_t end) { add_columns(x, begin, end); });
-    if (config_.gram) add_gram(x, gram_.view(), ctx);
-    if (config_.outputs > 0) add_cross(x, y, cross_.view(), ctx);
+    ctx.parallel_for(channels_, columns_per_task, [&](index_t begin, index_t end) { add_columns(x, weights, begin, end); });
+    matrix_view<float const> const gram_x = weights.empty() ? x : root_x, cross_y = weights.empty() ? y : root_y;
+    if (config_.gram) add_gram(gram_x, gram_.view(), ctx);
+    if (config_.outputs > 0) add_cross(gram_x, cross_y, cross_.view(), ctx);
     tokens_ += x.rows();
   }
 
-  void add_columns(matrix_view<float const> x, index_t begin, index_t end) {
+  /// Rows times the roots of their weights; nothing without weights.
+  static matrix<float> times_roots(matrix_view<float const> x, std::span<float const> weights) {
+    if (weights.empty()) return {};
+    matrix<float> out(x);
+    for (index_t t = 0; t < out.rows(); ++t) {
+      float const root = std::sqrt(weights[static_cast<std::size_t>(t)]);
+      for (index_t j = 0; j < out.cols(); ++j) out(t, j) *= root;
+    }
+    return out;
+  }
+
+  void add_columns(matrix_view<float const> x, std::span<float const> weights, index_t begin, index_t end) {
     std::vector<double> batch_abs(static_cast<std::size_t>(end - begin));
-    for (index_t t = 0; t < x.rows(); ++t)
+    for (index_t t = 0; t < x.rows(); ++t) {
+      double const weight = weights.empty() ? 1.0 : static_cast<double>(weights[static_cast<std::size_t>(t)]);
       for (index_t j = begin; j < end; ++j) {
         auto const c = static_cast<std::size_t>(j);
         double const value = static_cast<double>(x(t, j));
         double const magnitude = std::abs(value);
-        sum_[c] += value;
-        sum_abs_[c] += magnitude;
-        sum_square_[c] += value * value;
+        sum_[c] += weight * value;
+        sum_abs_[c] += weight * magnitude;
+        sum_square_[c] += weight * (value * value);
         max_abs_[c] = std::max(max_abs_[c], static_cast<float>(magnitude));
-        batch_abs[static_cast<std::size_t>(j - begin)] += magnitude;
+        batch_abs[static_cast<std::size_t>(j - begin)] += weight * magnitude;
       }
+    }
     if (x.rows() == 0) return;
     for (index_t j = begin; j < end; ++j) {
       double const batch_mean = batch_abs[static_cast<std::size_t>(j - begin)] / static_cast<double>(x.rows());

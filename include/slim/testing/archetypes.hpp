@@ -14,6 +14,7 @@
 #include "slim/quantization/input_quantizer.hpp"
 #include "slim/quantization/quantizer.hpp"
 #include "slim/saliency/saliency.hpp"
+#include "slim/training/trainable_quantizer.hpp"
 #include "slim/transforms/transform.hpp"
 
 namespace slim {
@@ -125,6 +126,20 @@ struct bit_allocator_archetype : archetype_base {
     offers.check("bit_allocator_archetype");
     if (offers.widths != widths()) throw config_error("bit_allocator_archetype: other widths");
     return std::vector<index_t>(offers.sizes.size(), 1);
+  }
+  text_archetype describe() const { return text_archetype(0); }
+};
+
+/// Every weight gets the value 1, by one parameter that does nothing.
+struct trainable_quantizer_archetype : archetype_base {
+  using archetype_base::archetype_base;
+  std::vector<float> first(matrix_view<float const>, context const& = {}) const { return {1.0f}; }
+  codes_archetype codes(matrix_view<float const> w, std::span<float const>, context const& = {}) const {
+    return {w.rows(), w.cols()};
+  }
+  quantizer_gradient backward(matrix_view<float const> w, std::span<float const>, matrix_view<float const>,
+                              context const& = {}) const {
+    return {matrix<float>(w.rows(), w.cols()), {0.0f}};
   }
   text_archetype describe() const { return text_archetype(0); }
 };
@@ -291,6 +306,7 @@ struct executor_archetype : archetype_base {
 };
 
 static_assert(saliency<saliency_archetype> && linear_saliency<linear_saliency_archetype> && pruner<pruner_archetype>);
+static_assert(trainable_quantizer<trainable_quantizer_archetype>);
 static_assert(quantized_matrix<codes_archetype> && quantizer<quantizer_archetype> &&
               input_quantizer<input_quantizer_archetype>);
 static_assert(packed_format<packed_format_archetype> && bit_allocator<bit_allocator_archetype>);

@@ -12,4 +12,5 @@
 #include "slim/testing/pruner_laws.hpp"
 #include "slim/testing/quantizer_laws.hpp"
 #include "slim/testing/saliency_laws.hpp"
+#include "slim/testing/trainable_quantizer_laws.hpp"
 #include "slim/testing/transform_laws.hpp"

@@ -1,5 +1,7 @@
 #include "models/families/common_stages.hpp"
 
+#include <utility>
+
 namespace slim_llm::common {
 
 matrix<float> attention_input(forward_pass const& pass, block const& b, block_state& state) {
@@ -23,11 +25,50 @@ void gate(forward_pass const& pass, block const&, block_state& state, std::vecto
 void add_normalized(forward_pass const& pass, block const& b, block_state& state, char const* norm_role,
                     std::vector<matrix<float>> outputs) {
   pass.normalize_inplace(*b.find_norm(norm_role), outputs[0]);
-  add_to_hidden(state, outputs[0]);
+  add_to(state.hidden, outputs[0]);
 }
 
-void add_to_hidden(block_state& state, matrix<float> const& output) {
-  for (index_t k = 0; k < output.size(); ++k) state.hidden.data()[k] += output.data()[k];
+void add_to(matrix<float>& sum, matrix<float> const& part) {
+  for (index_t k = 0; k < part.size(); ++k) sum.data()[k] += part.data()[k];
+}
+
+void attention_input_adjoint(adjoint_scope const& at, matrix<float> dx, block_gradient& g) {
+  at.pass.add_norm_adjoint(at, "attention_norm", at.record.hidden, dx, g.hidden.view(), g);
+}
+
+void mlp_input_adjoint(adjoint_scope const& at, matrix<float> dx, block_gradient& g) {
+  at.pass.add_norm_adjoint(at, "mlp_norm", at.record.hidden, dx, g.hidden.view(), g);
+}
+
+void mixed_input_adjoint(adjoint_scope const&, matrix<float> dx, block_gradient& g) {
+  add_to(g.carry(mixed, dx.rows(), dx.cols()), dx);
+}
+
+void hidden_input_adjoint(adjoint_scope const&, matrix<float> dx, block_gradient& g) { add_to(g.hidden, dx); }
+
+matrix<float> take_carried(block_gradient& g, std::size_t k, index_t rows, index_t cols) {
+  return std::exchange(g.carry(k, rows, cols), matrix<float>());
+}
+
+std::vector<matrix<float>> attend_adjoint(adjoint_scope const& at, block_gradient& g) {
+  auto const& q = at.record.outputs[0];
+  auto d = at.pass.attention_adjoint(at, q, at.record.outputs[1], at.record.outputs[2],
+                                     take_carried(g, mixed, q.rows(), q.cols()), g);
+  std::vector<matrix<float>> all;
+  for (matrix<float>* part : {&d.q, &d.k, &d.v}) all.push_back(std::move(*part));
+  return all;
+}
+
+std::vector<matrix<float>> gate_adjoint(adjoint_scope const& at, block_gradient& g) {
+  auto const& gate = at.record.outputs[0];
+  return at.pass.silu_adjoint(gate, at.record.outputs[1], take_carried(g, mixed, gate.rows(), gate.cols()));
+}
+
+std::vector<matrix<float>> add_normalized_adjoint(adjoint_scope const& at, char const* norm_role, block_gradient& g) {
+  auto const& y = at.record.outputs[0];
+  std::vector<matrix<float>> d(1, matrix<float>(y.rows(), y.cols()));
+  at.pass.add_norm_adjoint(at, norm_role, y, g.hidden, d[0].view(), g);
+  return d;
 }
 
 tensor_layout gguf_names() {

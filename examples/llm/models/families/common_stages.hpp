@@ -2,7 +2,7 @@
 /// @file
 /// Parts of stages, of tensor lists and of configurations that several families share.
 
-#include "models/forward.hpp"
+#include "models/backward.hpp"
 
 namespace slim_llm::common {
 
@@ -22,7 +22,20 @@ void gate(forward_pass const& pass, block const& b, block_state& state, std::vec
 /// Normalizes the only output by the norm of that role and adds it to the hidden states.
 void add_normalized(forward_pass const& pass, block const& b, block_state& state, char const* norm_role,
                     std::vector<matrix<float>> outputs);
-void add_to_hidden(block_state& state, matrix<float> const& output);
+void add_to(matrix<float>& sum, matrix<float> const& part);
+
+/// The adjoints of those.
+void attention_input_adjoint(adjoint_scope const& at, matrix<float> dx, block_gradient& g);
+void mlp_input_adjoint(adjoint_scope const& at, matrix<float> dx, block_gradient& g);
+void mixed_input_adjoint(adjoint_scope const& at, matrix<float> dx, block_gradient& g);
+/// Of an input that is the hidden states themselves.
+void hidden_input_adjoint(adjoint_scope const& at, matrix<float> dx, block_gradient& g);
+[[nodiscard]] std::vector<matrix<float>> attend_adjoint(adjoint_scope const& at, block_gradient& g);
+[[nodiscard]] std::vector<matrix<float>> gate_adjoint(adjoint_scope const& at, block_gradient& g);
+[[nodiscard]] std::vector<matrix<float>> add_normalized_adjoint(adjoint_scope const& at, char const* norm_role,
+                                                                block_gradient& g);
+/// The gradient of a carried value, for the function that computed the value: it is 0 before that.
+[[nodiscard]] matrix<float> take_carried(block_gradient& g, std::size_t k, index_t rows, index_t cols);
 
 /// Names of the tensors that nearly all families of one format have: embedding, final norm, head, blocks.
 [[nodiscard]] tensor_layout gguf_names();

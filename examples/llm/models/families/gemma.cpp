@@ -23,11 +23,36 @@ void add_mlp(forward_pass const& pass, block const& b, block_state& state, std::
   common::add_normalized(pass, b, state, "after_mlp_norm", std::move(down));
 }
 
+std::vector<matrix<float>> gate_adjoint(adjoint_scope const& at, block_gradient& g) {
+  auto const& gate = at.record.outputs[0];
+  return at.pass.gelu_adjoint(gate, at.record.outputs[1], common::take_carried(g, common::mixed, gate.rows(), gate.cols()));
+}
+
+std::vector<matrix<float>> add_attention_adjoint(adjoint_scope const& at, block_gradient& g) {
+  return common::add_normalized_adjoint(at, "after_attention_norm", g);
+}
+
+std::vector<matrix<float>> add_mlp_adjoint(adjoint_scope const& at, block_gradient& g) {
+  return common::add_normalized_adjoint(at, "after_mlp_norm", g);
+}
+
 std::vector<stage> stages(model_config const&) {
-  return {{.linears = {"q", "k", "v"}, .input = common::attention_input, .combine = common::attend},
-          {.linears = {"o"}, .input = common::mixed_input, .combine = add_attention},
-          {.linears = {"gate", "up"}, .input = common::mlp_input, .combine = gate},
-          {.linears = {"down"}, .input = common::mixed_input, .combine = add_mlp}};
+  return {{.linears = {"q", "k", "v"},
+           .input = common::attention_input,
+           .combine = common::attend,
+           .adjoint = {common::attention_input_adjoint, common::attend_adjoint}},
+          {.linears = {"o"},
+           .input = common::mixed_input,
+           .combine = add_attention,
+           .adjoint = {common::mixed_input_adjoint, add_attention_adjoint}},
+          {.linears = {"gate", "up"},
+           .input = common::mlp_input,
+           .combine = gate,
+           .adjoint = {common::mlp_input_adjoint, gate_adjoint}},
+          {.linears = {"down"},
+           .input = common::mixed_input,
+           .combine = add_mlp,
+           .adjoint = {common::mixed_input_adjoint, add_mlp_adjoint}}};
 }
 
 void add_norms(tensor_layout& layout, model_config const& c, std::vector<std::string> const& names) {

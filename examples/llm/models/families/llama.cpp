@@ -8,10 +8,16 @@ namespace slim_llm {
 namespace {
 
 std::vector<stage> stages(model_config const&) {
-  return {{.linears = {"q", "k", "v"}, .input = common::attention_input, .combine = common::attend},
-          {.linears = {"o"}, .input = common::mixed_input},
-          {.linears = {"gate", "up"}, .input = common::mlp_input, .combine = common::gate},
-          {.linears = {"down"}, .input = common::mixed_input}};
+  return {{.linears = {"q", "k", "v"},
+           .input = common::attention_input,
+           .combine = common::attend,
+           .adjoint = {common::attention_input_adjoint, common::attend_adjoint}},
+          {.linears = {"o"}, .input = common::mixed_input, .adjoint = {common::mixed_input_adjoint}},
+          {.linears = {"gate", "up"},
+           .input = common::mlp_input,
+           .combine = common::gate,
+           .adjoint = {common::mlp_input_adjoint, common::gate_adjoint}},
+          {.linears = {"down"}, .input = common::mixed_input, .adjoint = {common::mixed_input_adjoint}}};
 }
 
 void add_norms(tensor_layout& layout, model_config const& c, std::vector<std::string> const& names) {

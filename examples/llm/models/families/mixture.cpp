@@ -43,8 +43,8 @@ void route(forward_pass const& pass, block const& b, block_state& state) {
   state.carry(expert_input) = std::move(x);
 }
 
-std::vector<index_t> tokens_of(block_state& state, index_t expert) {
-  auto const& weights = state.carry(expert_weights);
+/// Tokens that the router sends to an expert, by the weights that it gives.
+std::vector<index_t> tokens_of(matrix<float> const& weights, index_t expert) {
   std::vector<index_t> tokens;
   for (index_t t = 0; t < weights.rows(); ++t)
     if (weights(t, expert) != 0) tokens.push_back(t);
@@ -53,35 +53,104 @@ std::vector<index_t> tokens_of(block_state& state, index_t expert) {
 
 matrix<float> input_of(block_state& state, index_t expert) {
   auto const& x = state.carry(expert_input);
-  auto const tokens = tokens_of(state, expert);
+  auto const tokens = tokens_of(state.carry(expert_weights), expert);
   matrix<float> rows(static_cast<index_t>(tokens.size()), x.cols());
   for (std::size_t k = 0; k < tokens.size(); ++k) std::copy_n(x.row(tokens[k]), x.cols(), rows.row(static_cast<index_t>(k)));
   return rows;
 }
 
 void add_weighted(block_state& state, index_t expert, matrix<float> const& down) {
-  auto const tokens = tokens_of(state, expert);
+  auto const tokens = tokens_of(state.carry(expert_weights), expert);
   for (std::size_t k = 0; k < tokens.size(); ++k) {
     float const weight = state.carry(expert_weights)(tokens[k], expert);
     for (index_t j = 0; j < down.cols(); ++j) state.hidden(tokens[k], j) += weight * down(static_cast<index_t>(k), j);
   }
 }
 
+/// Gradient of the router's logits from that of the weights w it gives the chosen experts. w_e are probabilities p_e, and then
+/// dl_j = p_j (dw_j [j is chosen] - sum_e w_e dw_e); or the probabilities among the chosen, and then only these have gradients.
+void choose_experts_adjoint(model_config const& c, float const* logits, float const* weights, float* d) {
+  auto const count = static_cast<std::size_t>(c.experts);
+  double mean = 0, sum = 0;
+  float const largest = *std::max_element(logits, logits + count);
+  for (std::size_t e = 0; e < count; ++e) {
+    if (weights[e] != 0) mean += static_cast<double>(weights[e]) * static_cast<double>(d[e]);
+    sum += std::exp(static_cast<double>(logits[e] - largest));
+  }
+  for (std::size_t e = 0; e < count; ++e) {
+    double const own = weights[e] != 0 ? static_cast<double>(d[e]) : 0.0;
+    double const share =
+        c.normalize_expert_weights ? static_cast<double>(weights[e]) : std::exp(static_cast<double>(logits[e] - largest)) / sum;
+    d[e] = static_cast<float>(share * (own - mean));
+  }
+}
+
+/// The choice itself has no gradient; the weights of the chosen have one.
+void route_adjoint(adjoint_scope const& at, block_gradient& g) {
+  auto const& c = at.pass.forward().config();
+  linear const& router = at.b.find_kept("router");
+  auto const& x = at.carried[expert_input];
+  auto const& weights = at.carried[expert_weights];
+  matrix<float> d = common::take_carried(g, expert_weights, weights.rows(), weights.cols());
+  matrix<float> const logits = apply(router, x);
+  for (index_t t = 0; t < d.rows(); ++t) choose_experts_adjoint(c, logits.row(t), weights.row(t), d.row(t));
+  matrix<float> dx = common::take_carried(g, expert_input, x.rows(), x.cols());
+  slim::gemm_into(matrix_view<float const>(d), router.weight.view(), dx.view(), slim::destination::add);
+  at.pass.add_norm_adjoint(at, "mlp_norm", at.record.added, dx, g.hidden.view(), g);
+}
+
+void input_of_adjoint(adjoint_scope const& at, index_t expert, matrix<float> const& dx, block_gradient& g) {
+  auto const& x = at.carried[expert_input];
+  auto const tokens = tokens_of(at.carried[expert_weights], expert);
+  matrix<float>& sum = g.carry(expert_input, x.rows(), x.cols());
+  for (std::size_t k = 0; k < tokens.size(); ++k)
+    for (index_t j = 0; j < dx.cols(); ++j) sum(tokens[k], j) += dx(static_cast<index_t>(k), j);
+}
+
+std::vector<matrix<float>> add_weighted_adjoint(adjoint_scope const& at, index_t expert, block_gradient& g) {
+  auto const& weights = at.carried[expert_weights];
+  auto const& down = at.record.outputs[0];
+  auto const tokens = tokens_of(weights, expert);
+  matrix<float>& d_weights = g.carry(expert_weights, weights.rows(), weights.cols());
+  std::vector<matrix<float>> d(1, matrix<float>(down.rows(), down.cols()));
+  for (std::size_t k = 0; k < tokens.size(); ++k) {
+    auto const row = static_cast<index_t>(k);
+    double sum = 0;
+    for (index_t j = 0; j < down.cols(); ++j) {
+      sum += static_cast<double>(g.hidden(tokens[k], j)) * static_cast<double>(down(row, j));
+      d[0](row, j) = weights(tokens[k], expert) * g.hidden(tokens[k], j);
+    }
+    d_weights(tokens[k], expert) = static_cast<float>(sum);
+  }
+  return d;
+}
+
 std::string role_of(char const* part, index_t expert) { return slim::message("expert", expert, ".", part); }
 
 std::vector<stage> stages(model_config const& c) {
-  std::vector<stage> all = {{.linears = {"q", "k", "v"}, .input = common::attention_input, .combine = common::attend},
-                            {.linears = {"o"}, .input = common::mixed_input, .after_addition = route}};
+  std::vector<stage> all = {{.linears = {"q", "k", "v"},
+                             .input = common::attention_input,
+                             .combine = common::attend,
+                             .adjoint = {common::attention_input_adjoint, common::attend_adjoint}},
+                            {.linears = {"o"},
+                             .input = common::mixed_input,
+                             .after_addition = route,
+                             .adjoint = {common::mixed_input_adjoint, {}, route_adjoint}}};
   for (index_t e = 0; e < c.experts; ++e) {
-    all.push_back({.linears = {role_of("gate", e), role_of("up", e)},
-                   .input = [e](forward_pass const&, block const&, block_state& state) { return input_of(state, e); },
-                   .combine = common::gate,
-                   .decided_by = {expert_weights}});
+    all.push_back(
+        {.linears = {role_of("gate", e), role_of("up", e)},
+         .input = [e](forward_pass const&, block const&, block_state& state) { return input_of(state, e); },
+         .combine = common::gate,
+         .decided_by = {expert_weights},
+         .adjoint = {[e](adjoint_scope const& at, matrix<float> dx, block_gradient& g) { input_of_adjoint(at, e, dx, g); },
+                     common::gate_adjoint}});
     all.push_back({.linears = {role_of("down", e)},
                    .input = common::mixed_input,
                    .combine = [e](forward_pass const&, block const&, block_state& state,
                                   std::vector<matrix<float>> down) { add_weighted(state, e, down[0]); },
-                   .decided_by = {expert_weights}});
+                   .decided_by = {expert_weights},
+                   .adjoint = {common::mixed_input_adjoint,
+                               [e](adjoint_scope const& at, block_gradient& g) { return add_weighted_adjoint(at, e, g); }}});
   }
   return all;
 }

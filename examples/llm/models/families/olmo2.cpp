@@ -17,11 +17,31 @@ void add_mlp(forward_pass const& pass, block const& b, block_state& state, std::
   common::add_normalized(pass, b, state, "after_mlp_norm", std::move(down));
 }
 
+std::vector<matrix<float>> add_attention_adjoint(adjoint_scope const& at, block_gradient& g) {
+  return common::add_normalized_adjoint(at, "after_attention_norm", g);
+}
+
+std::vector<matrix<float>> add_mlp_adjoint(adjoint_scope const& at, block_gradient& g) {
+  return common::add_normalized_adjoint(at, "after_mlp_norm", g);
+}
+
 std::vector<stage> stages(model_config const&) {
-  return {{.linears = {"q", "k", "v"}, .input = hidden_input, .combine = common::attend},
-          {.linears = {"o"}, .input = common::mixed_input, .combine = add_attention},
-          {.linears = {"gate", "up"}, .input = hidden_input, .combine = common::gate},
-          {.linears = {"down"}, .input = common::mixed_input, .combine = add_mlp}};
+  return {{.linears = {"q", "k", "v"},
+           .input = hidden_input,
+           .combine = common::attend,
+           .adjoint = {common::hidden_input_adjoint, common::attend_adjoint}},
+          {.linears = {"o"},
+           .input = common::mixed_input,
+           .combine = add_attention,
+           .adjoint = {common::mixed_input_adjoint, add_attention_adjoint}},
+          {.linears = {"gate", "up"},
+           .input = hidden_input,
+           .combine = common::gate,
+           .adjoint = {common::hidden_input_adjoint, common::gate_adjoint}},
+          {.linears = {"down"},
+           .input = common::mixed_input,
+           .combine = add_mlp,
+           .adjoint = {common::mixed_input_adjoint, add_mlp_adjoint}}};
 }
 
 void add_norms(tensor_layout& layout, model_config const& c, std::vector<std::string> const& names) {

@@ -35,12 +35,50 @@ void activate(forward_pass const& pass, block const&, block_state& state, std::v
   state.carry(common::mixed) = pass.relu(std::move(up[0]));
 }
 
+void attention_input_adjoint(adjoint_scope const& at, matrix<float> dx, block_gradient& g) {
+  bool const before = at.pass.forward().config().norm_before;
+  (before ? common::attention_input_adjoint : common::hidden_input_adjoint)(at, std::move(dx), g);
+}
+
+void mlp_input_adjoint(adjoint_scope const& at, matrix<float> dx, block_gradient& g) {
+  bool const before = at.pass.forward().config().norm_before;
+  (before ? common::mlp_input_adjoint : common::hidden_input_adjoint)(at, std::move(dx), g);
+}
+
+void normalize_after_adjoint(adjoint_scope const& at, char const* norm_role, block_gradient& g) {
+  if (at.pass.forward().config().norm_before) return;
+  matrix<float> dx(g.hidden.rows(), g.hidden.cols());
+  at.pass.add_norm_adjoint(at, norm_role, at.record.added, g.hidden, dx.view(), g);
+  g.hidden = std::move(dx);
+}
+
+void after_attention_adjoint(adjoint_scope const& at, block_gradient& g) { normalize_after_adjoint(at, "attention_norm", g); }
+
+void after_mlp_adjoint(adjoint_scope const& at, block_gradient& g) { normalize_after_adjoint(at, "mlp_norm", g); }
+
+std::vector<matrix<float>> activate_adjoint(adjoint_scope const& at, block_gradient& g) {
+  auto const& up = at.record.outputs[0];
+  std::vector<matrix<float>> d(1, common::take_carried(g, common::mixed, up.rows(), up.cols()));
+  for (index_t k = 0; k < up.size(); ++k)
+    if (!(up.data()[k] > 0.0f)) d[0].data()[k] = 0.0f;
+  return d;
+}
+
 /// OPT itself calls `up` fc1 and `down` fc2.
 std::vector<stage> stages(model_config const&) {
-  return {{.linears = {"q", "k", "v"}, .input = attention_input, .combine = common::attend},
-          {.linears = {"o"}, .input = common::mixed_input, .after_addition = after_attention},
-          {.linears = {"up"}, .input = mlp_input, .combine = activate},
-          {.linears = {"down"}, .input = common::mixed_input, .after_addition = after_mlp}};
+  return {{.linears = {"q", "k", "v"},
+           .input = attention_input,
+           .combine = common::attend,
+           .adjoint = {attention_input_adjoint, common::attend_adjoint}},
+          {.linears = {"o"},
+           .input = common::mixed_input,
+           .after_addition = after_attention,
+           .adjoint = {common::mixed_input_adjoint, {}, after_attention_adjoint}},
+          {.linears = {"up"}, .input = mlp_input, .combine = activate, .adjoint = {mlp_input_adjoint, activate_adjoint}},
+          {.linears = {"down"},
+           .input = common::mixed_input,
+           .after_addition = after_mlp,
+           .adjoint = {common::mixed_input_adjoint, {}, after_mlp_adjoint}}};
 }
 
 tensor_layout hugging_face_tensors(model_config const& c, std::string const& root) {

@@ -4,6 +4,8 @@
 #include "models/families/common_stages.hpp"
 #include "models/families/families.hpp"
 
+#include <algorithm>
+
 namespace slim_llm {
 namespace {
 
@@ -22,11 +24,46 @@ void gate(forward_pass const& pass, block const& b, block_state& state, std::vec
   common::gate(pass, b, state, {columns(fused[0], 0, half), columns(fused[0], half, half)});
 }
 
+/// Matrices side by side, as the output of one linear.
+std::vector<matrix<float>> fused(std::vector<matrix<float>> const& parts) {
+  index_t cols = 0;
+  for (auto const& part : parts) cols += part.cols();
+  std::vector<matrix<float>> all(1, matrix<float>(parts[0].rows(), cols));
+  index_t first = 0;
+  for (auto const& part : parts) {
+    for (index_t i = 0; i < part.rows(); ++i) std::copy_n(part.row(i), part.cols(), all[0].row(i) + first);
+    first += part.cols();
+  }
+  return all;
+}
+
+std::vector<matrix<float>> attend_adjoint(adjoint_scope const& at, block_gradient& g) {
+  auto const& c = at.pass.forward().config();
+  auto const& qkv = at.record.outputs[0];
+  index_t const q = c.q_size(), kv = c.kv_size();
+  stage_record const parted{
+      .hidden = {}, .x = {}, .outputs = {columns(qkv, 0, q), columns(qkv, q, kv), columns(qkv, q + kv, kv)}, .added = {}};
+  return fused(common::attend_adjoint({at.pass, at.b, parted, at.carried}, g));
+}
+
+std::vector<matrix<float>> gate_adjoint(adjoint_scope const& at, block_gradient& g) {
+  index_t const half = at.pass.forward().config().intermediate;
+  auto const& both = at.record.outputs[0];
+  stage_record const parted{.hidden = {}, .x = {}, .outputs = {columns(both, 0, half), columns(both, half, half)}, .added = {}};
+  return fused(common::gate_adjoint({at.pass, at.b, parted, at.carried}, g));
+}
+
 std::vector<stage> stages(model_config const&) {
-  return {{.linears = {"qkv"}, .input = common::attention_input, .combine = attend},
-          {.linears = {"o"}, .input = common::mixed_input},
-          {.linears = {"gate_up"}, .input = common::mlp_input, .combine = gate},
-          {.linears = {"down"}, .input = common::mixed_input}};
+  return {{.linears = {"qkv"},
+           .input = common::attention_input,
+           .combine = attend,
+           .adjoint = {common::attention_input_adjoint, attend_adjoint}},
+          {.linears = {"o"}, .input = common::mixed_input, .adjoint = {common::mixed_input_adjoint}},
+          {.linears = {"gate_up"},
+           .input = common::mlp_input,
+           .combine = gate,
+           .adjoint = {common::mlp_input_adjoint, gate_adjoint}},
+          {.linears = {"down"}, .input = common::mixed_input, .adjoint = {common::mixed_input_adjoint}}};
 }
 
 tensor_layout& with_block(tensor_layout& layout, model_config const& c, std::vector<std::string> const& names) {
