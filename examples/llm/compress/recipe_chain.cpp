@@ -5,24 +5,23 @@
 namespace slim_llm {
 namespace {
 
-constexpr auto scale_format = slim::number_format::fp16;
 constexpr auto factor_format = slim::number_format::bf16;
 
 slim::slim_quantizer slim_repo_quantizer(code_part const& codes) {
   return slim::slim_quantizer(
-      {.bits = codes.bits, .block = codes.block, .search = slim::scale_search::reference, .scale_format = scale_format});
+      {.bits = codes.bits, .block = codes.block, .search = slim::scale_search::reference, .scale_format = codes.scale_format});
 }
 
 std::optional<slim::any_quantizer> quantizer_of(code_part const& codes) {
   switch (codes.method) {
   case code_method::absmax:
     return slim::absmax_quantizer(
-        {.bits = codes.bits, .block = codes.block, .symmetric = codes.symmetric, .scale_format = scale_format});
+        {.bits = codes.bits, .block = codes.block, .symmetric = codes.symmetric, .scale_format = codes.scale_format});
   case code_method::slim_quant:
-    return slim::slim_quantizer({.bits = codes.bits, .block = codes.block, .scale_format = scale_format});
+    return slim::slim_quantizer({.bits = codes.bits, .block = codes.block, .scale_format = codes.scale_format});
   case code_method::slim_quant_o:
     return slim::slim_quantizer(
-        {.bits = codes.bits, .block = codes.block, .outlier_share = 0.01, .scale_format = scale_format});
+        {.bits = codes.bits, .block = codes.block, .outlier_share = 0.01, .scale_format = codes.scale_format});
   case code_method::slim_repo: return slim_repo_quantizer(codes);
   default: return std::nullopt;
   }
@@ -46,7 +45,7 @@ std::optional<slim::any_pruner> pruner_of(mask_part const& mask) {
 slim::any_low_rank_solver slim_adapter(adapter_part const& adapter, slim::adapter_rank rank) {
   if (adapter.bits == 0) return slim::slim_lora({.rank = rank, .format = factor_format});
   slim::absmax_quantizer const rounding(
-      {.bits = adapter.bits, .block = slim::per_column_group(128), .scale_format = scale_format});
+      {.bits = adapter.bits, .block = slim::per_column_group(128), .scale_format = adapter.scale_format});
   return slim::quantized_adapter(slim::slim_lora({.rank = rank}), rounding);
 }
 
@@ -115,11 +114,12 @@ slim::uniform_grid grid_of(code_part const& codes) {
   return {.bits = codes.bits,
           .block = codes.block,
           .symmetric = codes.symmetric,
-          .rule = plain ? slim::scale_rule::absmax : slim::scale_rule::least_error};
+          .rule = plain ? slim::scale_rule::absmax : slim::scale_rule::least_error,
+          .scale_format = codes.scale_format};
 }
 
 slim::joint_config joint_config_of(recipe_parts const& parts, slim::adapter_rank rank) {
-  slim::adapter_format const stored{.bits = parts.adapter.bits};
+  slim::adapter_format const stored{.bits = parts.adapter.bits, .scale_format = parts.adapter.scale_format};
   if (parts.codes.method == code_method::alternating) return slim::alternating_config(rank, stored);
   return {.rank = rank, .stored = stored};
 }

@@ -32,6 +32,7 @@ struct code_part {
   int bits = 4;
   slim::scale_block block = slim::per_tensor;
   bool symmetric = true;
+  slim::number_format scale_format = slim::number_format::fp16;
 };
 
 struct mask_part {
@@ -42,7 +43,8 @@ struct mask_part {
 struct adapter_part {
   adapter_method method = adapter_method::none;
   slim::adapter_rank rank = {};
-  int bits = 0; ///< of its codes; 0: bf16 numbers
+  int bits = 0;                                                 ///< of its codes; 0: bf16 numbers
+  slim::number_format scale_format = slim::number_format::fp16; ///< of its codes
 };
 
 struct recipe_parts {

@@ -79,6 +79,18 @@ private:
 /// @throws input_error as packed_file, and if it was made of another model.
 [[nodiscard]] std::shared_ptr<packed_file const> packed_beside(checkpoint const& source, std::filesystem::path const& path);
 
+/// A packed layer as what it stands for.
+struct decoded_layer {
+  slim::mask kept;
+  slim::integer_codes codes;
+  slim::adapter adapter; ///< of rank 0 if there is none
+};
+
+/// @throws input_error naming the layer if its bytes do not decode, or are not codes of d_out x d_in with an adapter that fits.
+[[nodiscard]] decoded_layer decode(linear_info const& l, packed_layer const& layer, context const& ctx = {});
+/// The adapter alone.
+[[nodiscard]] slim::adapter decode_adapter(linear_info const& l, packed_layer const& layer, context const& ctx = {});
+
 /// "int8" (or nothing), "int16" or "float". @throws input_error
 [[nodiscard]] slim::input_precision packed_precision(std::string const& inputs);
 
