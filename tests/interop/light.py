@@ -295,7 +295,7 @@ def toy_checks(slim, folder):
         return np.array([llama(cfg, all64, np.array(ids))[-1] for ids in prompts])
 
     model = folder / "toy"
-    for recipe, bits, types in (("int3-lr@bf16-scales", 3, ["q4_1"]), ("int2-lr@bf16-scales", 2, []), ("joint-q@g128@bf16-scales", 4, ["q4_0", "q8_0"])):
+    for recipe, bits, types in (("int3-lr@bf16-scales", 3, ["q4_0", "q4_1"]), ("int2-lr@bf16-scales", 2, []), ("joint-q@g128@bf16-scales", 4, ["q4_0", "q8_0"])):
         short = recipe.split("@")[0]
         packed = slim.compress(model, short + ".packed", recipe, *RANKS)
         weights, adapters = packed_values(packed)
@@ -368,7 +368,7 @@ def check_lora(label, path, adapters):
 
     back = {v: k for k, v in LAYER_NAMES.items()}
     found = {t.name: dequantize(t.data, t.tensor_type).reshape([int(n) for n in t.shape[::-1]]) for t in gguf.GGUFReader(path).tensors}
-    good = []
+    good = [t.tensor_type == gguf.GGMLQuantizationType.Q4_0 for t in gguf.GGUFReader(path).tensors]
     for name, (left, right) in adapters.items():
         number, rest = name.split(".", 3)[2:]
         a, b = found[f"blk.{number}.{back[rest]}.lora_a"], found[f"blk.{number}.{back[rest]}.lora_b"]

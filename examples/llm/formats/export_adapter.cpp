@@ -164,7 +164,8 @@ index_t largest_rank(std::vector<adapted_linear> const& linears) {
 
 /// Codes of rows x cols, larger than they are: what is added stands for 0.
 slim::integer_codes padded(slim::integer_codes const& codes, index_t rows, index_t cols) {
-  slim::integer_codes out(rows, cols, codes.bits, codes.block, codes.scales.format());
+  bool const whole = codes.block.cols_of(codes.cols()) == codes.cols(); // the added columns share its scale
+  slim::integer_codes out(rows, cols, codes.bits, whole ? slim::per_channel : codes.block, codes.scales.format());
   auto const copy = [](auto const& from, auto& to) {
     for (index_t i = 0; i < from.rows(); ++i) std::copy_n(from.row(i), from.cols(), to.row(i));
   };
