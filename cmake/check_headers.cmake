@@ -36,6 +36,13 @@ if(NOT SLIM_CBLAS_INCLUDE)
   list(FILTER headers EXCLUDE REGEX "^slim/interop/cblas.hpp$")
 endif()
 
+find_path(SLIM_CUBLAS_INCLUDE cublas_v2.h HINTS /usr/local/cuda/include ENV CUDA_HOME PATH_SUFFIXES include)
+if(SLIM_CUBLAS_INCLUDE)
+  list(APPEND SLIM_CHECK_FLAGS -isystem ${SLIM_CUBLAS_INCLUDE})
+else()
+  list(FILTER headers EXCLUDE REGEX "^slim/interop/cublas.hpp$")
+endif()
+
 # slim_check_unit(COMPILER LABEL NAME CONTENT LIST): a unit that must compile; its stamp is appended to LIST.
 function(slim_check_unit compiler label name content list_name)
   set(base ${CMAKE_CURRENT_BINARY_DIR}/headers/${name})

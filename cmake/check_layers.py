@@ -35,10 +35,11 @@ LAYERS = {
 # (slim_lora = saliency_lora<...>). Packed formats and kernels take the data types, and nothing that makes them.
 SIBLINGS = {
     "pruning": {"slim/saliency/saliency.hpp"},
-    "transforms": {"slim/saliency/saliency.hpp", "slim/pruning/mask.hpp"},
+    "transforms": {"slim/saliency/saliency.hpp", "slim/pruning/mask.hpp", "slim/quantization/quantizer.hpp",
+                   "slim/quantization/input_quantizer.hpp"},
     "adapters": {"slim/saliency/saliency.hpp", "slim/saliency/channel_weights.hpp", "slim/quantization/quantizer.hpp",
                  "slim/quantization/codes/integer_codes.hpp", "slim/pruning/mask.hpp", "slim/pruning/pruner.hpp"},
-    "quantization": {"slim/pruning/mask.hpp"},
+    "quantization": {"slim/pruning/mask.hpp", "slim/pruning/pruner.hpp", "slim/saliency/saliency.hpp"},
     "packing": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/codebook_codes.hpp",
                 "slim/quantization/codes/any_codes.hpp", "slim/quantization/sparse_codes.hpp", "slim/pruning/mask.hpp"},
     "kernels": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/plain_values.hpp", "slim/pruning/mask.hpp",
@@ -49,7 +50,7 @@ SIBLINGS = {
 COSTLY = {"iostream", "regex", "random", "ranges", "format"}
 PRINTING = re.compile(r"\bstd::(cout|cerr|clog)\b|\b(printf|fprintf|puts|abort)\s*\(")
 ONLY_IN = {"Eigen": {"linalg", "interop"}, "unsupported": set(), "xtensor": {"interop"}, "nlohmann": {"io"},
-           "cblas.h": {"interop"}}
+           "cblas.h": {"interop"}, "cublas_v2.h": {"interop"}}
 
 
 def without_comments(text):
@@ -164,6 +165,9 @@ def check_includes(folder, name, line, target, root):
         if not (root / target).is_file():
             yield line, f"includes {target}, which does not exist"
         parts = target.split("/")
+        if name.endswith(".cuh") and (parts[1] not in {"core", "kernels"} or target == "slim/kernels/cuda/pack_device.hpp" or
+                                      (parts[1] == "kernels" and parts[2] != "cuda")):
+            yield line, f"nvcc reads core/ and the GPU's own headers only, not {target}"
         if len(parts) == 2 or parts[1] == folder or folder not in LAYERS:  # config.hpp, own folder
             if target == "slim/slim.hpp":
                 yield line, "includes the umbrella"

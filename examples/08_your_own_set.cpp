@@ -71,31 +71,33 @@ public:
   }
 
   /// One sweep of coordinate descent on ||V - S||_H: each level becomes the best one with all others fixed.
-  void refine(slim::matrix_view<float const> v, slim::matrix_view<float const> h, element& p,
+  /// `gradient` is (V - S) H and stays that.
+  void refine(slim::matrix_view<float> gradient, slim::matrix_view<float const> h, element& p,
               slim::context const& ctx = {}) const {
-    ctx.parallel_for(v.rows(), 16, [&](index_t begin, index_t end) {
-      std::vector<double> gradient(static_cast<std::size_t>(v.cols()));
-      for (index_t i = begin; i < end; ++i) {
-        gradient_of(v, h, p, i, gradient);
-        for (index_t j = 0; j < v.cols(); ++j) improve(h, p, i, j, gradient);
-      }
+    ctx.parallel_for(gradient.rows(), 16, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i)
+        for (index_t j = 0; j < gradient.cols(); ++j) improve(gradient.row(i), h, p, i, j);
     });
   }
 
   /// Every scale to where ||V - S||_H of its row is least.
-  void refit(slim::matrix_view<float const> v, slim::matrix_view<float const> h, element& p, slim::context const& = {}) const {
-    std::vector<double> gradient(static_cast<std::size_t>(v.cols()));
-    for (index_t i = 0; i < v.rows(); ++i) {
-      gradient_of(v, h, p, i, gradient);
+  void refit(slim::matrix_view<float> gradient, slim::matrix_view<float const> h, element& p, slim::context const& = {}) const {
+    std::vector<double> image(static_cast<std::size_t>(h.rows())); // of the row's levels under H
+    for (index_t i = 0; i < gradient.rows(); ++i) {
       double slope = 0, bend = 0;
-      for (index_t j = 0; j < v.cols(); ++j) {
-        slope += gradient[static_cast<std::size_t>(j)] * p.codes.levels(i, j);
-        for (index_t k = 0; k < v.cols(); ++k)
-          bend += static_cast<double>(h(j, k)) * p.codes.levels(i, j) * p.codes.levels(i, k);
+      for (index_t k = 0; k < h.rows(); ++k) {
+        double sum = 0;
+        for (index_t j = 0; j < h.rows(); ++j) sum += static_cast<double>(h(j, k)) * p.codes.levels(i, j);
+        image[static_cast<std::size_t>(k)] = sum;
+        slope += static_cast<double>(gradient(i, k)) * p.codes.levels(i, k);
+        bend += sum * p.codes.levels(i, k);
       }
       float& scale = p.codes.scales[static_cast<std::size_t>(i)];
       auto const moved = static_cast<float>(static_cast<double>(scale) + (bend > 0.0 ? slope / bend : 0.0));
-      if (moved > 0.0f && std::isfinite(moved)) scale = moved;
+      if (!(moved > 0.0f) || !std::isfinite(moved)) continue;
+      double const by = static_cast<double>(moved) - static_cast<double>(scale);
+      for (index_t k = 0; k < h.rows(); ++k) gradient(i, k) -= static_cast<float>(by * image[static_cast<std::size_t>(k)]);
+      scale = moved;
     }
   }
 
@@ -117,26 +119,17 @@ private:
   static float value_of(index_t i, index_t j, element const& p) {
     return p.codes.scales[static_cast<std::size_t>(i)] * static_cast<float>(p.codes.levels(i, j));
   }
-  /// (V - S) H of row i.
-  static void gradient_of(slim::matrix_view<float const> v, slim::matrix_view<float const> h, element const& p, index_t i,
-                          std::vector<double>& gradient) {
-    std::fill(gradient.begin(), gradient.end(), 0.0);
-    for (index_t j = 0; j < v.cols(); ++j) {
-      double const rest = static_cast<double>(v(i, j)) - static_cast<double>(value_of(i, j, p));
-      for (index_t k = 0; k < v.cols(); ++k) gradient[static_cast<std::size_t>(k)] += rest * static_cast<double>(h(j, k));
-    }
-  }
-  static void improve(slim::matrix_view<float const> h, element& p, index_t i, index_t j, std::vector<double>& gradient) {
+  static void improve(float* gradient, slim::matrix_view<float const> h, element& p, index_t i, index_t j) {
     double const hjj = static_cast<double>(h(j, j)), before = static_cast<double>(value_of(i, j, p));
-    float const ideal = static_cast<float>(before + gradient[static_cast<std::size_t>(j)] / hjj);
+    float const ideal = static_cast<float>(before + static_cast<double>(gradient[j]) / hjj);
     std::int8_t const level = level_of(ideal, i, p), old = p.codes.levels(i, j);
     p.codes.levels(i, j) = level;
     double const moved = static_cast<double>(value_of(i, j, p)) - before;
-    if (moved * (hjj * moved - 2 * gradient[static_cast<std::size_t>(j)]) >= 0.0) { // it would not help
+    if (moved * (hjj * moved - 2 * static_cast<double>(gradient[j])) >= 0.0) { // it would not help
       p.codes.levels(i, j) = old;
       return;
     }
-    for (std::size_t k = 0; k < gradient.size(); ++k) gradient[k] -= moved * static_cast<double>(h(j, static_cast<index_t>(k)));
+    for (index_t k = 0; k < h.rows(); ++k) gradient[k] -= static_cast<float>(moved * static_cast<double>(h(j, k)));
   }
 };
 

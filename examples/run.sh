@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The example, from a bare Debian machine: bash examples/run.sh [--model PATH] [options of `slim-llm compress`]
 # Installs what is missing, builds slim-llm, fetches a small model and a text, compresses the model with the default recipe and
-# ends with a table: dense against compressed. Without network it says so, and runs on what --model names.
+# ends with a .slim file, which is smaller than the model, and a table: dense against compressed. Without network it says so, and
+# runs on what --model names.
 set -u
 start=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -34,6 +35,6 @@ if ! bash examples/fetch_model.sh text; then
   cat /usr/share/common-licenses/{GPL-3,LGPL-2.1,Apache-2.0,MPL-2.0} >"$first" && cat /usr/share/common-licenses/GFDL-1.3 >"$last" || exit 1
 fi
 
-out=$PWD/build/compressed.gguf
+out=$PWD/build/compressed.slim
 cd "$start" || exit 1
 exec "$slim_llm" compress "$model" --out "$out" --calib "$first" --text "$last" "$@"

@@ -10,6 +10,8 @@
 
 namespace slim_llm {
 
+class stop_signal;
+
 /// Where calibration and evaluation tokens come from. Calibration takes the first tokens of its text, evaluation the last
 /// tokens of its own, so that one file can serve both; if they would overlap the command refuses.
 struct text_options {
@@ -26,12 +28,17 @@ struct rank_options {
   std::string rank;    ///< "0.075", "32"; empty: the recipe's
   std::string by_role; ///< "q=0.05,down=0.12"
   double budget = 0;   ///< bits per weight of all linears together: ranks by greatest gain per bit; 0: no budget
+  double bits = 0;     ///< per weight of all linears, codes of 2 to 4 bits shared out; 0: as the recipe has it
 };
 
 struct compress_command {
   std::filesystem::path model, json, layers_csv;
-  std::filesystem::path out;    ///< may be empty with max_blocks
-  std::filesystem::path packed; ///< where to write packed linears; empty: nowhere
+  std::filesystem::path out;      ///< .slim, or in the form of the model; may be empty with max_blocks or `run_path`
+  std::filesystem::path packed;   ///< where to write packed linears; empty: nowhere
+  std::filesystem::path run_path; ///< folder for what is needed to go on after any end; empty: none
+  bool resume = false;            ///< go on with what is there
+  std::filesystem::path events;   ///< where progress goes as JSON lines; empty: nowhere
+  std::string command_line;       ///< as it was given, to be repeated in advice
   text_options text;
   rank_options ranks;
   std::string recipe_name; ///< empty: what `aim` names
@@ -41,10 +48,50 @@ struct compress_command {
   bool with_evaluation = true;
   bool strict = false; ///< a layer that lost more than compression should is an error
   void run() const;
+
+private:
+  void run_until(stop_signal& stop) const;
+};
+
+/// What compress would do, without doing it.
+struct plan_command {
+  std::filesystem::path model, json;
+  text_options text;
+  rank_options ranks;
+  std::string recipe_name; ///< as compress_command
+  std::string aim = "size";
+  std::string memory_limit;
+  bool with_run = false; ///< count the room of a run folder
+  void run() const;
+};
+
+struct validate_command {
+  std::filesystem::path path, json;
+  void run() const;
+};
+
+struct diff_command {
+  std::filesystem::path a, b, json;
+  std::filesystem::path text; ///< outputs are compared on its first tokens; empty: only weights
+  std::ptrdiff_t max_tokens = 1024;
+  void run() const;
+};
+
+/// Of a run folder: a page for people.
+struct report_command {
+  std::filesystem::path folder, out;
+  void run() const;
+};
+
+struct card_command {
+  std::filesystem::path folder, out;
+  void run() const;
 };
 
 struct evaluate_command {
   std::filesystem::path model, text, json, packed;
+  std::filesystem::path base;        ///< a model, or its predictions, to measure the divergence from; may be empty
+  std::filesystem::path save_logits; ///< where to write the predictions as llama-perplexity does; may be empty
   std::ptrdiff_t context = 2048, max_tokens = 0;
   std::string protocol = "windows";
   std::string inputs;       ///< empty: float, or int8 with packed weights
@@ -96,6 +143,17 @@ struct import_command {
 
 struct inspect_command {
   std::filesystem::path model, json;
+  void run() const;
+};
+
+struct pack_command {
+  std::filesystem::path model, out, json;
+  bool lossless = false;
+  void run() const;
+};
+
+struct unpack_command {
+  std::filesystem::path model, out;
   void run() const;
 };
 

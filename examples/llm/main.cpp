@@ -1,12 +1,14 @@
 /// slim-llm: compresses language models in one shot, and says what it cost.
 ///
-/// Exit codes: 0 success; 1 a file, text or model that cannot be used; 2 a command line that makes no sense.
+/// Exit codes: 0 success; 1 a file, text or model that cannot be used; 2 a command line that makes no sense; 130 and 143
+/// stopped by Ctrl-C and SIGTERM.
 
 #include "commands.hpp"
 #include "run/file_output.hpp"
 #include "run/help_text.hpp"
 #include "run/input_error.hpp"
 #include "run/nearest.hpp"
+#include "run/stop_signal.hpp"
 
 #include <CLI/CLI.hpp>
 
@@ -62,6 +64,9 @@ void add_rank_options(CLI::App& command, rank_options& ranks) {
   command.add_option("--rank-by-role", ranks.by_role, "ranks by role, e.g. q=0.05,k=0.05,down=0.12");
   command.add_option("--rank-budget", ranks.budget,
                      "bits per weight of all linears: each layer gets the rank that its share of the bits is worth");
+  command.add_option(
+      "--bits", ranks.bits,
+      "bits per weight of all linears: each layer gets codes of 2, 3 or 4 bits, as its share of the bits is worth");
 }
 
 template <class Command>
@@ -73,7 +78,7 @@ CLI::App* add_command(CLI::App& app, char const* name, char const* what, Command
 
 template <class Command>
 void add_model(CLI::App* sub, Command& command) {
-  sub->add_option("model", command.model, "a GGUF file or a Hugging Face folder")->required();
+  sub->add_option("model", command.model, "a GGUF file, a Hugging Face folder or a .slim file")->required();
 }
 
 template <class Command>
@@ -129,12 +134,19 @@ int main(int argc, char** argv) {
   compress_command compress;
   auto* sub = add_command(app, "compress", "compress a model and write it", compress);
   add_model(sub, compress);
-  sub->add_option("--out", compress.out, "where to write the compressed model (not needed with --max-blocks)");
-  sub->add_option("--recipe", compress.recipe_name, "what to do; `slim-llm recipes` lists what there is (default: by --for)");
+  sub->add_option("--out", compress.out,
+                  "where to write: NAME.slim, the whole model in few bytes; or as F16 in the form of the model, a GGUF file or "
+                  "a folder (default with --run: model.slim there)");
+  sub->add_option("--run", compress.run_path,
+                  "a folder that keeps every finished block, so that --resume can go on after any end");
+  sub->add_flag("--resume", compress.resume, "go on with the run that is in the folder of --run");
+  sub->add_option("--recipe", compress.recipe_name,
+                  "what to do: a name (`slim-llm recipes` lists them), or a JSON file with rules (default: by --for)");
   sub->add_option("--for", compress.aim, "what the model should be good at: size (dense 3 bit) or speed (2:4 sparsity)")
       ->capture_default_str();
   add_rank_options(*sub, compress.ranks);
   sub->add_option("--layers-csv", compress.layers_csv, "also write what every step did to every layer");
+  sub->add_option("--events", compress.events, "also write progress, warnings and notes to this file as JSON lines");
   sub->add_flag_callback("--no-eval", [&] { compress.with_evaluation = false; }, "do not measure perplexity");
   sub->add_flag("--strict", compress.strict,
                 "write no model if a layer loses more than compression should: weights that its file cannot hold, rows "
@@ -147,14 +159,56 @@ int main(int argc, char** argv) {
       ->check(CLI::NonNegativeNumber);
   add_text_options(*sub, compress.text);
   sub->callback([&] {
-    if (compress.out.empty() && compress.max_blocks == 0) throw CLI::RequiredError("--out");
+    if (compress.out.empty() && compress.run_path.empty() && compress.max_blocks == 0) throw CLI::RequiredError("--out");
+    for (int k = 0; k < argc; ++k) compress.command_line += (k > 0 ? " " : "") + shell_quoted(argv[k]);
     compress.run();
   });
+
+  plan_command plan;
+  sub = add_command(app, "plan", "say what compress would do: sizes, memory, time, disk", plan);
+  add_model(sub, plan);
+  sub->add_option("--recipe", plan.recipe_name, "as compress has it");
+  sub->add_option("--for", plan.aim, "as compress has it")->capture_default_str();
+  add_rank_options(*sub, plan.ranks);
+  add_memory_limit(sub, plan);
+  sub->add_flag("--run", plan.with_run, "count the disk that compress --run needs, too");
+  add_text_options(*sub, plan.text);
+  sub->callback([&] { plan.run(); });
+
+  validate_command validate;
+  sub = add_command(app, "validate", "read a model and check all that can be checked", validate);
+  sub->add_option("model", validate.path, "a GGUF file, a Hugging Face folder or a .slim file")->required();
+  sub->callback([&] { validate.run(); });
+
+  diff_command diff;
+  sub = add_command(app, "diff", "compare two models, linear by linear", diff);
+  sub->add_option("a", diff.a, "a GGUF file, a Hugging Face folder or a .slim file")->required();
+  sub->add_option("b", diff.b, "another one of the same kind")->required();
+  sub->add_option("--text", diff.text, "also compare outputs, on the first tokens of this text");
+  add_count(*sub, "--max-tokens", diff.max_tokens, "of the text");
+  sub->callback([&] { diff.run(); });
+
+  report_command report;
+  sub = app.add_subcommand("report", "what a run did, as one HTML page that opens offline");
+  sub->add_option("run", report.folder, "the folder of compress --run")->required();
+  sub->add_option("--out", report.out, "the page (default: report.html in the folder)");
+  sub->callback([&] { report.run(); });
+
+  card_command card;
+  sub = app.add_subcommand("card", "a README for the file that a run wrote, with measured numbers only");
+  sub->add_option("run", card.folder, "the folder of compress --run")->required();
+  sub->add_option("--out", card.out, "the file (default: README.md in the folder)");
+  sub->callback([&] { card.run(); });
 
   evaluate_command evaluate;
   sub = add_command(app, "eval", "perplexity of a model on a text", evaluate);
   add_model(sub, evaluate);
-  sub->add_option("--text", evaluate.text, "the text")->required();
+  sub->add_option("--text", evaluate.text, "the text (not with a file of predictions for --kl)");
+  sub->add_option("--kl", evaluate.base,
+                  "also measure how far the predictions are from those of this model, or of a file that --save-logits or "
+                  "llama-perplexity --save-all-logits wrote: KL divergence, same likeliest token, delta p");
+  sub->add_option("--save-logits", evaluate.save_logits,
+                  "also write the predictions to this file, as llama-perplexity does (needs --protocol llama.cpp)");
   add_count(*sub, "--context", evaluate.context, "tokens per window");
   add_count(*sub, "--max-tokens", evaluate.max_tokens, "tokens to look at, 0 for all");
   sub->add_flag("--last", evaluate.last, "take the last tokens of the text instead of the first");
@@ -203,7 +257,7 @@ int main(int argc, char** argv) {
   export_command exported;
   sub = add_command(app, "export", "write a compressed model as files that other software loads", exported);
   add_model(sub, exported);
-  sub->add_option("--packed", exported.packed, "the packed linears, written by compress --packed")->required();
+  sub->add_option("--packed", exported.packed, "the packed linears, written by compress --packed (a .slim file has them)");
   sub->add_option("--to", exported.to,
                   "ct (compressed-tensors), gptq, gptq:v1, gptq:v2, mlx, hf (numbers), gguf (smallest exact types), gguf:q4_1 "
                   "and the like")
@@ -232,6 +286,19 @@ int main(int argc, char** argv) {
   add_model(sub, inspect);
   sub->callback([&] { inspect.run(); });
 
+  pack_command pack;
+  sub = add_command(app, "pack", "a GGUF file without slack: the same bits in fewer bytes", pack);
+  sub->add_option("model", pack.model, "GGUF file")->required();
+  sub->add_option("out", pack.out, "where to write the packed file")->required();
+  sub->add_flag("--lossless", pack.lossless, "every byte comes back; the only way there is")->required();
+  sub->callback([&] { pack.run(); });
+
+  unpack_command unpack;
+  sub = app.add_subcommand("unpack", "a packed GGUF file as it was");
+  sub->add_option("model", unpack.model, "file that pack wrote")->required();
+  sub->add_option("out", unpack.out, "where to write the GGUF file")->required();
+  sub->callback([&] { unpack.run(); });
+
   tokenize_command tokenize;
   sub = add_command(app, "tokenize", "token ids of a text, one per line", tokenize);
   add_model(sub, tokenize);
@@ -253,6 +320,9 @@ int main(int argc, char** argv) {
     check_subcommand(app, argc, argv);
     app.parse(argc, argv);
     flush_standard_output();
+  } catch (interrupted const& wish) {
+    std::fprintf(stderr, "\nslim-llm: %s\n", wish.what());
+    return 128 + wish.signal;
   } catch (CLI::ParseError const& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (...) {

@@ -3,8 +3,8 @@
 /// Templates with a heavy body (decompositions) of the compiled form: units that use it take them from the library's own unit
 /// instead of instantiating them. docs/guides/embedding.md, "Compiled".
 
-#include "slim/joint/feedback_factor.hpp"
 #include "slim/linalg/cholesky.hpp"
+#include "slim/linalg/feedback_factor.hpp"
 #include "slim/linalg/low_rank.hpp"
 
 #if defined(SLIM_COMPILING)

@@ -11,7 +11,8 @@
 #define SLIM_VERSION (SLIM_VERSION_MAJOR * 10000 + SLIM_VERSION_MINOR * 100 + SLIM_VERSION_PATCH)
 
 #if !defined(__cpp_exceptions)
-#error "slim: callers' mistakes are reported by exceptions; compile this unit without -fno-exceptions (docs/guides/embedding.md)"
+#error                                                                                                                         \
+    "slim: callers' mistakes are reported by exceptions; compile this unit without -fno-exceptions (docs/guides/embedding.md)"
 #endif
 
 // The compiled form (docs/guides/embedding.md, "Compiled"): units that use it (SLIM_COMPILED) see heavy functions declared, the
@@ -25,6 +26,18 @@
 #define SLIM_DOOR
 #else
 #define SLIM_DOOR inline
+#endif
+
+// Functions of the GPU's side (slim/kernels/cuda): nvcc compiles them for both, or for the device; to other compilers they are
+// plain functions. Loops over registers are unrolled: an array that a loop indexes would lie in memory.
+#if defined(__CUDACC__)
+#define SLIM_HOST_DEVICE __host__ __device__
+#define SLIM_DEVICE __device__ __forceinline__
+#define SLIM_UNROLL _Pragma("unroll")
+#else
+#define SLIM_HOST_DEVICE
+#define SLIM_DEVICE inline
+#define SLIM_UNROLL
 #endif
 
 // Instructions that the compiler may use.

@@ -1,13 +1,22 @@
 #pragma once
 /// @file
 /// Everything an embedder needs, in one include: the host components. Readers and writers (`slim/io/`), conversions to
-/// other libraries' types (`slim/interop/`) and the law suites (`slim/testing/`) are included by name.
+/// other libraries' types (`slim/interop/`) and the law suites (`slim/testing/`) are included by name. In .cu files:
+/// slim/kernels/cuda/forward.cuh.
+
+#if defined(__CUDACC__)
+#error "slim.hpp is host code that nvcc cannot read: include slim/kernels/cuda/forward.cuh in .cu files, slim.hpp in .cpp files"
+#endif
 
 #include "slim/adapters/exact_lora.hpp"
 #include "slim/adapters/quantized_adapter.hpp"
 #include "slim/adapters/saliency_lora.hpp"
 #include "slim/adapters/sparse_adapter.hpp"
+#include "slim/allocation/balanced_allocation.hpp"
+#include "slim/allocation/budget_allocation.hpp"
 #include "slim/allocation/rank_budget.hpp"
+#include "slim/allocation/top_share.hpp"
+#include "slim/calibration/bias_correction.hpp"
 #include "slim/calibration/calibration.hpp"
 #include "slim/calibration/calibration_bytes.hpp"
 #include "slim/calibration/output_error.hpp"
@@ -23,7 +32,11 @@
 #include "slim/joint/error_feedback.hpp"
 #include "slim/joint/gptq.hpp"
 #include "slim/joint/joint_slr.hpp"
+#include "slim/joint/low_rank_residual.hpp"
+#include "slim/joint/mixed_bits.hpp"
 #include "slim/joint/sparsegpt.hpp"
+#include "slim/joint/spqr_compressor.hpp"
+#include "slim/kernels/cuda/pack_device.hpp"
 #include "slim/kernels/packed_linear.hpp"
 #include "slim/linalg/assignment.hpp"
 #include "slim/linalg/cholesky.hpp"
@@ -44,22 +57,32 @@
 #include "slim/pipeline/toward_target.hpp"
 #include "slim/pruning/alps.hpp"
 #include "slim/pruning/external_mask.hpp"
+#include "slim/pruning/iqr_pruner.hpp"
 #include "slim/pruning/masked_least_squares.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/pruning/unstructured_pruner.hpp"
 #include "slim/quantization/absmax.hpp"
+#include "slim/quantization/codebook_quantizer.hpp"
 #include "slim/quantization/codes/with_outliers.hpp"
 #include "slim/quantization/grids/codebook_grid.hpp"
 #include "slim/quantization/grids/super_block_grid.hpp"
 #include "slim/quantization/input_quantizer.hpp"
+#include "slim/quantization/outlier_quantizer.hpp"
+#include "slim/quantization/range_quantizer.hpp"
 #include "slim/quantization/slim_quantizer.hpp"
 #include "slim/saliency/channel_weights.hpp"
+#include "slim/saliency/external_saliency.hpp"
+#include "slim/saliency/input_energy.hpp"
 #include "slim/saliency/jsq.hpp"
 #include "slim/saliency/magnitude.hpp"
+#include "slim/saliency/obs_saliency.hpp"
+#include "slim/saliency/range_curvature.hpp"
 #include "slim/saliency/ria.hpp"
 #include "slim/saliency/wanda.hpp"
+#include "slim/transforms/activation_order.hpp"
 #include "slim/transforms/channel_permutation.hpp"
 #include "slim/transforms/channel_scaling.hpp"
+#include "slim/transforms/channel_scaling_search.hpp"
 #include "slim/transforms/nm_permutation.hpp"
 
 #if defined(SLIM_COMPILED)

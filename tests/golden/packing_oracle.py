@@ -1,4 +1,4 @@
-"""packing_oracle.py PACKED_DUMP: a second reader of packed matrices, written from docs/formats alone, against our writers."""
+"""packing_oracle.py PACKED_DUMP: a second reader of packed matrices and entropy-coded bytes, written from docs/formats alone, against our writers."""
 import struct
 import subprocess
 import sys
@@ -95,10 +95,61 @@ def decode(data):
     return kind, codes, mask, scales, zeros, factors, book
 
 
+def rans_decode(data, shares, count):
+    """`count` bytes; 32 coders take turns."""
+    r = Reader(data)
+    states = r.numbers("I", 32)
+    byte_at = [s for s, share in enumerate(shares) for _ in range(share)]
+    first = [sum(shares[:s]) for s in range(256)]
+    out = bytearray()
+    for k in range(count):
+        x = states[k % 32]
+        s = byte_at[x % 4096]
+        x = shares[s] * (x // 4096) + x % 4096 - first[s]
+        if x < 1 << 16:
+            x = x << 16 | r.numbers("H", 1)[0]
+        states[k % 32] = x
+        out.append(s)
+    assert states == [1 << 16] * 32 and r.at == len(data), "the end is not the beginning"
+    return bytes(out)
+
+
+def entropy_decode(data):
+    r = Reader(data)
+    magic, version, planes, size, record, chunk = struct.unpack("<4sHHQII", r.take(24))
+    assert (magic, version) == (b"SLRA", 1)
+    plane_of = list(r.take(record))
+    assert sorted(set(plane_of)) == list(range(planes))
+    models = []
+    for _ in range(planes):
+        present = [f for f in r.fields(256, 1)]
+        models.append([r.numbers("H", 1)[0] if there else 0 for there in present])
+        assert sum(models[-1]) == 4096
+    records = size // record
+    chunks = ceil_div(records, chunk)
+    sizes = r.numbers("I", chunks * planes)
+    out = bytearray(records * record)
+    for c in range(chunks):
+        count = min(chunk, records - c * chunk)
+        for p in range(planes):
+            places = [i * record + j for i in range(c * chunk, c * chunk + count) for j in range(record) if plane_of[j] == p]
+            part = r.take(sizes[c * planes + p])
+            plane = part if len(part) == len(places) else rans_decode(part, models[p], len(places))
+            for place, byte in zip(places, plane):
+                out[place] = byte
+    out += r.take(size % record)
+    assert r.at == len(data), "bytes left over"
+    return bytes(out)
+
+
 def main():
     lines = subprocess.run([sys.argv[1]], capture_output=True, text=True, check=True).stdout.splitlines()
     for number, line in enumerate(lines):
         parts = line.split(";")
+        if parts[0] == "entropy":
+            if entropy_decode(bytes.fromhex(parts[1])) != bytes.fromhex(parts[2]):
+                sys.exit(f"line {number}: entropy-coded bytes are other ones")
+            continue
         kind, *decoded = decode(bytes.fromhex(parts[1]))
         mask = decoded.pop(1)
         expected = [[int(x, 16 if k in (4, 6, 7) else 10) for x in parts[k].split()] for k in range(2, 8)]

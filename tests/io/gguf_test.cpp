@@ -147,6 +147,15 @@ TEST_CASE("what the writer writes is what the reader reads, to the rounding of e
   CHECK_THAT(file->require("none").why(), Catch::Contains("m.gguf") && Catch::Contains("'none'"));
 }
 
+TEST_CASE("a tensor of many rows without columns takes no time") {
+  slim::tensor_info tensor;
+  tensor.shape = {slim::index_t{1} << 40, 0};
+  tensor.type = tensor_type::f32;
+  auto const read = slim::read_matrix(tensor);
+  REQUIRE(read);
+  CHECK(read->rows() == slim::index_t{1} << 40);
+}
+
 TEST_CASE("metadata of the wrong type, out of range or missing is a sentence that names file and key") {
   temporary_folder const folder;
   slim::gguf_writer writer;

@@ -3,7 +3,7 @@
 
 #include "slim/calibration/hessian.hpp"
 #include "slim/joint/error_feedback.hpp"
-#include "slim/joint/feedback_factor.hpp"
+#include "slim/linalg/feedback_factor.hpp"
 #include "slim/quantization/grids/uniform_grid.hpp"
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
@@ -409,7 +409,9 @@ TEST_CASE("refitted scales are the closed-form optimum for one scale, and never 
   };
   double const before = loss(original, values(), hd);
   square const start = values();
-  grid.refit(codes, nullptr, w.view(), h.view());
+  slim::sparse_codes<slim::none, integer_codes> p{{}, codes};
+  matrix<float> gradient = slim::error_gradient(w.view(), p, h.view());
+  grid.refit(codes, nullptr, gradient.view(), h.view());
   double const after = loss(original, values(), hd);
   CHECK(after < before);
   if (block == per_tensor) {

@@ -36,6 +36,7 @@ BREACHES = [
     ("packing/b.hpp", '#include "slim/pruning/a.hpp"', "packing/ must not include slim/pruning/a.hpp"),
     ("packing/b.hpp", '#include "slim/kernels/a.hpp"', "packing/ must not include slim/kernels/a.hpp"),
     ("kernels/b.hpp", '#include "slim/linalg/a.hpp"', "kernels/ must not include slim/linalg/a.hpp"),
+    ("kernels/b.cuh", '#include "slim/packing/a.hpp"', "nvcc reads core/ and the GPU's own headers only"),
     ("core/b.hpp", '#include "slim/core/missing.hpp"', "does not exist"),
     ("core/b.hpp", '#include "slim/slim.hpp"', "umbrella"),
     ("core/b.hpp", "#define MAX(a, b) a", "macro MAX"),

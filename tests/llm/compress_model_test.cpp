@@ -143,6 +143,14 @@ TEST_CASE("a recipe's name says what is wrong with it") {
   CHECK(find_recipe("gptq-int4@r0.1").why().find("has no adapter") != std::string::npos);
   CHECK(find_recipe("slim@no-target").why().find("aims at the weights anyway") != std::string::npos);
   CHECK(find_recipe("slim@r1.5").why().find("modifier @r1.5 is not known") != std::string::npos);
+  CHECK(find_recipe("squeeze-3@g64").why().find("has groups of its own, or none") != std::string::npos);
+  CHECK(find_recipe("sba-2@channel").why().find("needs groups of columns") != std::string::npos);
+  CHECK(find_recipe("squeeze-3@damp1").why().find("has no error feedback") != std::string::npos);
+  CHECK(find_recipe("gptq-int3@damp0").why().find("modifier @damp0 is not known") != std::string::npos);
+  CHECK(find_recipe("svdquant@int8").why().find("rounds its inputs already") != std::string::npos);
+  CHECK(find_recipe("rtn-int3@range=best").why().find("possible ranges are minmax") != std::string::npos);
+  CHECK(find_recipe("spqr-3@range=dobi").why().find("does not round to nearest") != std::string::npos);
+  CHECK(find_recipe("rtn-int3@range=output@g32").value().steps.front().find("DOBI by output error") != std::string::npos);
   for (auto const& base : base_recipes()) CHECK(find_recipe(base.name).has_value());
   CHECK(find_recipes("slim-q@50@g128@fp8,dense").value().size() == 2);
 }
@@ -196,4 +204,44 @@ TEST_CASE("a budget of bits is kept, and spent") {
   CHECK_THROWS_WITH(plan_ranks(by_role, {.rank = "", .by_role = "x=1", .budget = 0}, m, ids, 8), Catch::Contains("x=1"));
   CHECK_THROWS_WITH(plan_ranks(by_role, {.rank = "1.5", .by_role = "", .budget = 0}, m, ids, 8), Catch::Contains("1.5"));
   CHECK_THROWS_WITH(plan_ranks(how, {.rank = "", .by_role = "", .budget = 0.5}, m, ids, 8), Catch::Contains("0.5"));
+}
+
+TEST_CASE("bits from a budget go to layers, and the budget is kept") {
+  auto const ids = random_tokens(80, 61);
+  model m = random_llama();
+  name_linears(m);
+  auto how = named("gptq-int3@g16");
+  plan_ranks(how, {.rank = "", .by_role = "", .budget = 0, .bits = 4.5}, m, ids, 8);
+  CHECK(how.bits.size() == 14);
+  auto const cost = compress_in_place(m, ids, how, {.context = 8, .calib_tokens = 80}, 32);
+  CHECK(cost.bits_per_weight <= 4.5 + 1e-9);
+  CHECK(cost.bits_per_weight > 4.2);
+  for (auto const& layer : cost.layers)
+    CHECK(std::floor(layer.report.last().bits_per_weight - 1.0) <= how.bits.at(layer.name)); // scales of groups of 16: 1.2 bits
+  CHECK_THROWS_WITH(plan_ranks(how, {.rank = "", .by_role = "", .budget = 0, .bits = 2.5}, m, ids, 8),
+                    Catch::Contains("--bits 2.5: recipe gptq-int3@g16 takes 3."));
+  auto svdquant = named("svdquant"), joint = named("int3-lr");
+  CHECK_THROWS_WITH(plan_ranks(svdquant, {.rank = "", .by_role = "", .budget = 0, .bits = 4}, m, ids, 8),
+                    Catch::Contains("svdquant has no codes of one width"));
+  CHECK_THROWS_WITH(plan_ranks(joint, {.rank = "", .by_role = "", .budget = 0, .bits = 4}, m, ids, 8),
+                    Catch::Contains("add @no-target"));
+}
+
+TEST_CASE("SVDQuant's codes read rounded inputs, its branch reads them as they come") {
+  auto const ids = random_tokens(80, 61);
+  model m = random_llama();
+  (void)compress_in_place(m, ids, named("svdquant"), {.context = 8, .calib_tokens = 80}, 32);
+  linear& l = m.blocks.front()["down"];
+  REQUIRE(!l.rest_L.empty());
+  matrix<float> const x = slim::testing::normal_matrix(5, l.d_in(), 3);
+  matrix<float> rounded = x, codes = l.weight, expected(5, l.d_out()), inner(5, l.rest_L.cols());
+  l.round_input(rounded.view());
+  CHECK(!(rounded == x));
+  matrix<float> const right_t(slim::transposed(l.rest_R.view())), left_t(slim::transposed(l.rest_L.view()));
+  slim::gemm_into(right_t.view(), left_t.view(), codes.view(), slim::destination::subtract);
+  slim::gemm_into(rounded.view(), slim::transposed(codes.view()), expected.view());
+  slim::gemm_into(x.view(), l.rest_L.view(), inner.view());
+  slim::gemm_into(inner.view(), l.rest_R.view(), expected.view(), slim::destination::add);
+  matrix<float> const y = apply(l, x);
+  for (index_t k = 0; k < y.size(); ++k) CHECK(y.data()[k] == Approx(expected.data()[k]).margin(1e-4));
 }

@@ -87,7 +87,7 @@ struct packed_model {
   export_source source;
 
   packed_model(std::filesystem::path const& path, std::filesystem::path const& packed)
-      : file(path), dense(required(load_model(path))), source(source_of(file, dense, packed_beside(file, packed))) {}
+      : file(path), dense(required(load_model(path))), source(source_of(file, dense, packed)) {}
 };
 
 struct fixture {

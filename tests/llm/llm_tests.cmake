@@ -3,7 +3,8 @@ slim_test_folder(llm LIBRARIES slim_llm_lib)
 # Only where they are used: paths inside the compiler's command line would keep ccache from serving another checkout.
 set_property(SOURCE llm/golden_test.cpp llm/tokenizer_test.cpp llm/record_test.cpp APPEND PROPERTY COMPILE_DEFINITIONS
              SLIM_GOLDEN_DIR="${CMAKE_CURRENT_SOURCE_DIR}/golden")
-set_property(SOURCE llm/program_test.cpp llm/files_test.cpp llm/record_test.cpp APPEND PROPERTY COMPILE_DEFINITIONS
+set_property(SOURCE llm/program_test.cpp llm/files_test.cpp llm/record_test.cpp llm/slim_container_test.cpp
+             llm/run_folder_test.cpp APPEND PROPERTY COMPILE_DEFINITIONS
              SLIM_LLM_PROGRAM="$<TARGET_FILE:slim-llm>")
 add_dependencies(test_llm slim-llm)
 add_executable(model_dump llm/model_dump.cpp)
@@ -36,3 +37,7 @@ set_tests_properties("interop: tokenizer folders" PROPERTIES LABELS interop SKIP
 add_test(NAME "interop: stock readers of exported files"
          COMMAND bash ${CMAKE_CURRENT_SOURCE_DIR}/interop/run.sh light $<TARGET_FILE:slim-llm>)
 set_tests_properties("interop: stock readers of exported files" PROPERTIES LABELS interop SKIP_RETURN_CODE 77 TIMEOUT 600)
+# .slim files, read by a second reader; status 77: NumPy, gguf or safetensors is missing.
+add_test(NAME "interop: slim container" COMMAND sh -c "exec \"\${SLIM_PYTHON:-python3}\" \"$0\" \"$1\""
+         ${CMAKE_CURRENT_SOURCE_DIR}/golden/slim_oracle.py $<TARGET_FILE:slim-llm>)
+set_tests_properties("interop: slim container" PROPERTIES LABELS interop SKIP_RETURN_CODE 77)

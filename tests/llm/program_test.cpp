@@ -57,6 +57,30 @@ TEST_CASE("compress writes a model that loads again and does what the compressed
   CHECK(std::count(csv.begin(), csv.end(), '\n') == 1 + 14 * 3); // header, 14 linears of 3 steps
 }
 
+TEST_CASE("a GGUF file comes back from pack --lossless byte by byte, and damage is named") {
+  slim_test::temporary_folder const folder;
+  model m = random_llama(256);
+  write_tiny_gguf(folder / "tiny.gguf", m);
+  auto const path = [&](char const* name) { return (folder / name).string(); };
+  CHECK(run("pack " + path("tiny.gguf") + " " + path("tiny.packed"), folder / "log") == 2); // --lossless is asked for
+  REQUIRE(run("pack --lossless " + path("tiny.gguf") + " " + path("tiny.packed") + " --json " + path("p.json"),
+              folder / "log") == 0);
+  REQUIRE(run("unpack " + path("tiny.packed") + " " + path("back.gguf"), folder / "log") == 0);
+  auto const original = slim_test::read_file(folder / "tiny.gguf"), packed = slim_test::read_file(folder / "tiny.packed");
+  CHECK(slim_test::read_file(folder / "back.gguf") == original);
+  auto const json = nlohmann::json::parse(slim_test::read_file(folder / "p.json"));
+  CHECK(json["bytes"] == original.size());
+  CHECK(packed.size() < original.size());
+  for (std::size_t const at : {std::size_t{3}, std::size_t{14}, std::size_t{25}, packed.size() / 2, packed.size() - 1}) {
+    std::string bad = packed;
+    bad[at] = static_cast<char>(bad[at] ^ 5);
+    slim_test::write_file(folder / "bad.packed", bad);
+    CHECK(run("unpack " + path("bad.packed") + " " + path("bad.gguf"), folder / "log") == 1);
+    CHECK_THAT(slim_test::read_file(folder / "log"), Catch::Contains("bad.packed: "));
+    CHECK_FALSE(std::filesystem::exists(folder / "bad.gguf"));
+  }
+}
+
 TEST_CASE("a trial with some blocks reports on them and writes no model; a limit of memory is kept or refused with its parts") {
   slim_test::temporary_folder const folder;
   model m = random_llama(256);

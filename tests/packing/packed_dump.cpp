@@ -1,6 +1,9 @@
 // packed_dump: packed matrices and what they have to mean, a line each, for tests/golden/packing_oracle.py:
 //   kind;bytes;codes;mask;scales;zero points;factors;code book      bytes in hex, floats as the hex of their bits
+//   entropy;coded bytes;bytes
 
+#include "slim/core/random.hpp"
+#include "slim/packing/entropy_coded.hpp"
 #include "slim/packing/unpack.hpp"
 #include "slim/testing/hard_codes.hpp"
 
@@ -47,9 +50,28 @@ void print_all(Matrices const& matrices) {
   }
 }
 
+void print_hex(std::vector<std::byte> const& bytes) {
+  for (std::byte const b : bytes) std::printf("%02x", static_cast<unsigned>(b));
+}
+
+/// Bytes that are mostly small, in records of four with a plane for the first: short ones, and some with two chunks.
+void print_entropy_coded(std::size_t count) {
+  std::vector<std::byte> all;
+  for (std::size_t k = 0; k < count; ++k) {
+    double const z = slim::random_normal(4, k);
+    all.push_back(static_cast<std::byte>(static_cast<int>((k % 4 == 0 ? 2 : 9) * z * z) & 255));
+  }
+  std::printf("entropy;");
+  print_hex(slim::entropy_encode(all, {0, 1, 1, 1}));
+  std::printf(";");
+  print_hex(all);
+  std::printf("\n");
+}
+
 } // namespace
 
 int main() {
+  for (std::size_t const count : {0, 3, 4, 200, 5001, 600002}) print_entropy_coded(count);
   print_all(slim::testing::hard_codes());
   print_all(slim::testing::hard_table_codes());
 }

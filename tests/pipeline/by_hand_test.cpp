@@ -227,14 +227,15 @@ TEST_CASE("packed layers made by hand are refused where their parts do not fit")
 
 TEST_CASE("grids and sets refuse codes that are not theirs") {
   matrix<float> const v = slim::testing::normal_matrix(d_out, d_in, 1), h = slim::testing::normal_matrix(d_in, d_in, 2);
+  matrix<float> gradient = v;
   auto const set = quantized_set(uniform_grid{.block = per_group(32)}, nm<2, 4>{});
   using element = decltype(set)::element;
   auto const refused = [&](std::function<void(element&)> const& spoil) {
     element p{two_of_four(), sound_codes()};
     spoil(p);
     CHECK_THROWS_AS(set.sweep(v.view(), h.view(), p), slim::error);
-    CHECK_THROWS_AS(set.refine(v.view(), h.view(), p), slim::error);
-    CHECK_THROWS_AS(set.refit(v.view(), h.view(), p), slim::error);
+    CHECK_THROWS_AS(set.refine(gradient.view(), h.view(), p), slim::error);
+    CHECK_THROWS_AS(set.refit(gradient.view(), h.view(), p), slim::error);
   };
   refused([](element& p) { p.codes.scales = scale_table(1, 1); });
   refused([](element& p) { p.codes.zeros = matrix<std::int8_t>(1, 1); });

@@ -5,13 +5,19 @@
 #include "slim/adapters/quantized_adapter.hpp"
 #include "slim/adapters/saliency_lora.hpp"
 #include "slim/adapters/sparse_adapter.hpp"
+#include "slim/allocation/balanced_allocation.hpp"
 #include "slim/joint/gptq.hpp"
+#include "slim/joint/mixed_bits.hpp"
 #include "slim/joint/sparsegpt.hpp"
+#include "slim/joint/spqr_compressor.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/pruning/unstructured_pruner.hpp"
 #include "slim/quantization/absmax.hpp"
+#include "slim/quantization/codebook_quantizer.hpp"
 #include "slim/quantization/grids/codebook_grid.hpp"
 #include "slim/quantization/grids/super_block_grid.hpp"
+#include "slim/quantization/outlier_quantizer.hpp"
+#include "slim/saliency/obs_saliency.hpp"
 #include "slim/saliency/wanda.hpp"
 #include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/same_bits.hpp"
@@ -61,6 +67,12 @@ std::vector<named_layer> layers() {
   add("K-quant", chain(gptq(k_quant_grid(4))));
   add("SpQR's grid, 2:4", chain(sparsegpt(nm<2, 4>{}, spqr_grid(3))));
   add("NF4, 2:4", chain(sparsegpt(nm<2, 4>{}, codebook_grid{.block = per_group(16)})));
+  add("SpQR", chain(spqr_compressor(spqr_tiles(3), {.share = 0.02})));
+  super_block_grid tiles = spqr_tiles(2);
+  tiles.group = 8;
+  add("bits by salience", chain(mixed_bits(obs_saliency(), balanced_allocation(), tiles)));
+  add("SqueezeLLM",
+      chain(outlier_quantizer(codebook_quantizer({.bits = 2}), unstructured_pruner(wanda{}, {.sparsity = 0.95}))));
   add("nothing", chain());
 
   integer_codes mixed(5, 20, 4, per_group(8), number_format::fp16);

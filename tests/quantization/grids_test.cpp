@@ -27,11 +27,12 @@ std::vector<float> even_levels(int count) {
 }
 
 std::vector<super_block_grid> super_block_grids() {
-  super_block_grid tall = k_quant_grid(4), sixteen{.bits = 8, .group = 5};
+  super_block_grid tall = k_quant_grid(4), sixteen{.bits = 8, .group = 5}, numbers = k_quant_grid(3);
+  numbers.scales.bits = numbers.offsets.bits = 0;
   tall.scales.block = tall.offsets.block = {.rows = 16, .cols = 3};
   sixteen.scales =
       sixteen.offsets = {.format = number_format::fp32, .bits = 8, .block = {.rows = 0, .cols = 0}, .shifted = true};
-  return {k_quant_grid(4), k_quant_grid(5), k_quant_grid(2), spqr_grid(3), spqr_grid(1), tall, sixteen};
+  return {k_quant_grid(4), k_quant_grid(5), k_quant_grid(2), spqr_grid(3), spqr_grid(1), tall, sixteen, spqr_tiles(3), numbers};
 }
 
 std::vector<codebook_grid> codebook_grids() {
@@ -368,9 +369,10 @@ TEST_CASE("a grid refuses levels, blocks and bits that cannot be") {
   grid = {};
   grid.offsets.block.cols = 4;
   CHECK_THROWS_AS(grid.empty(4, 4), config_error);
-  grid = {};
-  grid.scales.bits = 0;
-  CHECK_THROWS_AS(grid.empty(4, 4), config_error);
+  grid.scales.bits = 0; // numbers: no blocks that could differ
+  CHECK_NOTHROW(grid.empty(4, 4));
+  grid.group_bits = {4, 5};
+  CHECK_THROWS_AS(grid.empty(4, 64), config_error);
   CHECK_THROWS_AS((uniform_grid{.bits = 1, .block = per_group(4)}.empty(4, 8)), config_error);
   CHECK_THROWS_AS((uniform_grid{.bits = 4, .block = per_group(4), .group_bits = {4, 1}}.empty(4, 8)), config_error);
   CHECK_NOTHROW((uniform_grid{.bits = 4, .block = per_group(4), .symmetric = false, .group_bits = {4, 1}}.empty(4, 8)));

@@ -192,6 +192,18 @@ static_assert(transform<transform_of_weights_only> && !calibration_transform<tra
               !calibration_transform<transform_archetype> && !calibration_transform<transform_of_half_a_calibration> &&
               !calibration_transform<transform_without_inverse>);
 
+// bit allocator
+struct allocator_without_widths {
+  std::vector<index_t> allocate(bit_offers const&) const;
+  std::string describe() const;
+};
+struct allocator_of_bits {
+  std::vector<double> widths() const;
+  std::vector<std::uint8_t> allocate(bit_offers const&) const; // bits, where positions are asked for
+  std::string describe() const;
+};
+static_assert(!bit_allocator<allocator_without_widths> && !bit_allocator<allocator_of_bits>);
+
 // input quantizer, executor
 struct input_quantizer_without_describe {
   void round_inplace(matrix_view<float>) const;

@@ -28,6 +28,7 @@ TEST_CASE("archetypes keep the laws") {
   CHECK(describe(check_transform([](index_t) { return transform_archetype(0); })) == "");
   CHECK(describe(check_transform([](index_t) { return calibration_transform_archetype(0); })) == "");
   CHECK(describe(check_executor(executor_archetype(0))) == "");
+  CHECK(describe(check_bit_allocator(bit_allocator_archetype(0))) == "");
 }
 
 TEST_CASE("executors that ship keep the laws") {
@@ -256,6 +257,33 @@ TEST_CASE("check_low_rank_solver catches excess rank, harm, NaN, format and a br
   CHECK(names(check_low_rank_solver(solver_with_a_flaw{4}, 1, matrices), "numbers of its format"));
   CHECK(names(check_low_rank_solver(solver_with_a_flaw{5}, 1, matrices), "pattern"));
   CHECK(names(check_low_rank_solver(solver_of_two_norms{}, 1, matrices), "the one of the channel weights"));
+}
+
+namespace {
+
+struct allocator_with_a_flaw {
+  int flaw = 0;
+  mutable index_t asked = 0;
+  std::vector<double> widths() const { return {2.0, 3.0}; }
+  std::vector<index_t> allocate(bit_offers const& offers) const {
+    if (flaw != 3) offers.check("allocator_with_a_flaw");
+    if (flaw != 4 && offers.widths != widths()) throw config_error("other widths");
+    std::vector<index_t> chosen(offers.sizes.size(), flaw == 0 ? 2 : 0);
+    if (flaw == 1) chosen.push_back(0);
+    if (flaw == 2 && !chosen.empty()) chosen.front() = asked++ % 2;
+    return chosen;
+  }
+  std::string describe() const { return ""; }
+};
+
+} // namespace
+
+TEST_CASE("check_bit_allocator catches positions that do not exist, whims, and offers taken unseen") {
+  CHECK(names(check_bit_allocator(allocator_with_a_flaw{0}), "positions exist"));
+  CHECK(names(check_bit_allocator(allocator_with_a_flaw{1}), "a position per item"));
+  CHECK(names(check_bit_allocator(allocator_with_a_flaw{2}), "the same twice"));
+  CHECK(names(check_bit_allocator(allocator_with_a_flaw{3}), "a missing score"));
+  CHECK(names(check_bit_allocator(allocator_with_a_flaw{4}), "other widths"));
 }
 
 namespace {

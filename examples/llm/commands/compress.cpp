@@ -1,15 +1,21 @@
 #include "compress/compress_model.hpp"
-#include "compress/rank_plan.hpp"
+#include "compress/resolved_recipe.hpp"
+#include "compress/run_folder.hpp"
 #include "formats/export_model.hpp"
+#include "formats/slim_writer.hpp"
 #include "run/context_length.hpp"
+#include "run/event_log.hpp"
 #include "run/help_text.hpp"
 #include "run/json_output.hpp"
 #include "run/memory.hpp"
 #include "run/memory_plan.hpp"
 #include "run/output_files.hpp"
 #include "run/progress_line.hpp"
+#include "run/stop_signal.hpp"
 #include "run/table.hpp"
 #include "text/calibration_text.hpp"
+
+#include "slim/core/version.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -20,45 +26,96 @@
 namespace slim_llm {
 namespace {
 
-evaluation evaluate_dense(model const& m, text_tokens const& text, evaluation_config const& config) {
+nlohmann::json evaluation_as_json(evaluation const& found) {
+  return {{"perplexity", found.perplexity}, {"nll", found.nll},       {"nll_stderr", found.nll_stderr},
+          {"tokens", found.tokens},         {"window", found.window}, {"window_nll", found.window_nll}};
+}
+
+evaluation evaluation_of_json(nlohmann::json const& kept) {
+  evaluation found;
+  found.perplexity = kept.at("perplexity");
+  found.nll = kept.at("nll");
+  found.nll_stderr = kept.at("nll_stderr");
+  found.tokens = kept.at("tokens");
+  found.window = kept.at("window");
+  found.window_nll = kept.at("window_nll").get<std::vector<double>>();
+  return found;
+}
+
+evaluation evaluate_dense(model const& m, text_tokens const& text, evaluation_config const& config, run_folder* run,
+                          context const& ctx) {
+  if (run)
+    if (auto const kept = run->result("dense"); !kept.is_null()) return evaluation_of_json(kept);
   progress_line line("evaluating the dense model", "block");
-  return evaluate(m, text.evaluation, config, {}, [&](index_t done, index_t total) { line.show(done, total); });
+  auto const found = evaluate(m, text.evaluation, config, ctx, [&](index_t done, index_t total) { line.show(done, total); });
+  if (run) run->keep_result("dense", evaluation_as_json(found));
+  return found;
 }
 
 /// What is done with every block as soon as it is compressed: it is evaluated and kept for the files.
 class block_results {
 public:
-  block_results(compress_command const& command, workspace const& work, text_tokens const& text,
-                evaluation_config const& config, std::string const& recipe) {
+  /// Everything but `run` must live as long; `run` may be null.
+  block_results(compress_command const& command, std::filesystem::path const& out, workspace const& work,
+                text_tokens const& text, evaluation_config const& config, nlohmann::json const& recipe, run_folder* run,
+                context const& ctx)
+      : work_(work), on_disk_(config.states_on_disk), run_(run), ctx_(ctx) {
     if (command.max_blocks > 0) return; // a trial
     bool const packs = !command.packed.empty();
-    file_.emplace(work.file, command.out, recipe);
-    if (packs) packed_file_.emplace(command.packed, recipe, work.file.fingerprint());
+    if (is_slim_path(out))
+      slim_.emplace(work.file, work.weights, out, recipe);
+    else
+      file_.emplace(work.file, out, recipe.at("name").get<std::string>());
+    if (packs) packed_file_.emplace(command.packed, recipe.at("name").get<std::string>(), work.file.fingerprint());
     if (!command.with_evaluation) return;
-    compressed_.emplace(work.weights, text.evaluation, config);
-    if (!packs) return;
-    on_int8_.emplace(work.weights, text.evaluation, config);
-    on_floats_.emplace(work.weights, text.evaluation, config);
+    model const& written = slim_ ? slim_->written() : work.weights;
+    compressed_.emplace(written, text.evaluation, config, ctx);
+    if (packs || slim_) on_int8_.emplace(written, text.evaluation, config, ctx);
+    if (packs) on_floats_.emplace(written, text.evaluation, config, ctx);
   }
 
   /// The block is evaluated as it is written: rounded first. Returns what was lost by that.
-  std::vector<std::string> add(block& b, packed_weights const& layers) {
-    std::vector<std::string> warnings;
-    if (file_) warnings = file_->add(b);
+  std::vector<std::string> add(index_t number, block& b, packed_weights const& layers) {
+    if (run_) run_->keep_block(number, layers);
+    auto warnings = write(b, layers);
     if (compressed_) compressed_->advance(b);
-    if (packed_file_) packed_file_->add(layers);
     if (!on_int8_) return warnings;
-    use_packed(b, layers, slim::input_precision::int8);
+    if (!use_codes(b, layers)) {
+      on_int8_.reset();
+      return warnings;
+    }
     on_int8_->advance(b);
+    if (!on_floats_) return warnings;
     for (linear& l : b.linears) l.packed_inputs = slim::input_precision::exact;
     on_floats_->advance(b);
     return warnings;
   }
 
+  void keep(compression_state& state) {
+    if (run_) run_->keep_state(state, evaluations());
+  }
+
+  /// Goes on with what a run has kept, if it has. Returns what its blocks lost when they were written.
+  std::vector<std::string> restore(compression_state& state) {
+    std::vector<std::string> warnings;
+    if (!run_) return warnings;
+    run_->restore_state(state, evaluations(), on_disk_);
+    for (index_t n = 0; n < state.blocks; ++n) {
+      block b = load_block(work_.weights, n, ctx_);
+      auto const layers = run_->block(n);
+      for (linear& l : b.linears)
+        if (auto const found = layers.find(l.name); found != layers.end()) use_packed(l, found->second, std::nullopt, ctx_);
+      for (auto& warning : write(b, layers)) warnings.push_back(std::move(warning));
+    }
+    return warnings;
+  }
+
   /// Perplexities and file sizes of a whole model.
   struct totals {
-    evaluation compressed, on_int8, on_floats; ///< the latter two: on the packed codes, by the inputs' precision
+    evaluation compressed;
+    std::optional<evaluation> on_int8, on_floats; ///< on the packed codes, by the inputs' precision
     double written_bytes = 0, packed_bytes = 0;
+    std::vector<std::string> notes;
   };
 
   totals finish() {
@@ -67,6 +124,9 @@ public:
     if (on_int8_) all.on_int8 = on_int8_->finish();
     if (on_floats_) all.on_floats = on_floats_->finish();
     if (file_) all.written_bytes = file_->finish();
+    if (slim_) all.written_bytes = slim_->finish();
+    if (slim_) all.notes = slim_->notes();
+    if (!no_kernel_.empty()) all.notes.push_back("not evaluated with int8 inputs: " + no_kernel_);
     if (!packed_file_) return all;
     all.packed_bytes = packed_file_->bytes();
     packed_file_->finish();
@@ -74,9 +134,49 @@ public:
   }
 
 private:
+  std::vector<std::string> write(block& b, packed_weights const& layers) {
+    std::vector<std::string> warnings;
+    if (file_) warnings = file_->add(b);
+    if (slim_) slim_->add(b, layers);
+    if (!packed_file_) return warnings;
+    for (linear const& l : b.linears)
+      if (!layers.contains(l.name))
+        throw input_error("--packed: '" + l.name + "' was sent no token of the calibration text, so it has no codes; " +
+                          "give more --calib-tokens or another --calib");
+    packed_file_->add(layers);
+    return warnings;
+  }
+
+  /// False, and why, if no kernel runs the codes: a .slim file may hold them all the same.
+  bool use_codes(block& b, packed_weights const& layers) {
+    try {
+      for (linear& l : b.linears)
+        if (auto const found = layers.find(l.name); found != layers.end())
+          use_packed(l, found->second, slim::input_precision::int8, ctx_);
+    } catch (slim::config_error const& error) {
+      if (on_floats_) throw;
+      no_kernel_ = error.what();
+    }
+    return no_kernel_.empty();
+  }
+
+  run_folder::evaluations evaluations() {
+    run_folder::evaluations all;
+    if (compressed_) all.emplace_back("evaluated", &*compressed_);
+    if (on_int8_) all.emplace_back("evaluated_int8", &*on_int8_);
+    if (on_floats_) all.emplace_back("evaluated_floats", &*on_floats_);
+    return all;
+  }
+
+  workspace const& work_;
+  bool on_disk_;
+  run_folder* run_;
+  context const& ctx_;
   std::optional<model_writer> file_;
+  std::optional<slim_writer> slim_;
   std::optional<packed_writer> packed_file_;
   std::optional<block_evaluation> compressed_, on_int8_, on_floats_;
+  std::string no_kernel_;
 };
 
 /// What the layers' codes, positions, scales and adapters would take, plus everything else as it is in the source.
@@ -97,23 +197,31 @@ void check_files(compress_command const& command) {
   files.reads_file("--calib", calibration_file(command.text));
   files.reads_file("--text", evaluation_file(command.text));
   if (command.max_blocks == 0) {
-    files.writes_model("--out", command.out, command.model);
+    if (is_slim_path(command.out))
+      files.writes_file("--out", command.out);
+    else
+      files.writes_model("--out", command.out, command.model);
     files.writes_file("--packed", command.packed);
   }
   files.writes_text("--json", command.json);
   files.writes_text("--layers-csv", command.layers_csv);
+  files.writes_text("--events", command.events);
   files.check();
 }
 
 /// Scratch files and what is made of them are there at one time.
-void check_room(compress_command const& command, workspace const& work, memory_plan const& plan) {
+void check_room(compress_command const& command, std::filesystem::path const& out, workspace const& work,
+                memory_plan const& plan) {
   auto const weights = static_cast<double>(linear_weight_count(work.weights));
-  constexpr double written_bytes = 2, packed_bits = 5; // F16; what most recipes need, with their scales and adapters
+  constexpr double written_bits = 16, packed_bits = 5; // F16; what most recipes need, with their scales and adapters
   double const kept = work.file.tensor_bytes() - work.source_bits * weights / 8;
   std::vector<needed_room> needs = {plan.scratch_room()};
-  if (command.max_blocks == 0) needs.push_back({"--out", command.out, kept + 2 * written_bytes * weights});
+  if (command.max_blocks == 0)
+    needs.push_back({"--out", out, kept + 2 * (is_slim_path(out) ? packed_bits : written_bits) * weights / 8});
   if (command.max_blocks == 0 && !command.packed.empty())
     needs.push_back({"--packed", command.packed, 2 * packed_bits * weights / 8});
+  if (!command.run_path.empty())
+    needs.push_back({"--run", command.run_path / "state", 2 * plan.state_bytes + packed_bits * weights / 8});
   require_room(needs);
 }
 
@@ -124,58 +232,134 @@ void refuse_losses(std::vector<std::string> const& warnings) {
   throw input_error("--strict: " + warnings.front() + more + "; no model was written");
 }
 
-void print_next_steps(compress_command const& command) {
-  std::string const model = shell_quoted(command.model.string()), file = shell_quoted(command.out.string());
-  std::printf(
-      "\nWorth trying next:\n"
-      "  slim-llm compress %s --for speed --out sparse.gguf   # 2:4 sparsity in place of dense 3-bit codes\n"
-      "  slim-llm ablate %s --recipes dense,slim-q,eora,joint-q,int3-lr --svg frontier.svg   # what each part is worth\n"
-      "  slim-llm eval %s --text YOUR_TEXT --context 1024   # on a text of yours\n",
-      model.c_str(), model.c_str(), file.c_str());
+void print_next_steps(compress_command const& command, std::filesystem::path const& out) {
+  std::string const model = shell_quoted(command.model.string()), file = shell_quoted(out.string());
+  if (is_slim_path(out))
+    std::printf("\nWorth trying next:\n"
+                "  slim-llm generate %s --prompt \"Once upon a time\"   # runs on the codes\n"
+                "  slim-llm eval %s --text YOUR_TEXT --context 1024   # on a text of yours\n"
+                "  slim-llm ablate %s --recipes dense,slim-q,eora,joint-q,int3-lr --svg frontier.svg   # what each part is "
+                "worth\n",
+                file.c_str(), file.c_str(), model.c_str());
+  else
+    std::printf(
+        "\nWorth trying next:\n"
+        "  slim-llm compress %s --for speed --out sparse.gguf   # 2:4 sparsity in place of dense 3-bit codes\n"
+        "  slim-llm ablate %s --recipes dense,slim-q,eora,joint-q,int3-lr --svg frontier.svg   # what each part is worth\n"
+        "  slim-llm eval %s --text YOUR_TEXT --context 1024   # on a text of yours\n",
+        model.c_str(), model.c_str(), file.c_str());
 }
 
-std::string default_recipe(std::string const& aim) {
-  if (aim == "size") return "int3-lr";
-  if (aim == "speed") return "joint-q";
-  throw input_error("--for " + aim + ": possible are size (dense codes of few bits) and speed (2:4 sparsity)");
+/// What a run must have in common with the one that goes on.
+nlohmann::json settings_of(compress_command const& command, workspace const& work, nlohmann::json const& recipe) {
+  auto const& ranks = command.ranks;
+  return {{"version", slim::version()},
+          {"model", work.file.fingerprint()},
+          {"recipe", {recipe.at("name"), recipe.at("steps"), recipe.at("rules")}},
+          {"rank", ranks.rank + ";" + ranks.by_role + ";" + std::to_string(ranks.budget)},
+          {"calibration text", recipe.at("calib_text")},
+          {"evaluation text", hash_of_file(evaluation_file(command.text))},
+          {"--calib-tokens", command.text.calib_tokens},
+          {"--held-out-tokens", command.text.held_out_tokens},
+          {"--context", command.text.context},
+          {"--max-tokens", command.text.max_tokens},
+          {"evaluation", command.with_evaluation},
+          {"--packed", !command.packed.empty()}};
+}
+
+/// Ranks as the options ask for them; those of a run that goes on are not planned again.
+void settle_ranks(compress_command const& command, recipe& how, workspace const& work, text_tokens const& tokens,
+                  run_folder* run, context const& ctx) {
+  if (run)
+    if (auto const kept = run->result("ranks"); !kept.is_null()) {
+      set_ranks(how, kept);
+      if (command.ranks.rank.empty()) return;
+      how.rank = required(parse_rank(command.ranks.rank));
+      return;
+    }
+  progress_line line("planning ranks of " + how.name, "block");
+  plan_ranks(how, command.ranks, work.weights, tokens.fitted(), command.text.context, ctx,
+             [&](index_t done, index_t total) { line.show(done, total); });
+  if (run) run->keep_result("ranks", ranks_as_json(how));
+}
+
+void require_sense(compress_command const& command, recipe const& how, std::filesystem::path const& out) {
+  require_context(command.text.context);
+  if (is_slim_path(command.model))
+    throw input_error(command.model.string() + ": is compressed already; give the model that it was made of");
+  if (command.resume && command.run_path.empty())
+    throw input_error("--resume: needs --run, the folder of the run to go on with");
+  if (!command.run_path.empty() && command.max_blocks > 0)
+    throw input_error("--run and --max-blocks: a trial keeps nothing to go on with; give one of them");
+  bool const needs_codes = is_slim_path(out) || !command.packed.empty() || !command.run_path.empty();
+  if (needs_codes && command.max_blocks == 0 && !how.makes_codes)
+    throw input_error("recipe " + how.name + " makes no integer codes, which " +
+                      (is_slim_path(out)         ? "a .slim file"
+                       : !command.packed.empty() ? "--packed"
+                                                 : "--run") +
+                      " needs; give --out another name (.gguf, or a folder), or another --recipe");
 }
 
 } // namespace
 
 void compress_command::run() const {
+  stop_signal stop;
+  try {
+    run_until(stop);
+  } catch (slim::cancelled const&) {
+    throw stop.reason();
+  }
+}
+
+void compress_command::run_until(stop_signal& stop) const {
   recipe how = required(find_recipe(recipe_name.empty() ? default_recipe(aim) : recipe_name));
-  require_context(text.context);
+  auto const written = !out.empty() || run_path.empty() ? out : run_path / "model.slim";
+  require_sense(*this, how, written);
   check_files(*this);
+  std::optional<run_folder> folder;
+  if (!run_path.empty()) folder.emplace(run_path, resume);
+  run_folder* const kept = folder ? &*folder : nullptr;
+  stop.set_advice(kept ? "what is done is kept; go on with: " + command_line + (resume ? "" : " --resume")
+                       : "nothing was written; with --run FOLDER it could go on");
+  context ctx;
+  ctx.stop = stop.token();
   bool const whole = max_blocks == 0, evaluates = whole && with_evaluation, packs = whole && !packed.empty();
+  bool const writes_slim = whole && is_slim_path(written);
   workspace const work(model);
   note_long_context(text.context, work.weights.config);
   text_tokens const tokens = load_text_tokens(work.words, text);
   note_shortened(tokens, text);
-  memory_plan const plan = plan_memory(work.weights,
-                                       planned_compression(tokens, text, how,
-                                                           !evaluates ? 0
-                                                           : packs    ? 3
-                                                                      : 1),
+  index_t const evaluations = !evaluates ? 0 : packs ? 3 : writes_slim ? 2 : 1;
+  memory_plan const plan = plan_memory(work.weights, planned_compression(tokens, text, how, evaluations),
                                        memory_limit.empty() ? 0 : parse_bytes("--memory-limit", memory_limit));
-  check_room(*this, work, plan);
-  {
-    progress_line line("planning ranks of " + how.name, "block");
-    plan_ranks(how, ranks, work.weights, tokens.fitted(), text.context, {},
-               [&](index_t done, index_t total) { line.show(done, total); });
+  check_room(*this, written, work, plan);
+  if (kept) {
+    kept->settle(settings_of(*this, work, resolved_recipe(text, how, tokens)));
+    if (!kept->result("result").is_null()) {
+      std::printf("%s is complete: there is nothing left to do.\n", run_path.c_str());
+      return;
+    }
   }
+  settle_ranks(*this, how, work, tokens, kept, ctx);
   auto const blocks = work.weights.config.layers;
   auto const linear_weights = static_cast<double>(linear_weight_count(work.weights));
   std::printf("%s: %s, %td blocks, %.1f M weights in linear layers at %.2f bits\n", model.string().c_str(),
               work.weights.config.name.c_str(), blocks, linear_weights / 1e6, work.source_bits);
   for (std::size_t k = 0; k < how.steps.size(); ++k) std::printf("step %zu: %s\n", k + 1, how.steps[k].c_str());
   std::fflush(stdout);
+  event_log log(events);
+  log.add("begin", {{"model", model.string()}, {"recipe", how.name}, {"blocks", blocks}, {"planned_bytes", plan.total()}});
 
   evaluation_config const evaluated{.context = text.context, .states_on_disk = plan.states_on_disk};
   evaluation dense;
-  if (evaluates) dense = evaluate_dense(work.weights, tokens, evaluated);
-  block_results results(*this, work, tokens, evaluated, how.name);
+  if (evaluates) {
+    dense = evaluate_dense(work.weights, tokens, evaluated, kept, ctx);
+    log.add("dense", {{"perplexity", dense.perplexity}, {"nll", dense.nll}});
+  }
+  block_results results(*this, written, work, tokens, evaluated, resolved_recipe(text, how, tokens), kept, ctx);
   compression cost;
   std::vector<std::string> warnings;
+  index_t const result_blocks = max_blocks > 0 ? std::min<index_t>(max_blocks, blocks) : blocks;
   {
     progress_line line("compressing with " + how.name, "block");
     cost = compress_model(
@@ -183,20 +367,38 @@ void compress_command::run() const {
         {.context = text.context,
          .calib_tokens = text.calib_tokens,
          .held_out_tokens = text.held_out_tokens,
-         .keep_packed = packs,
+         .keep_packed = packs || writes_slim || kept,
          .max_blocks = max_blocks,
-         .states_on_disk = plan.states_on_disk},
+         .states_on_disk = plan.states_on_disk,
+         .restore =
+             [&](compression_state& state) {
+               warnings = results.restore(state);
+               if (state.blocks > 0) std::fprintf(stderr, "going on behind block %td of %td\n", state.blocks, blocks);
+             },
+         .keep =
+             [&](compression_state& state) {
+               results.keep(state);
+               log.add("block", {{"done", state.blocks},
+                                 {"blocks", result_blocks},
+                                 {"compression_seconds", state.seconds},
+                                 {"seconds_left", state.seconds / static_cast<double>(state.blocks) *
+                                                      static_cast<double>(result_blocks - state.blocks)}});
+             }},
         work.source_bits,
-        [&](index_t, block& b, packed_weights& layers) {
-          for (auto& warning : results.add(b, layers)) warnings.push_back(std::move(warning));
+        [&](index_t number, block& b, packed_weights& layers) {
+          for (auto& warning : results.add(number, b, layers)) warnings.push_back(std::move(warning));
           if (strict) refuse_losses(warnings);
         },
-        {}, [&](index_t done, index_t total) { line.show(done, total); });
+        ctx, [&](index_t done, index_t total) { line.show(done, total); });
   }
   if (!layers_csv.empty()) write_layer_csv(cost.layers, layers_csv);
   warnings.insert(warnings.end(), cost.warnings.begin(), cost.warnings.end());
   if (strict) refuse_losses(warnings);
-  auto const total = results.finish();
+  auto total = results.finish();
+  cost.notes.insert(cost.notes.begin(), total.notes.begin(), total.notes.end());
+  if (whole) log.add("written", {{"out", written.string()}, {"bytes", total.written_bytes}});
+  for (auto const& warning : warnings) log.add("warning", {{"text", warning}});
+  for (auto const& note : cost.notes) log.add("note", {{"text", note}});
 
   double const compact = compact_bytes(work, work.source_bits, cost.bits_per_weight, linear_weights);
   double const seconds_for_all = cost.seconds * static_cast<double>(blocks) / static_cast<double>(cost.blocks);
@@ -206,14 +408,12 @@ void compress_command::run() const {
     summary.add({"nll per token", fixed(dense.nll, 4) + " +- " + fixed(dense.nll_stderr, 4),
                  fixed(total.compressed.nll, 4) + " +- " + fixed(total.compressed.nll_stderr, 4)});
   }
-  if (packs && evaluates) {
-    summary.add({"perplexity on packed codes, int8 inputs", "", fixed(total.on_int8.perplexity, 3)});
-    summary.add({"perplexity on packed codes, float inputs", "", fixed(total.on_floats.perplexity, 3)});
-  }
+  if (total.on_int8) summary.add({"perplexity on packed codes, int8 inputs", "", fixed(total.on_int8->perplexity, 3)});
+  if (total.on_floats) summary.add({"perplexity on packed codes, float inputs", "", fixed(total.on_floats->perplexity, 3)});
   if (packs) summary.add({"bytes of the packed linears, written", "", readable_bytes(total.packed_bytes)});
   summary.add({"bits per weight of the linears", fixed(work.source_bits, 3), fixed(cost.bits_per_weight, 3)});
-  summary.add({"bytes, packed", readable_bytes(work.file.tensor_bytes()), readable_bytes(compact)});
-  if (whole) summary.add({"bytes of the file written now", "", readable_bytes(total.written_bytes)});
+  if (!writes_slim) summary.add({"bytes, packed", readable_bytes(work.file.tensor_bytes()), readable_bytes(compact)});
+  if (whole) summary.add({"bytes of the file", readable_bytes(work.file.tensor_bytes()), readable_bytes(total.written_bytes)});
   summary.add({"mean layer output error", "0", fixed(cost.layer_error, 4)});
   if (cost.held_out_error > 0) summary.add({"the same on tokens held out", "0", fixed(cost.held_out_error, 4)});
   summary.add({"seconds to compress", "", fixed(cost.seconds, 1)});
@@ -226,22 +426,26 @@ void compress_command::run() const {
                 dense.tokens, dense.window);
   if (!whole)
     std::printf("\nA trial with %td of %td blocks: nothing was evaluated, and no model was written.\n", cost.blocks, blocks);
+  else if (writes_slim)
+    std::printf("%s holds the whole compressed model: slim-llm eval, generate and inspect need nothing else.\n",
+                written.c_str());
   else
     std::printf(
         "%s holds the compressed weights with the adapters merged, as F16: it runs in stock software but is not small.\n",
-        out.string().c_str());
+        written.c_str());
   if (packs)
     std::printf("%s holds the packed linears: slim-llm eval and generate run on them with --packed, beside %s.\n",
                 packed.string().c_str(), model.string().c_str());
   print_notes("warning", warnings, "--json");
   print_notes("note", cost.notes, "--layers-csv");
-  if (whole) print_next_steps(*this);
+  if (whole) print_next_steps(*this, written);
 
-  if (json.empty()) return;
+  if (json.empty() && !kept) return;
   nlohmann::json result = {{"model", model.string()},
                            {"recipe", how.name},
                            {"bits_per_weight", cost.bits_per_weight},
                            {"source_bits_per_weight", work.source_bits},
+                           {"source_bytes", work.file.tensor_bytes()},
                            {"packed_bytes", compact},
                            {"layer_error", cost.layer_error},
                            {"held_out_error", cost.held_out_error},
@@ -253,13 +457,12 @@ void compress_command::run() const {
                            {"notes", cost.notes},
                            {"warnings", warnings}};
   if (whole)
-    result.update({{"out", out.string()}, {"written_bytes", total.written_bytes}});
+    result.update({{"out", written.string()}, {"written_bytes", total.written_bytes}});
   else
     result["seconds_for_all_blocks"] = seconds_for_all;
   if (packs) result["packed_linear_bytes"] = total.packed_bytes;
-  if (packs && evaluates)
-    result.update(
-        {{"packed_int8_perplexity", total.on_int8.perplexity}, {"packed_exact_perplexity", total.on_floats.perplexity}});
+  if (total.on_int8) result["packed_int8_perplexity"] = total.on_int8->perplexity;
+  if (total.on_floats) result["packed_exact_perplexity"] = total.on_floats->perplexity;
   if (evaluates)
     result.update({{"dense_perplexity", dense.perplexity},
                    {"dense_nll", dense.nll},
@@ -267,7 +470,11 @@ void compress_command::run() const {
                    {"nll", total.compressed.nll},
                    {"nll_stderr", total.compressed.nll_stderr},
                    {"tokens", total.compressed.tokens}});
-  write_json(json, result);
+  if (!json.empty()) write_json(json, result);
+  if (!kept) return;
+  result["layers"] = layers_as_json(cost.layers);
+  kept->keep_result("result", result);
+  kept->clean_up();
 }
 
 } // namespace slim_llm

@@ -47,6 +47,10 @@ void require_known(export_command const& command, std::string const& adapter) {
   if (adapter == "merge" && command.to != "hf")
     throw input_error("--adapter merge: would quantize the merged weights again, which this command never does; possible with "
                       "--to hf");
+  bool const whole = is_slim_path(command.model);
+  if (whole != command.packed.empty())
+    throw input_error(whole ? "--packed: a .slim file holds its packed linears"
+                            : "--packed: name the packed linears of " + command.model.string() + ", or give a .slim file");
   if (!command.base.empty() && !is_gguf(command.to)) throw input_error("--base: is used with --to gguf only");
 }
 
@@ -85,7 +89,7 @@ void export_command::run() const {
   checkpoint const file(model);
   slim_llm::model const dense = required(load_model(model));
   for (std::string const& note : dense.notes) std::cerr << "note: " << note << "\n";
-  export_source const source = source_of(file, dense, packed_beside(file, packed));
+  export_source const source = source_of(file, dense, packed);
   export_options const options{allow_lossy, max_rank};
   export_report report;
   bool const adapted = has_adapters(source);

@@ -42,8 +42,10 @@ struct written_text {
   }
 };
 
+bool on_codes(generate_command const& command) { return !command.packed.empty() || is_slim_path(command.model); }
+
 written_text write_text(generate_command const& command, workspace const& work, std::span<token_id const> prompt, bool show) {
-  generation state(work.weights, static_cast<std::ptrdiff_t>(prompt.size()) + command.max_tokens, !command.packed.empty());
+  generation state(work.weights, static_cast<std::ptrdiff_t>(prompt.size()) + command.max_tokens, on_codes(command));
   written_text text;
   auto const start = std::chrono::steady_clock::now();
   std::vector<float> logits = state.append(prompt);
@@ -95,8 +97,8 @@ void generate_command::run() const {
   files.reads_file("--packed", packed);
   files.writes_text("--json", json);
   files.check();
-  workspace work(model);
-  if (!packed.empty()) read_packed(work.weights, packed_beside(work.file, packed), packed_precision(inputs));
+  workspace work(model, packed_precision(inputs));
+  if (!packed.empty()) read_packed(work.weights, packed_beside(work.file, work.weights, packed), packed_precision(inputs));
   load_into_memory(work.weights);
   auto const tokens = prompt_of(*this, work.words);
   auto const longest = static_cast<std::ptrdiff_t>(tokens.size()) + max_tokens;

@@ -19,18 +19,21 @@ void inspect_command::run() const {
   checkpoint const file(model);
   table rows({"tensor", "type", "shape", "bits/element", "bytes"});
   nlohmann::json tensors = nlohmann::json::array();
-  for (auto const& tensor : file.tensors()) {
+  auto stored = file.tensors();
+  if (auto const* const container = file.container())
+    stored.insert(stored.end(), container->factors().begin(), container->factors().end());
+  for (auto const& tensor : stored) {
     std::string shape;
     for (auto const extent : tensor.shape) shape += (shape.empty() ? "" : " x ") + std::to_string(extent);
-    rows.add({tensor.name, std::string(slim::name_of(tensor.type)), shape, fixed(tensor.bits_per_element(), 3),
+    rows.add({tensor.name, tensor.stored_type, shape, fixed(tensor.bits_per_element(), 3),
               readable_bytes(static_cast<double>(tensor.bytes.size()))});
     tensors.push_back({{"name", tensor.name},
-                       {"type", slim::name_of(tensor.type)},
+                       {"type", tensor.stored_type},
                        {"shape", tensor.shape},
                        {"bits_per_element", tensor.bits_per_element()},
                        {"bytes", tensor.bytes.size()}});
   }
-  std::printf("%s%zu tensors, %s\n", rows.text().c_str(), file.tensors().size(), readable_bytes(file.tensor_bytes()).c_str());
+  std::printf("%s%zu tensors, %s\n", rows.text().c_str(), stored.size(), readable_bytes(file.tensor_bytes()).c_str());
   if (!json.empty()) write_json(json, {{"model", model.string()}, {"tensors", tensors}});
 }
 

@@ -68,7 +68,7 @@ private:
     index_t outputs = 0;
     if (how_.towards_dense)
       for (std::string const& role : s.linears) outputs += b[role].d_out();
-    stage_statistics empty{slim::calibration(d_in, {.gram = true, .outputs = outputs}), {}};
+    stage_statistics empty{slim::calibration(d_in, {.gram = true, .outputs = outputs, .samples = how_.samples}), {}};
     if (held_out_ > 0) empty.held_out.emplace(d_in, slim::calibration_config{.gram = true});
     return empty;
   }
@@ -145,21 +145,48 @@ private:
 
   void compress_linears(index_t number, block& b, stage const& s, slim::calibration const& calib, packed_weights& packed,
                         std::vector<layer_result>& layers) const {
-    if (calib.tokens() == 0) return leave_dense(number, b, s, layers);
+    if (calib.tokens() == 0) { // of an expert that the router sent no token to nothing is known of the inputs
+      for (std::string const& role : s.linears)
+        leave_dense(number, b[role], "left as it is: no token of the calibration text was sent to this expert", layers);
+      return;
+    }
     bool const shared = s.linears.size() > 1 && how_.towards_dense; // then each linear has its own columns of the outputs
     index_t first = 0;
     for (std::string const& role : s.linears) {
       linear& l = b[role];
-      auto const chain = how_.chain(how_.rank_of(l.name, role));
+      recipe const* const how = how_.of(l.name);
+      if (!how || !how->chain) {
+        leave_dense(number, l, "left as it is: the recipe says so", layers);
+        first += l.d_out();
+        continue;
+      }
+      auto const chain = how_.chain_for(l.name, role);
       auto const compressed = shared ? chain.compress(l.weight.view(), calib.for_outputs(first, l.d_out()), ctx_)
                                      : chain.compress(l.weight.view(), calib, ctx_);
       first += l.d_out();
       matrix<float> const dense = std::exchange(l.weight, slim::decompress(compressed, ctx_));
       if (keep_packed_) packed.emplace(l.name, pack(l.name, compressed, ctx_));
       l.round_input = how_.round_input;
+      if (how_.rounds_for_codes) round_for_codes(l, compressed);
       layers.push_back({number, l.name, role, compressed.report, vanished_rows(dense, l.weight)});
       return_freed_memory();
     }
+  }
+
+  /// Inputs are divided by the codes' channel factors, rounded, and multiplied again; the adapter is told what was rounded off.
+  void round_for_codes(linear& l, slim::any_layer const& made) const {
+    auto const* const codes = made.weight.codes.get_if<slim::integer_codes>();
+    if (codes && !codes->channel_factors.empty())
+      l.round_input = [factors = codes->channel_factors, round = how_.round_input](matrix_view<float> x) {
+        for (index_t t = 0; t < x.rows(); ++t)
+          for (index_t j = 0; j < x.cols(); ++j) x(t, j) /= factors[static_cast<std::size_t>(j)];
+        round(x);
+        for (index_t t = 0; t < x.rows(); ++t)
+          for (index_t j = 0; j < x.cols(); ++j) x(t, j) *= factors[static_cast<std::size_t>(j)];
+      };
+    if (!made.adapter) return;
+    l.rest_L = made.adapter->left;
+    l.rest_R = made.adapter->right;
   }
 
   static index_t vanished_rows(matrix<float> const& before, matrix<float> const& after) {
@@ -171,20 +198,13 @@ private:
     return count;
   }
 
-  /// An expert that the router sent no token to: nothing is known of its inputs.
-  void leave_dense(index_t number, block& b, stage const& s, std::vector<layer_result>& layers) const {
-    for (std::string const& role : s.linears) {
-      linear& l = b[role];
-      if (keep_packed_)
-        throw slim::config_error("--packed: '" + l.name + "' was sent no token of the calibration text, so it has no codes; " +
-                                 "give more --calib-tokens or another --calib");
-      slim::layer_report report;
-      report.rows = l.d_out();
-      report.cols = l.d_in();
-      report.notes = {"left as it is: no token of the calibration text was sent to this expert"};
-      l.round_input = how_.round_input;
-      layers.push_back({number, l.name, role, report, 0});
-    }
+  void leave_dense(index_t number, linear& l, char const* why, std::vector<layer_result>& layers) const {
+    slim::layer_report report;
+    report.rows = l.d_out();
+    report.cols = l.d_in();
+    report.notes = {why};
+    l.round_input = how_.round_input;
+    layers.push_back({number, l.name, l.role, report, 0});
   }
 
   forward_pass const& pass_;
@@ -195,15 +215,13 @@ private:
 };
 
 /// The states of all windows before the first block.
-state_store embedded_windows(forward_pass const& pass, std::span<int const> tokens, bool on_disk) {
-  state_store windows(on_disk);
+void add_embedded_windows(state_store& windows, forward_pass const& pass, std::span<int const> tokens) {
   auto const length = static_cast<std::size_t>(pass.window());
   for (std::size_t first = 0; first < tokens.size(); first += length) {
     block_state window;
     window.hidden = pass.embed(tokens.subspan(first, length));
     windows.add(std::move(window));
   }
-  return windows;
 }
 
 /// Inputs are rounded, weights are not.
@@ -269,19 +287,28 @@ compression compress_model(model const& m, std::span<int const> tokens, recipe c
   index_t const held_out = std::min(config.held_out_tokens, available - windows * window) / window;
   forward_pass const pass(m, window, ctx);
   result.calib_tokens = windows * window;
-  auto const used = tokens.first(static_cast<std::size_t>((windows + held_out) * window));
-  state_store states = embedded_windows(pass, used, config.states_on_disk);
-  state_store dense_states = how.towards_dense ? embedded_windows(pass, used, config.states_on_disk) : state_store();
-  m.embedding.drop_pages();
-  block_compressor compressor(pass, how, held_out, config.keep_packed, ctx);
-  for (index_t n = 0; n < result.blocks; ++n) {
-    block b = load_block(m, n, ctx);
-    auto packed = compressor.run(n, b, states, dense_states, result.layers);
-    result.seconds += seconds_since(start);
-    sink(n, b, packed);
-    start = std::chrono::steady_clock::now();
-    if (report) report(n + 1, result.blocks);
+  compression_state state;
+  state.windows = state_store(config.states_on_disk);
+  state.dense_windows = state_store(config.states_on_disk);
+  if (config.restore) config.restore(state);
+  if (state.blocks == 0) {
+    auto const used = tokens.first(static_cast<std::size_t>((windows + held_out) * window));
+    add_embedded_windows(state.windows, pass, used);
+    if (how.towards_dense) add_embedded_windows(state.dense_windows, pass, used);
+    m.embedding.drop_pages();
   }
+  block_compressor compressor(pass, how, held_out, config.keep_packed, ctx);
+  while (state.blocks < result.blocks) {
+    block b = load_block(m, state.blocks, ctx);
+    auto packed = compressor.run(state.blocks, b, state.windows, state.dense_windows, state.layers);
+    state.seconds += seconds_since(start);
+    sink(state.blocks++, b, packed);
+    if (config.keep) config.keep(state);
+    start = std::chrono::steady_clock::now();
+    if (report) report(state.blocks, result.blocks);
+  }
+  result.layers = std::move(state.layers);
+  result.seconds = state.seconds;
   summarise(result);
   return result;
 }

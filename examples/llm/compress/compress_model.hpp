@@ -11,15 +11,6 @@
 
 namespace slim_llm {
 
-struct compress_config {
-  index_t context = 1024;       ///< tokens per calibration window
-  index_t calib_tokens = 16384; ///< at most; rounded down to whole windows
-  index_t held_out_tokens = 0;  ///< behind those, at most: nothing is fitted to them; errors are measured, solutions judged
-  bool keep_packed = false;     ///< the sink gets the packed codes too
-  index_t max_blocks = 0;       ///< stop behind so many blocks; 0: all
-  bool states_on_disk = false;  ///< hidden states wait in a scratch file between their turns
-};
-
 /// One compressed linear layer.
 struct layer_result {
   index_t block = 0;
@@ -27,6 +18,28 @@ struct layer_result {
   std::string role; ///< q, k, v, o, gate, up, down
   slim::layer_report report;
   index_t vanished_rows = 0; ///< rows that became 0 and were not: a scale that no stored number holds
+};
+
+/// What the blocks that are done leave to the next one, and what they cost.
+struct compression_state {
+  index_t blocks = 0; ///< done
+  state_store windows,
+      dense_windows; ///< hidden states before the next block; those of the dense model if the recipe needs them
+  std::vector<layer_result> layers;
+  double seconds = 0;
+};
+
+struct compress_config {
+  index_t context = 1024;       ///< tokens per calibration window
+  index_t calib_tokens = 16384; ///< at most; rounded down to whole windows
+  index_t held_out_tokens = 0;  ///< behind those, at most: nothing is fitted to them; errors are measured, solutions judged
+  bool keep_packed = false;     ///< the sink gets the packed codes too
+  index_t max_blocks = 0;       ///< stop behind so many blocks; 0: all
+  bool states_on_disk = false;  ///< hidden states wait in a scratch file between their turns
+  /// Fills the state of a run that goes on (blocks, states, layers, seconds); empty: begin with the first block.
+  std::function<void(compression_state&)> restore = {};
+  /// Called after the sink with every block: what is kept of the state is enough to go on from here.
+  std::function<void(compression_state&)> keep = {};
 };
 
 /// What compressing the model cost.
@@ -43,7 +56,8 @@ struct compression {
 };
 
 /// Gets every block when it is done, in order. The linears hold W_c + (L R)^T, dense floats of what the compressed layer
-/// computes; `round_input` is set if the recipe asks for it. `packed` has the layers of this block, with keep_packed.
+/// computes; `round_input` is set if the recipe asks for it. `packed` has the layers of this block, with keep_packed;
+/// an expert that no token was sent to has none.
 using block_sink = std::function<void(index_t number, block& compressed, packed_weights& packed)>;
 
 /// Linears with the same input share one calibration. `source_bits` is what a weight costs in the source, reported for a recipe

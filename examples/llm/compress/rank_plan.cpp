@@ -1,5 +1,7 @@
 #include "compress/rank_plan.hpp"
 
+#include "compress/bit_plan.hpp"
+
 #include "run/workspace.hpp"
 
 #include "slim/slim.hpp"
@@ -52,23 +54,11 @@ rank_request request_of(linear const& l, slim::calibration const& calib, recipe 
 
 std::vector<rank_request> collect_requests(recipe const& how, model const& m, std::span<int const> tokens, index_t window,
                                            context const& ctx, progress const& report) {
-  forward_pass const pass(m, window, ctx);
-  index_t const windows = static_cast<index_t>(tokens.size()) / window;
-  std::vector<matrix<float>> hidden;
-  for (index_t w = 0; w < windows; ++w)
-    hidden.push_back(pass.embed(tokens.subspan(static_cast<std::size_t>(w * window), static_cast<std::size_t>(window))));
   std::vector<rank_request> requests;
-  for (index_t n = 0; n < m.config.layers; ++n)
-    with_block(m, n, ctx, [&](block const& b) {
-      std::map<stage const*, slim::calibration> calib;
-      for (auto& h : hidden)
-        pass.run_block(b, h, [&](stage const& s, matrix_view<float const> x) {
-          calib.try_emplace(&s, slim::calibration(x.cols(), {.gram = true})).first->second.observe(x, ctx);
-        });
-      for (stage const& s : pass.stages())
-        for (std::string const& role : s.linears) requests.push_back(request_of(b[role], calib.at(&s), how, ctx));
-      if (report) report(n + 1, m.config.layers);
-    });
+  for_each_dense_linear(
+      m, tokens, window,
+      [&](linear const& l, slim::calibration const& calib) { requests.push_back(request_of(l, calib, how, ctx)); }, ctx,
+      report);
   return requests;
 }
 
@@ -110,8 +100,30 @@ void read_ranks_by_role(recipe& how, std::string const& text, std::vector<std::s
 
 } // namespace
 
+void for_each_dense_linear(model const& m, std::span<int const> tokens, index_t window,
+                           std::function<void(linear const&, slim::calibration const&)> const& visit, context const& ctx,
+                           progress const& report) {
+  forward_pass const pass(m, window, ctx);
+  index_t const windows = static_cast<index_t>(tokens.size()) / window;
+  std::vector<matrix<float>> hidden;
+  for (index_t w = 0; w < windows; ++w)
+    hidden.push_back(pass.embed(tokens.subspan(static_cast<std::size_t>(w * window), static_cast<std::size_t>(window))));
+  for (index_t n = 0; n < m.config.layers; ++n)
+    with_block(m, n, ctx, [&](block const& b) {
+      std::map<stage const*, slim::calibration> calib;
+      for (auto& h : hidden)
+        pass.run_block(b, h, [&](stage const& s, matrix_view<float const> x) {
+          calib.try_emplace(&s, slim::calibration(x.cols(), {.gram = true})).first->second.observe(x, ctx);
+        });
+      for (stage const& s : pass.stages())
+        for (std::string const& role : s.linears) visit(b[role], calib.at(&s));
+      if (report) report(n + 1, m.config.layers);
+    });
+}
+
 void plan_ranks(recipe& how, rank_options const& options, model const& m, std::span<int const> tokens, index_t context_tokens,
                 context const& ctx, progress const& report) {
+  if (options.bits != 0) plan_bits(how, options.bits, m, tokens, context_tokens, ctx, report);
   bool const asked = !options.rank.empty() || !options.by_role.empty() || options.budget != 0;
   if (!asked || !how.stored) return; // a recipe without adapters stands in grids beside those that have them
   if (!options.rank.empty()) how.rank = required(parse_rank(options.rank));

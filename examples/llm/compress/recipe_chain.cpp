@@ -1,11 +1,14 @@
 #include "compress/recipe_parts.hpp"
 
+#include "slim/quantization/range_quantizer.hpp"
 #include "slim/slim.hpp"
 
 namespace slim_llm {
 namespace {
 
 constexpr auto factor_format = slim::number_format::bf16;
+constexpr slim::index_t slim_repo_multiple = 128; ///< of ranks, in SLiM's published code
+constexpr double outlier_share = 0.01;            ///< of the input channels that SLiM-Quant^O scales
 
 slim::slim_quantizer slim_repo_quantizer(code_part const& codes) {
   return slim::slim_quantizer(
@@ -17,11 +20,17 @@ std::optional<slim::any_quantizer> quantizer_of(code_part const& codes) {
   case code_method::absmax:
     return slim::absmax_quantizer(
         {.bits = codes.bits, .block = codes.block, .symmetric = codes.symmetric, .scale_format = codes.scale_format});
+  case code_method::range:
+    return slim::range_quantizer({.bits = codes.bits,
+                                  .block = codes.block,
+                                  .range = {.rule = codes.range},
+                                  .by_output = codes.by_output,
+                                  .scale_format = codes.scale_format});
   case code_method::slim_quant:
     return slim::slim_quantizer({.bits = codes.bits, .block = codes.block, .scale_format = codes.scale_format});
   case code_method::slim_quant_o:
     return slim::slim_quantizer(
-        {.bits = codes.bits, .block = codes.block, .outlier_share = 0.01, .scale_format = codes.scale_format});
+        {.bits = codes.bits, .block = codes.block, .outlier_share = outlier_share, .scale_format = codes.scale_format});
   case code_method::slim_repo: return slim_repo_quantizer(codes);
   default: return std::nullopt;
   }
@@ -57,7 +66,7 @@ std::optional<slim::any_low_rank_solver> adapter_of(adapter_part const& adapter,
   case adapter_method::slim: return slim_adapter(adapter, rank);
   case adapter_method::exact: return slim::exact_lora({.rank = rank, .format = factor_format});
   case adapter_method::slim_repo:
-    rank.multiple = 128;
+    rank.multiple = slim_repo_multiple;
     return slim::saliency_lora<slim::rms_saliency>({.rank = rank, .format = factor_format});
   default: return std::nullopt;
   }
@@ -128,10 +137,13 @@ slim::joint_config joint_config_of(recipe_parts const& parts, slim::adapter_rank
 slim::any_chain chain_of_solver(recipe_parts const& parts, slim::adapter_rank rank) {
   return with_pattern(parts.mask, [&](auto pattern) -> slim::any_chain {
     slim::quantized_set const set(grid_of(parts.codes), pattern);
-    if (parts.codes.method == code_method::gptq) return slim::chain(slim::error_feedback(set, {.act_order = true}));
+    slim::error_feedback_config feedback{.act_order = parts.codes.method == code_method::gptq};
+    if (parts.codes.damping > 0.0) feedback.damping = parts.codes.damping;
+    if (parts.codes.method == code_method::gptq) return slim::chain(slim::error_feedback(set, feedback));
     if (parts.codes.method == code_method::error_feedback) {
-      if (auto const adapter = adapter_of(parts.adapter, rank)) return slim::chain(slim::error_feedback(set), *adapter);
-      return slim::chain(slim::error_feedback(set));
+      if (auto const adapter = adapter_of(parts.adapter, rank))
+        return slim::chain(slim::error_feedback(set, feedback), *adapter);
+      return slim::chain(slim::error_feedback(set, feedback));
     }
     slim::joint_slr const solver(set, joint_config_of(parts, rank));
     if (parts.towards_dense()) return slim::chain(slim::toward_target{}, solver);
@@ -142,7 +154,58 @@ slim::any_chain chain_of_solver(recipe_parts const& parts, slim::adapter_rank ra
 } // namespace
 
 slim::any_chain chain_of(recipe_parts const& parts, slim::adapter_rank rank) {
+  if (parts.is_system()) return chain_of_system(parts.codes);
   return parts.has_solver() ? chain_of_solver(parts, rank) : chain_of_steps(parts, rank);
+}
+
+namespace {
+
+/// A mask of the pattern that keeps the first weights of every group or row.
+slim::mask first_kept(mask_part const& how, slim::index_t rows, slim::index_t cols) {
+  slim::index_t const group = how.unstructured ? cols : 4;
+  slim::mask kept(rows, cols, how.unstructured ? slim::sparsity_pattern{} : slim::sparsity_pattern{2, 4});
+  for (slim::index_t i = 0; i < rows; ++i)
+    for (slim::index_t j = 0; j < cols; ++j) {
+      slim::index_t const first = j / group * group, size = std::min(group, cols - first);
+      kept.keep(i, j, j - first < size - size / 2);
+    }
+  return kept;
+}
+
+/// Zeros, with codes if the parts say so.
+slim::adapter blank_adapter(adapter_part const& how, slim::index_t d_out, slim::index_t d_in, slim::index_t rank) {
+  slim::adapter a;
+  a.format = factor_format;
+  a.left = slim::matrix<float>(d_in, rank);
+  a.right = slim::matrix<float>(rank, d_out);
+  if (how.bits == 0) return a;
+  slim::absmax_quantizer const rounding(
+      {.bits = how.bits, .block = slim::per_column_group(slim::adapter_format{}.group), .scale_format = how.scale_format});
+  a.left_codes = rounding.zero_codes(d_in, rank);
+  a.right_codes = rounding.zero_codes(rank, d_out);
+  return a;
+}
+
+} // namespace
+
+slim::any_layer blank_layer(recipe_parts const& parts, slim::index_t d_out, slim::index_t d_in, slim::adapter_rank rank) {
+  slim::absmax_quantizer const rounding({.bits = parts.codes.bits,
+                                         .block = parts.codes.block,
+                                         .symmetric = parts.codes.symmetric,
+                                         .scale_format = parts.codes.scale_format});
+  auto codes = rounding.zero_codes(d_out, d_in);
+  if (parts.codes.method == code_method::slim_quant_o) {
+    codes.channel_factors.assign(static_cast<std::size_t>(d_in), 1.0f);
+    auto const scaled = static_cast<std::size_t>(outlier_share * static_cast<double>(d_in));
+    std::fill_n(codes.channel_factors.begin(), scaled, 2.0f);
+  }
+  std::optional<slim::mask> kept;
+  if (parts.mask.method != mask_method::none) kept = first_kept(parts.mask, d_out, d_in);
+  slim::any_layer layer{{std::move(kept), std::move(codes)}, std::nullopt, {}};
+  if (parts.adapter.method == adapter_method::slim_repo) rank.multiple = slim_repo_multiple;
+  if (parts.adapter.method != adapter_method::none)
+    layer.adapter = blank_adapter(parts.adapter, d_out, d_in, rank.of(d_out, d_in));
+  return layer;
 }
 
 } // namespace slim_llm

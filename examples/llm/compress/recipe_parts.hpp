@@ -4,6 +4,8 @@
 
 #include "compress/recipe.hpp"
 
+#include "slim/quantization/range_search.hpp"
+
 #include <span>
 
 namespace slim_llm {
@@ -12,6 +14,7 @@ namespace slim_llm {
 enum class code_method {
   none,
   absmax,         ///< scale from the largest weight, rounded to nearest
+  range,          ///< ends of the range searched, rounded to nearest
   slim_quant,     ///< scale of least expected error
   slim_quant_o,   ///< the same, with input channels of outliers scaled
   slim_repo,      ///< the scale search of SLiM's published code
@@ -19,6 +22,14 @@ enum class code_method {
   gptq,           ///< GPTQ with act-order
   alternating,    ///< error feedback and exact adapter in turn
   joint,          ///< mask, codes and adapter together
+  // Other systems, see recipe_systems.cpp
+  squeeze_llm,   ///< books per row by weighted k-means, perhaps with weights apart
+  kmeans,        ///< the same by k-means without weights
+  spqr,          ///< second-level groups, outliers in the loop
+  balanced_bits, ///< SliM-LLM's allocation
+  bits_2_4_16,   ///< 4 bits for some groups, outliers in the others
+  smooth_quant,  ///< input channels scaled for rounded weights and inputs
+  svdquant,      ///< the same beside a low-rank branch
 };
 
 /// What decides which weights are pruned. `solver`: the method of the codes.
@@ -33,6 +44,10 @@ struct code_part {
   slim::scale_block block = slim::per_tensor;
   bool symmetric = true;
   slim::number_format scale_format = slim::number_format::fp16;
+  bool apart = false;                              ///< squeeze_llm: some weights are stored as numbers
+  double damping = 0.0;                            ///< of error feedback; 0: the method's own
+  slim::range_rule range = slim::range_rule::dobi; ///< of the method `range`
+  bool by_output = false;                          ///< ranges are judged by the output's error
 };
 
 struct mask_part {
@@ -52,10 +67,25 @@ struct recipe_parts {
   mask_part mask = {};
   adapter_part adapter = {};
   bool prune_first = false;     ///< if pruning is a step of its own
+  int input_bits = 0;           ///< of inputs per token and 64 channels; 0: inputs stay float
   bool aims_at_weights = false; ///< joint only, which otherwise aims at the dense model's outputs
 
   [[nodiscard]] bool towards_dense() const { return codes.method == code_method::joint && !aims_at_weights; }
+  [[nodiscard]] bool is_system() const { return codes.method >= code_method::squeeze_llm; }
+  [[nodiscard]] bool needs_samples() const {
+    return codes.method == code_method::smooth_quant || codes.method == code_method::svdquant;
+  }
   [[nodiscard]] bool has_solver() const { return codes.method >= code_method::error_feedback; }
+  /// Whether codes have groups of columns, whose size may be asked for.
+  [[nodiscard]] bool has_groups() const {
+    return codes.method != code_method::none && codes.method != code_method::squeeze_llm &&
+           codes.method != code_method::kmeans && codes.method != code_method::spqr && !needs_samples();
+  }
+  /// Whether codes have one width, which another may take the place of.
+  [[nodiscard]] bool has_width() const {
+    return codes.method != code_method::none && codes.method != code_method::balanced_bits &&
+           codes.method != code_method::bits_2_4_16 && !needs_samples();
+  }
   [[nodiscard]] bool changes_weights() const { return codes.method != code_method::none || mask.method != mask_method::none; }
 };
 
@@ -69,7 +99,19 @@ struct base_recipe {
 /// All recipes, in the order of the papers' tables.
 [[nodiscard]] std::span<base_recipe const> recipe_table();
 
+/// The parts that a recipe's name says, without its rounding of inputs; or what is wrong with the name.
+[[nodiscard]] slim::result<recipe_parts> find_parts(std::string const& name);
+
+/// A recipe of these parts under any name. Inputs stay float.
+[[nodiscard]] recipe recipe_of(std::string const& name, recipe_parts const& parts);
+
 /// The library's chain for these parts, with adapters of that rank. The parts must change the weights.
 [[nodiscard]] slim::any_chain chain_of(recipe_parts const& parts, slim::adapter_rank rank);
+/// The chain of one of the other systems.
+[[nodiscard]] slim::any_chain chain_of_system(code_part const& codes);
+
+/// A layer of the kind that this chain makes: codes, mask and adapter of the same formats. The parts must make codes.
+[[nodiscard]] slim::any_layer blank_layer(recipe_parts const& parts, slim::index_t d_out, slim::index_t d_in,
+                                          slim::adapter_rank rank);
 
 } // namespace slim_llm

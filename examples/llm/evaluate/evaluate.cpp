@@ -19,6 +19,12 @@ index_t tokens_per_batch(model_config const& c) {
   return std::min(most, activations / std::max<index_t>(c.intermediate, 1));
 }
 
+bool all_finite(matrix<float> const& m) {
+  return std::all_of(m.data(), m.data() + m.size(), [](float value) { return std::isfinite(value); });
+}
+
+} // namespace
+
 std::pair<double, double> mean_and_standard_error(std::vector<double> const& values) {
   double const count = static_cast<double>(values.size());
   double sum = 0, squares = 0;
@@ -27,12 +33,6 @@ std::pair<double, double> mean_and_standard_error(std::vector<double> const& val
   for (double const v : values) squares += (v - mean) * (v - mean);
   return {mean, values.size() < 2 ? 0.0 : std::sqrt(squares / (count - 1) / count)};
 }
-
-bool all_finite(matrix<float> const& m) {
-  return std::all_of(m.data(), m.data() + m.size(), [](float value) { return std::isfinite(value); });
-}
-
-} // namespace
 
 slim::result<protocol> find_protocol(std::string const& name) {
   if (name == "windows") return protocol::windows;
@@ -92,6 +92,14 @@ block_evaluation::block_evaluation(model const& m, std::span<int const> tokens, 
   m.embedding.drop_pages();
 }
 
+void block_evaluation::restore(state_store states, index_t blocks) {
+  if (states.size() != batches_.size())
+    throw input_error(
+        slim::message("the kept states are of ", states.size(), " batches of windows, the text has ", batches_.size()));
+  states_ = std::move(states);
+  blocks_ = blocks;
+}
+
 void block_evaluation::advance(block const& b) {
   for (std::size_t k = 0; k < batches_.size(); ++k) {
     block_state state = states_.take(k);
@@ -107,25 +115,28 @@ void block_evaluation::advance(block const& b) {
   return_freed_memory();
 }
 
-/// Mean NLL of the targets of one window.
-double block_evaluation::window_mean(matrix_view<float const> hidden, std::span<int const> ids) const {
-  auto const head_in = pass_.head_input(hidden.middle_rows(plan_.first_target - 1, plan_.targets()));
-  double sum = 0;
-  for (double const nll : pass_.token_nll(head_in, ids.subspan(static_cast<std::size_t>(plan_.first_target)))) sum += nll;
-  return sum / static_cast<double>(plan_.targets());
+void block_evaluation::visit_windows(window_visitor const& f) {
+  auto const length = static_cast<std::size_t>(plan_.length);
+  index_t w = 0;
+  for (std::size_t k = 0; k < batches_.size(); ++k) {
+    block_state state = states_.take(k);
+    auto const ids = std::span<int const>(batches_[k]);
+    for (std::size_t first = 0; first < ids.size(); first += length) {
+      auto const rows = state.hidden.view().middle_rows(static_cast<index_t>(first) + plan_.first_target - 1, plan_.targets());
+      f(w++, pass_.head_input(rows), ids.subspan(first, length).subspan(static_cast<std::size_t>(plan_.first_target)));
+    }
+    states_.put(k, std::move(state));
+  }
+  model_.output_head().drop_pages();
 }
 
 evaluation block_evaluation::finish() {
   evaluation out;
-  auto const length = static_cast<std::size_t>(plan_.length);
-  for (std::size_t k = 0; k < batches_.size(); ++k) {
-    block_state const state = states_.take(k);
-    auto const ids = std::span<int const>(batches_[k]);
-    for (std::size_t first = 0; first < ids.size(); first += length)
-      out.window_nll.push_back(
-          window_mean(state.hidden.view().middle_rows(static_cast<index_t>(first), plan_.length), ids.subspan(first, length)));
-  }
-  model_.output_head().drop_pages();
+  visit_windows([&](index_t, matrix_view<float const> head_in, std::span<int const> targets) {
+    double sum = 0;
+    for (double const nll : pass_.token_nll(head_in, targets)) sum += nll;
+    out.window_nll.push_back(sum / static_cast<double>(plan_.targets()));
+  });
   for (std::size_t w = 0; w < out.window_nll.size(); ++w)
     if (!std::isfinite(std::exp(out.window_nll[w])))
       throw input_error(slim::message("window ", w, " of the text (tokens ", static_cast<index_t>(w) * plan_.stride, " to ",
@@ -156,6 +167,11 @@ paired_difference compare(std::vector<double> const& a, std::vector<double> cons
     throw slim::shape_error(slim::message("compare: ", a.size(), " and ", b.size(), " windows"));
   std::vector<double> difference(a.size());
   for (std::size_t i = 0; i < difference.size(); ++i) difference[i] = a[i] - b[i];
+  return summarise_windows(difference);
+}
+
+paired_difference summarise_windows(std::vector<double> const& difference) {
+  if (difference.empty()) throw slim::shape_error("summarise_windows: no windows");
   constexpr std::size_t resamples = 2000;
   std::vector<double> means;
   for (std::size_t k = 0; k < resamples; ++k) {

@@ -9,6 +9,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 
 namespace slim_llm {
 
@@ -58,6 +59,20 @@ public:
   /// After the last block. @throws input_error naming the window if a token's likelihood is not a number, or no finite one.
   [[nodiscard]] evaluation finish();
 
+  /// After the last block: calls `f` with each window, what the head multiplies at the positions that predict its targets
+  /// (targets, embedding_dim), and these targets.
+  using window_visitor = std::function<void(index_t window, matrix_view<float const> head_in, std::span<int const> targets)>;
+  void visit_windows(window_visitor const& f);
+  [[nodiscard]] forward_pass const& pass() const { return pass_; }
+  [[nodiscard]] index_t windows() const { return plan_.count; }
+  [[nodiscard]] index_t targets_per_window() const { return plan_.targets(); }
+  [[nodiscard]] index_t window() const { return plan_.length; }
+
+  /// Hidden states before the next block, and how many blocks are done: what is kept to go on later.
+  [[nodiscard]] state_store& states() { return states_; }
+  /// Goes on with states that were kept behind so many blocks. @throws input_error if they are of other windows.
+  void restore(state_store states, index_t blocks);
+
   /// Tokens in windows: hidden states that wait between blocks.
   [[nodiscard]] static index_t tokens_in_windows(evaluation_config const& config, index_t available);
 
@@ -69,7 +84,6 @@ private:
   };
   [[nodiscard]] static window_plan plan_windows(evaluation_config const& config, index_t available);
   [[nodiscard]] std::vector<int> tokens_of_windows(std::span<int const> tokens, index_t first, index_t count) const;
-  [[nodiscard]] double window_mean(matrix_view<float const> hidden, std::span<int const> ids) const;
 
   window_plan plan_;
   index_t blocks_ = 0; ///< done
@@ -78,6 +92,9 @@ private:
   std::vector<std::vector<int>> batches_; ///< token ids as the model gets them
   state_store states_;                    ///< one per batch
 };
+
+/// Mean of one value per window and its standard error: standard deviation / sqrt(windows), 0 for a single window.
+[[nodiscard]] std::pair<double, double> mean_and_standard_error(std::vector<double> const& values);
 
 /// All blocks of the model, one at a time. @throws as block_evaluation.
 [[nodiscard]] evaluation evaluate(model const& m, std::span<int const> tokens, evaluation_config const& config,
@@ -90,6 +107,8 @@ struct paired_difference {
   double standard_error = 0;
   double low = 0, high = 0;
 };
+/// @throws slim::shape_error if there are no windows.
+[[nodiscard]] paired_difference summarise_windows(std::vector<double> const& differences);
 /// @throws slim::shape_error if counts differ or there are no windows.
 [[nodiscard]] paired_difference compare(evaluation const& a, evaluation const& b);
 [[nodiscard]] paired_difference compare(std::vector<double> const& a, std::vector<double> const& b);

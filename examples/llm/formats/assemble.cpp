@@ -132,7 +132,11 @@ struct stored_blocks {
   [[nodiscard]] block read(index_t number, context const& ctx) const {
     auto const n = static_cast<std::size_t>(number);
     block b = described[n];
-    for (std::size_t k = 0; k < b.linears.size(); ++k) b.linears[k].weight = read_parallel(weights[n][k], ctx);
+    for (std::size_t k = 0; k < b.linears.size(); ++k) {
+      auto const& tensor = weights[n][k];
+      bool const coded = tensor.stored_type == coded_type;
+      b.linears[k].weight = coded ? matrix<float>(tensor.rows(), tensor.cols()) : read_parallel(tensor, ctx);
+    }
     return b;
   }
 };
@@ -187,6 +191,7 @@ slim::tensor_info tensor_source::find(std::string const& name, index_t rows, ind
     fail(slim::message("tensor '", name, "' is ", spelled(tensor->shape), ", the configuration asks for ", rows, " x ", cols));
     return {};
   }
+  if (tensor->stored_type == coded_type) return *tensor;
   if (auto const read = slim::dequantize_rows_into(*tensor, 0, {nullptr, 0, cols}); !read) { // no rows: only checks
     fail(read.why());
     return {};
@@ -196,6 +201,7 @@ slim::tensor_info tensor_source::find(std::string const& name, index_t rows, ind
 
 slim::tensor_info tensor_source::find_slice(std::string const& name, index_t slice, index_t slices, index_t rows,
                                             index_t cols) {
+  if (has(slice_name(name, slice))) return find(slice_name(name, slice), rows, cols);
   slim::tensor_info const* const tensor = require(name);
   if (!tensor) return {};
   if (tensor->shape != std::vector<index_t>{slices, rows, cols}) {
@@ -337,6 +343,7 @@ slim::result<model> assemble(model_config config, tensor_layout const& layout, t
   if (config.tied_embeddings && !m.head.empty()) {
     if (same_numbers(m.head, m.embedding)) {
       m.head = {}; // some writers store the shared matrix twice
+      m.repeated_head = layout.head;
     } else {
       config.tied_embeddings = false;
       source.note("the configuration says that the head is the embedding (tie_word_embeddings), but '" + layout.head +

@@ -16,6 +16,9 @@
 
 namespace slim_llm {
 
+/// stored_type of a tensor whose numbers are codes, which are read elsewhere.
+inline constexpr std::string_view coded_type = "codes";
+
 /// The tensors of one file or folder, by name. Remembers the first thing that went wrong; from then on everything it hands
 /// out is empty, so that callers check once, at the end.
 class tensor_source {
@@ -28,11 +31,13 @@ public:
   /// Shape of a tensor, outermost first; empty if it is not there.
   [[nodiscard]] std::vector<index_t> shape_of(std::string const& name) const;
 
-  /// The tensor as it lies in the file; it is certain that it can be read as a matrix of this shape.
+  /// The tensor as it lies in the file; it is certain that it can be read as a matrix of this shape, or that it is codes of
+  /// one.
   [[nodiscard]] slim::tensor_info find(std::string const& name, index_t rows, index_t cols);
   [[nodiscard]] matrix<float> read(std::string const& name, index_t rows, index_t cols);
   [[nodiscard]] std::vector<float> read_vector(std::string const& name, index_t size);
   /// Matrix `slice` of a tensor that stacks `slices` of them, rows x cols each. Its name is the tensor's with "[slice]" behind.
+  /// It may also be a tensor of that name.
   [[nodiscard]] slim::tensor_info find_slice(std::string const& name, index_t slice, index_t slices, index_t rows,
                                              index_t cols);
   /// The tensor is known and not needed.
@@ -71,7 +76,8 @@ private:
 [[nodiscard]] std::string why_not_valid(model_config const& config);
 
 /// Finds everything the model needs in `source`. `config` must be valid. Linears of the blocks, the embedding and the head stay
-/// in the file, which `file` keeps open.
+/// in the file, which `file` keeps open. Blocks have zeros where a linear is stored as codes: model::read_block has to be
+/// wrapped.
 [[nodiscard]] slim::result<model> assemble(model_config config, tensor_layout const& layout, tensor_source& source,
                                            std::shared_ptr<void const> file);
 

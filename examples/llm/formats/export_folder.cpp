@@ -13,7 +13,7 @@
 
 #include <cstring>
 #include <numeric>
-#include <unordered_map>
+#include <set>
 
 namespace slim_llm {
 namespace {
@@ -51,7 +51,7 @@ struct folder_draft {
   double other_bytes = 0;
 };
 
-/// A tensor of a GGUF file as numbers.
+/// A tensor that a folder has no type for, or of a GGUF file, as numbers.
 slim::outgoing_tensor converted(slim::tensor_info const& tensor, std::string const& name, bool allow_lossy,
                                 std::vector<std::string>& notes) {
   index_t const cols = tensor.cols(), rows_at_once = std::max<index_t>(1, (index_t{1} << 20) / std::max<index_t>(cols, 1));
@@ -79,16 +79,18 @@ slim::outgoing_tensor converted(slim::tensor_info const& tensor, std::string con
 }
 
 /// Everything but the linears.
-folder_draft copy_others(export_source const& source, tensor_names const& names, bool allow_lossy, std::string const& skipped,
-                         std::vector<std::string>& notes) {
+folder_draft copy_others(export_source const& source, tensor_names const& names, bool allow_lossy,
+                         std::vector<slim::tensor_info> const& skipped, std::vector<std::string>& notes) {
   folder_draft draft;
-  std::unordered_map<std::string, bool> linears;
-  for (linear_info const& l : source.linears) linears[l.name] = true;
+  std::set<std::string> linears;
+  for (linear_info const& l : source.linears) linears.insert(l.name);
   for (auto const& tensor : source.file->tensors()) {
-    if (linears.contains(tensor.name) || tensor.name == skipped) continue;
+    bool const in_codes = std::any_of(skipped.begin(), skipped.end(), [&](auto const& s) { return s.name == tensor.name; });
+    if (linears.contains(tensor.name) || in_codes) continue;
     std::string const& name = names.of(tensor.name);
     if (tensor.shape.size() == 2 && name.ends_with(".weight")) draft.left.push_back(module_of(name));
-    draft.tensors.push_back(source.file->gguf() ? converted(tensor, name, allow_lossy, notes) : slim::outgoing_copy(tensor));
+    bool const copied = slim::detail::find_safetensors_type(tensor.stored_type) && !gguf_of(*source.file);
+    draft.tensors.push_back(copied ? slim::outgoing_copy(tensor) : converted(tensor, name, allow_lossy, notes));
     draft.other_bytes += static_cast<double>(slim::detail::outgoing_bytes(draft.tensors.back()));
   }
   return draft;
@@ -144,7 +146,7 @@ slim::integer_codes codes_to_write(layer_format const& format, slim::integer_cod
       slim::message(name, ": ", format.name(), " cannot hold it: ", why, allow_lossy ? "" : " (--allow-lossy rounds scales)"));
 }
 
-/// An embedding in Q8_0 as 8-bit codes.
+/// A matrix in Q8_0 as 8-bit codes.
 slim::integer_codes codes_of_q8_0(slim::tensor_info const& tensor) {
   using block = slim::ggml::block_q8_0;
   slim::integer_codes codes(tensor.rows(), tensor.cols(), 8, slim::per_group(block::elements), slim::number_format::fp16);
@@ -157,12 +159,17 @@ slim::integer_codes codes_of_q8_0(slim::tensor_info const& tensor) {
   return codes;
 }
 
-/// The embedding of a GGUF file where MLX's format holds its bits; null: it does not, or another format is written.
-slim::tensor_info const* embedding_in_codes(export_source const& source, layer_format const& format) {
-  slim::gguf_file const* const gguf = source.file->gguf();
-  slim::tensor_info const* const tensor = gguf ? gguf->find("token_embd.weight") : nullptr;
-  if (!tensor || format.name() != "mlx" || tensor->type != slim::tensor_type::q8_0) return nullptr;
-  return format.why_not(codes_of_q8_0(*tensor), slim::ggml::block_q8_0::elements).empty() ? tensor : nullptr;
+/// Matrices in Q8_0 beside the linears (embedding, head) where MLX's format holds their bits; none in other formats.
+std::vector<slim::tensor_info> others_in_codes(export_source const& source, layer_format const& format) {
+  std::vector<slim::tensor_info> found;
+  std::set<std::string> linears;
+  for (linear_info const& l : source.linears) linears.insert(l.name);
+  for (auto const& tensor : source.file->tensors()) {
+    bool const fits = tensor.type == slim::tensor_type::q8_0 && tensor.shape.size() == 2 && !linears.contains(tensor.name);
+    if (format.name() == "mlx" && fits && format.why_not(codes_of_q8_0(tensor), slim::ggml::block_q8_0::elements).empty())
+      found.push_back(tensor);
+  }
+  return found;
 }
 
 /// One tensor per part of a layer, whose codes are made when it is written.
@@ -205,14 +212,13 @@ void export_folder(export_source const& source, layer_format& format, std::files
   auto const codes_of = [&](placed_linear const& l) {
     return codes_to_write(format, read_layer(source, l).codes, group, l.info.name, options.allow_lossy);
   };
-  slim::tensor_info const* const embedding = embedding_in_codes(source, format);
-  folder_draft draft = copy_others(source, names, options.allow_lossy, embedding ? embedding->name : "", report.notes);
+  std::vector<slim::tensor_info> const others = others_in_codes(source, format);
+  folder_draft draft = copy_others(source, names, options.allow_lossy, others, report.notes);
   for (placed_linear const& l : linears)
     report.linear_bytes += add_parts(draft.tensors, format, l.stored, [&codes_of, &l] { return codes_of(l); });
-  if (embedding) {
-    stored.push_back({module_of(names.of(embedding->name)), embedding->rows(), embedding->cols(), 8, true,
-                      slim::ggml::block_q8_0::elements});
-    draft.other_bytes += add_parts(draft.tensors, format, stored.back(), [embedding] { return codes_of_q8_0(*embedding); });
+  for (slim::tensor_info const& other : others) {
+    stored.push_back({module_of(names.of(other.name)), other.rows(), other.cols(), 8, true, slim::ggml::block_q8_0::elements});
+    draft.other_bytes += add_parts(draft.tensors, format, stored.back(), [&other] { return codes_of_q8_0(other); });
   }
   report.other_bytes += draft.other_bytes;
   if (std::find(draft.left.begin(), draft.left.end(), "lm_head") == draft.left.end()) draft.left.push_back("lm_head");
@@ -225,7 +231,7 @@ void export_folder(export_source const& source, layer_format& format, std::files
       require_same(file.path(), l.module, values_of(format.read(find, l.module, l.bits)), values_of(codes));
     };
     for (placed_linear const& l : linears) verify(l.stored, codes_of(l));
-    if (embedding) verify(stored.back(), codes_of_q8_0(*embedding));
+    for (std::size_t k = 0; k < others.size(); ++k) verify(stored[linears.size() + k], codes_of_q8_0(others[k]));
   });
 }
 
@@ -248,7 +254,7 @@ void export_dense_folder(export_source const& source, bool merge, std::filesyste
       for (index_t n = 0; n < w.size(); ++n) w.data()[n] = slim::rounded_to(slim::number_format::fp16, w.data()[n]);
     return w;
   };
-  folder_draft draft = copy_others(source, names, options.allow_lossy, "", report.notes);
+  folder_draft draft = copy_others(source, names, options.allow_lossy, {}, report.notes);
   report.other_bytes += draft.other_bytes;
   for (std::size_t k = 0; k < linears.size(); ++k) {
     placed_linear const& l = linears[k];

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 namespace slim_llm {
 namespace {
@@ -105,12 +106,29 @@ std::vector<block_type const*> possible_types(std::string const& name) {
   return out;
 }
 
-slim::gguf_file open_base(export_source const& source, std::filesystem::path const& base) {
-  if (!base.empty()) return required(slim::gguf_file::open(base));
-  if (source.file->gguf()) return required(slim::gguf_file::open(source.file->path()));
-  throw input_error(source.file->path().string() +
-                    ": is a folder, and the tokenizer of a GGUF file is not made of it here; give a GGUF file of the same "
-                    "model (llama.cpp's convert_hf_to_gguf.py makes one) with --base");
+/// Adds the tensors of a .slim file to its metadata, linears without numbers: those are replaced.
+void add_tensors(slim::gguf_writer& writer, slim_container const& container,
+                 std::map<std::string, written_tensor> const& linears) {
+  for (slim::tensor_info const& tensor : container.tensors()) {
+    if (tensor_of(tensor.name) != tensor.name)
+      throw input_error(tensor.name + ": is one of several matrices of a tensor (experts); export the GGUF file and its packed "
+                                      "linears instead of the .slim file");
+    writer.add(
+        linears.contains(tensor.name)
+            ? slim::outgoing_tensor{tensor.name, slim::tensor_type::f16, {}, tensor.shape, std::function<matrix<float>()>()}
+            : slim::outgoing_copy(tensor));
+  }
+}
+
+/// The GGUF file that everything but the linears is taken from; without tensors, those of the .slim file. @throws input_error
+slim::gguf_file const& base_of(export_source const& source, std::optional<slim::gguf_file>& opened,
+                               std::filesystem::path const& base) {
+  if (!base.empty()) return opened.emplace(required(slim::gguf_file::open(base)));
+  if (auto const* own = gguf_of(*source.file)) return *own;
+  throw input_error(
+      source.file->path().string() +
+      ": comes from a folder, and the tokenizer of a GGUF file is not made of it here; give a GGUF file of the same "
+      "model (llama.cpp's convert_hf_to_gguf.py makes one) with --base");
 }
 
 } // namespace
@@ -125,7 +143,8 @@ std::string gguf_types() {
 
 void export_gguf(export_source const& source, std::string const& type, std::filesystem::path const& base,
                  std::filesystem::path const& out, export_options const& options, export_report& report) {
-  slim::gguf_file const file = open_base(source, base);
+  std::optional<slim::gguf_file> opened;
+  slim::gguf_file const& file = base_of(source, opened, base);
   tensor_names const names = names_in_gguf(*source.file, *source.dense);
   block_maker const blocks(source, names);
   std::map<std::string, written_tensor> tensors; // slices lie in their order, as here
@@ -135,9 +154,15 @@ void export_gguf(export_source const& source, std::string const& type, std::file
   }
   auto const possible = possible_types(type);
   slim::gguf_writer writer(file);
+  bool const from_container = base.empty() && source.file->container();
+  if (from_container) add_tensors(writer, *source.file->container(), tensors);
+  auto const& all_tensors = from_container ? source.file->tensors() : file.tensors();
   std::map<std::uint32_t, index_t> count_of;
   for (auto& [name, tensor] : tensors) {
-    slim::tensor_info const described = required(file.require(name));
+    auto const at =
+        std::find_if(all_tensors.begin(), all_tensors.end(), [&, &name = name](auto const& t) { return t.name == name; });
+    if (at == all_tensors.end()) throw input_error(file.path().string() + ": there is no tensor '" + name + "'");
+    slim::tensor_info const& described = *at;
     index_t const rows = tensor.slices.front().d_out, cols = tensor.slices.front().d_in;
     if (described.size() != rows * cols * static_cast<index_t>(tensor.slices.size()) || described.cols() != cols)
       throw input_error(slim::message(file.path().string(), ": '", name, "' is not ", rows, " x ", cols,
@@ -153,7 +178,7 @@ void export_gguf(export_source const& source, std::string const& type, std::file
       report.compare(tensor.slices[k].name, values_of(blocks.codes_of(tensor, k)),
                      values_of(blocks.packed_codes(tensor.slices[k])));
   }
-  for (auto const& tensor : file.tensors())
+  for (auto const& tensor : all_tensors)
     if (!tensors.contains(tensor.name)) report.other_bytes += static_cast<double>(tensor.bytes.size());
   auto const most =
       std::max_element(count_of.begin(), count_of.end(), [](auto const& a, auto const& b) { return a.second < b.second; });

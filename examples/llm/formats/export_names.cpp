@@ -44,13 +44,16 @@ std::map<std::string, std::string> paired(tensor_layout const& from, tensor_layo
   return names;
 }
 
+bool has_tensor(checkpoint const& file, std::string const& name) {
+  return std::any_of(file.tensors().begin(), file.tensors().end(), [&](auto const& tensor) { return tensor.name == name; });
+}
+
 /// The layout of the folder that the model came from.
 tensor_layout layout_of_folder(checkpoint const& file, model_config const& config) {
   auto const& format = config.family->hugging_face;
   for (std::string const& root : format.roots) {
     tensor_layout layout = format.tensors(config, root);
-    for (auto const& tensor : file.tensors())
-      if (tensor.name == layout.embedding) return layout;
+    if (has_tensor(file, layout.embedding)) return layout;
   }
   return format.tensors(config, format.roots.front());
 }
@@ -78,17 +81,17 @@ char const* class_of(std::string const& architecture) {
 }
 
 void require_way_back(checkpoint const& file, model const& m) {
-  slim::gguf_file const& gguf = *file.gguf();
+  slim::gguf_file const& gguf = *gguf_of(file);
   model_config const& c = m.config;
   if (!class_of(c.name)) no_way_back(file, "its architecture is " + c.name + "; llama, qwen2 and qwen3 map back");
   std::string const scaling = required(gguf.get_or<std::string>(c.name + ".rope.scaling.type", "none"));
-  if (scaling != "none" || gguf.find("rope_freqs.weight") || m.rotary.size() != 1)
+  if (scaling != "none" || has_tensor(file, "rope_freqs.weight") || m.rotary.size() != 1)
     no_way_back(file, "its rotary positions are scaled");
   if (!c.attention.empty()) no_way_back(file, "its blocks attend to windows");
 }
 
 ordered_json config_of(checkpoint const& file, model const& m) {
-  slim::gguf_file const& gguf = *file.gguf();
+  slim::gguf_file const& gguf = *gguf_of(file);
   model_config const& c = m.config;
   ordered_json config = {{"architectures", ordered_json::array({class_of(c.name)})},
                          {"model_type", c.name},
@@ -166,6 +169,8 @@ ordered_json tokenizer_config_of(slim::gguf_file const& gguf) {
 
 } // namespace
 
+slim::gguf_file const* gguf_of(checkpoint const& file) { return file.container() ? file.container()->gguf() : file.gguf(); }
+
 std::vector<index_t> tensor_names::row_order(linear_info const& l, model_config const& config) const {
   if (!permuted || (l.role != "q" && l.role != "k")) return {};
   index_t const heads = l.role == "q" ? config.heads : config.kv_heads, dim = config.head_dim, half = dim / 2;
@@ -187,7 +192,7 @@ std::string const& tensor_names::of(std::string const& name) const {
 
 tensor_names names_in_folder(checkpoint const& file, model const& m) {
   tensor_names out;
-  if (!file.gguf()) {
+  if (!gguf_of(file)) {
     for (auto const& tensor : file.tensors()) out.names[tensor.name] = tensor.name;
     return out;
   }
@@ -204,7 +209,7 @@ tensor_names names_in_folder(checkpoint const& file, model const& m) {
 
 tensor_names names_in_gguf(checkpoint const& file, model const& m) {
   tensor_names out;
-  if (file.gguf()) {
+  if (gguf_of(file)) {
     for (auto const& tensor : file.tensors()) out.names[tensor.name] = tensor.name;
     return out;
   }
@@ -224,11 +229,12 @@ std::string gguf_architecture(model_config const& config) {
 
 std::map<std::string, std::string> files_of_folder(checkpoint const& file, model const& m, std::vector<std::string>& notes) {
   std::map<std::string, std::string> files;
-  if (!file.gguf()) {
-    for (std::string const& name : small_files(file.path())) files[name] = read_text(file.path() / name);
+  if (!gguf_of(file)) {
+    model_files const from = file.container() ? file.container()->files() : model_files(file.path());
+    for (std::string const& name : from.names()) files[name] = required(from.text(name));
     return files;
   }
-  slim::gguf_file const& gguf = *file.gguf();
+  slim::gguf_file const& gguf = *gguf_of(file);
   files["config.json"] = config_of(file, m).dump(2) + "\n";
   std::string const kind = required(gguf.get_or<std::string>("tokenizer.ggml.model", ""));
   std::string const split = required(gguf.get_or<std::string>("tokenizer.ggml.pre", ""));

@@ -11,6 +11,10 @@
 
 namespace slim_llm {
 
+/// The GGUF file whose names and metadata a model has: itself, or the one that a .slim file was made of; null: it has those of
+/// a folder.
+[[nodiscard]] slim::gguf_file const* gguf_of(checkpoint const& file);
+
 /// How tensors of one format are found in another.
 struct tensor_names {
   std::map<std::string, std::string> names; ///< by name in the source; a bias has the name of its weight with "bias"

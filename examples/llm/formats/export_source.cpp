@@ -12,7 +12,8 @@ void permute_rows(Table& to, Table const& from, std::vector<index_t> const& orde
 
 } // namespace
 
-export_source source_of(checkpoint const& file, model const& dense, std::shared_ptr<packed_file const> packed) {
+export_source source_of(checkpoint const& file, model const& dense, std::filesystem::path const& beside) {
+  auto const packed = file.container() ? file.container()->linears() : packed_beside(file, dense, beside);
   export_source source{&file, &dense, linears_of(dense), {}, {}};
   for (linear_info const& l : source.linears) packed->require(l.name);
   source.read = [packed](linear_info const& l) {

@@ -4,6 +4,7 @@
 /// time.
 
 #include "formats/packed_weights.hpp"
+#include "run/workspace.hpp"
 
 #include <functional>
 #include <string>
@@ -27,8 +28,8 @@ struct export_source {
   std::function<slim::adapter(linear_info const&)> read_adapter; ///< its adapter alone. @throws input_error
 };
 
-/// A model beside its packed linears. @throws input_error if a linear is not among them.
-[[nodiscard]] export_source source_of(checkpoint const& file, model const& dense, std::shared_ptr<packed_file const> packed);
+/// A .slim file, or a model and the file of its packed linears beside it. @throws input_error if a linear is not packed.
+[[nodiscard]] export_source source_of(checkpoint const& file, model const& dense, std::filesystem::path const& beside);
 
 /// Row order[k] of the codes, and output order[k] of the adapter, come to place k; an empty order changes nothing. @throws
 /// input_error if several share scales.

@@ -1,8 +1,6 @@
 /// @file
 /// GGUF file -> model. Keys and tensor names: gguf-py/gguf/constants.py of llama.cpp.
 
-#include "formats/load.hpp"
-
 #include "formats/assemble.hpp"
 #include "formats/load_formats.hpp"
 #include "formats/rope.hpp"
@@ -212,13 +210,10 @@ void check_vocabulary(metadata_reader& data, slim::gguf_file const& file, model_
 
 } // namespace
 
-slim::result<model> load_gguf(std::filesystem::path const& path) {
-  auto opened = slim::gguf_file::open(path);
-  if (!opened) return slim::failure{opened.why()};
-  auto const file = std::make_shared<slim::gguf_file const>(std::move(*opened));
-  tensor_source source(path.string());
-  source.add(file->tensors());
-  metadata_reader data(*file);
+slim::result<model> model_of_gguf(slim::gguf_file const& file, model_tensors const& tensors) {
+  tensor_source source(file.path().string());
+  source.add(tensors.list);
+  metadata_reader data(file);
   rope_defaults defaults;
   model_config config = read_config(data, defaults);
   if (!data.why().empty()) return slim::failure{data.why()};
@@ -226,13 +221,13 @@ slim::result<model> load_gguf(std::filesystem::path const& path) {
   config.tied_embeddings = !source.has(layout.head);
   auto const shape = source.shape_of(layout.embedding);
   config.vocab = shape.empty() ? data.whole(config.name + ".vocab_size", 0) : shape[0];
-  if (std::string const why = why_not_valid(config); !why.empty()) return slim::failure{path.string() + ": " + why};
-  check_vocabulary(data, *file, config);
+  if (std::string const why = why_not_valid(config); !why.empty()) return slim::failure{file.path().string() + ": " + why};
+  check_vocabulary(data, file, config);
   std::vector<rotary_table> rotary;
   if (config.family->positions == position_kind::rotary) rotary = read_rotary(data, source, config, defaults);
   data.settle_unused(config.name);
   if (!data.why().empty()) return slim::failure{data.why()};
-  auto m = assemble(std::move(config), layout, source, file);
+  auto m = assemble(std::move(config), layout, source, tensors.file);
   if (!m) return m;
   m->rotary = std::move(rotary);
   m->notes.insert(m->notes.begin(), data.notes().begin(), data.notes().end());

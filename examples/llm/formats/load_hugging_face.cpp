@@ -6,8 +6,6 @@
 #include "formats/json_rotary.hpp"
 #include "formats/load_formats.hpp"
 
-#include "slim/io/safetensors/reader.hpp"
-
 namespace slim_llm {
 namespace {
 
@@ -49,9 +47,9 @@ tensor_layout layout_in(tensor_source const& source, model_config const& config)
 
 } // namespace
 
-slim::result<model> load_hugging_face(std::filesystem::path const& folder) {
-  std::string const file = (folder / "config.json").string();
-  auto object = slim::read_json(file);
+slim::result<model> model_of_hugging_face(model_files const& files, model_tensors const& tensors) {
+  std::string const file = files.path_of("config.json").string();
+  auto object = files.json("config.json");
   if (!object) return slim::failure{object.why()};
   if (!object->is_object()) return slim::failure{file + ": is not a JSON object"};
   json_config reader(file, std::move(*object));
@@ -64,15 +62,11 @@ slim::result<model> load_hugging_face(std::filesystem::path const& folder) {
   reader.settle_unused();
   if (!reader.why().empty()) return slim::failure{reader.why()};
 
-  auto opened = slim::safetensors_folder::open(folder);
-  if (!opened) return slim::failure{opened.why()};
-  auto const parts = std::make_shared<slim::safetensors_folder const>(std::move(*opened));
-  tensor_source source(folder.string());
-  source.add(parts->tensors());
-  if (parts->has_unread_index())
-    source.note("model.safetensors is there and is read, as transformers does; model.safetensors.index.json is not");
+  tensor_source source(files.place().string());
+  source.add(tensors.list);
+  for (std::string const& note : tensors.notes) source.note(note);
   auto const layout = layout_in(source, config);
-  auto m = assemble(std::move(config), layout, source, parts);
+  auto m = assemble(std::move(config), layout, source, tensors.file);
   if (!m) return m;
   m->rotary = std::move(rotary);
   m->notes.insert(m->notes.begin(), reader.notes().begin(), reader.notes().end());

@@ -2,6 +2,7 @@
 
 #include "run/input_error.hpp"
 #include "run/memory.hpp"
+#include "run/workspace.hpp"
 
 #include "slim/packing/unpack.hpp"
 
@@ -18,16 +19,6 @@ std::vector<std::byte> packed_bytes(slim::integer_codes const& codes, slim::mask
   return slim::nm_bitmask::pack(codes, *kept, ctx);
 }
 
-/// As safetensors calls them.
-char const* type_name(slim::number_format format) {
-  switch (format) {
-  case slim::number_format::fp16: return "F16";
-  case slim::number_format::bf16: return "BF16";
-  case slim::number_format::fp32: break;
-  }
-  return "F32";
-}
-
 template <class Stored>
 std::vector<std::byte> converted(matrix<float> const& values) {
   std::vector<Stored> stored;
@@ -35,15 +26,6 @@ std::vector<std::byte> converted(matrix<float> const& values) {
   for (index_t k = 0; k < values.size(); ++k) stored.push_back(Stored(values.data()[k]));
   auto const bytes = std::as_bytes(std::span(stored));
   return {bytes.begin(), bytes.end()};
-}
-
-std::vector<std::byte> stored_numbers(matrix<float> const& values, slim::number_format format) {
-  switch (format) {
-  case slim::number_format::fp16: return converted<slim::fp16>(values);
-  case slim::number_format::bf16: return converted<slim::bf16>(values);
-  case slim::number_format::fp32: break;
-  }
-  return converted<float>(values);
 }
 
 slim::number_format format_of(slim::tensor_type type) {
@@ -103,6 +85,24 @@ slim::adapter adapter_of(std::string const& name, packed_layer const& layer, con
 
 } // namespace
 
+char const* stored_type_of(slim::number_format format) {
+  switch (format) {
+  case slim::number_format::fp16: return "F16";
+  case slim::number_format::bf16: return "BF16";
+  case slim::number_format::fp32: break;
+  }
+  return "F32";
+}
+
+std::vector<std::byte> stored_numbers(matrix<float> const& values, slim::number_format format) {
+  switch (format) {
+  case slim::number_format::fp16: return converted<slim::fp16>(values);
+  case slim::number_format::bf16: return converted<slim::bf16>(values);
+  case slim::number_format::fp32: break;
+  }
+  return converted<float>(values);
+}
+
 double packed_layer::bytes() const {
   auto const packed = static_cast<double>(weight.size() + left.size() + right.size());
   return packed + slim::bit_width(format) / 8.0 * static_cast<double>(left_values.size() + right_values.size());
@@ -137,7 +137,7 @@ void packed_writer::add_tensor(std::string name, std::string type, std::vector<i
 }
 
 void packed_writer::add_factor(std::string const& name, matrix<float> const& values, slim::number_format format) {
-  add_tensor(name, type_name(format), {values.rows(), values.cols()}, stored_numbers(values, format));
+  add_tensor(name, stored_type_of(format), {values.rows(), values.cols()}, stored_numbers(values, format));
 }
 
 void packed_writer::add(packed_weights const& layers) {
@@ -161,20 +161,22 @@ void packed_writer::finish() {
   save_scratch_tensors(path_, std::move(tensors_), scratch_, {{"format", "slim"}, {"recipe", recipe_}, {source_key, source_}});
 }
 
-packed_file::packed_file(std::filesystem::path const& path) : file_(required(slim::safetensors_file::open(path))) {
-  for (auto const& tensor : file_.tensors()) {
+packed_file::packed_file(std::filesystem::path const& path)
+    : file_(std::make_shared<slim::safetensors_file const>(required(slim::safetensors_file::open(path)))) {
+  for (auto const& tensor : file_->tensors()) {
     if (is_factor(tensor.name)) continue;
     if (tensor.stored_type != "U8")
       throw input_error(path.string() + ": " + tensor.name + " is " + tensor.stored_type + ", packed weights are U8");
+    names_.insert(tensor.name);
   }
 }
 
 std::string packed_file::source() const {
-  auto const said = file_.metadata().find(source_key);
-  return said == file_.metadata().end() ? std::string() : said->second;
+  auto const said = file_->metadata().find(source_key);
+  return said == file_->metadata().end() ? std::string() : said->second;
 }
 
-std::shared_ptr<packed_file const> packed_beside(checkpoint const& source, std::filesystem::path const& path) {
+std::shared_ptr<packed_file const> packed_beside(checkpoint const& source, model const& m, std::filesystem::path const& path) {
   auto file = std::make_shared<packed_file const>(path);
   std::string const said = file->source();
   if (said.empty())
@@ -183,28 +185,28 @@ std::shared_ptr<packed_file const> packed_beside(checkpoint const& source, std::
   else if (said != source.fingerprint())
     throw input_error(slim::message(path.string(), ": was made of another model than ", source.path().string(),
                                     ": their tensors differ. Give the model that it was made of"));
+  for (linear_info const& l : linears_of(m)) file->require(l.name);
   return file;
 }
 
 void packed_file::require(std::string const& name) const {
-  if (!file_.find(name)) throw input_error(name + ": is not among the packed weights");
+  if (!names_.contains(name)) throw input_error(name + ": is not among the packed weights");
 }
 
 packed_layer packed_file::layer(std::string const& name) const {
   require(name);
   packed_layer layer;
-  layer.weight = copied(*file_.find(name));
-  read_factor(file_, name + ".left", layer.left, layer.left_values, layer.format);
-  read_factor(file_, name + ".right", layer.right, layer.right_values, layer.format);
+  layer.weight = copied(*file_->find(name));
+  read_factor(*file_, name + ".left", layer.left, layer.left_values, layer.format);
+  read_factor(*file_, name + ".right", layer.right, layer.right_values, layer.format);
   if (layer.left.empty() != layer.right.empty() || layer.left_values.empty() != layer.right_values.empty())
-    throw input_error(file_.path().string() + ": the adapter of " + name + " lacks a factor, or they are of two kinds");
+    throw input_error(file_->path().string() + ": the adapter of " + name + " lacks a factor, or they are of two kinds");
   return layer;
 }
 
 packed_weights packed_file::all() const {
   packed_weights weights;
-  for (auto const& tensor : file_.tensors())
-    if (!is_factor(tensor.name)) weights.emplace(tensor.name, layer(tensor.name));
+  for (std::string const& name : names_) weights.emplace(name, layer(name));
   return weights;
 }
 
@@ -231,17 +233,19 @@ slim::adapter decode_adapter(linear_info const& l, packed_layer const& layer, co
   return a;
 }
 
-void use_packed(linear& l, packed_layer const& layer, slim::input_precision inputs, context const& ctx) {
+void use_packed(linear& l, packed_layer const& layer, std::optional<slim::input_precision> inputs, context const& ctx) {
   auto const [kept, codes, a] = decode({l.name, l.role, l.d_out(), l.d_in()}, layer, ctx);
-  bool const dense = kept.count() == codes.codes.size();
-  l.packed = std::make_shared<slim::packed_linear const>(
-      slim::pack_linear(codes, dense ? nullptr : &kept, a.rank() > 0 ? &a : nullptr, ctx));
-  l.packed_inputs = inputs;
+  if (inputs) {
+    bool const dense = kept.count() == codes.codes.size();
+    l.packed = std::make_shared<slim::packed_linear const>(
+        slim::pack_linear(codes, dense ? nullptr : &kept, a.rank() > 0 ? &a : nullptr, ctx));
+    l.packed_inputs = *inputs;
+  }
   codes.dequantize_into(l.weight.view(), ctx);
   if (a.rank() > 0) a.add_to(l.weight.view(), ctx);
 }
 
-void use_packed(block& b, packed_weights const& layers, slim::input_precision inputs, context const& ctx) {
+void use_packed(block& b, packed_weights const& layers, std::optional<slim::input_precision> inputs, context const& ctx) {
   for (linear& l : b.linears) {
     auto const found = layers.find(l.name);
     if (found == layers.end()) throw input_error(l.name + ": is not among the packed weights");
@@ -249,11 +253,11 @@ void use_packed(block& b, packed_weights const& layers, slim::input_precision in
   }
 }
 
-void read_packed(model& m, std::shared_ptr<packed_file const> layers, slim::input_precision inputs) {
-  for (linear_info const& l : linears_of(m)) layers->require(l.name);
+void read_packed(model& m, std::shared_ptr<packed_file const> layers, std::optional<slim::input_precision> inputs) {
   m.read_block = [read = m.read_block, layers, inputs](index_t number, context const& ctx) {
     block b = read(number, ctx);
-    for (linear& l : b.linears) use_packed(l, layers->layer(l.name), inputs, ctx);
+    for (linear& l : b.linears)
+      if (layers->names().contains(l.name)) use_packed(l, layers->layer(l.name), inputs, ctx);
     return b;
   };
 }

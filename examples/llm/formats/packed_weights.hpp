@@ -7,15 +7,19 @@
 
 #include "formats/scratch_tensors.hpp"
 #include "models/model.hpp"
-#include "run/workspace.hpp"
 
 #include "slim/io/safetensors/reader.hpp"
 #include "slim/pipeline/any.hpp"
 
 #include <filesystem>
 #include <map>
+#include <memory>
+#include <optional>
+#include <set>
 
 namespace slim_llm {
+
+class checkpoint;
 
 /// One compressed linear.
 struct packed_layer {
@@ -56,11 +60,14 @@ private:
   double bytes_ = 0;
 };
 
-/// A file of packed layers, read layer by layer.
+/// Packed layers in a safetensors file, read layer by layer.
 class packed_file {
 public:
-  /// @throws input_error naming file, tensor and reason.
+  /// A file of packed layers alone. @throws input_error naming file, tensor and reason.
   explicit packed_file(std::filesystem::path const& path);
+  /// Those tensors of a file that `names` lists, and the factors of their adapters.
+  packed_file(std::shared_ptr<slim::safetensors_file const> file, std::set<std::string> names)
+      : file_(std::move(file)), names_(std::move(names)) {}
 
   /// @throws input_error if the file has no such layer.
   void require(std::string const& name) const;
@@ -69,15 +76,23 @@ public:
   [[nodiscard]] packed_weights all() const;
   /// Fingerprint of the model that it was made of; empty if it does not say.
   [[nodiscard]] std::string source() const;
-  [[nodiscard]] std::filesystem::path const& path() const { return file_.path(); }
+  [[nodiscard]] std::filesystem::path const& path() const { return file_->path(); }
+  /// Names of the layers.
+  [[nodiscard]] std::set<std::string> const& names() const { return names_; }
 
 private:
-  slim::safetensors_file file_;
+  std::shared_ptr<slim::safetensors_file const> file_;
+  std::set<std::string> names_;
 };
 
-/// Opens a packed file for use beside a model. A file that does not say what it was made of gets a note on standard error.
-/// @throws input_error as packed_file, and if it was made of another model.
-[[nodiscard]] std::shared_ptr<packed_file const> packed_beside(checkpoint const& source, std::filesystem::path const& path);
+/// How safetensors calls a number format: "F32", "BF16", "F16"; and a matrix in its bytes.
+[[nodiscard]] char const* stored_type_of(slim::number_format format);
+[[nodiscard]] std::vector<std::byte> stored_numbers(matrix<float> const& values, slim::number_format format);
+
+/// Opens a packed file for use beside a model, `m` of `source`. A file that does not say what it was made of gets a note on
+/// standard error. @throws input_error as packed_file, if it was made of another model, and if a linear has no layer there.
+[[nodiscard]] std::shared_ptr<packed_file const> packed_beside(checkpoint const& source, model const& m,
+                                                               std::filesystem::path const& path);
 
 /// A packed layer as what it stands for.
 struct decoded_layer {
@@ -94,13 +109,13 @@ struct decoded_layer {
 /// "int8" (or nothing), "int16" or "float". @throws input_error
 [[nodiscard]] slim::input_precision packed_precision(std::string const& inputs);
 
-/// A linear gets the values of its packed layer, and runs on its codes. @throws input_error if the layer is of another shape,
-/// or if its bytes do not decode; slim::config_error if no kernel runs its format.
-void use_packed(linear& l, packed_layer const& layer, slim::input_precision inputs, context const& ctx = {});
+/// A linear gets the values of its packed layer, and runs on its codes with inputs of a precision, or on the values if that is
+/// empty. @throws input_error if the layer is of another shape, or if its bytes do not decode; slim::config_error if no kernel
+/// runs its format.
+void use_packed(linear& l, packed_layer const& layer, std::optional<slim::input_precision> inputs, context const& ctx = {});
 /// The same for all linears of a block. @throws input_error also if a linear has no layer.
-void use_packed(block& b, packed_weights const& layers, slim::input_precision inputs, context const& ctx = {});
-/// Blocks that are read from the model's file from now on run on the layers of a packed file. @throws input_error if a linear
-/// of the model has no layer there.
-void read_packed(model& m, std::shared_ptr<packed_file const> layers, slim::input_precision inputs);
+void use_packed(block& b, packed_weights const& layers, std::optional<slim::input_precision> inputs, context const& ctx = {});
+/// Blocks that are read from the model's file from now on have the linears that a packed file holds. `inputs` as above.
+void read_packed(model& m, std::shared_ptr<packed_file const> layers, std::optional<slim::input_precision> inputs);
 
 } // namespace slim_llm

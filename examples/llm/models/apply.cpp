@@ -27,10 +27,15 @@ void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> 
   if (x.cols() != l.d_in() || y.cols() != l.d_out() || x.rows() != y.rows())
     throw slim::shape_error(slim::message("apply_into: ", l.name, " is ", l.d_out(), " x ", l.d_in(), ", X is ", x.rows(),
                                           " x ", x.cols(), ", Y is ", y.rows(), " x ", y.cols()));
-  matrix<float> rounded;
+  matrix<float> rounded, rest;
   if (l.round_input) {
     rounded = matrix<float>(x);
     l.round_input(rounded.view());
+    if (!l.rest_L.empty()) {
+      rest = matrix<float>(x.rows(), l.rest_L.cols());
+      slim::gemm_into(x, l.rest_L.view(), rest.view(), ctx);
+      slim::gemm_into(rounded.view(), l.rest_L.view(), rest.view(), slim::destination::subtract, ctx);
+    }
     x = rounded;
   }
   if (l.packed) {
@@ -39,6 +44,7 @@ void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> 
     return add_bias(l.bias, y, ctx);
   }
   slim::gemm_into(x, slim::transposed(l.weight.view()), y, mode, ctx);
+  if (!rest.empty()) slim::gemm_into(rest.view(), l.rest_R.view(), y, slim::destination::add, ctx);
   if (!l.L.empty()) {
     matrix<float> inner(x.rows(), l.L.cols());
     slim::gemm_into(x, l.L.view(), inner, ctx);

@@ -13,7 +13,8 @@
 namespace slim_llm {
 
 /// Y = X W^T + bias + (X L) R, or Y += that, from packed codes if there are some.
-/// With `round_input`, X is copied and rounded first, for W and for the adapters alike. X (tokens, d_in), Y (tokens, d_out).
+/// With `round_input`, X is copied and rounded first, for W and for the adapters alike (but for rest_L and rest_R). X (tokens,
+/// d_in), Y (tokens, d_out).
 /// @throws slim::shape_error.
 void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> y, slim::destination mode,
                 context const& ctx = {});

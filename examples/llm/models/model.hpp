@@ -92,7 +92,9 @@ struct linear {
   std::vector<float> bias;                             ///< (d_out)
   matrix<float> L, R;                                  ///< adapters (d_in, r), (r, d_out): Y += (X L) R
   std::function<void(matrix_view<float>)> round_input; ///< rounds a copy of X in place (FP8, int8) before any product
-  std::shared_ptr<slim::packed_linear const> packed;   ///< if set, runs in place of weight, L and R
+  matrix<float> rest_L, rest_R;                      ///< if set: Y += ((X - rounded X) rest_L) rest_R, so that this part of the
+                                                     ///< weight reads inputs as they come (SVDQuant's branch)
+  std::shared_ptr<slim::packed_linear const> packed; ///< if set, runs in place of weight, L and R
   slim::input_precision packed_inputs = slim::input_precision::int8;
 
   [[nodiscard]] index_t d_in() const { return weight.cols(); }
@@ -142,7 +144,8 @@ struct model {
   std::vector<rotary_table> rotary; ///< one or two; empty without rotary positions
   linear project_in, project_out;   ///< OPT-350M: embedding_dim <-> hidden; else empty
   norm final_norm;
-  stored_matrix head; ///< (vocab, embedding_dim); empty if tied
+  stored_matrix head;        ///< (vocab, embedding_dim); empty if tied
+  std::string repeated_head; ///< tensor of the file that holds the embedding a second time, as the head; empty if none does
 
   std::vector<block> blocks; ///< in memory
   /// Reads a block of the file, with its weights as floats, and keeps nothing of it in memory. Empty if blocks are in memory.

@@ -33,6 +33,8 @@ public:
   [[nodiscard]] matrix<float> to_float(context const& ctx = {}) const;
   /// The floats if they are in memory, else null.
   [[nodiscard]] matrix<float> const* in_memory() const { return file_ ? nullptr : &values_; }
+  /// The tensor in a file, or null.
+  [[nodiscard]] slim::tensor_info const* tensor() const { return file_ ? &tensor_ : nullptr; }
   /// Bytes as they are stored.
   [[nodiscard]] double stored_bytes() const;
   /// Gives back the memory of the file's pages.

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <utility>
 
@@ -65,6 +66,16 @@ void scratch_file::read(std::uint64_t offset, std::span<std::byte> bytes) const 
     bytes = bytes.subspan(static_cast<std::size_t>(count));
     offset += static_cast<std::uint64_t>(count);
   }
+}
+
+mapped_bytes scratch_file::map(std::uint64_t offset, std::uint64_t size) const {
+  if (size == 0) return {};
+  std::uint64_t const page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)), begin = offset / page * page;
+  auto const length = static_cast<std::size_t>(offset + size - begin);
+  void* const start = ::mmap(nullptr, length, PROT_READ, MAP_SHARED, descriptor_, static_cast<off_t>(begin));
+  if (start == MAP_FAILED) fail(folder_, "cannot be mapped into memory");
+  std::shared_ptr<void const> keeps(start, [length](void const* at) { ::munmap(const_cast<void*>(at), length); });
+  return {{static_cast<std::byte const*>(start) + (offset - begin), static_cast<std::size_t>(size)}, std::move(keeps)};
 }
 
 } // namespace slim_llm

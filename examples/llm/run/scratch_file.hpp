@@ -5,12 +5,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
 
 namespace slim_llm {
 
 /// The folder that a file is in, or a folder, with or without a slash at its end.
 [[nodiscard]] std::filesystem::path folder_of(std::filesystem::path const& file);
+
+/// Bytes in a memory map, and what keeps it.
+struct mapped_bytes {
+  std::span<std::byte const> bytes;
+  std::shared_ptr<void const> keeps;
+};
 
 class scratch_file {
 public:
@@ -25,6 +32,8 @@ public:
   /// @throws input_error if the disk is full or fails.
   void write(std::uint64_t offset, std::span<std::byte const> bytes);
   void read(std::uint64_t offset, std::span<std::byte> bytes) const;
+  /// Bytes that were written, in a map that outlives this object. @throws input_error
+  [[nodiscard]] mapped_bytes map(std::uint64_t offset, std::uint64_t size) const;
 
 private:
   std::filesystem::path folder_;

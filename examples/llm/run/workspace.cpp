@@ -2,12 +2,13 @@
 
 #include "formats/load.hpp"
 #include "run/file_output.hpp"
+#include "run/fnv_hash.hpp"
 #include "run/memory.hpp"
+#include "text/json_lines.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <iostream>
@@ -17,44 +18,13 @@
 namespace slim_llm {
 namespace {
 
-std::variant<slim::gguf_file, slim::safetensors_folder> open_model_file(std::filesystem::path const& path) {
+std::variant<slim::gguf_file, slim::safetensors_folder, slim_container> open_model_file(std::filesystem::path const& path) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) throw input_error(path.string() + ": does not exist");
   if (std::filesystem::is_directory(path, ignored)) return required(slim::safetensors_folder::open(path));
+  if (is_slim_path(path)) return required(slim_container::open(path));
   return required(slim::gguf_file::open(path));
 }
-
-/// FNV-1a on words of 8 bytes: as good at telling files apart as on single bytes, and as fast as memory is read.
-class fnv_hash {
-public:
-  /// Also how many bytes there are.
-  void add(std::span<std::byte const> bytes) {
-    add_word(bytes.size());
-    std::size_t k = 0;
-    for (; k + 8 <= bytes.size(); k += 8) {
-      std::uint64_t word = 0;
-      std::memcpy(&word, &bytes[k], 8);
-      add_word(word);
-    }
-    std::uint64_t rest = 0;
-    if (k < bytes.size()) std::memcpy(&rest, &bytes[k], bytes.size() - k);
-    add_word(rest);
-  }
-  [[nodiscard]] std::uint64_t value() const { return value_; }
-  [[nodiscard]] std::string text() const {
-    char digits[17];
-    std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(value_));
-    return digits;
-  }
-
-private:
-  void add_word(std::uint64_t word) {
-    value_ = (value_ ^ word) * 0x100000001b3u;
-    value_ ^= value_ >> 32; // so that high bits of a word reach low bits of the sum
-  }
-
-  std::uint64_t value_ = 0xcbf29ce484222325u;
-};
 
 std::vector<int> at_least_two(std::vector<token_id> const& ids, std::filesystem::path const& file) {
   if (ids.size() < 2) throw input_error(slim::message(file.string(), ": has ", ids.size(), " tokens, at least 2 are needed"));
@@ -67,24 +37,30 @@ checkpoint::checkpoint(std::filesystem::path path) : path_(std::move(path)), fil
 
 std::vector<slim::tensor_info> const& checkpoint::tensors() const {
   if (auto const* folder = std::get_if<slim::safetensors_folder>(&file_)) return folder->tensors();
+  if (auto const* file = container()) return file->tensors();
   return std::get<slim::gguf_file>(file_).tensors();
 }
 
 double checkpoint::tensor_bytes() const {
   double bytes = 0;
   for (auto const& tensor : tensors()) bytes += static_cast<double>(tensor.bytes.size());
+  if (auto const* file = container())
+    for (auto const& factor : file->factors()) bytes += static_cast<double>(factor.bytes.size());
   return bytes;
 }
 
 double checkpoint::bits_per_weight(std::vector<linear_info> const& linears) const {
   std::unordered_set<std::string> wanted;
-  for (linear_info const& l : linears) wanted.insert(tensor_of(l.name));
+  bool const stacked = !container(); // there every linear is a tensor of its own
+  for (linear_info const& l : linears) wanted.insert(stacked ? tensor_of(l.name) : l.name);
   double bits = 0, weights = 0;
   for (auto const& tensor : tensors())
     if (wanted.count(tensor.name)) {
       bits += 8.0 * static_cast<double>(tensor.bytes.size());
       weights += static_cast<double>(tensor.size());
     }
+  if (auto const* file = container())
+    for (auto const& factor : file->factors()) bits += 8.0 * static_cast<double>(factor.bytes.size());
   return weights > 0 ? bits / weights : 0.0;
 }
 
@@ -112,11 +88,13 @@ std::string checkpoint::fingerprint() const {
 
 tokenizer checkpoint::load_tokenizer() const {
   if (auto const* file = gguf()) return required(tokenizer::from_gguf(*file));
+  if (auto const* file = container())
+    return required(file->gguf() ? tokenizer::from_gguf(*file->gguf()) : tokenizer::from_files(file->files()));
   return required(tokenizer::from_folder(path_));
 }
 
-workspace::workspace(std::filesystem::path const& path)
-    : file(path), words(file.load_tokenizer()), weights(required(load_model(path))) {
+workspace::workspace(std::filesystem::path const& path, std::optional<slim::input_precision> inputs)
+    : file(path), words(file.load_tokenizer()), weights(required(load_model(path, inputs))) {
   source_bits = file.bits_per_weight(linears_of(weights));
   for (std::string const& note : weights.notes) std::cerr << "note: " << note << "\n";
 }
@@ -136,6 +114,7 @@ std::string read_text(std::filesystem::path const& file) {
 }
 
 std::vector<int> tokens_of(tokenizer const& words, std::filesystem::path const& file) {
+  if (is_json_lines(file)) return at_least_two(required(tokens_of_json_lines(words, read_text(file), file)), file);
   return at_least_two(words.encode(read_text(file), {.special = false}), file);
 }
 
@@ -143,6 +122,9 @@ std::vector<int> llama_cpp_tokens_of(tokenizer const& words, std::filesystem::pa
   if (words.adds_eos())
     throw input_error(
         "--protocol llama.cpp: the vocabulary puts an end of text behind every text, which llama-perplexity refuses");
+  if (is_json_lines(file))
+    throw input_error("--protocol llama.cpp: " + file.string() +
+                      ": is not one text; give a .txt file, as llama-perplexity takes");
   std::string text = read_text(file);
   if (!text.empty() && text.back() == '\n') text.pop_back();
   return at_least_two(words.encode(text, {.special = false, .add_bos = words.adds_bos()}), file);

@@ -2,6 +2,7 @@
 /// @file
 /// What every command needs: an opened model file with its tokenizer, and texts.
 
+#include "formats/slim_container.hpp"
 #include "models/model.hpp"
 #include "run/input_error.hpp"
 #include "text/tokenizer.hpp"
@@ -15,16 +16,19 @@
 
 namespace slim_llm {
 
-/// A GGUF file or a Hugging Face folder, open for reading tensor by tensor.
+/// A GGUF file, a Hugging Face folder or a .slim file, open for reading tensor by tensor.
 class checkpoint {
 public:
   /// @throws input_error
   explicit checkpoint(std::filesystem::path path);
 
   [[nodiscard]] std::filesystem::path const& path() const noexcept { return path_; }
+  /// Of a .slim file: those of the model, as slim_container has them.
   [[nodiscard]] std::vector<slim::tensor_info> const& tensors() const;
-  /// The GGUF file, or null if it is a folder.
+  /// The GGUF file, or null if it is none.
   [[nodiscard]] slim::gguf_file const* gguf() const { return std::get_if<slim::gguf_file>(&file_); }
+  /// The .slim file, or null if it is none.
+  [[nodiscard]] slim_container const* container() const { return std::get_if<slim_container>(&file_); }
   /// Bytes of all tensors.
   [[nodiscard]] double tensor_bytes() const;
   /// Stored bits per weight of the linears together.
@@ -37,7 +41,7 @@ public:
 
 private:
   std::filesystem::path path_;
-  std::variant<slim::gguf_file, slim::safetensors_folder> file_;
+  std::variant<slim::gguf_file, slim::safetensors_folder, slim_container> file_;
 };
 
 /// A model with everything around it.
@@ -47,8 +51,8 @@ struct workspace {
   model weights;
   double source_bits = 0; ///< stored bits per weight of the linears in the file
 
-  /// @throws input_error
-  explicit workspace(std::filesystem::path const& path);
+  /// `inputs` as load_model has it. @throws input_error
+  explicit workspace(std::filesystem::path const& path, std::optional<slim::input_precision> inputs = {});
 };
 
 /// The whole file. @throws input_error

@@ -27,6 +27,8 @@
 
 namespace slim_llm {
 
+class model_files;
+
 struct encode_options {
   bool special = true;  ///< control tokens written in the text become their ids; false: they are ordinary text
   bool add_bos = false; ///< put bos first
@@ -44,6 +46,8 @@ public:
   /// From a model folder: tokenizer.json, or else tokenizer.model (SentencePiece), or else vocab.json and merges.txt (GPT-2,
   /// OPT and Qwen2, as tokenizer_config.json or config.json say). A part that changes ids and is not known is refused by name.
   [[nodiscard]] static slim::result<tokenizer> from_folder(std::filesystem::path const& folder);
+  /// The same from files that may lie inside another one.
+  [[nodiscard]] static slim::result<tokenizer> from_files(model_files const& files);
 
   /// Ids of a text. Time grows with n log n at worst, also for one endless word.
   [[nodiscard]] std::vector<token_id> encode(std::string_view text, encode_options options = {}) const;

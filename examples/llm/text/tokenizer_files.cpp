@@ -1,6 +1,6 @@
 // Tokenizers of Hugging Face folders: tokenizer.json, tokenizer.model, or vocab.json and merges.txt.
 
-#include "slim/io/json.hpp"
+#include "run/model_files.hpp"
 #include "text/sentencepiece_model.hpp"
 #include "text/tokenizer.hpp"
 #include "text/tokenizer_json.hpp"
@@ -15,17 +15,12 @@ using nlohmann::json;
 using slim::failure;
 using slim::message;
 
-bool is_there(std::filesystem::path const& file) {
-  std::error_code ignored;
-  return std::filesystem::exists(file, ignored);
-}
-
 /// The document, or null if there is no such file. @throws unusable
-json read_if_there(std::filesystem::path const& file) {
-  if (!is_there(file)) return {};
-  slim::result<json> document = slim::read_json(file);
+json read_if_there(model_files const& files, std::string const& name) {
+  if (!files.has(name)) return {};
+  slim::result<json> document = files.json(name);
   require(document.has_value(), document.why());
-  require(document->is_object(), message(file.string(), ": is not a JSON object"));
+  require(document->is_object(), message(files.path_of(name).string(), ": is not a JSON object"));
   return std::move(*document);
 }
 
@@ -44,9 +39,9 @@ void read_merges(std::string_view merges, vocabulary& words) {
 }
 
 /// Which rules vocab.json and merges.txt are used with: the class of the tokenizer says it, or else the model's type.
-void read_class(std::filesystem::path const& folder, json const& settings, vocabulary& words) {
+void read_class(model_files const& files, json const& settings, vocabulary& words) {
   std::string const name = text_in(member(settings, "tokenizer_class"));
-  json const config = read_if_there(folder / "config.json");
+  json const config = read_if_there(files, "config.json");
   std::string const type = text_in(member(config, "model_type"));
   bool const by_class = !name.empty();
   auto const is = [&](std::initializer_list<std::string_view> classes, std::initializer_list<std::string_view> types) {
@@ -78,24 +73,23 @@ bool looks_special(std::string const& token) {
 }
 
 /// added_tokens.json, from names to ids. It does not say which are special.
-void read_added_tokens_file(std::filesystem::path const& folder, vocabulary& words) {
-  json const added = read_if_there(folder / "added_tokens.json");
+void read_added_tokens_file(model_files const& files, vocabulary& words) {
+  json const added = read_if_there(files, "added_tokens.json");
   std::size_t const most = most_ids(words.tokens.size() + added.size());
   for (auto const& [token, id] : added.items())
     place_added_token(words, {{"content", token}, {"special", looks_special(token)}}, id, most);
 }
 
-vocabulary from_vocab_and_merges(std::filesystem::path const& folder, json const& vocab, std::string_view merges,
-                                 json const& settings) {
+vocabulary from_vocab_and_merges(model_files const& files, json const& vocab, std::string_view merges, json const& settings) {
   vocabulary words;
   require(vocab.is_object(), "the vocabulary is not an object");
   std::size_t const most = most_ids(vocab.size());
-  bool const listed = member(settings, "added_tokens_decoder").is_object() || is_there(folder / "added_tokens.json");
+  bool const listed = member(settings, "added_tokens_decoder").is_object() || files.has("added_tokens.json");
   for (auto const& [token, id] : vocab.items())
     place_token(words, token, id, most, !listed && looks_special(token) ? token_kind::control : token_kind::normal);
-  read_added_tokens_file(folder, words);
+  read_added_tokens_file(files, words);
   read_merges(merges, words);
-  read_class(folder, settings, words);
+  read_class(files, settings, words);
   words.unknown = id_of_token(words, content_of(member(settings, "unk_token")));
   return words;
 }
@@ -158,39 +152,41 @@ slim::result<tokenizer> tokenizer::from_json(std::filesystem::path const& path) 
   return built(path, [&] { return read_tokenizer_json(*document); });
 }
 
-slim::result<tokenizer> tokenizer::from_folder(std::filesystem::path const& folder) {
-  auto const with_settings = [&](std::filesystem::path const& file, auto const& make) {
-    return built(file, [&] {
-      json const settings = read_if_there(folder / "tokenizer_config.json");
+slim::result<tokenizer> tokenizer::from_folder(std::filesystem::path const& folder) { return from_files(model_files(folder)); }
+
+slim::result<tokenizer> tokenizer::from_files(model_files const& files) {
+  auto const with_settings = [&](std::string const& name, auto const& make) {
+    return built(files.path_of(name), [&] {
+      json const settings = read_if_there(files, "tokenizer_config.json");
       vocabulary words = make(settings);
       read_settings(settings, words);
       if (words.model == tokenizer_model::sentencepiece) words.scores.resize(words.tokens.size()); // of added tokens
       return words;
     });
   };
-  if (auto const file = folder / "tokenizer.json"; is_there(file)) {
-    slim::result<json> const document = slim::read_json(file);
+  if (std::string const name = "tokenizer.json"; files.has(name)) {
+    slim::result<json> const document = files.json(name);
     if (!document) return failure{document.why()};
-    return with_settings(file, [&](json const&) { return read_tokenizer_json(*document); });
+    return with_settings(name, [&](json const&) { return read_tokenizer_json(*document); });
   }
-  if (auto const file = folder / "tokenizer.model"; is_there(file)) {
-    slim::result<slim::mapped_file> const bytes = slim::mapped_file::open(file);
+  if (std::string const name = "tokenizer.model"; files.has(name)) {
+    slim::result<std::string> const bytes = files.text(name);
     if (!bytes) return failure{bytes.why()};
-    return with_settings(file, [&](json const&) {
-      slim::result<vocabulary> words = read_sentencepiece(bytes->bytes());
+    return with_settings(name, [&](json const&) {
+      slim::result<vocabulary> words = read_sentencepiece(std::as_bytes(std::span(*bytes)));
       require(words.has_value(), words.why());
-      read_added_tokens_file(folder, *words);
+      read_added_tokens_file(files, *words);
       return std::move(*words);
     });
   }
-  slim::result<json> const vocab = slim::read_json(folder / "vocab.json");
+  slim::result<json> const vocab = files.json("vocab.json");
   if (!vocab)
-    return failure{message(folder.string(), ": has neither tokenizer.json nor tokenizer.model nor a readable vocab.json (",
-                           vocab.why(), ")")};
-  slim::result<slim::mapped_file> const merges = slim::mapped_file::open(folder / "merges.txt");
+    return failure{message(files.place().string(),
+                           ": has neither tokenizer.json nor tokenizer.model nor a readable vocab.json (", vocab.why(), ")")};
+  slim::result<std::string> const merges = files.text("merges.txt");
   if (!merges) return failure{merges.why()};
-  return with_settings(folder / "vocab.json",
-                       [&](json const& settings) { return from_vocab_and_merges(folder, *vocab, merges->text(), settings); });
+  return with_settings("vocab.json",
+                       [&](json const& settings) { return from_vocab_and_merges(files, *vocab, *merges, settings); });
 }
 
 } // namespace slim_llm

@@ -5,6 +5,7 @@
 /// channel energy; `normalized_hessian` for pruning solvers, scaled to a unit diagonal.
 
 #include "slim/calibration/calibration.hpp"
+#include "slim/core/finite.hpp"
 #include "slim/linalg/structured_products.hpp"
 
 #include <cmath>
@@ -67,7 +68,7 @@ struct normalized_hessian {
       : h(gram.rows(), gram.cols()), scale(static_cast<std::size_t>(gram.rows())), inverse(scale.size()) {
     if (gram.rows() != gram.cols())
       throw shape_error(message("normalized_hessian: the Gram matrix is ", gram.rows(), " x ", gram.cols()));
-    if (!(damping >= 0.0) || !std::isfinite(damping)) throw config_error(message("normalized_hessian: damping ", damping));
+    if (!(damping >= 0.0) || !detail::is_finite(damping)) throw config_error(message("normalized_hessian: damping ", damping));
     set_scale(gram, damping);
     ctx.parallel_for(h.rows(), 32, [&](index_t begin, index_t end) {
       for (index_t i = begin; i < end; ++i) {
@@ -92,7 +93,7 @@ private:
   void set_scale(matrix_view<double const> gram, double damping) {
     double mean = 0;
     for (index_t j = 0; j < gram.rows(); ++j) {
-      if (!std::isfinite(gram(j, j)))
+      if (!detail::is_finite(gram(j, j)))
         throw nonfinite_error(message("normalized_hessian: G is ", gram(j, j), " at (", j, ", ", j, ")"));
       mean += gram(j, j) / static_cast<double>(gram.rows());
     }

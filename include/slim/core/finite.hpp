@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// Whether a number is finite, told by its bits: with -ffinite-math-only a compiler takes detail::is_finite for true, and every
+/// Whether a number is finite, told by its bits: with -ffinite-math-only a compiler takes std::isfinite for true, and every
 /// refusal that asks it is gone.
 
 #include "slim/config.hpp"
@@ -17,6 +17,10 @@ namespace detail {
 }
 [[nodiscard]] constexpr bool is_finite(double value) noexcept {
   return (std::bit_cast<std::uint64_t>(value) & 0x7fffffffffffffffu) < 0x7ff0000000000000u;
+}
+/// Finite, and neither 0 nor subnormal.
+[[nodiscard]] constexpr bool is_normal(float value) noexcept {
+  return is_finite(value) && (std::bit_cast<std::uint32_t>(value) & 0x7f800000u) != 0;
 }
 
 } // namespace detail

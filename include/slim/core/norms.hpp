@@ -43,5 +43,17 @@ template <class T>
   return sum;
 }
 
+namespace detail {
+
+/// Largest |a|; NaN is passed over.
+[[nodiscard]] inline float largest_of(matrix_view<float const> a) noexcept {
+  float largest = 0.0f;
+  for (index_t i = 0; i < a.rows(); ++i)
+    for (index_t j = 0; j < a.cols(); ++j) largest = std::max(largest, std::abs(a(i, j)));
+  return largest;
+}
+
+} // namespace detail
+
 } // namespace SLIM_ABI
 } // namespace slim

@@ -4,9 +4,9 @@
 /// (arXiv 2301.00774, section 3.4) over sparse ones, SparseGPT alone where there are no codes.
 
 #include "slim/calibration/hessian.hpp"
-#include "slim/joint/feedback_factor.hpp"
 #include "slim/joint/joint_compressor.hpp"
 #include "slim/joint/quantized_set.hpp"
+#include "slim/linalg/feedback_factor.hpp"
 
 #include <numeric>
 
@@ -54,6 +54,12 @@ namespace detail {
   return out;
 }
 
+inline void note_missing_gram(std::vector<std::string>& notes, calibration const& calib) {
+  if (!calib.has_gram())
+    notes.push_back("no Gram matrix was collected: channels are taken as uncorrelated, so that no error is fed back and this "
+                    "is rounding to nearest; construct the calibration with {.gram = true}");
+}
+
 inline void note_damping(std::vector<std::string>& notes, feedback_factor const& factor) {
   if (factor.damping > 0.0)
     notes.push_back(message("H not positive definite: damping raised by ", factor.damping, " of its mean diagonal"));
@@ -61,7 +67,7 @@ inline void note_damping(std::vector<std::string>& notes, feedback_factor const&
 
 } // namespace detail
 
-/// Error feedback into any set, such as quantized_set. 2 d_in^3 / 3 + d_out d_in^2 / 2 multiply-adds.
+/// Error feedback into any set, such as quantized_set. d_in^3 / 3 + d_out d_in^2 / 2 multiply-adds.
 template <sweepable Set>
 class error_feedback {
 public:
@@ -83,17 +89,12 @@ public:
     matrix<T> const h = hessian(calib, config_.damping);
     auto p = set_.start(w, calib, ctx);
     std::vector<std::string> notes;
-    if (!calib.has_gram())
-      notes.push_back("no Gram matrix was collected: channels are taken as uncorrelated, so that no error is fed back and this "
-                      "is rounding to nearest; construct the calibration with {.gram = true}");
+    detail::note_missing_gram(notes, calib);
     auto const order = config_.act_order ? detail::activation_order(h.view(), set_.group()) : std::vector<index_t>();
     auto const factor = factor_for_feedback(order.empty() ? h.view() : detail::permuted(h.view(), order).view(), ctx);
     detail::note_damping(notes, factor);
     set_.sweep(w, factor.upper.view(), p, {.order = order, .refit_groups = config_.refit_groups}, ctx);
-    for (int k = 0; k < config_.descents; ++k) {
-      set_.refine(w, h.view(), p, ctx);
-      set_.refit(w, h.view(), p, ctx);
-    }
+    detail::descend(set_, w, h.view(), p, config_.descents, ctx);
     return {std::move(p), {}, {}, std::move(notes)};
   }
 

@@ -6,8 +6,8 @@
 /// arXiv 2405.18886).
 
 #include "slim/adapters/adapter.hpp"
-#include "slim/joint/feedback_factor.hpp"
 #include "slim/joint/row_sweep.hpp"
+#include "slim/linalg/feedback_factor.hpp"
 #include "slim/quantization/grids/uniform_grid.hpp"
 
 namespace slim {

@@ -58,7 +58,7 @@ struct joint_config {
           .down_date = false};
 }
 
-/// Each iteration costs about 2 d_in^3 / 3 + d_out d_in^2 multiply-adds and a truncated decomposition.
+/// Each iteration costs about d_in^3 / 3 + d_out d_in^2 multiply-adds and a truncated decomposition.
 ///
 /// **Numerics** float, energies in double. Bits do not depend on the executor.
 template <sweepable Set>
@@ -171,10 +171,8 @@ private:
     set_.sweep(v.view(), factor.upper.view(), p, {}, one.ctx);
   }
 
-  void descend(layer const& one, element& p, adapter const& low) const {
-    matrix<float> const v = without(one.w, low, one.ctx);
-    set_.refine(v.view(), one.h.view(), p, one.ctx);
-    set_.refit(v.view(), one.h.view(), p, one.ctx);
+  void descend(layer const& one, element& p, adapter const& low, int rounds) const {
+    detail::descend(set_, without(one.w, low, one.ctx).view(), one.h.view(), p, rounds, one.ctx);
   }
 
   template <class T>
@@ -210,7 +208,7 @@ private:
     p = std::move(best);
     low = std::move(best_low);
     for (int k = 0; k < config_.descents; ++k) {
-      descend(one, p, low);
+      descend(one, p, low, 1);
       low = fit<T>(one, p, low).factors;
     }
     if (config_.stored.bits > 0)
@@ -224,7 +222,7 @@ private:
   /// (L, R) as stored, and S around it.
   void store_around(layer const& one, element& p, adapter& low) const {
     round_factors(low, config_.stored.format);
-    if (config_.descents > 0) descend(one, p, low);
+    descend(one, p, low, std::min(config_.descents, 1));
   }
 
   /// The same for codes, which may move (L, R) so far that S is better found again.
@@ -235,10 +233,8 @@ private:
     low = round_with_feedback(std::move(low), e.view(), one.h.view(), factor.upper.view(), config_.stored, one.ctx);
     element swept = p;
     sweep_around(one, low, factor, swept);
-    for (int k = 0; k < config_.descents; ++k) {
-      descend(one, swept, low);
-      descend(one, p, low);
-    }
+    descend(one, swept, low, config_.descents);
+    descend(one, p, low, config_.descents);
     if (error_of(one, swept, low) < error_of(one, p, low)) p = std::move(swept); // 4 bits; at 8 bits S is better left alone
   }
 

@@ -3,7 +3,6 @@
 /// `quantized_set`: all weight matrices that a mask of some pattern and codes of some grid can stand for (2:4 with 4-bit codes,
 /// dense 3-bit groups with a zero point, half the weights in NF4, ...), and how to move inside it.
 
-#include "slim/core/elementwise.hpp"
 #include "slim/joint/sweepable.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/pruning/unstructured_pruner.hpp"
@@ -74,18 +73,15 @@ public:
   }
 
   /// One sweep of coordinate descent over codes, of 2:4 groups with their patterns. @throws shape_error
-  void refine(matrix_view<float const> v, matrix_view<float const> h, element& p, context const& ctx = {}) const {
+  void refine(matrix_view<float> gradient, matrix_view<float const> h, element& p, context const& ctx = {}) const {
     p.check("quantized_set::refine");
-    matrix<float> rest = p.values(ctx), gradient(v.rows(), v.cols());
-    subtract_into(v, rest.view(), rest.view(), ctx);
-    gemm_into(rest.view(), h, gradient.view(), ctx);
-    descend_codes(gradient.view(), h, grid_, p.codes, p.mask_or_null(), ctx);
+    descend_codes(gradient, h, grid_, p.codes, p.mask_or_null(), ctx);
   }
 
   /// Scales moved to their optimum for the codes at hand. @throws shape_error
-  void refit(matrix_view<float const> v, matrix_view<float const> h, element& p, context const& ctx = {}) const {
+  void refit(matrix_view<float> gradient, matrix_view<float const> h, element& p, context const& ctx = {}) const {
     p.check("quantized_set::refit");
-    grid_.refit(p.codes, p.mask_or_null(), v, h, ctx);
+    grid_.refit(p.codes, p.mask_or_null(), gradient, h, ctx);
   }
 
   [[nodiscard]] std::string describe() const { return message(pattern_.describe(), ", ", std::string(grid_.describe())); }

@@ -377,7 +377,7 @@ void feed_back(matrix_view<float> w, matrix_view<float const> u, Grid const* gri
 } // namespace detail
 
 /// Rounds W (d_out x d_in) in place to the grid of `codes`, whose scales are fitted, column by column, spreading errors with
-/// `u`, upper triangular with H^-1 = U^T U in the order of the columns (joint/feedback_factor.hpp). Codes are written; `kept`,
+/// `u`, upper triangular with H^-1 = U^T U in the order of the columns (linalg/feedback_factor.hpp). Codes are written; `kept`,
 /// unless null, is the mask that holds, and is written where the options choose it. d_out d_in^2 / 2 multiply-adds. @throws
 /// shape_error if extents disagree; config_error if the options ask for what cannot be done.
 template <grid Grid>

@@ -3,6 +3,7 @@
 /// The concept of a set of admissible weights that solvers can move in: what joint_slr needs of a grid and a pattern.
 
 #include "slim/calibration/calibration.hpp"
+#include "slim/core/elementwise.hpp"
 #include "slim/joint/row_sweep.hpp"
 #include "slim/quantization/sparse_codes.hpp"
 
@@ -14,17 +15,19 @@ inline namespace SLIM_ABI {
 ///  * `S::mask_type` (slim::mask or none) and `S::codes_type` (a quantized_matrix) name the parts; an element of the set is a
 ///    `sparse_codes<mask_type, codes_type>`, below p, whose matrix is `p.values(ctx)`;
 ///  * `start(V, calibration, ctx)` is a first element near V;
-///  * `sweep(V, U, p, options, ctx)` replaces p by an element found with error feedback, U as in joint/feedback_factor.hpp;
-///  * `refine(V, H, p, ctx)` and `refit(V, H, p, ctx)` move codes and scales without ever raising ||V - S||_H beyond rounding;
+///  * `sweep(V, U, p, options, ctx)` replaces p by an element found with error feedback, U as in linalg/feedback_factor.hpp;
+///  * `refine(gradient, H, p, ctx)` and `refit(gradient, H, p, ctx)` move codes and scales without ever raising ||V - S||_H
+///    beyond rounding; `gradient` is (V - S) H on entry and on return, to float rounding;
 ///  * `group()`: input channels that the mask ties together, M of N:M, else 1.
 template <class S>
-concept sweepable = requires(S const& s, matrix_view<float const> v, calibration const& calib, feedback_options const& options,
-                             context const& ctx, sparse_codes<typename S::mask_type, typename S::codes_type>& p) {
+concept sweepable = requires(S const& s, matrix_view<float const> v, matrix_view<float> gradient, calibration const& calib,
+                             feedback_options const& options, context const& ctx,
+                             sparse_codes<typename S::mask_type, typename S::codes_type>& p) {
   requires quantized_matrix<typename S::codes_type>;
   { s.start(v, calib, ctx) } -> std::same_as<sparse_codes<typename S::mask_type, typename S::codes_type>>;
   s.sweep(v, v, p, options, ctx);
-  s.refine(v, v, p, ctx);
-  s.refit(v, v, p, ctx);
+  s.refine(gradient, v, p, ctx);
+  s.refit(gradient, v, p, ctx);
   { s.group() } -> std::same_as<index_t>;
   { s.describe() } -> std::convertible_to<std::string>;
 };
@@ -32,6 +35,32 @@ concept sweepable = requires(S const& s, matrix_view<float const> v, calibration
 /// An element of a set.
 template <class Set>
 using element_of = sparse_codes<typename Set::mask_type, typename Set::codes_type>;
+
+/// (V - S) H, what refine and refit begin with. d_out d_in^2 multiply-adds. @throws shape_error
+template <class Mask, class Codes>
+[[nodiscard]] matrix<float> error_gradient(matrix_view<float const> v, sparse_codes<Mask, Codes> const& p,
+                                           matrix_view<float const> h, context const& ctx = {}) {
+  matrix<float> rest = p.values(ctx), gradient(v.rows(), v.cols());
+  subtract_into(v, rest.view(), rest.view(), ctx);
+  gemm_into(rest.view(), h, gradient.view(), ctx);
+  return gradient;
+}
+
+namespace detail {
+
+/// Rounds of refine and refit on ||V - S||_H.
+template <sweepable Set>
+void descend(Set const& set, matrix_view<float const> v, matrix_view<float const> h, element_of<Set>& p, int rounds,
+             context const& ctx) {
+  if (rounds == 0) return;
+  matrix<float> gradient = error_gradient(v, p, h, ctx);
+  for (int k = 0; k < rounds; ++k) {
+    set.refine(gradient.view(), h, p, ctx);
+    set.refit(gradient.view(), h, p, ctx);
+  }
+}
+
+} // namespace detail
 
 } // namespace SLIM_ABI
 } // namespace slim

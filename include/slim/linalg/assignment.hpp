@@ -2,6 +2,7 @@
 /// @file
 /// The linear sum assignment problem: assigns every row to a column of its own, so that the total gain is largest.
 
+#include "slim/core/finite.hpp"
 #include "slim/core/matrix.hpp"
 
 #include <algorithm>
@@ -133,7 +134,7 @@ private:
     throw shape_error(message("linear_sum_assignment: the gains are ", gain.rows(), " x ", gain.cols()));
   for (index_t i = 0; i < gain.rows(); ++i)
     for (index_t j = 0; j < gain.cols(); ++j)
-      if (!std::isfinite(gain(i, j)))
+      if (!detail::is_finite(gain(i, j)))
         throw nonfinite_error(message("linear_sum_assignment: the gain is ", gain(i, j), " at row ", i, ", column ", j));
   if (gain.empty()) return {};
   return detail::assignment_solver(gain).solve();

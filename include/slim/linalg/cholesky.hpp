@@ -4,7 +4,8 @@
 /// scalar (float, double): Eigen's kernels cost nothing until used. Float is blocked over our parallel products; double runs
 /// its right-hand sides in parallel and its factorisation on one thread. No result depends on the number of threads.
 
-#include "slim/linalg/gemm.hpp"
+#include "slim/core/finite.hpp"
+#include "slim/linalg/structured_products.hpp"
 
 #include <Eigen/Cholesky>
 
@@ -39,7 +40,7 @@ template <class T>
   Eigen::LLT<Eigen::Ref<eigen_rows<T>, 0, Eigen::OuterStride<>>, Eigen::Lower> const factor(mapped);
   if (factor.info() != Eigen::ComputationInfo{}) return false; // Eigen::Success, which X11 makes a macro
   for (index_t i = 0; i < a.rows(); ++i)
-    if (!(a(i, i) > T(0)) || !std::isfinite(a(i, i))) return false;
+    if (!(a(i, i) > T(0)) || !is_finite(a(i, i))) return false;
   return true;
 }
 
@@ -145,7 +146,7 @@ void solve_lower_transposed_inplace(matrix_view<std::type_identity_t<T> const> l
   }
 }
 
-/// L <- L^-1, L (n, n) lower triangular with zeros above the diagonal. n^3 / 3 multiply-adds. @throws shape_error.
+/// L <- L^-1, L (n, n) lower triangular with zeros above the diagonal. n^3 / 6 multiply-adds. @throws shape_error.
 inline void invert_lower_inplace(matrix_view<float> l, context const& ctx = {}) {
   if (l.rows() != l.cols()) throw shape_error(message("invert_lower_inplace: the matrix is ", l.rows(), " x ", l.cols()));
   index_t const n = l.rows();
@@ -154,7 +155,7 @@ inline void invert_lower_inplace(matrix_view<float> l, context const& ctx = {}) 
     matrix<float> const diagonal(matrix_view<float const>(l.block(k, k, size, size)));
     matrix<float> const left(matrix_view<float const>(l.block(k, 0, size, k)));
     auto const here = l.middle_rows(k, size).block(0, 0, size, k + size);
-    gemm_into(left.view(), matrix_view<float const>(l.block(0, 0, k, k)), here.block(0, 0, size, k), ctx);
+    multiply_lower_into(left.view(), matrix_view<float const>(l.block(0, 0, k, k)), here.block(0, 0, size, k), ctx);
     for (index_t i = 0; i < size; ++i) {
       for (index_t j = 0; j < k; ++j) here(i, j) = -here(i, j);
       for (index_t j = 0; j < size; ++j) here(i, k + j) = i == j ? 1.0f : 0.0f;

@@ -39,7 +39,7 @@ namespace detail {
 inline float stored_scale(number_format format, float scale) noexcept {
   if (!(scale > 0.0f) || format == number_format::fp32 || !detail::is_finite(scale)) return scale;
   float const stored = rounded_to(format, scale);
-  if (std::isinf(stored)) return largest_number(format);
+  if (!detail::is_finite(stored)) return largest_number(format);
   if (stored == 0.0f) return format == number_format::fp16 ? 0x1p-24f : static_cast<float>(bf16::from_bits(1));
   return stored;
 }

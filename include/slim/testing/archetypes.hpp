@@ -6,6 +6,7 @@
 /// types that the concepts name.
 
 #include "slim/adapters/diagonal_norm.hpp"
+#include "slim/allocation/bit_allocator.hpp"
 #include "slim/joint/joint_compressor.hpp"
 #include "slim/joint/sweepable.hpp"
 #include "slim/packing/packed_format.hpp"
@@ -112,6 +113,19 @@ struct input_quantizer_archetype : archetype_base {
   using archetype_base::archetype_base;
   template <std::same_as<float> T>
   void round_inplace(matrix_view<T>) const {}
+  text_archetype describe() const { return text_archetype(0); }
+};
+
+/// Every item gets the second of two widths.
+struct bit_allocator_archetype : archetype_base {
+  using archetype_base::archetype_base;
+  std::vector<double> widths() const { return {2.0, 4.0}; }
+  template <std::same_as<bit_offers> T>
+  std::vector<index_t> allocate(T const& offers) const {
+    offers.check("bit_allocator_archetype");
+    if (offers.widths != widths()) throw config_error("bit_allocator_archetype: other widths");
+    return std::vector<index_t>(offers.sizes.size(), 1);
+  }
   text_archetype describe() const { return text_archetype(0); }
 };
 
@@ -225,9 +239,9 @@ struct set_archetype : archetype_base {
     fit(v, p);
   }
   template <std::same_as<float> T>
-  void refine(matrix_view<T const>, matrix_view<T const>, element&, context const&) const {}
+  void refine(matrix_view<T>, matrix_view<T const>, element&, context const&) const {}
   template <std::same_as<float> T>
-  void refit(matrix_view<T const>, matrix_view<T const>, element&, context const&) const {}
+  void refit(matrix_view<T>, matrix_view<T const>, element&, context const&) const {}
   index_t group() const { return 1; }
   text_archetype describe() const { return text_archetype(0); }
 
@@ -264,7 +278,7 @@ struct grid_archetype : archetype_base {
   float level(codes_type const&, index_t, index_t) const { return 0.0f; }
   float value(codes_type const&, index_t, index_t) const { return 0.0f; }
   template <std::same_as<float> T>
-  void refit(codes_type&, mask const*, matrix_view<T const>, matrix_view<T const>, context const&) const {}
+  void refit(codes_type&, mask const*, matrix_view<T>, matrix_view<T const>, context const&) const {}
   text_archetype describe() const { return text_archetype(0); }
 };
 
@@ -279,7 +293,7 @@ struct executor_archetype : archetype_base {
 static_assert(saliency<saliency_archetype> && linear_saliency<linear_saliency_archetype> && pruner<pruner_archetype>);
 static_assert(quantized_matrix<codes_archetype> && quantizer<quantizer_archetype> &&
               input_quantizer<input_quantizer_archetype>);
-static_assert(packed_format<packed_format_archetype>);
+static_assert(packed_format<packed_format_archetype> && bit_allocator<bit_allocator_archetype>);
 static_assert(joint_compressor<joint_compressor_archetype> && sweepable<set_archetype> && grid<grid_archetype>);
 static_assert(low_rank_solver<low_rank_solver_archetype> && diagonal_norm<diagonal_norm_archetype> &&
               executor<executor_archetype> && transform<transform_archetype> &&

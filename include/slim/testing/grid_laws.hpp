@@ -3,7 +3,8 @@
 /// Laws of a grid.
 
 #include "slim/calibration/hessian.hpp"
-#include "slim/joint/row_sweep.hpp"
+#include "slim/core/norms.hpp"
+#include "slim/joint/sweepable.hpp"
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/quantizer_laws.hpp"
@@ -30,6 +31,19 @@ template <grid G>
     for (float level = room(2, 0); level <= room(3, 0); ++level)
       values.push_back(static_cast<double>(room(0, 0)) * static_cast<double>(level) + static_cast<double>(room(4, 0)));
   return values;
+}
+
+/// A gradient that was carried along is (V - S) H to float rounding.
+inline void judge_gradient(collector& judge, matrix<float> const& carried, matrix<float> const& exact, matrix<float> const& v,
+                           matrix<float> const& h) {
+  auto const length = [](matrix<float> const& a) { return std::sqrt(squared_norm(a.data(), a.size())); };
+  double apart = 0;
+  for (index_t k = 0; k < exact.size(); ++k) {
+    double const one = static_cast<double>(carried.data()[k]) - static_cast<double>(exact.data()[k]);
+    apart += one * one;
+  }
+  double const bound = 1e-5 * length(v) * length(h);
+  judge.expect(std::sqrt(apart) <= bound, "the gradient is (V - S) H on return", message(std::sqrt(apart), " > ", bound));
 }
 
 /// Every stored level stands for the value that the lanes give it; every weight went to the nearest admissible value.
@@ -59,7 +73,7 @@ void judge_lanes(collector& judge, G const& g, typename G::codes_type& codes, ma
 
 /// Codes have the shape they were asked for; groups cover the columns; stored levels stand for the values that the lanes give;
 /// without error to spread (H = I) error feedback takes every weight to the nearest of them; refit never raises ||V - S||_H
-/// beyond rounding; the same on every executor.
+/// beyond rounding and leaves its gradient; the same on every executor.
 template <grid G>
 [[nodiscard]] violations check_grid(G const& g, std::vector<named_matrix> const& matrices = hard_matrices()) {
   violations broken;
@@ -94,15 +108,17 @@ template <grid G>
     judge.expect(same_bits(run(on(thread_team_executor{})), values), "the same on several threads");
     calibration const seen = observed(normal_matrix(48, w.cols(), 5), {.gram = true});
     matrix<float> const h = hessian(seen, 0.1);
-    auto const energy = [&] {
-      matrix<float> rest(w.rows(), w.cols());
-      codes.dequantize_into(rest.view(), context{});
+    auto const energy = [&](auto const& p) {
+      matrix<float> rest = p.values();
       for (index_t k = 0; k < rest.size(); ++k) rest.data()[k] = w.data()[k] - rest.data()[k];
       return hessian_energy(rest.view(), h.view());
     };
-    double const before = energy();
-    g.refit(codes, nullptr, w.view(), h.view(), context{});
-    double const after = energy();
+    sparse_codes<none, typename G::codes_type> p{{}, std::move(codes)};
+    double const before = energy(p);
+    matrix<float> gradient = error_gradient(w.view(), p, h.view());
+    g.refit(p.codes, nullptr, gradient.view(), h.view(), context{});
+    detail::judge_gradient(judge, gradient, error_gradient(w.view(), p, h.view()), w, h);
+    double const after = energy(p);
     judge.expect(after <= before * (1 + 1e-4) + 1e-6 * hessian_energy(w.view(), h.view()), "refit does not raise the error",
                  message(after / before));
   }

@@ -3,9 +3,10 @@
 /// Laws of a joint compressor and of a set that solvers sweep over.
 
 #include "slim/calibration/hessian.hpp"
-#include "slim/joint/feedback_factor.hpp"
 #include "slim/joint/joint_compressor.hpp"
 #include "slim/joint/quantized_set.hpp"
+#include "slim/linalg/feedback_factor.hpp"
+#include "slim/testing/grid_laws.hpp"
 #include "slim/testing/low_rank_solver_laws.hpp"
 #include "slim/testing/pruner_laws.hpp"
 #include "slim/testing/quantizer_laws.hpp"
@@ -71,7 +72,7 @@ template <joint_compressor J>
   return broken;
 }
 
-/// Every element lies in the set; refine and refit never raise ||V - S||_H beyond rounding.
+/// Every element lies in the set; refine and refit never raise ||V - S||_H beyond rounding, and leave its gradient.
 template <sweepable S>
 [[nodiscard]] violations check_sweepable(S const& s, std::vector<named_matrix> const& matrices = hard_matrices()) {
   violations broken;
@@ -90,17 +91,19 @@ template <sweepable S>
       detail::judge_weight(judge, p);
       s.sweep(target, factor_for_feedback(h.view()).upper.view(), p, {}, context{});
       detail::judge_weight(judge, p);
+      matrix<float> gradient = error_gradient(target, p, h.view());
       for (int round = 0; round < 2; ++round) {
         double const before = energy(p);
-        s.refine(target, h.view(), p, context{});
+        s.refine(gradient.view(), h.view(), p, context{});
         double const refined = energy(p);
         judge.expect(refined <= before * (1 + 1e-4) + 1e-6 * whole, "refine does not raise the error",
                      message(refined / before));
-        s.refit(target, h.view(), p, context{});
+        s.refit(gradient.view(), h.view(), p, context{});
         double const refitted = energy(p);
         judge.expect(refitted <= refined * (1 + 1e-4) + 1e-6 * whole, "refit does not raise the error",
                      message(refitted / refined));
         detail::judge_weight(judge, p);
+        detail::judge_gradient(judge, gradient, error_gradient(target, p, h.view()), v.values, h);
       }
     }
   return broken;

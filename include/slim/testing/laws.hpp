@@ -2,6 +2,7 @@
 /// @file
 /// All law suites: run them on your own components.
 
+#include "slim/testing/allocator_laws.hpp"
 #include "slim/testing/executor_laws.hpp"
 #include "slim/testing/grid_laws.hpp"
 #include "slim/testing/input_quantizer_laws.hpp"

@@ -3,6 +3,7 @@
 /// Input channels on other scales: W diag(s) and X diag(1/s), the transform of SmoothQuant (arXiv 2211.10438) and AWQ
 /// (arXiv 2306.00978). It costs nothing at run time where the layer before can absorb 1/s.
 
+#include "slim/core/finite.hpp"
 #include "slim/transforms/transform.hpp"
 
 #include <numeric>
@@ -18,7 +19,7 @@ public:
   /// @throws config_error unless all factors are positive, normal and have a normal inverse.
   explicit channel_scaling(std::vector<float> factors) : factors_(std::move(factors)) {
     for (std::size_t j = 0; j < factors_.size(); ++j)
-      if (float const s = factors_[j]; !(s > 0.0f && std::isnormal(s) && std::isnormal(1.0f / s)))
+      if (float const s = factors_[j]; !(s > 0.0f && detail::is_normal(s) && detail::is_normal(1.0f / s)))
         throw config_error(message("channel_scaling: factor ", s, " of channel ", j, " is not a positive normal number"));
   }
 

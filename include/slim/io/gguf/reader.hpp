@@ -13,6 +13,8 @@
 #include <concepts>
 #include <cstring>
 #include <limits>
+#include <memory>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -154,23 +156,33 @@ inline constexpr bool is_vector<std::vector<T>> = true;
 
 } // namespace detail
 
-/// An open GGUF file: directory of tensors and metadata. Moved, not copied.
+/// An open GGUF file: directory of tensors and metadata. Copies share its bytes.
 class gguf_file {
 public:
   /// Maps and checks the whole directory. The failure names file, key or tensor, and reason.
   [[nodiscard]] static result<gguf_file> open(std::filesystem::path const& path) {
     result<mapped_file> map = mapped_file::open(path);
     if (!map) return failure{map.why()};
-    gguf_file file(std::move(map).value());
+    auto const kept = std::make_shared<mapped_file const>(std::move(map).value());
+    return read(kept->bytes(), path, kept);
+  }
+
+  /// The same for bytes in memory that are a whole GGUF file, perhaps inside another one. `keeps` keeps them there; it may be
+  /// null if they outlive the result. `path` is what failures call them.
+  [[nodiscard]] static result<gguf_file> read(std::span<std::byte const> bytes, std::filesystem::path const& path,
+                                              std::shared_ptr<void const> keeps = {}) {
+    gguf_file file(bytes, path, std::move(keeps));
     if (std::string why = file.parse(); !why.empty()) return failure{message(path.string(), ": ", why)};
     return file;
   }
 
-  [[nodiscard]] std::filesystem::path const& path() const noexcept { return map_.path(); }
+  [[nodiscard]] std::filesystem::path const& path() const noexcept { return path_; }
   [[nodiscard]] std::uint32_t version() const noexcept { return version_; }
   /// Bytes each tensor's offset is a multiple of.
   [[nodiscard]] std::uint64_t alignment() const noexcept { return alignment_; }
-  [[nodiscard]] std::uint64_t file_size() const noexcept { return map_.bytes().size(); }
+  [[nodiscard]] std::uint64_t file_size() const noexcept { return bytes_.size(); }
+  /// The whole file, in which the tensors' bytes lie.
+  [[nodiscard]] std::span<std::byte const> bytes() const noexcept { return bytes_; }
 
   /// All tensors in file order.
   [[nodiscard]] std::vector<tensor_info> const& tensors() const noexcept { return tensors_; }
@@ -215,7 +227,8 @@ public:
   }
 
 private:
-  explicit gguf_file(mapped_file map) : map_(std::move(map)) {}
+  gguf_file(std::span<std::byte const> bytes, std::filesystem::path path, std::shared_ptr<void const> keeps)
+      : bytes_(bytes), path_(std::move(path)), keeps_(std::move(keeps)) {}
 
   template <class T>
   static bool read_entry(gguf_entry const& entry, T& out) {
@@ -261,7 +274,7 @@ private:
 
   /// Fills everything from the map; the sentence of the first error, or nothing.
   std::string parse() {
-    detail::byte_reader reader(map_.bytes());
+    detail::byte_reader reader(bytes_);
     auto const magic = reader.take(4);
     if (reader.failed() || std::memcmp(magic.data(), "GGUF", 4) != 0) return "is not a GGUF file";
     version_ = reader.read<std::uint32_t>();
@@ -301,8 +314,8 @@ private:
     entry.type = static_cast<gguf_type>(type);
     std::size_t const elements_start = reader.position();
     if (!skip_elements(reader, entry.type, entry.count)) return message("is cut off inside metadata key '", entry.key, "'");
-    entry.raw = map_.bytes().subspan(start, reader.position() - start);
-    entry.elements = map_.bytes().subspan(elements_start, reader.position() - elements_start);
+    entry.raw = bytes_.subspan(start, reader.position() - start);
+    entry.elements = bytes_.subspan(elements_start, reader.position() - elements_start);
     if (!entry_index_.emplace(entry.key, entries_.size()).second) return message("metadata key '", entry.key, "' occurs twice");
     entries_.push_back(std::move(entry));
     return {};
@@ -348,7 +361,7 @@ private:
         return message("tensor '", tensors_[k].name, "' begins at offset ", offsets[k], ", where ", expected, " is expected");
       if (start > file_size() || expected > file_size() - start || sizes[k] > file_size() - start - expected)
         return message("tensor '", tensors_[k].name, "' of ", sizes[k], " bytes lies beyond the end of the file");
-      tensors_[k].bytes = map_.bytes().subspan(static_cast<std::size_t>(start + expected), static_cast<std::size_t>(sizes[k]));
+      tensors_[k].bytes = bytes_.subspan(static_cast<std::size_t>(start + expected), static_cast<std::size_t>(sizes[k]));
       expected = padded(expected + sizes[k]);
     }
     return {};
@@ -406,7 +419,9 @@ private:
     return (offset + alignment_ - 1) / alignment_ * alignment_;
   }
 
-  mapped_file map_;
+  std::span<std::byte const> bytes_;
+  std::filesystem::path path_;
+  std::shared_ptr<void const> keeps_;
   std::uint32_t version_ = 0;
   std::uint64_t alignment_ = 32;
   std::vector<gguf_entry> entries_;

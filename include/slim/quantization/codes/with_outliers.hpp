@@ -23,8 +23,10 @@ struct sparse_residual {
   number_format format = number_format::fp16;
 
   [[nodiscard]] index_t count() const noexcept { return std::ssize(values); }
-  /// A row's first position as 32 bits; a column as 16 bits (32 above 65,536 columns), a number in its format.
+  /// A row's first position as 32 bits; a column as 16 bits (32 above 65,536 columns), a number in its format. Nothing where
+  /// there is no entry at all.
   [[nodiscard]] double stored_bits(index_t cols) const noexcept {
+    if (count() == 0) return 0.0;
     return 32.0 * static_cast<double>(row_begin.size()) +
            static_cast<double>(count()) * ((cols > 65536 ? 32 : 16) + bit_width(format));
   }

@@ -81,14 +81,13 @@ struct codebook_grid {
   [[nodiscard]] float value(codebook_codes const& codes, index_t i, index_t j) const noexcept { return codes.value(i, j); }
 
   /// Moves every scale to where ||V - S||_H is least with the levels as they are. @throws shape_error
-  void refit(codebook_codes& codes, mask const* kept, matrix_view<float const> v, matrix_view<float const> h,
+  void refit(codebook_codes& codes, mask const* kept, matrix_view<float> gradient, matrix_view<float const> h,
              context const& ctx = {}) const {
     check(codes, "codebook_grid::refit");
-    detail::check_refit(codes.rows(), codes.cols(), v, h);
+    detail::check_refit(codes.rows(), codes.cols(), gradient, h);
     auto const here = [&](index_t i, index_t j) { return !kept || kept->kept(i, j); };
     detail::refit_parameters(
-        1, group_cols(codes), v, h, [&](index_t i, index_t j) { return here(i, j) ? codes.value(i, j) : 0.0f; },
-        [&](index_t i, index_t j) { return here(i, j) ? codes.level_at(i, j) : 0.0f; },
+        1, group_cols(codes), gradient, h, [&](index_t i, index_t j) { return here(i, j) ? codes.level_at(i, j) : 0.0f; },
         [&](index_t b, index_t g, double curvature, double slope) {
           if (!(curvature > 0.0)) return 0.0;
           float& scale = codes.scales(b, g);

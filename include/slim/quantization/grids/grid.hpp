@@ -39,12 +39,13 @@ struct lane_group {
 ///  * `load(codes, row, count, group, lanes)`: the values that the rows may take in a group.
 ///  * `store(codes, i, j, level, kept)`: a level, a whole number (of a table: its position in ascending order), becomes a code.
 ///  * `level(codes, i, j)`, `value(codes, i, j)`: of a stored code.
-///  * `refit(codes, kept, V, H, ctx)`: scales move to where ||V - S||_H is smaller, codes as they are; weights outside `kept`
-///    (null: none) are 0. It never raises ||V - S||_H beyond rounding.
+///  * `refit(codes, kept, gradient, H, ctx)`: scales move to where ||V - S||_H is smaller, codes as they are; weights outside
+///    `kept` (null: none) are 0. It never raises ||V - S||_H beyond rounding. `gradient` is (V - S) H on entry and on return.
 ///  * optional: `check(codes, who)` throws unless the codes are sound and such as `empty` makes; sweeps call it first.
 template <class G>
 concept grid = requires(G const& g, typename G::codes_type& codes, typename G::codes_type const& made, mask const* kept,
-                        matrix_view<float const> v, float const* tile, lane_group const& lanes, index_t i, context const& ctx) {
+                        matrix_view<float const> v, matrix_view<float> gradient, float const* tile, lane_group const& lanes,
+                        index_t i, context const& ctx) {
   requires quantized_matrix<typename G::codes_type>;
   { g.empty(i, i) } -> std::same_as<typename G::codes_type>;
   g.fit(codes, v, ctx);
@@ -57,7 +58,7 @@ concept grid = requires(G const& g, typename G::codes_type& codes, typename G::c
   g.store(codes, i, i, 0.0f, true);
   { g.level(made, i, i) } -> std::same_as<float>;
   { g.value(made, i, i) } -> std::same_as<float>;
-  g.refit(codes, kept, v, v, ctx);
+  g.refit(codes, kept, gradient, v, ctx);
   { g.describe() } -> std::convertible_to<std::string>;
 };
 

@@ -14,20 +14,17 @@ namespace detail {
 
 /// S (d_out x d_in) depends linearly on one parameter per block of `tall x wide` weights: its derivative is `basis(i, j)`.
 /// Every parameter in turn moves towards the minimiser of ||V - S||_H with all others fixed, one column of blocks after
-/// another. `value(i, j)` is S as it is. `move(block, g, a, b)` gets the curvature and the slope of the parameter (the
-/// minimiser is b / a away), changes it as far as its storage allows and lowers_error() holds, and returns the change; 0 if
-/// there is none. O(d_out d_in^2).
-template <class Value, class Basis, class Move>
-void refit_parameters(index_t tall, index_t wide, matrix_view<float const> v, matrix_view<float const> h, Value const& value,
-                      Basis const& basis, Move const& move, context const& ctx) {
-  index_t const rows = v.rows(), n = v.cols(), blocks = blocks_of(rows, tall), groups = blocks_of(n, wide);
-  matrix<float> rest(v), gradient(rows, n), levels(rows, wide), curved(rows, wide);
-  for (index_t i = 0; i < rows; ++i)
-    for (index_t j = 0; j < n; ++j) rest(i, j) -= value(i, j);
-  gemm_into(rest.view(), h, gradient.view(), ctx);
+/// another. `gradient` is (V - S) H on entry and on return, to float rounding. `move(block, g, a, b)` gets the curvature and
+/// the slope of the parameter (the minimiser is b / a away), changes it as far as its storage allows and lowers_error() holds,
+/// and returns the change; 0 if there is none. d_out d_in^2 multiply-adds.
+template <class Basis, class Move>
+void refit_parameters(index_t tall, index_t wide, matrix_view<float> gradient, matrix_view<float const> h, Basis const& basis,
+                      Move const& move, context const& ctx) {
+  index_t const rows = gradient.rows(), n = gradient.cols(), blocks = blocks_of(rows, tall), groups = blocks_of(n, wide);
+  matrix<float> levels(rows, wide), curved(rows, wide);
   std::vector<double> slope(static_cast<std::size_t>(rows)), bend(static_cast<std::size_t>(rows));
   for (index_t g = 0; g < groups; ++g) {
-    index_t const first = g * wide, width = std::min(wide, n - first), last = first + width;
+    index_t const first = g * wide, width = std::min(wide, n - first);
     auto const level = levels.view().block(0, 0, rows, width), curve = curved.view().block(0, 0, rows, width);
     for (index_t i = 0; i < rows; ++i)
       for (index_t j = 0; j < width; ++j) level(i, j) = basis(i, first + j);
@@ -54,19 +51,18 @@ void refit_parameters(index_t tall, index_t wide, matrix_view<float const> v, ma
       for (index_t i = block * tall; i < end; ++i)
         for (index_t j = 0; j < width; ++j) level(i, j) = by != 0.0 ? level(i, j) * static_cast<float>(by) : 0.0f;
     }
-    gemm_into(matrix_view<float const>(level), h.block(first, last, width, n - last),
-              gradient.view().block(0, last, rows, n - last), destination::subtract, ctx);
+    gemm_into(matrix_view<float const>(level), h.middle_rows(first, width), gradient, destination::subtract, ctx);
   }
 }
 
 /// Whether a parameter of curvature `a` and slope `b` that moves by `by` lowers the error.
 [[nodiscard]] inline bool lowers_error(double a, double b, double by) noexcept { return by * (by * a - 2 * b) < 0; }
 
-/// @throws shape_error unless V has the codes' shape and H is d_in x d_in.
-inline void check_refit(index_t rows, index_t cols, matrix_view<float const> v, matrix_view<float const> h) {
-  if (v.rows() != rows || v.cols() != cols || h.rows() != cols || h.cols() != cols)
-    throw shape_error(message("refit: codes are ", rows, " x ", cols, ", V is ", v.rows(), " x ", v.cols(), ", H is ", h.rows(),
-                              " x ", h.cols()));
+/// @throws shape_error unless the gradient has the codes' shape and H is d_in x d_in.
+inline void check_refit(index_t rows, index_t cols, matrix_view<float const> gradient, matrix_view<float const> h) {
+  if (gradient.rows() != rows || gradient.cols() != cols || h.rows() != cols || h.cols() != cols)
+    throw shape_error(message("refit: codes are ", rows, " x ", cols, ", the gradient is ", gradient.rows(), " x ",
+                              gradient.cols(), ", H is ", h.rows(), " x ", h.cols()));
 }
 
 } // namespace detail

@@ -136,12 +136,12 @@ struct uniform_grid {
 
   /// Moves every scale to where ||V - S||_H is least with the levels as they are, one group of columns after another. A scale
   /// that would not lower it, as stored, stays. O(d_out d_in^2). @throws shape_error
-  void refit(integer_codes& codes, mask const*, matrix_view<float const> v, matrix_view<float const> h,
+  void refit(integer_codes& codes, mask const*, matrix_view<float> gradient, matrix_view<float const> h,
              context const& ctx = {}) const {
     check(codes, "uniform_grid::refit");
-    detail::check_refit(codes.rows(), codes.cols(), v, h); // a pruned weight has level 0
+    detail::check_refit(codes.rows(), codes.cols(), gradient, h); // a pruned weight has level 0
     detail::refit_parameters(
-        codes.block.rows_of(codes.rows()), group_cols(codes), v, h, [&](index_t i, index_t j) { return codes.value(i, j); },
+        codes.block.rows_of(codes.rows()), group_cols(codes), gradient, h,
         [&](index_t i, index_t j) { return detail::integer_levels::level(codes, i, j); },
         [&](index_t b, index_t g, double curvature, double slope) {
           float& scale = codes.scales(b, g);

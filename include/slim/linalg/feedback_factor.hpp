@@ -15,7 +15,7 @@ struct feedback_factor {
 
 /// Factor of H (n x n, symmetric positive definite): with J the reversal, J H J = L L^T gives U = J L^-1 J, one Cholesky
 /// factorisation and one triangular inverse where GPTQ takes three steps. Not positive definite to rounding: tried again with
-/// a ten times larger shift of the diagonal from 1e-4 of its mean. 2 n^3 / 3 multiply-adds.
+/// a ten times larger shift of the diagonal from 1e-4 of its mean. n^3 / 3 multiply-adds.
 /// @throws shape_error; nonfinite_error if H holds NaN or infinity, so that no shift helps.
 ///
 /// A template, like everything here that takes a decomposition, so that it is compiled only where it is used.

@@ -1,0 +1,25 @@
+#pragma once
+/// @file
+/// A recipe with everything that it is applied to, as a .slim file and a run folder keep it.
+
+#include "compress/rank_plan.hpp"
+#include "text/calibration_text.hpp"
+
+#include <nlohmann/json.hpp>
+
+namespace slim_llm {
+
+/// The recipe that --for names: "size" or "speed". @throws input_error
+[[nodiscard]] std::string default_recipe(std::string const& aim);
+
+/// FNV-1a of a file's content. @throws input_error
+[[nodiscard]] std::string hash_of_file(std::filesystem::path const& file);
+
+/// Ranks of `how.ranks`: whole numbers, or ratios below 1; and back.
+[[nodiscard]] nlohmann::json ranks_as_json(recipe const& how);
+void set_ranks(recipe& how, nlohmann::json const& ranks);
+
+/// Name, steps, rules, ranks, tokens, hash of the text, seed. Nothing in it depends on the machine or on where files lie.
+[[nodiscard]] nlohmann::json resolved_recipe(text_options const& text, recipe const& how, text_tokens const& tokens);
+
+} // namespace slim_llm

@@ -1,0 +1,308 @@
+#include "formats/slim_writer.hpp"
+
+#include "formats/assemble.hpp"
+#include "run/fnv_hash.hpp"
+#include "run/memory.hpp"
+#include "run/output_files.hpp"
+
+#include "slim/core/version.hpp"
+#include "slim/io/gguf/encode_blocks.hpp"
+#include "slim/io/gguf/writer.hpp"
+#include "slim/quantization/absmax.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace slim_llm {
+namespace {
+
+constexpr auto small_type = slim::tensor_type::q8_0;
+
+/// Bits per number of Q8_0.
+double small_bits() {
+  auto const block = slim::block_of(small_type);
+  return 8.0 * static_cast<double>(block.bytes) / static_cast<double>(block.elements);
+}
+
+/// Of the floats; both zeros count as one.
+std::uint64_t hash_of(matrix<float> const& values) {
+  fnv_hash hash;
+  std::vector<float> row(static_cast<std::size_t>(values.cols()));
+  for (index_t i = 0; i < values.rows(); ++i) {
+    std::transform(values.row(i), values.row(i) + values.cols(), row.begin(), [](float w) { return w + 0.0f; });
+    hash.add(std::as_bytes(std::span(row)));
+  }
+  return hash.value();
+}
+
+/// Metadata of a GGUF file as a GGUF file without tensors.
+std::string header_of(slim::gguf_file const& file) {
+  std::string out = "GGUF";
+  slim::detail::append_number(out, std::uint32_t{3});
+  slim::detail::append_number(out, std::int64_t{0});
+  slim::detail::append_number(out, static_cast<std::int64_t>(file.metadata().size()));
+  for (auto const& entry : file.metadata()) {
+    slim::detail::append_metadata(out, entry.key);
+    out.append(reinterpret_cast<char const*>(entry.raw.data()), entry.raw.size());
+  }
+  return out;
+}
+
+/// A tensor of the source as safetensors stores it: as it is, or as bytes if the type is not known there.
+scratch_tensor plain_tensor(slim::tensor_info const& tensor) {
+  bool const as_it_is = slim::detail::find_safetensors_type(tensor.stored_type) != nullptr;
+  auto const size = tensor.bytes.size();
+  return {tensor.name,
+          as_it_is ? tensor.stored_type : "U8",
+          as_it_is ? tensor.shape : std::vector<index_t>{static_cast<index_t>(size)},
+          0,
+          size,
+          tensor.bytes};
+}
+
+/// Calls `f` with name, type, shape and bytes of everything that a packed linear consists of.
+template <class F>
+void for_each_part(std::string const& name, packed_layer const& layer, F const& f) {
+  auto const codes = [&](std::string const& part, std::vector<std::byte> const& bytes) {
+    f(part, "U8", std::vector<index_t>{static_cast<index_t>(bytes.size())}, bytes);
+  };
+  auto const factor = [&](std::string const& part, matrix<float> const& values) {
+    f(part, stored_type_of(layer.format), std::vector<index_t>{values.rows(), values.cols()},
+      stored_numbers(values, layer.format));
+  };
+  codes(name, layer.weight);
+  if (!layer.left.empty()) {
+    codes(name + ".left", layer.left);
+    codes(name + ".right", layer.right);
+  } else if (!layer.left_values.empty()) {
+    factor(name + ".left", layer.left_values);
+    factor(name + ".right", layer.right_values);
+  }
+}
+
+/// Calls `f` with name and content of the small files of a model.
+template <class F>
+void for_each_small_file(checkpoint const& source, F const& f) {
+  std::string const prefix(slim_format::file_prefix);
+  if (auto const* const gguf = source.gguf()) return f(prefix + std::string(slim_format::gguf_name), header_of(*gguf));
+  for (std::string const& name : small_files(source.path())) f(prefix + name, read_text(source.path() / name));
+}
+
+nlohmann::json listed(std::string const& name, std::string const& type, std::vector<index_t> const& shape) {
+  return {{"name", name}, {"type", type}, {"shape", shape}};
+}
+
+std::map<std::string, std::string> metadata_of(std::string const& source, nlohmann::json const& recipe,
+                                               nlohmann::json const& list, nlohmann::json hashes) {
+  std::map<std::string, std::string> metadata = {{"format", "slim"},
+                                                 {"version", std::string(slim_format::version)},
+                                                 {"made_by", "slim-llm " + std::string(slim::version())},
+                                                 {"source", source},
+                                                 {"recipe", recipe.dump()},
+                                                 {"tensors", list.dump()}};
+  hashes[std::string(slim_format::metadata)] = hash_of_metadata(metadata);
+  metadata["hashes"] = hashes.dump();
+  return metadata;
+}
+
+/// Whether the rule for embedding and head rounds a tensor to Q8_0.
+bool is_rounded(slim::tensor_info const& tensor) {
+  return tensor.bits_per_element() > small_bits() && tensor.cols() % slim::block_of(small_type).elements == 0;
+}
+
+} // namespace
+
+slim_writer::slim_writer(checkpoint const& source, model const& m, std::filesystem::path out, nlohmann::json recipe)
+    : source_(source), out_(std::move(out)), recipe_(std::move(recipe)), repeated_head_(m.repeated_head),
+      scratch_(folder_of(out_)) {
+  written_.config = m.config;
+  written_.positions = m.positions;
+  written_.rotary = m.rotary;
+  written_.project_in = m.project_in;
+  written_.project_out = m.project_out;
+  written_.final_norm = m.final_norm;
+  written_.embedding = rounded(m.embedding);
+  written_.head = rounded(m.head);
+}
+
+/// The matrix in Q8_0, in the scratch file; or as it is.
+stored_matrix slim_writer::rounded(stored_matrix const& values) {
+  auto const* const tensor = values.tensor();
+  auto const block = slim::block_of(small_type);
+  if (!tensor || !is_rounded(*tensor)) return values;
+  slim::absmax_quantizer const rounding(
+      {.bits = 8, .block = slim::per_group(block.elements), .scale_format = slim::number_format::fp16});
+  slim::tensor_info small{tensor->name, small_type, std::string(slim::name_of(small_type)), tensor->shape, {}};
+  std::uint64_t const size = static_cast<std::uint64_t>(values.rows() * values.cols() / block.elements * block.bytes);
+  std::uint64_t const begin = scratch_.reserve(size);
+  std::uint64_t offset = begin;
+  double change = 0, all = 0;
+  constexpr index_t rows_at_once = 1024;
+  for (index_t first = 0; first < values.rows(); first += rows_at_once) {
+    matrix<float> part(std::min(rows_at_once, values.rows() - first), values.cols());
+    values.rows_into(first, part.view());
+    auto const codes = rounding.quantize(part.view(), slim::calibration(part.cols()));
+    auto const bytes = required(slim::encode_blocks(small_type, codes));
+    matrix<float> read(part.rows(), part.cols());
+    codes.dequantize_into(read.view());
+    for (index_t k = 0; k < part.size(); ++k) {
+      double const w = static_cast<double>(part.data()[k]), d = w - static_cast<double>(read.data()[k]);
+      change += d * d;
+      all += w * w;
+    }
+    scratch_.write(offset, bytes);
+    offset += bytes.size();
+  }
+  values.drop_pages();
+  auto const mapped = scratch_.map(begin, size);
+  small.bytes = mapped.bytes;
+  notes_.push_back(slim::message(tensor->name, ": written as Q8_0 in place of ", tensor->stored_type, ", relative error ",
+                                 all > 0 ? std::sqrt(change / all) : 0.0));
+  return {std::move(small), mapped.keeps};
+}
+
+void slim_writer::add_scratch(std::string name, std::string type, std::vector<index_t> shape,
+                              std::span<std::byte const> bytes) {
+  std::uint64_t const offset = scratch_.reserve(bytes.size());
+  scratch_.write(offset, bytes);
+  fnv_hash hash;
+  hash.add(bytes);
+  hashes_[name] = hash.text();
+  tensors_.push_back({std::move(name), std::move(type), std::move(shape), offset, bytes.size()});
+}
+
+/// A tensor of the source, byte for byte.
+void slim_writer::add_plain(slim::tensor_info const& tensor) {
+  listed_[tensor.name] = listed(tensor.name, tensor.stored_type, tensor.shape);
+  fnv_hash hash;
+  hash.add(tensor.bytes);
+  drop_pages(tensor.bytes);
+  hashes_[tensor.name] = hash.text();
+  tensors_.push_back(plain_tensor(tensor));
+}
+
+/// The matrix of a linear in its tensor, which may stack several.
+void slim_writer::add_source_slice(linear const& l) {
+  std::string const name = tensor_of(l.name);
+  auto const& all = source_.tensors();
+  auto const found = std::find_if(all.begin(), all.end(), [&](auto const& tensor) { return tensor.name == name; });
+  slim::tensor_info slice = *found;
+  slice.name = l.name;
+  slice.shape = {l.d_out(), l.d_in()};
+  if (name != l.name) {
+    std::size_t const size = found->bytes.size() / static_cast<std::size_t>(found->shape.front());
+    slice.bytes = found->bytes.subspan(std::stoul(l.name.substr(name.size() + 1)) * size, size);
+  }
+  add_plain(slice);
+}
+
+void slim_writer::add(block const& b, packed_weights const& layers) {
+  for (linear const& l : b.linears) {
+    linears_[tensor_of(l.name)].push_back(l.name);
+    auto const found = layers.find(l.name);
+    if (found == layers.end()) {
+      add_source_slice(l);
+      continue;
+    }
+    weights_[l.name] = {hash_of(l.weight), {l.name, l.role, l.d_out(), l.d_in()}};
+    listed_[l.name] = listed(l.name, std::string(coded_type), {l.d_out(), l.d_in()});
+    for_each_part(l.name, found->second, [&](std::string const& name, char const* type, auto shape, auto const& bytes) {
+      add_scratch(name, type, std::move(shape), bytes);
+    });
+  }
+}
+
+double slim_writer::finish() {
+  for_each_small_file(source_, [&](std::string const& name, std::string const& content) {
+    auto const bytes = std::as_bytes(std::span(content));
+    add_scratch(name, "U8", {static_cast<index_t>(bytes.size())}, bytes);
+  });
+  auto const rounded_of = [&](std::string const& name) -> slim::tensor_info const* {
+    for (stored_matrix const* const m : {&written_.embedding, &written_.head})
+      if (auto const* const tensor = m->tensor(); tensor && tensor->name == name) return tensor;
+    return nullptr;
+  };
+  auto list = nlohmann::json::array();
+  for (auto const& tensor : source_.tensors()) {
+    if (tensor.name == repeated_head_) continue;
+    if (auto const found = linears_.find(tensor.name); found != linears_.end()) {
+      for (std::string const& name : found->second) list.push_back(listed_.at(name));
+      continue;
+    }
+    auto const* const small = rounded_of(tensor.name);
+    add_plain(small ? *small : tensor);
+    list.push_back(listed_.at(tensor.name));
+  }
+  auto const metadata = metadata_of(source_.fingerprint(), recipe_, list, hashes_);
+  std::filesystem::path unverified = out_;
+  unverified += ".new";
+  save_scratch_tensors(unverified, std::move(tensors_), scratch_, metadata);
+  verify(unverified);
+  std::error_code error;
+  std::filesystem::rename(unverified, out_, error);
+  if (error) throw input_error(out_.string() + ": cannot be written: " + error.message());
+  slim::sync_folder(out_.parent_path());
+  return static_cast<double>(std::filesystem::file_size(out_));
+}
+
+/// What is read from the file is what was evaluated.
+void slim_writer::verify(std::filesystem::path const& written) const {
+  auto const fail = [&](std::string const& what) {
+    throw input_error(written.string() + ": was written and read again, and " + what +
+                      ": do not use it. The disk may be at fault, or the program is");
+  };
+  auto const file = required(slim_container::open(written));
+  if (std::string const damage = file.find_damage(); !damage.empty()) fail(damage);
+  for (auto const& [name, added] : weights_) {
+    linear l;
+    l.name = name;
+    l.weight = matrix<float>(added.second.d_out, added.second.d_in);
+    use_packed(l, file.linears()->layer(name), std::nullopt);
+    if (hash_of(l.weight) != added.first) fail("the weights of '" + name + "' are not those that were evaluated");
+  }
+}
+
+double slim_file_bytes(checkpoint const& source, model const& m, nlohmann::json const& recipe,
+                       std::function<packed_layer const&(linear_info const&)> const& layer_of) {
+  std::map<std::string, std::vector<linear_info>> linears;
+  for (linear_info const& l : linears_of(m)) linears[tensor_of(l.name)].push_back(l);
+  std::vector<scratch_tensor> tensors;
+  auto list = nlohmann::json::array();
+  auto hashes = nlohmann::json::object();
+  auto const add = [&](std::string const& name, char const* type, std::vector<index_t> shape, auto const& bytes) {
+    tensors.push_back({name, type, std::move(shape), 0, bytes.size()});
+    hashes[name] = fnv_hash().text();
+  };
+  for_each_small_file(source, [&](std::string const& name, std::string const& content) {
+    add(name, "U8", {static_cast<index_t>(content.size())}, content);
+  });
+  for (slim::tensor_info tensor : source.tensors()) {
+    if (tensor.name == m.repeated_head) continue;
+    if (auto const found = linears.find(tensor.name); found != linears.end()) {
+      for (linear_info const& l : found->second) {
+        for_each_part(l.name, layer_of(l), add);
+        list.push_back(listed(l.name, std::string(coded_type), {l.d_out, l.d_in}));
+      }
+      continue;
+    }
+    bool const is_embedding = m.embedding.tensor() && m.embedding.tensor()->name == tensor.name;
+    bool const is_head = m.head.tensor() && m.head.tensor()->name == tensor.name;
+    scratch_tensor stored = plain_tensor(tensor);
+    if ((is_embedding || is_head) && is_rounded(tensor)) {
+      tensor.stored_type = slim::name_of(small_type);
+      stored.type = "U8";
+      auto const block = slim::block_of(small_type);
+      stored.size = static_cast<std::uint64_t>(tensor.size() / block.elements * block.bytes);
+      stored.shape = {static_cast<index_t>(stored.size)};
+    }
+    tensors.push_back(stored);
+    hashes[tensor.name] = fnv_hash().text();
+    list.push_back(listed(tensor.name, tensor.stored_type, tensor.shape));
+  }
+  auto const header = order_and_describe(tensors, metadata_of(fnv_hash().text(), recipe, list, hashes), source.path());
+  double bytes = 8 + static_cast<double>(header.size());
+  for (auto const& tensor : tensors) bytes += static_cast<double>(tensor.size);
+  return bytes;
+}
+
+} // namespace slim_llm

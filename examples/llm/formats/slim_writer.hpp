@@ -1,0 +1,59 @@
+#pragma once
+/// @file
+/// Writes a `.slim` file (formats/slim_container.hpp).
+
+#include "formats/packed_weights.hpp"
+#include "formats/slim_container.hpp"
+#include "run/workspace.hpp"
+
+namespace slim_llm {
+
+/// Gets the blocks of a compressed model one after the other and writes the `.slim` file at the end. Until then their bytes
+/// wait in a scratch file in the folder of `out`.
+class slim_writer {
+public:
+  /// `source` and `m`, which is of it, must live as long as the writer. Embedding and head are rounded to Q8_0 now, if the
+  /// source stores them in more bits and their rows are whole blocks. @throws input_error if the folder of `out` cannot be
+  /// written.
+  slim_writer(checkpoint const& source, model const& m, std::filesystem::path out, nlohmann::json recipe);
+
+  /// The model with embedding and head as they are written, without compressed blocks: what an evaluation should compute with.
+  [[nodiscard]] model const& written() const { return written_; }
+  /// What was rounded that is no linear, and by how much: a sentence each.
+  [[nodiscard]] std::vector<std::string> const& notes() const { return notes_; }
+
+  /// The block as it is evaluated, and its packed linears. A linear without codes (an expert that no token was sent to) is
+  /// stored as in the source. @throws input_error if the scratch file cannot be written.
+  void add(block const& b, packed_weights const& layers);
+  /// Writes the file beside its place, opens it, decodes every linear and compares it with what was added, and all other bytes
+  /// with their source; then the file gets its name. Returns its size. @throws input_error if it cannot be written, or if a
+  /// weight that is read differs from the one that was added.
+  [[nodiscard]] double finish();
+
+private:
+  void add_scratch(std::string name, std::string type, std::vector<index_t> shape, std::span<std::byte const> bytes);
+  void add_plain(slim::tensor_info const& tensor);
+  void add_source_slice(linear const& l);
+  [[nodiscard]] stored_matrix rounded(stored_matrix const& values);
+  void verify(std::filesystem::path const& written) const;
+
+  checkpoint const& source_;
+  model written_;
+  std::filesystem::path out_;
+  nlohmann::json recipe_;
+  std::string repeated_head_;
+  scratch_file scratch_;
+  std::vector<scratch_tensor> tensors_;
+  std::map<std::string, nlohmann::json> listed_;                         ///< entries of the list of tensors by name
+  std::map<std::string, std::vector<std::string>> linears_;              ///< of each tensor of the source, in order
+  std::map<std::string, std::string> hashes_;                            ///< of stored bytes by tensor
+  std::map<std::string, std::pair<std::uint64_t, linear_info>> weights_; ///< hashes of the linears' floats by name
+  std::vector<std::string> notes_;
+};
+
+/// Bytes that a `.slim` file of `m`, which is of `source`, will have, to the byte, if `layer_of` gives packed layers of the
+/// right sizes. Nothing is written; O(tensors).
+[[nodiscard]] double slim_file_bytes(checkpoint const& source, model const& m, nlohmann::json const& recipe,
+                                     std::function<packed_layer const&(linear_info const&)> const& layer_of);
+
+} // namespace slim_llm

@@ -1,0 +1,272 @@
+#pragma once
+/// @file
+/// Compressed layers on NVIDIA GPUs, for .cu files. Reaches core/ only: nvcc cannot read slim.hpp, and the two meet in bytes.
+///
+///     // layer.cpp, with any C++ compiler           // run.cu, with nvcc -std=c++20
+///     #include "slim/slim.hpp"                      #include "slim/kernels/cuda/forward.cuh"
+///     auto packed = slim::pack_device(layer);       slim::cuda::device_linear w(packed.bytes, stream);
+///                                                   slim::cuda::workspace room(stream);
+///                                                   slim::cuda::forward_into(w, x, y, room);
+///
+/// **No GPU has run these kernels yet**: docs/benchmarks-gpu.md.
+
+#include "slim/core/matrix_view.hpp"
+#include "slim/kernels/cuda/forward_plan.cuh"
+#include "slim/kernels/cuda/warp.cuh"
+
+#include <cuda_runtime.h>
+
+#include <concepts>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace slim {
+inline namespace SLIM_ABI {
+namespace cuda {
+
+/// A call of the CUDA runtime failed. The message names it, and the runtime's reason.
+struct error : slim::error {
+  error(cudaError_t reason, char const* call)
+      : slim::error(message(call, ": ", cudaGetErrorName(reason), ", ", cudaGetErrorString(reason))), code(reason) {}
+  cudaError_t code;
+};
+
+/// Types of X and Y.
+template <class T>
+concept device_number = std::same_as<T, __half> || std::same_as<T, __nv_bfloat16>;
+
+namespace detail {
+
+inline void require(cudaError_t code, char const* call) {
+  if (code != cudaSuccess) throw error(code, call);
+}
+
+struct free_device_memory {
+  void operator()(std::uint8_t* p) const noexcept { static_cast<void>(cudaFree(p)); }
+};
+using device_memory = std::unique_ptr<std::uint8_t, free_device_memory>;
+
+[[nodiscard]] inline device_memory allocate(std::size_t bytes) {
+  void* p = nullptr;
+  require(cudaMalloc(&p, bytes), "cudaMalloc");
+  return device_memory(static_cast<std::uint8_t*>(p));
+}
+
+[[nodiscard]] inline int attribute(cudaDeviceAttr which) {
+  int device = 0, value = 0;
+  require(cudaGetDevice(&device), "cudaGetDevice");
+  require(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+} // namespace detail
+
+/// A layer in the memory of the current device. Made of the bytes of pack_device, which may go away after it.
+class device_linear {
+public:
+  /// One allocation, one copy. The header is checked, the rest is trusted: unpack_device reads bytes from strangers.
+  /// @throws slim::error if these are no bytes of a layer; config_error if it is too large; cuda::error
+  explicit device_linear(std::span<std::byte const> bytes, cudaStream_t stream = nullptr) {
+    header_ = read_device_header(bytes).value();
+    if (units_of(header_) > 0x7fffffff)
+      throw config_error(message("cuda::device_linear: ", header_.rows, " x ", header_.cols, " is too large"));
+    memory_ = detail::allocate(bytes.size());
+    detail::require(cudaMemcpyAsync(memory_.get(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice, stream),
+                    "cudaMemcpyAsync");
+    detail::require(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+  }
+
+  [[nodiscard]] device_header const& header() const noexcept { return header_; }
+  /// In the memory of the device.
+  [[nodiscard]] std::uint8_t const* data() const noexcept { return memory_.get(); }
+
+private:
+  device_header header_;
+  detail::device_memory memory_;
+};
+
+/// What the kernels of one stream need beside layers: sums of parts, counters, X L. It grows when a product needs more than all
+/// before it, never while a graph is captured, and keeps what it had, since graphs may hold it: call forward_into, or reserve,
+/// once with the largest shapes first.
+class workspace {
+public:
+  /// @throws config_error on a device below compute capability 8.0; cuda::error
+  explicit workspace(cudaStream_t stream) : stream_(stream) {
+    int const major = detail::attribute(cudaDevAttrComputeCapabilityMajor);
+    if (major < 8) throw config_error(message("cuda::workspace: compute capability ", major, ".x, needed is 8.0"));
+    limits_ = {.ctas = detail::attribute(cudaDevAttrMultiProcessorCount),
+               .shared_bytes = detail::attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
+    dependent_launch_ = major >= 9;
+  }
+
+  [[nodiscard]] cudaStream_t stream() const noexcept { return stream_; }
+  /// CTAs of a launch and their shared memory; by default one CTA per multiprocessor, and all of it.
+  [[nodiscard]] launch_limits const& limits() const noexcept { return limits_; }
+  void set_limits(launch_limits const& limits) { limits_ = limits; }
+  /// Whether kernels may begin to load weights before the kernel in front of them ends (programmatic dependent launch).
+  [[nodiscard]] bool dependent_launch() const noexcept { return dependent_launch_; }
+  void set_dependent_launch(bool on) { dependent_launch_ = on; }
+
+  /// Room for `slots` floats, `counters` counters, which are 0, and `inner` 16-bit numbers. @throws config_error where it had
+  /// to grow while its stream is captured; cuda::error
+  void reserve(std::int64_t slots, std::int64_t counters, std::int64_t inner) {
+    if (slots <= slots_ && counters <= counters_ && inner <= inner_) return;
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    detail::require(cudaStreamIsCapturing(stream_, &capture), "cudaStreamIsCapturing");
+    if (capture != cudaStreamCaptureStatusNone)
+      throw config_error(
+          "cuda::workspace: a larger one is needed, and a graph that is being captured cannot allocate; call forward_into "
+          "with these layers and tokens once before the capture");
+    slots_ = std::max(slots, slots_);
+    counters_ = std::max(counters, counters_);
+    inner_ = std::max(inner, inner_);
+    memory_.push_back(detail::allocate(static_cast<std::size_t>(inner_at() + 2 * inner_)));
+    detail::require(cudaMemsetAsync(memory_.back().get() + counters_at(), 0, static_cast<std::size_t>(4 * counters_), stream_),
+                    "cudaMemsetAsync");
+  }
+
+  [[nodiscard]] float* slots() const noexcept { return reinterpret_cast<float*>(memory_.back().get()); }
+  [[nodiscard]] u32* counters() const noexcept { return reinterpret_cast<u32*>(memory_.back().get() + counters_at()); }
+  [[nodiscard]] std::uint16_t* inner() const noexcept {
+    return reinterpret_cast<std::uint16_t*>(memory_.back().get() + inner_at());
+  }
+
+private:
+  [[nodiscard]] std::int64_t counters_at() const noexcept { return 4 * slots_; }
+  [[nodiscard]] std::int64_t inner_at() const noexcept { return (counters_at() + 4 * counters_ + 255) / 256 * 256; }
+
+  cudaStream_t stream_;
+  launch_limits limits_;
+  bool dependent_launch_ = false;
+  std::int64_t slots_ = 0, counters_ = 0, inner_ = 0;
+  std::vector<detail::device_memory> memory_;
+};
+
+/// A layer of a joint product and where its outputs go, Y (tokens x d_out).
+template <device_number T>
+struct layer_output {
+  device_linear const* layer;
+  matrix_view<T> y;
+};
+
+/// What becomes of Y.
+struct forward_options {
+  bool add = false; ///< Y += instead of Y =
+};
+
+namespace detail {
+
+template <device_number T>
+inline constexpr number_format format_of = std::same_as<T, __half> ? number_format::fp16 : number_format::bf16;
+
+template <number_format N, int TILES>
+void launch_tiles(kernel_plan const& plan, workspace const& room) {
+  auto const kernel = forward_kernel<N, TILES>;
+  int const shared = stages_offset + plan.stages * plan.stage_bytes;
+  require(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "cudaFuncSetAttribute");
+  cudaLaunchAttribute dependent = {};
+  dependent.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  dependent.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(plan.ctas));
+  config.blockDim = dim3(32 * warps_per_cta);
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared);
+  config.stream = room.stream();
+  config.attrs = &dependent;
+  config.numAttrs = room.dependent_launch() ? 1 : 0;
+  require(cudaLaunchKernelEx(&config, kernel, plan), "cudaLaunchKernelEx");
+}
+
+template <number_format N>
+void launch(kernel_plan const& plan, workspace const& room) {
+  switch (tiles_of(plan.tokens)) {
+  case 1: return launch_tiles<N, 1>(plan, room);
+  case 2: return launch_tiles<N, 2>(plan, room);
+  case 4: return launch_tiles<N, 4>(plan, room);
+  default: return launch_tiles<N, most_tiles>(plan, room);
+  }
+}
+
+/// Why a layer cannot multiply numbers of this format; empty if it can.
+[[nodiscard]] inline std::string why_not(device_header const& h, number_format x) {
+  device_kind const other = x == number_format::fp16 ? device_kind::bf16 : device_kind::fp16;
+  if (h.left.kind != other && h.weight.kind != other && h.right.kind != other) return {};
+  return message("X is ", name_of(x),
+                 ", and the layer holds numbers of the other 16-bit format; pack it with device_options::numbers");
+}
+
+/// At most most_jobs layers, at most 8 most_tiles tokens.
+template <number_format N>
+void forward_some(std::span<layer_call const> calls, input_rows const& x, bool add, workspace& room) {
+  forward_plans plans = plan_forward(calls, x, nullptr, add, room.limits());
+  std::int64_t slots = 0, counters = 0;
+  for (kernel_plan const* p : {&plans.left, &plans.outputs}) {
+    if (p->count == 0) continue;
+    slots = std::max<std::int64_t>(slots, 2 * std::int64_t{p->ctas} * slot_size(tiles_of(x.tokens)));
+    counters = std::max<std::int64_t>(counters, p->jobs[p->count - 1].first_pair + p->jobs[p->count - 1].pairs);
+    if (p->stages < 2)
+      throw config_error(message("cuda::forward_into: ", room.limits().shared_bytes, " bytes of shared memory, two stages of ",
+                                 p->stage_bytes, " are needed"));
+  }
+  room.reserve(slots, counters, inner_size(calls, x.tokens));
+  plans = plan_forward(calls, x, room.inner(), add, room.limits());
+  for (kernel_plan* p : {&plans.left, &plans.outputs}) {
+    if (p->count == 0) continue;
+    p->slots = room.slots();
+    p->arrived = room.counters();
+    launch<N>(*p, room);
+  }
+}
+
+} // namespace detail
+
+/// Y = X W^T + (X L) R, or Y +=, of several layers that read the same X (tokens x d_in): queries, keys and values, say. Two
+/// launches, one for all X L (none without adapters) and one for all outputs, for every 64 tokens and 8 layers. X, Y and the
+/// layers are in the memory of the current device; the call returns when the kernels are in the workspace's stream. A graph can
+/// capture it.
+///
+/// **Numerics** Codes are exact in the type of X, sums and scales are float; X L is rounded to the type of X, Y once at the
+/// end. The same card and shapes give the same bits. The CPU's forward_into rounds X to int8 unless asked otherwise: its
+/// results differ.
+/// @throws shape_error; config_error if a layer holds numbers of the other 16-bit type, or the workspace would have to grow in
+/// a capture; cuda::error
+template <device_number T>
+void forward_into(std::span<layer_output<T> const> outputs, matrix_view<T const> x, workspace& room,
+                  forward_options const& options = {}) {
+  constexpr number_format format = detail::format_of<T>;
+  for (layer_output<T> const& o : outputs) {
+    if (!o.layer) throw config_error("cuda::forward_into: an output has no layer");
+    device_header const& h = o.layer->header();
+    if (x.cols() != index_t{h.cols} || o.y.cols() != index_t{h.rows} || x.rows() != o.y.rows())
+      throw shape_error(message("cuda::forward_into: X ", x.rows(), " x ", x.cols(), ", W ", h.rows, " x ", h.cols, ", Y ",
+                                o.y.rows(), " x ", o.y.cols()));
+    if (std::string const why = detail::why_not(h, format); !why.empty())
+      throw config_error(message("cuda::forward_into: ", why));
+  }
+  constexpr index_t most_tokens = 8 * most_tiles;
+  for (index_t first = 0; first < x.rows(); first += most_tokens)
+    for (std::size_t layer = 0; layer < outputs.size(); layer += most_jobs) {
+      layer_call calls[most_jobs];
+      std::size_t const count = std::min<std::size_t>(most_jobs, outputs.size() - layer);
+      for (std::size_t k = 0; k < count; ++k) {
+        layer_output<T> const& o = outputs[layer + k];
+        calls[k] = {o.layer->data(), o.layer->header(), reinterpret_cast<std::uint16_t*>(o.y.row(first)), o.y.row_stride()};
+      }
+      input_rows const rows{reinterpret_cast<std::uint16_t const*>(x.row(first)), x.row_stride(),
+                            static_cast<int>(std::min(most_tokens, x.rows() - first))};
+      detail::forward_some<format>({calls, count}, rows, options.add, room);
+    }
+}
+
+/// The same of one layer.
+template <device_number T>
+void forward_into(device_linear const& layer, matrix_view<T const> x, matrix_view<T> y, workspace& room,
+                  forward_options const& options = {}) {
+  layer_output<T> const output{&layer, y};
+  forward_into(std::span<layer_output<T> const>(&output, 1), x, room, options);
+}
+
+} // namespace cuda
+} // namespace SLIM_ABI
+} // namespace slim

@@ -1,0 +1,119 @@
+// Entropy-coded bytes: what comes back, how few bytes it takes, and what damage does.
+
+#include "slim/packing/entropy_coded.hpp"
+
+#include "slim/core/random.hpp"
+#include "slim/io/gguf/record_planes.hpp"
+#include "slim/testing/executors.hpp"
+#include "support/simd_levels.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <cmath>
+
+namespace {
+
+using slim::entropy_decode;
+using slim::entropy_encode;
+using bytes = std::vector<std::byte>;
+
+/// Bytes of a bell around 128, as wide as `width`: an entropy of log2(width * 4.13) bits.
+bytes bell(std::size_t count, double width, std::uint64_t seed) {
+  bytes all;
+  for (std::size_t k = 0; k < count; ++k) {
+    double const x = 128 + width * slim::random_normal(seed, k);
+    all.push_back(static_cast<std::byte>(std::clamp(std::lround(x), 0L, 255L)));
+  }
+  return all;
+}
+
+double entropy(bytes const& all) {
+  std::array<double, 256> count{};
+  for (std::byte const b : all) ++count[static_cast<std::size_t>(b)];
+  double bits = 0;
+  for (double const c : count)
+    if (c > 0) bits -= c * std::log2(c / static_cast<double>(all.size()));
+  return bits / 8;
+}
+
+bytes decoded(bytes const& coded, std::size_t most, slim::context const& ctx = {}) {
+  auto read = entropy_decode(coded, most, ctx);
+  INFO(read.why());
+  REQUIRE(read);
+  return std::move(*read);
+}
+
+} // namespace
+
+TEST_CASE("entropy-coded bytes come back, at every level and on every executor") {
+  std::size_t const count = GENERATE(0, 1, 2, 31, 32, 33, 63, 64, 1000, 4097, 100000, 1200001);
+  double const width = GENERATE(0.0, 0.3, 9.0, 70.0);
+  slim::record_planes const planes =
+      GENERATE(slim::record_planes{0}, slim::record_planes{0, 1, 2, 2, 2, 2, 2, 2}, slim::record_planes{1, 0, 1});
+  bytes const all = bell(count, width, count);
+  bytes const coded = entropy_encode(all, planes);
+  for (slim::simd_level const level : slim_test::simd_levels()) CHECK(decoded(coded, count, slim_test::at(level)) == all);
+  slim::testing::backwards_executor const backwards;
+  slim::testing::thread_team_executor const team;
+  slim::context on;
+  on.where = backwards;
+  CHECK(entropy_encode(all, planes, on) == coded);
+  on.where = team;
+  CHECK(entropy_encode(all, planes, on) == coded);
+  CHECK(decoded(coded, count, on) == all);
+}
+
+TEST_CASE("entropy-coded bytes take what their frequencies say") {
+  double const width = GENERATE(0.2, 1.0, 5.0, 30.0);
+  bytes const all = bell(400000, width, 3);
+  double const size = static_cast<double>(entropy_encode(all, {0}).size());
+  CHECK(size > entropy(all));
+  CHECK(size < 1.01 * entropy(all) + 1000);
+  bytes noise; // has no slack, and is stored as it is
+  for (std::size_t k = 0; k < 100000; ++k) noise.push_back(static_cast<std::byte>(slim::random_bits(1, k)));
+  CHECK(entropy_encode(noise, {0}).size() < noise.size() + 700);
+}
+
+TEST_CASE("planes keep apart what does not belong together") {
+  bytes all; // an even byte of few values, an odd one of all
+  bytes const even = bell(50000, 0.5, 1), odd = bell(50000, 60, 2);
+  for (std::size_t k = 0; k < even.size(); ++k) all.insert(all.end(), {even[k], odd[k]});
+  CHECK(static_cast<double>(entropy_encode(all, {0, 1}).size()) < 1.01 * (entropy(even) + entropy(odd)) + 2000);
+  CHECK(entropy_encode(all, {0, 1}).size() < entropy_encode(all, {0}).size());
+}
+
+TEST_CASE("damaged entropy-coded bytes are a sentence or other bytes, never more than allowed") {
+  bytes const all = bell(3000, 3, 9);
+  bytes const good = entropy_encode(all, {0, 1, 1, 1});
+  for (std::size_t length = 0; length < good.size(); ++length)
+    REQUIRE_FALSE(entropy_decode(std::span(good).first(length), all.size()));
+  for (std::size_t k = 0; k < good.size(); ++k) {
+    bytes bad = good;
+    bad[k] ^= static_cast<std::byte>(1 + slim::random_bits(5, k) % 255);
+    auto const read = entropy_decode(bad, all.size());
+    if (read)
+      REQUIRE(read->size() <= all.size());
+    else
+      REQUIRE(read.why().size() > 20);
+  }
+  CHECK_THAT(entropy_decode(good, all.size() - 1).why(), Catch::Contains("are allowed"));
+  bytes longer = good;
+  longer.push_back({});
+  CHECK_FALSE(entropy_decode(longer, all.size()));
+}
+
+TEST_CASE("planes that cannot be are refused") {
+  bytes const some(10);
+  CHECK_THROWS_AS(entropy_encode(some, {}), slim::config_error);
+  CHECK_THROWS_AS(entropy_encode(some, {0, 2}), slim::config_error);
+  CHECK_THROWS_AS(entropy_encode(some, slim::record_planes(65537, 0)), slim::config_error);
+}
+
+TEST_CASE("the planes of a type cover its blocks") {
+  for (int k = 0; k < static_cast<int>(slim::tensor_type::other); ++k) {
+    auto const type = static_cast<slim::tensor_type>(k);
+    INFO(slim::name_of(type));
+    CHECK(static_cast<slim::index_t>(slim::planes_of(type).size()) == slim::block_of(type).bytes);
+    CHECK_NOTHROW(entropy_encode(bytes(1000), slim::planes_of(type)));
+  }
+}
