@@ -143,6 +143,20 @@ struct fisher_command {
   void run() const;
 };
 
+struct export_command {
+  std::filesystem::path model, packed, out, base, json;
+  std::string to;      ///< ct, gptq, gptq:v1, gptq:v2, mlx, hf, gguf, gguf:TYPE
+  std::string adapter; ///< peft, mlx, gguf, merge, none; empty: what goes with `to`
+  std::ptrdiff_t max_rank = 0;
+  bool allow_lossy = false;
+  void run() const;
+};
+
+struct import_command {
+  std::filesystem::path folder, adapter, out, packed, json;
+  void run() const;
+};
+
 struct inspect_command {
   std::filesystem::path model, json;
   void run() const;

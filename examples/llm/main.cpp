@@ -280,6 +280,33 @@ int main(int argc, char** argv) {
   add_count(*sub, "--max-tokens", fisher.max_tokens, "tokens to look at, 0 for all");
   sub->callback([&] { fisher.run(); });
 
+  export_command exported;
+  sub = add_command(app, "export", "write a compressed model as files that other software loads", exported);
+  add_model(sub, exported);
+  sub->add_option("--packed", exported.packed, "the packed linears, written by compress --packed (a .slim file has them)");
+  sub->add_option("--to", exported.to,
+                  "ct (compressed-tensors), gptq, gptq:v1, gptq:v2, mlx, hf (numbers), gguf (smallest exact types), gguf:q4_1 "
+                  "and the like")
+      ->required();
+  sub->add_option("--out", exported.out, "the folder or GGUF file to write")->required();
+  sub->add_option("--adapter", exported.adapter,
+                  "peft, mlx or gguf: a file beside it, OUT-adapter or OUT-lora.gguf; merge (hf); none (default: what goes "
+                  "with the format)");
+  sub->add_option("--base", exported.base, "gguf: a GGUF file of the model, if the model is a folder");
+  sub->add_flag("--allow-lossy", exported.allow_lossy, "round what the format does not hold, and say how much that changed");
+  add_count(*sub, "--max-rank", exported.max_rank, "refuse adapters of a higher rank (vLLM: 512; 0: none is refused)")
+      ->check(CLI::NonNegativeNumber);
+  sub->callback([&] { exported.run(); });
+
+  import_command imported;
+  sub = add_command(app, "import", "take over a model that other software quantized, codes as they are", imported);
+  sub->add_option("folder", imported.folder, "a folder of compressed-tensors (pack-quantized), GPTQ or MLX (affine)")
+      ->required();
+  sub->add_option("--adapter", imported.adapter, "its adapter: a folder of PEFT or mlx-lm, or a LoRA GGUF");
+  sub->add_option("--out", imported.out, "where to write the model with weights as numbers")->required();
+  sub->add_option("--packed", imported.packed, "where to write its packed linears")->required();
+  sub->callback([&] { imported.run(); });
+
   inspect_command inspect;
   sub = add_command(app, "inspect", "list the tensors of a model", inspect);
   add_model(sub, inspect);

@@ -69,10 +69,10 @@ TEST_CASE("training scales and adapters comes nearer to the dense model, and wha
     CHECK(distill(again, given.dense, given.train, given.train, none).before == done.after);
     // Codes stay.
     for (auto const& [name, layer] : s.layers()) {
-      linear shape = *all_linears(const_cast<model&>(given.dense)).front();
-      for (linear* l : all_linears(const_cast<model&>(given.dense)))
-        if (l->name == name) shape = *l;
-      CHECK(unpack(shape, layer).weight.codes.codes == unpack(shape, given.layers.at(name)).weight.codes.codes);
+      linear_info shape;
+      for (linear_info const& l : linears_of(given.dense))
+        if (l.name == name) shape = l;
+      CHECK(decode(shape, layer).codes.codes == decode(shape, given.layers.at(name)).codes.codes);
     }
   }
 }

@@ -38,6 +38,10 @@ add_test(NAME "interop: tokenizer folders" COMMAND sh -c "exec \"\${SLIM_PYTHON:
          ${CMAKE_CURRENT_SOURCE_DIR}/golden/tokenizer_oracle.py $<TARGET_FILE:encode_strings>)
 set_tests_properties("interop: tokenizer folders" PROPERTIES LABELS interop SKIP_RETURN_CODE 77)
 
+# What export writes, in software that nobody here wrote; status 77: its packages cannot be had or do not load.
+add_test(NAME "interop: stock readers of exported files"
+         COMMAND bash ${CMAKE_CURRENT_SOURCE_DIR}/interop/run.sh light $<TARGET_FILE:slim-llm>)
+set_tests_properties("interop: stock readers of exported files" PROPERTIES LABELS interop SKIP_RETURN_CODE 77 TIMEOUT 600)
 # .slim files, read by a second reader; status 77: NumPy, gguf or safetensors is missing.
 add_test(NAME "interop: slim container" COMMAND sh -c "exec \"\${SLIM_PYTHON:-python3}\" \"$0\" \"$1\""
          ${CMAKE_CURRENT_SOURCE_DIR}/golden/slim_oracle.py $<TARGET_FILE:slim-llm>)

@@ -6,32 +6,31 @@
 namespace slim_llm {
 namespace {
 
-constexpr auto scale_format = slim::number_format::fp16;
 constexpr auto factor_format = slim::number_format::bf16;
 constexpr slim::index_t slim_repo_multiple = 128; ///< of ranks, in SLiM's published code
 constexpr double outlier_share = 0.01;            ///< of the input channels that SLiM-Quant^O scales
 
 slim::slim_quantizer slim_repo_quantizer(code_part const& codes) {
   return slim::slim_quantizer(
-      {.bits = codes.bits, .block = codes.block, .search = slim::scale_search::reference, .scale_format = scale_format});
+      {.bits = codes.bits, .block = codes.block, .search = slim::scale_search::reference, .scale_format = codes.scale_format});
 }
 
 std::optional<slim::any_quantizer> quantizer_of(code_part const& codes) {
   switch (codes.method) {
   case code_method::absmax:
     return slim::absmax_quantizer(
-        {.bits = codes.bits, .block = codes.block, .symmetric = codes.symmetric, .scale_format = scale_format});
+        {.bits = codes.bits, .block = codes.block, .symmetric = codes.symmetric, .scale_format = codes.scale_format});
   case code_method::range:
     return slim::range_quantizer({.bits = codes.bits,
                                   .block = codes.block,
                                   .range = {.rule = codes.range},
                                   .by_output = codes.by_output,
-                                  .scale_format = scale_format});
+                                  .scale_format = codes.scale_format});
   case code_method::slim_quant:
-    return slim::slim_quantizer({.bits = codes.bits, .block = codes.block, .scale_format = scale_format});
+    return slim::slim_quantizer({.bits = codes.bits, .block = codes.block, .scale_format = codes.scale_format});
   case code_method::slim_quant_o:
     return slim::slim_quantizer(
-        {.bits = codes.bits, .block = codes.block, .outlier_share = outlier_share, .scale_format = scale_format});
+        {.bits = codes.bits, .block = codes.block, .outlier_share = outlier_share, .scale_format = codes.scale_format});
   case code_method::slim_repo: return slim_repo_quantizer(codes);
   default: return std::nullopt;
   }
@@ -55,7 +54,7 @@ std::optional<slim::any_pruner> pruner_of(mask_part const& mask) {
 slim::any_low_rank_solver slim_adapter(adapter_part const& adapter, slim::adapter_rank rank) {
   if (adapter.bits == 0) return slim::slim_lora({.rank = rank, .format = factor_format});
   slim::absmax_quantizer const rounding(
-      {.bits = adapter.bits, .block = slim::per_column_group(128), .scale_format = scale_format});
+      {.bits = adapter.bits, .block = slim::per_column_group(128), .scale_format = adapter.scale_format});
   return slim::quantized_adapter(slim::slim_lora({.rank = rank}), rounding);
 }
 
@@ -124,11 +123,12 @@ slim::uniform_grid grid_of(code_part const& codes) {
   return {.bits = codes.bits,
           .block = codes.block,
           .symmetric = codes.symmetric,
-          .rule = plain ? slim::scale_rule::absmax : slim::scale_rule::least_error};
+          .rule = plain ? slim::scale_rule::absmax : slim::scale_rule::least_error,
+          .scale_format = codes.scale_format};
 }
 
 slim::joint_config joint_config_of(recipe_parts const& parts, slim::adapter_rank rank) {
-  slim::adapter_format const stored{.bits = parts.adapter.bits};
+  slim::adapter_format const stored{.bits = parts.adapter.bits, .scale_format = parts.adapter.scale_format};
   if (parts.codes.method == code_method::alternating) return slim::alternating_config(rank, stored);
   return {.rank = rank, .stored = stored};
 }
@@ -180,7 +180,7 @@ slim::adapter blank_adapter(adapter_part const& how, slim::index_t d_out, slim::
   a.right = slim::matrix<float>(rank, d_out);
   if (how.bits == 0) return a;
   slim::absmax_quantizer const rounding(
-      {.bits = how.bits, .block = slim::per_column_group(slim::adapter_format{}.group), .scale_format = scale_format});
+      {.bits = how.bits, .block = slim::per_column_group(slim::adapter_format{}.group), .scale_format = how.scale_format});
   a.left_codes = rounding.zero_codes(d_in, rank);
   a.right_codes = rounding.zero_codes(rank, d_out);
   return a;
@@ -189,8 +189,10 @@ slim::adapter blank_adapter(adapter_part const& how, slim::index_t d_out, slim::
 } // namespace
 
 slim::any_layer blank_layer(recipe_parts const& parts, slim::index_t d_out, slim::index_t d_in, slim::adapter_rank rank) {
-  slim::absmax_quantizer const rounding(
-      {.bits = parts.codes.bits, .block = parts.codes.block, .symmetric = parts.codes.symmetric, .scale_format = scale_format});
+  slim::absmax_quantizer const rounding({.bits = parts.codes.bits,
+                                         .block = parts.codes.block,
+                                         .symmetric = parts.codes.symmetric,
+                                         .scale_format = parts.codes.scale_format});
   auto codes = rounding.zero_codes(d_out, d_in);
   if (parts.codes.method == code_method::slim_quant_o) {
     codes.channel_factors.assign(static_cast<std::size_t>(d_in), 1.0f);

@@ -71,6 +71,9 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
   } else if (auto const rank = rank_modifier(modifier)) {
     if (parts.adapter.method == adapter_method::none) return meaningless("has no adapter");
     parts.adapter.rank = *rank;
+  } else if (modifier == "bf16-scales") {
+    if (parts.codes.method == code_method::none) return meaningless("quantizes nothing");
+    parts.codes.scale_format = parts.adapter.scale_format = slim::number_format::bf16;
   } else if (modifier == "prune-first") {
     bool const in_steps = parts.codes.method != code_method::none && parts.mask.method != mask_method::none &&
                           !parts.has_solver() && parts.adapter.method != adapter_method::slim_repo;
@@ -103,7 +106,7 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
   } else {
     return slim::message(
         "modifier @", modifier,
-        " is not known; there are @50 @channel @gN @rR @dampD @range=RULE @prune-first @no-target @guided @fp8 @int8");
+        " is not known; there are @50 @channel @gN @rR @bf16-scales @dampD @range=RULE @prune-first @no-target @guided @fp8 @int8");
   }
   return {};
 }
@@ -117,7 +120,8 @@ recipe make_recipe(std::string const& name, recipe_parts const& parts, input_rou
   recipe made;
   made.name = name;
   made.rank = parts.adapter.rank;
-  if (parts.adapter.method != adapter_method::none) made.stored = slim::adapter_format{.bits = parts.adapter.bits};
+  if (parts.adapter.method != adapter_method::none)
+    made.stored = slim::adapter_format{.bits = parts.adapter.bits, .scale_format = parts.adapter.scale_format};
   made.makes_codes = parts.codes.method != code_method::none && !parts.is_system();
   made.needs_hessian = parts.has_solver() || parts.adapter.method == adapter_method::exact;
   made.towards_dense = parts.towards_dense();
@@ -186,6 +190,9 @@ std::vector<recipe_summary> recipe_modifiers() {
           {"@channel", "a weight scale per output channel instead of one per tensor"},
           {"@gN", "a weight scale per N input channels of a row, e.g. @g128"},
           {"@rR", "adapters of rank ratio R if it is below 1, else of rank R, e.g. @r0.075, @r32"},
+          {"@bf16-scales",
+           "scales of 8 significant bits: times a zero point or a code of an adapter they are numbers of F16, which "
+           "exports to MLX and 16-bit adapters want"},
           {"@dampD",
            "error feedback with damping D of the mean diagonal of X^T X, e.g. @damp1; without it 0.01, of the other systems 1"},
           {"@range=RULE",

@@ -43,6 +43,7 @@ struct code_part {
   int bits = 4;
   slim::scale_block block = slim::per_tensor;
   bool symmetric = true;
+  slim::number_format scale_format = slim::number_format::fp16;
   bool apart = false;                              ///< squeeze_llm: some weights are stored as numbers
   double damping = 0.0;                            ///< of error feedback; 0: the method's own
   slim::range_rule range = slim::range_rule::dobi; ///< of the method `range`
@@ -57,7 +58,8 @@ struct mask_part {
 struct adapter_part {
   adapter_method method = adapter_method::none;
   slim::adapter_rank rank = {};
-  int bits = 0; ///< of its codes; 0: bf16 numbers
+  int bits = 0;                                                 ///< of its codes; 0: bf16 numbers
+  slim::number_format scale_format = slim::number_format::fp16; ///< of its codes
 };
 
 struct recipe_parts {

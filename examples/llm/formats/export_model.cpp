@@ -1,6 +1,7 @@
 #include "formats/export_model.hpp"
 
 #include "formats/config_dtype.hpp"
+#include "formats/folder_files.hpp"
 #include "run/file_output.hpp"
 #include "run/output_files.hpp"
 
@@ -9,10 +10,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <map>
 #include <unordered_map>
-#include <unordered_set>
 
 namespace slim_llm {
 namespace {
@@ -21,28 +20,6 @@ constexpr index_t elements_per_task = index_t{1} << 16;
 
 void check(slim::status const& done) {
   if (!done) throw input_error(done.why());
-}
-
-/// Not a number of F16: 65536 and beyond, infinity, NaN.
-bool outside_of_f16(std::span<std::byte const> bf16) {
-  constexpr std::uint16_t first_beyond = 0x4780, magnitude = 0x7fff;
-  for (std::size_t k = 0; k + 1 < bf16.size(); k += 2) {
-    std::uint16_t bits = 0;
-    std::memcpy(&bits, &bf16[k], sizeof bits);
-    if ((bits & magnitude) >= first_beyond) return true;
-  }
-  return false;
-}
-
-/// The type in which a program should load the folder, so that it gets the weights that were evaluated: float16, as the linears
-/// are written, unless something that is copied would not survive it.
-char const* loaded_dtype(checkpoint const& source, std::unordered_set<std::string> const& linears) {
-  for (auto const& tensor : source.tensors()) {
-    if (linears.contains(tensor.name)) continue;
-    bool const wide = tensor.type == slim::tensor_type::f32 || tensor.type == slim::tensor_type::f64;
-    if (wide || (tensor.type == slim::tensor_type::bf16 && outside_of_f16(tensor.bytes))) return "float32";
-  }
-  return "float16";
 }
 
 /// Configuration, tokenizer, generation settings. Weights of other formats stay behind.
@@ -153,11 +130,7 @@ void model_writer::write_gguf(slim::gguf_file const& source) const {
 
 void model_writer::write_folder() const {
   std::unordered_map<std::string, std::pair<linear_info, std::uint64_t> const*> by_name;
-  std::unordered_set<std::string> linears;
-  for (auto const& entry : linears_) {
-    by_name.emplace(entry.first.name, &entry);
-    linears.insert(entry.first.name);
-  }
+  for (auto const& entry : linears_) by_name.emplace(entry.first.name, &entry);
   std::vector<slim::outgoing_tensor> tensors;
   for (auto const& tensor : source_.tensors()) {
     auto const found = by_name.find(tensor.name);
@@ -170,7 +143,7 @@ void model_writer::write_folder() const {
            })});
   }
   replacing_folder folder(out_);
-  copy_small_files(source_.path(), folder.temporary(), loaded_dtype(source_, linears));
+  copy_small_files(source_.path(), folder.temporary(), loaded_dtype(tensors));
   check(slim::save_safetensors(folder.temporary() / "model.safetensors", std::move(tensors), {{"format", "pt"}}));
   folder.commit();
 }

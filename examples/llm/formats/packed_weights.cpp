@@ -221,21 +221,24 @@ slim::input_precision packed_precision(std::string const& inputs) {
   throw input_error("--inputs " + inputs + ": possible with packed weights are int8, int16, float");
 }
 
-unpacked_layer unpack(linear const& l, packed_layer const& layer, context const& ctx) {
-  unpacked_layer found{unpacked(l.name, layer.weight, ctx), adapter_of(l.name, layer, ctx)};
-  auto const& codes = found.weight.codes;
-  slim::adapter const& a = found.low_rank;
-  bool const fits = codes.rows() == l.d_out() && codes.cols() == l.d_in() &&
-                    (a.rank() == 0 || (a.left.rows() == l.d_in() && a.right.cols() == l.d_out() && a.right.rows() == a.rank()));
-  if (!fits)
-    throw input_error(slim::message(l.name, ": packed as ", codes.rows(), " x ", codes.cols(), " with rank ", a.rank(),
-                                    ", the model has ", l.d_out(), " x ", l.d_in()));
-  return found;
+decoded_layer decode(linear_info const& l, packed_layer const& layer, context const& ctx) {
+  auto [kept, codes] = unpacked(l.name, layer.weight, ctx);
+  if (codes.rows() != l.d_out || codes.cols() != l.d_in)
+    throw input_error(
+        slim::message(l.name, ": packed as ", codes.rows(), " x ", codes.cols(), ", the model has ", l.d_out, " x ", l.d_in));
+  return {std::move(kept), std::move(codes), decode_adapter(l, layer, ctx)};
+}
+
+slim::adapter decode_adapter(linear_info const& l, packed_layer const& layer, context const& ctx) {
+  slim::adapter a = adapter_of(l.name, layer, ctx);
+  if (a.rank() > 0 && (a.left.rows() != l.d_in || a.right.cols() != l.d_out || a.right.rows() != a.rank()))
+    throw input_error(slim::message(l.name, ": packed with an adapter of ", a.left.rows(), " x ", a.rank(), " and ",
+                                    a.right.rows(), " x ", a.right.cols(), ", the model has ", l.d_out, " x ", l.d_in));
+  return a;
 }
 
 void use_packed(linear& l, packed_layer const& layer, std::optional<slim::input_precision> inputs, context const& ctx) {
-  auto const [weight, a] = unpack(l, layer, ctx);
-  auto const& [kept, codes] = weight;
+  auto const [kept, codes, a] = decode({l.name, l.role, l.d_out(), l.d_in()}, layer, ctx);
   if (inputs) {
     bool const dense = kept.count() == codes.codes.size();
     l.packed = std::make_shared<slim::packed_linear const>(

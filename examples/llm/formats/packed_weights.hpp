@@ -40,14 +40,6 @@ using packed_weights = std::map<std::string, packed_layer>;
 [[nodiscard]] packed_layer pack(slim::integer_codes const& codes, slim::mask const* kept, slim::adapter const* low_rank,
                                 context const& ctx = {});
 
-/// What was packed: codes on a mask that keeps all weights where none was given, and the adapter (rank 0 if there is none).
-struct unpacked_layer {
-  slim::sparse_codes<slim::mask, slim::integer_codes> weight;
-  slim::adapter low_rank;
-};
-/// @throws input_error naming the layer if its bytes do not decode, or not to a layer of that shape.
-[[nodiscard]] unpacked_layer unpack(linear const& l, packed_layer const& layer, context const& ctx = {});
-
 /// Collects packed layers outside of memory and writes them to one file.
 class packed_writer {
 public:
@@ -104,6 +96,18 @@ private:
 /// standard error. @throws input_error as packed_file, if it was made of another model, and if a linear has no layer there.
 [[nodiscard]] std::shared_ptr<packed_file const> packed_beside(checkpoint const& source, model const& m,
                                                                std::filesystem::path const& path);
+
+/// A packed layer as what it stands for.
+struct decoded_layer {
+  slim::mask kept;
+  slim::integer_codes codes;
+  slim::adapter adapter; ///< of rank 0 if there is none
+};
+
+/// @throws input_error naming the layer if its bytes do not decode, or are not codes of d_out x d_in with an adapter that fits.
+[[nodiscard]] decoded_layer decode(linear_info const& l, packed_layer const& layer, context const& ctx = {});
+/// The adapter alone.
+[[nodiscard]] slim::adapter decode_adapter(linear_info const& l, packed_layer const& layer, context const& ctx = {});
 
 /// "int8" (or nothing), "int16" or "float". @throws input_error
 [[nodiscard]] slim::input_precision packed_precision(std::string const& inputs);

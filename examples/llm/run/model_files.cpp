@@ -1,10 +1,19 @@
 #include "run/model_files.hpp"
 
+#include "run/output_files.hpp"
+
 namespace slim_llm {
 
 bool model_files::has(std::string const& name) const {
   std::error_code ignored;
   return keeps_ ? inside_.contains(name) : std::filesystem::exists(place_ / name, ignored);
+}
+
+std::vector<std::string> model_files::names() const {
+  if (!keeps_) return small_files(place_);
+  std::vector<std::string> names;
+  for (auto const& entry : inside_) names.push_back(entry.first);
+  return names;
 }
 
 slim::result<std::string> model_files::text(std::string const& name) const {

@@ -12,6 +12,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace slim_llm {
 
@@ -29,6 +30,8 @@ public:
   /// What a failure calls the file: its path, or the path of the file around it and its name.
   [[nodiscard]] std::filesystem::path path_of(std::string const& name) const { return place_ / name; }
   [[nodiscard]] bool has(std::string const& name) const;
+  /// Of a folder: those that small_files (run/output_files.hpp) lists.
+  [[nodiscard]] std::vector<std::string> names() const;
   /// The content. The failure names the file and the reason.
   [[nodiscard]] slim::result<std::string> text(std::string const& name) const;
   /// The content as a JSON document, read as slim::read_json does.

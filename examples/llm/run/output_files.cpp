@@ -141,6 +141,10 @@ void file_plan::writes_model(std::string option, fs::path const& path, fs::path 
   outputs_.back().names.push_back("model.safetensors");
 }
 
+void file_plan::writes_folder(std::string option, std::filesystem::path const& path, std::vector<std::string> names) {
+  outputs_.push_back({std::move(option), path, kind::folder, std::move(names)});
+}
+
 void file_plan::check() const {
   for (std::size_t k = 0; k < outputs_.size(); ++k) {
     check_inputs(outputs_[k]);

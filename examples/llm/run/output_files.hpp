@@ -27,6 +27,8 @@ public:
   void writes_file(std::string option, std::filesystem::path const& path);
   /// A model in the form of the one it is made of: a file, or a folder of files.
   void writes_model(std::string option, std::filesystem::path const& path, std::filesystem::path const& source);
+  /// A folder with files of these names.
+  void writes_folder(std::string option, std::filesystem::path const& path, std::vector<std::string> names);
 
   /// @throws input_error if an input does not exist, or is a folder and should be a file; if a folder does not exist or cannot
   /// be written; if an output is a folder and should be a file, or the other way round; if it would overwrite an input, has the

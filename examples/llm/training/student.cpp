@@ -74,9 +74,9 @@ student::student(model const& dense, packed_weights const& layers, trained_parts
     for (linear& l : b.linears) {
       auto const found = layers.find(l.name);
       if (found == layers.end()) throw input_error(l.name + ": is not among the packed weights");
-      trained_layer layer{unpack(l, found->second, ctx), {}};
-      auto const& codes = layer.stored.weight.codes;
-      slim::adapter const& a = layer.stored.low_rank;
+      trained_layer layer{decode({l.name, l.role, l.d_out(), l.d_in()}, found->second, ctx), {}};
+      auto const& codes = layer.stored.codes;
+      slim::adapter const& a = layer.stored.adapter;
       layer.first_scales = codes.scales;
       if (parts.scales && !codes.scales.has_second_level())
         layer.scales = add_tensor(l.name, trained_tensor::kind::scales,
@@ -93,8 +93,7 @@ student::student(model const& dense, packed_weights const& layers, trained_parts
 }
 
 void student::follow(linear& l, trained_layer& layer, context const& ctx) const {
-  auto& [kept, codes] = layer.stored.weight;
-  slim::adapter& a = layer.stored.low_rank;
+  auto& [kept, codes, a] = layer.stored;
   if (layer.scales >= 0) {
     auto const& factors = tensors_[static_cast<std::size_t>(layer.scales)].values;
     for (index_t k = 0; k < codes.scales.size(); ++k) {
@@ -104,7 +103,7 @@ void student::follow(linear& l, trained_layer& layer, context const& ctx) const 
           factor == 1.0f ? first : slim::rounded_to(codes.scales.format(), first * std::max(factor, 1e-3f));
     }
   }
-  l.weight = layer.stored.weight.values(ctx);
+  codes.dequantize_into(l.weight.view(), ctx); // pruned weights have the code of 0
   if (layer.left < 0) return;
   store_factor(tensors_[static_cast<std::size_t>(layer.left)].values, a.left_codes, a.format, a.left, ctx);
   store_factor(tensors_[static_cast<std::size_t>(layer.right)].values, a.right_codes, a.format, a.right, ctx);
@@ -133,8 +132,7 @@ std::vector<std::vector<float>> student::values() const {
 void student::add_gradients(linear const& l, matrix_view<float const> x, matrix_view<float const> dy,
                             std::vector<std::vector<float>>& gradients, context const& ctx) const {
   trained_layer const& layer = layers_.at(l.name);
-  auto const& [kept, codes] = layer.stored.weight;
-  slim::adapter const& a = layer.stored.low_rank;
+  auto const& [kept, codes, a] = layer.stored;
   matrix<float> dw, dl, dr;
   if (layer.scales >= 0) dw = matrix<float>(l.d_out(), l.d_in());
   if (layer.left >= 0) {
@@ -159,9 +157,9 @@ void student::add_gradients(linear const& l, matrix_view<float const> x, matrix_
 packed_weights student::layers(context const& ctx) const {
   packed_weights all;
   for (auto const& [name, layer] : layers_) {
-    auto const& [kept, codes] = layer.stored.weight;
+    auto const& [kept, codes, a] = layer.stored;
     bool const dense = kept.count() == codes.codes.size();
-    all.emplace(name, pack(codes, dense ? nullptr : &kept, &layer.stored.low_rank, ctx));
+    all.emplace(name, pack(codes, dense ? nullptr : &kept, &a, ctx));
   }
   return all;
 }

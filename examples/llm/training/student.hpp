@@ -49,7 +49,7 @@ public:
 
 private:
   struct trained_layer {
-    unpacked_layer stored;
+    decoded_layer stored;
     slim::scale_table first_scales;
     int scales = -1, left = -1, right = -1; ///< numbers of tensors; -1: does not train
   };

@@ -1,8 +1,10 @@
 #pragma once
 /// @file
-/// Layers that GPTQ's software saved (AutoGPTQ, GPTQModel: `qweight`, `qzeros`, `scales`, `g_idx`) as integer_codes.
+/// Layers that GPTQ's software saved (AutoGPTQ, GPTQModel: `qweight`, `qzeros`, `scales`, `g_idx`) as integer_codes,
+/// and back.
 
 #include "slim/core/scalar.hpp"
+#include "slim/interop/even_groups.hpp"
 #include "slim/interop/packed_words.hpp"
 #include "slim/quantization/codes/integer_codes.hpp"
 
@@ -80,6 +82,62 @@ struct gptq_codes {
       out.codes.codes(i, k) =
           static_cast<std::int8_t>(detail::word_field(a.qweight.data() + i, a.d_out, channel, a.bits) - middle);
     }
+  return out;
+}
+
+/// The tensors of a layer, owned; channels in order.
+struct gptq_layer {
+  index_t d_out = 0, d_in = 0;
+  int bits = 4;
+  std::vector<std::int32_t> qweight, qzeros, g_idx;
+  std::vector<fp16> scales;
+  bool zeros_are_one_less = true;
+
+  [[nodiscard]] gptq_arrays arrays() const { return {d_out, d_in, bits, qweight, qzeros, scales, g_idx, zeros_are_one_less}; }
+};
+
+/// What of the codes the format cannot hold with groups of `group` columns; empty: nothing is lost. Version 1 of the format
+/// (`zeros_are_one_less`) has no place for a zero point at the lowest code, version 2 none for one above the highest.
+[[nodiscard]] inline std::string why_not_gptq(integer_codes const& codes, index_t group, bool zeros_are_one_less) {
+  codes.check("why_not_gptq");
+  if (std::string why = detail::why_not_words(codes, group); !why.empty()) return why;
+  if (!codes.offsets.empty()) return "real offsets have no place, integer zero points have";
+  for (index_t const extent : {codes.cols(), codes.rows()})
+    if (extent * codes.bits % 32 != 0)
+      return message("a layer of ", codes.rows(), " x ", codes.cols(), ": codes of ", codes.bits, " bits fill no whole words");
+  int const shift = (1 << (codes.bits - 1)) - (zeros_are_one_less ? 1 : 0), most = (1 << codes.bits) - 1;
+  for (index_t k = 0; k < codes.zeros.size(); ++k)
+    if (int const stored = codes.zeros.data()[k] + shift; stored < 0 || stored > most)
+      return message("zero point ", stored + (zeros_are_one_less ? 1 : 0), " has no place in version ",
+                     zeros_are_one_less ? "1 (it stores one less), but in version 2" : "2, but in version 1");
+  return detail::why_not_numbers_of(number_format::fp16, codes.scales, "the scale");
+}
+
+/// The codes as the format has them. @throws config_error with why_not_gptq's sentence; as codes.check_codes
+[[nodiscard]] inline gptq_layer to_gptq(integer_codes const& codes, index_t group, bool zeros_are_one_less,
+                                        context const& ctx = {}) {
+  codes.check_codes("to_gptq");
+  detail::require_none("to_gptq", why_not_gptq(codes, group, zeros_are_one_less));
+  integer_codes const even = in_even_groups(codes, group);
+  int const bits = codes.bits, middle = 1 << (bits - 1);
+  index_t const d_out = codes.rows(), d_in = codes.cols(), groups = even.scales.cols(), zero_words = d_out * bits / 32;
+  gptq_layer out{d_out, d_in, bits, {}, {}, {}, {}, zeros_are_one_less};
+  out.qweight.resize(static_cast<std::size_t>(d_in * bits / 32 * d_out));
+  out.qzeros.resize(static_cast<std::size_t>(groups * zero_words));
+  out.scales.reserve(static_cast<std::size_t>(groups * d_out));
+  constexpr index_t outputs_per_task = 32;
+  ctx.parallel_for(d_out, outputs_per_task, [&](index_t begin, index_t end) {
+    for (index_t i = begin; i < end; ++i)
+      for (index_t j = 0; j < d_in; ++j)
+        detail::set_word_field(out.qweight.data() + i, d_out, j, bits, even.codes(i, j) + middle);
+  });
+  for (index_t g = 0; g < groups; ++g)
+    for (index_t i = 0; i < d_out; ++i) {
+      int const zero = even.zero_at(i, g * group) + middle - (zeros_are_one_less ? 1 : 0);
+      detail::set_word_field(out.qzeros.data() + g * zero_words, 1, i, bits, zero);
+      out.scales.emplace_back(even.scales(i, g));
+    }
+  for (index_t j = 0; j < d_in; ++j) out.g_idx.push_back(static_cast<std::int32_t>(j / group));
   return out;
 }
 

@@ -11,9 +11,16 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
-/// Source of a tensor's numbers: bytes, which are copied; a float view, which is converted; or a function, which is called when
-/// the tensor is written. The memory of bytes and views must live until the file is written.
-using tensor_source = std::variant<std::span<std::byte const>, matrix_view<float const>, std::function<matrix<float>()>>;
+/// Bytes that are made when the tensor is written.
+struct computed_bytes {
+  std::uint64_t size = 0; ///< that `make` will return
+  std::function<std::vector<std::byte>()> make;
+};
+
+/// Source of a tensor's numbers: bytes, which are copied; a float view, which is converted; or a function that makes floats or
+/// bytes, which is called when the tensor is written. The memory of bytes and views must live until the file is written.
+using tensor_source =
+    std::variant<std::span<std::byte const>, matrix_view<float const>, std::function<matrix<float>()>, computed_bytes>;
 
 /// A tensor for a writer.
 struct outgoing_tensor {
@@ -44,6 +51,7 @@ namespace detail {
 
 /// Bytes the tensor will take. For bytes: as many as there are.
 [[nodiscard]] inline std::uint64_t outgoing_bytes(outgoing_tensor const& tensor) {
+  if (auto const* const made = std::get_if<computed_bytes>(&tensor.source)) return made->size;
   if (auto const* const bytes = std::get_if<std::span<std::byte const>>(&tensor.source)) return bytes->size();
   index_t elements = 1;
   for (index_t const extent : tensor.shape) elements *= extent;
@@ -58,11 +66,13 @@ inline void check_outgoing(outgoing_tensor const& tensor) {
     elements *= extent;
   }
   block_layout const block = block_of(tensor.type);
-  if (auto const* const bytes = std::get_if<std::span<std::byte const>>(&tensor.source)) {
+  if (std::holds_alternative<std::span<std::byte const>>(tensor.source) ||
+      std::holds_alternative<computed_bytes>(tensor.source)) {
+    std::uint64_t const bytes = outgoing_bytes(tensor);
     if (tensor.type != tensor_type::other &&
-        (elements % block.elements != 0 || static_cast<index_t>(bytes->size()) != elements / block.elements * block.bytes))
-      throw shape_error(message("outgoing tensor '", tensor.name, "': ", bytes->size(), " bytes for ", elements,
-                                " numbers of type ", name_of(tensor.type)));
+        (elements % block.elements != 0 || static_cast<index_t>(bytes) != elements / block.elements * block.bytes))
+      throw shape_error(message("outgoing tensor '", tensor.name, "': ", bytes, " bytes for ", elements, " numbers of type ",
+                                name_of(tensor.type)));
     return;
   }
   if (tensor.type != tensor_type::f32 && tensor.type != tensor_type::f16 && tensor.type != tensor_type::bf16)
@@ -88,11 +98,18 @@ inline void write_floats(replacing_file& file, tensor_type type, matrix_view<flo
   write_converted<float>(file, values);
 }
 
-/// Writes the numbers. @throws shape_error if a computed matrix is not of the announced size; what the function throws.
+/// Writes the numbers. @throws shape_error if what is computed is not of the announced size; what the function throws.
 inline void write_outgoing(replacing_file& file, outgoing_tensor const& tensor) {
   if (auto const* const bytes = std::get_if<std::span<std::byte const>>(&tensor.source)) return file.write(*bytes);
   if (auto const* const view = std::get_if<matrix_view<float const>>(&tensor.source))
     return write_floats(file, tensor.type, *view);
+  if (auto const* const made = std::get_if<computed_bytes>(&tensor.source)) {
+    std::vector<std::byte> const bytes = made->make();
+    if (bytes.size() != made->size)
+      throw shape_error(message("outgoing tensor '", tensor.name, "': computed as ", bytes.size(), " bytes, ", made->size,
+                                " were announced"));
+    return file.write(bytes);
+  }
   matrix<float> const values = std::get<std::function<matrix<float>()>>(tensor.source)();
   if (static_cast<std::uint64_t>(values.size() * block_of(tensor.type).bytes) != outgoing_bytes(tensor))
     throw shape_error(message("outgoing tensor '", tensor.name, "': computed as ", values.rows(), " x ", values.cols(),

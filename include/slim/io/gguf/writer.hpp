@@ -113,9 +113,9 @@ public:
     tensors_.push_back(std::move(tensor));
   }
 
-  /// Gives a tensor other numbers of the same shape (stacked matrices: below each other), as F32, F16 or BF16: a view
-  /// (`matrix_view<float const>`, living until write), or a function returning `matrix<float>` that is called when the tensor's
-  /// turn comes.
+  /// Gives a tensor other numbers of the same shape (stacked matrices: below each other): floats, written as F32, F16
+  /// or BF16, or bytes of any type ggml knows; views and bytes live until write, functions are called when the tensor's turn
+  /// comes.
   /// @throws config_error if there is no such tensor; shape_error if the size differs.
   void replace(std::string const& name, tensor_type type, tensor_source source) {
     outgoing_tensor* const tensor = find(name);

@@ -1,0 +1,144 @@
+#include "commands.hpp"
+#include "formats/export_adapter.hpp"
+#include "formats/export_folder.hpp"
+#include "formats/export_gguf.hpp"
+#include "formats/load.hpp"
+#include "run/json_output.hpp"
+#include "run/memory.hpp"
+#include "run/output_files.hpp"
+#include "run/table.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+
+namespace slim_llm {
+namespace {
+
+bool is_gguf(std::string const& to) { return to == "gguf" || to.starts_with("gguf:"); }
+std::string gguf_type_of(std::string const& to) { return to == "gguf" ? "" : to.substr(std::string_view("gguf:").size()); }
+
+/// What is done with adapters, where the user does not say.
+std::string adapter_of(export_command const& command) {
+  if (!command.adapter.empty()) return command.adapter;
+  if (is_gguf(command.to)) return "gguf";
+  if (command.to == "hf") return "merge";
+  return command.to == "mlx" ? "mlx" : "peft";
+}
+
+/// Beside the output, so that both are found together.
+std::filesystem::path adapter_path(export_command const& command, std::string const& adapter) {
+  std::string base = command.out.string();
+  while (base.size() > 1 && base.back() == '/') base.pop_back();
+  if (base.ends_with(".gguf")) base.resize(base.size() - std::string_view(".gguf").size());
+  return adapter == "gguf" ? base + "-lora.gguf" : base + "-adapter";
+}
+
+void require_known(export_command const& command, std::string const& adapter) {
+  bool const known = command.to == "hf" || find_layer_format(command.to) ||
+                     (is_gguf(command.to) && command.to != "gguf:" && is_gguf_type(gguf_type_of(command.to)));
+  if (!known)
+    throw input_error("--to " + command.to + ": possible are ct, gptq, gptq:v1, gptq:v2, mlx, hf, gguf, and gguf: with " +
+                      gguf_types());
+  if (adapter != "peft" && adapter != "mlx" && adapter != "gguf" && adapter != "merge" && adapter != "none")
+    throw input_error("--adapter " + adapter + ": possible are peft, mlx, gguf, merge and none");
+  if (adapter == "merge" && command.to != "hf")
+    throw input_error("--adapter merge: would quantize the merged weights again, which this command never does; possible with "
+                      "--to hf");
+  bool const whole = is_slim_path(command.model);
+  if (whole != command.packed.empty())
+    throw input_error(whole ? "--packed: a .slim file holds its packed linears"
+                            : "--packed: name the packed linears of " + command.model.string() + ", or give a .slim file");
+  if (!command.base.empty() && !is_gguf(command.to)) throw input_error("--base: is used with --to gguf only");
+}
+
+void check_files(export_command const& command, std::filesystem::path const& adapter) {
+  file_plan files;
+  files.reads_model(command.model);
+  files.reads_file("--packed", command.packed);
+  files.reads_file("--base", command.base);
+  if (is_gguf(command.to))
+    files.writes_file("--out", command.out);
+  else
+    files.writes_folder("--out", command.out, {"model.safetensors", "config.json"});
+  if (!adapter.empty() && adapter.extension() == ".gguf")
+    files.writes_file("--adapter", adapter);
+  else if (!adapter.empty())
+    files.writes_folder("--adapter", adapter, {"adapter_config.json"});
+  files.writes_text("--json", command.json);
+  files.check();
+}
+
+bool has_adapters(export_source const& source) {
+  for (linear_info const& l : source.linears)
+    if (source.read_adapter(l).rank() > 0) return true;
+  return false;
+}
+
+} // namespace
+
+void export_command::run() const {
+  std::string const kind = adapter_of(*this);
+  require_known(*this, kind);
+  bool const beside = kind == "peft" || kind == "mlx" || kind == "gguf";
+  std::filesystem::path const adapter_out = beside ? adapter_path(*this, kind) : std::filesystem::path();
+  check_files(*this, adapter_out);
+  auto const begin = std::chrono::steady_clock::now();
+  checkpoint const file(model);
+  slim_llm::model const dense = required(load_model(model));
+  for (std::string const& note : dense.notes) std::cerr << "note: " << note << "\n";
+  export_source const source = source_of(file, dense, packed);
+  export_options const options{allow_lossy, max_rank};
+  export_report report;
+  bool const adapted = has_adapters(source);
+  if (is_gguf(to))
+    export_gguf(source, gguf_type_of(to), base, out, options, report);
+  else if (to == "hf")
+    export_dense_folder(source, kind == "merge", out, options, report);
+  else
+    export_folder(source, *find_layer_format(to), out, options, report);
+  if (adapted && kind == "peft") export_peft(source, out, adapter_out, options, report);
+  if (adapted && kind == "mlx") export_mlx_adapter(source, adapter_out, options, report);
+  if (adapted && kind == "gguf") export_lora_gguf(source, adapter_out, options, report);
+  if (adapted && kind == "none")
+    report.notes.push_back("adapters were left out: this is another model than the one that was evaluated");
+  double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+
+  auto const weights = static_cast<double>(linear_weight_count(dense));
+  auto const bits = [&](double bytes) { return fixed(8 * bytes / weights, 3); };
+  table summary({"", "bytes", "bits per weight of the linears"});
+  summary.add({"linears", readable_bytes(report.linear_bytes), bits(report.linear_bytes)});
+  if (report.adapter_bytes > 0) {
+    summary.add({"adapters", readable_bytes(report.adapter_bytes), bits(report.adapter_bytes)});
+    summary.add(
+        {"both", readable_bytes(report.linear_bytes + report.adapter_bytes), bits(report.linear_bytes + report.adapter_bytes)});
+  }
+  summary.add({"everything else", readable_bytes(report.other_bytes)});
+  std::printf("%s: %s\n%s", out.c_str(), to.c_str(), summary.text().c_str());
+  if (report.adapter_bytes > 0) std::printf("adapters: %s\n", adapter_out.c_str());
+  if (report.rounded_layers == 0)
+    std::printf("All %zu linears were read back: they are the packed ones, bit for bit.\n", source.linears.size());
+  else
+    std::printf("%td of %zu linears were rounded; the most, by %.2g of its size: %s.\n", report.rounded_layers,
+                source.linears.size(), report.largest_change, report.most_changed.c_str());
+  for (std::string const& note : report.notes) std::printf("note: %s\n", note.c_str());
+  std::printf("%.1f s, peak memory %s\n", seconds, readable_bytes(peak_memory()).c_str());
+  if (!json.empty())
+    write_json(json, {{"out", out.string()},
+                      {"format", to},
+                      {"adapter", report.adapter_bytes > 0 ? adapter_out.string() : ""},
+                      {"linear_bytes", report.linear_bytes},
+                      {"adapter_bytes", report.adapter_bytes},
+                      {"other_bytes", report.other_bytes},
+                      {"bits_per_weight", 8 * (report.linear_bytes + report.adapter_bytes) / weights},
+                      {"rounded_layers", report.rounded_layers},
+                      {"largest_change", report.largest_change},
+                      {"most_changed", report.most_changed},
+                      {"notes", report.notes},
+                      {"seconds", seconds},
+                      {"peak_bytes", peak_memory()}});
+}
+
+} // namespace slim_llm
