@@ -67,9 +67,10 @@ inline constexpr int flag_offset = 128, stages_offset = 256;
   return static_cast<int>((static_cast<std::int64_t>(unit + 1) * p.ctas - 1) / p.units);
 }
 
-/// A walk over the units of a share, columns first.
+/// A walk over the units of a share, columns first, and over the stages that they are copied into.
 struct unit_cursor {
   int unit, job = 0, pair, k;
+  int stage = 0, phase = 0; ///< the phase counts how often the ring was walked through
 
   SLIM_DEVICE unit_cursor(kernel_plan const& p, int first) : unit(first) {
     while (job + 1 < p.count && p.jobs[job + 1].first_unit <= first) ++job;
@@ -78,6 +79,10 @@ struct unit_cursor {
   }
   SLIM_DEVICE void advance(kernel_plan const& p) {
     ++unit;
+    if (++stage == p.stages) {
+      stage = 0;
+      ++phase;
+    }
     if (++k < p.jobs[job].depth) return;
     k = 0;
     if (++pair < p.jobs[job].pairs) return;
@@ -117,7 +122,7 @@ public:
     }
     for (; now.unit < end_; now.advance(p_)) {
       w_.wait_copies(p_.stages - 2);
-      w_.wait_bulk(stage_of(now.unit), (now.unit - begin_) / p_.stages);
+      w_.wait_bulk(now.stage, now.phase);
       w_.sync(); // the copies of all warps are there, and the stage before is free
       if (ahead.unit < end_) {
         copy_weights(ahead);
@@ -130,26 +135,26 @@ public:
   }
 
 private:
-  [[nodiscard]] SLIM_DEVICE int stage_of(int unit) const { return (unit - begin_) % p_.stages; }
-  [[nodiscard]] SLIM_DEVICE int inputs_at(int unit) const { return stages_offset + stage_of(unit) * p_.stage_bytes; }
-  [[nodiscard]] SLIM_DEVICE int atoms_at(int unit) const { return inputs_at(unit) + input_bytes(TILES); }
+  [[nodiscard]] SLIM_DEVICE int inputs_at(int stage) const { return stages_offset + stage * p_.stage_bytes; }
+  [[nodiscard]] SLIM_DEVICE int atoms_at(int stage) const { return inputs_at(stage) + input_bytes(TILES); }
   [[nodiscard]] SLIM_DEVICE static int smaller(int a, int b) { return a < b ? a : b; }
 
   SLIM_DEVICE void copy_weights(unit_cursor const& c) {
+    if (!w_.copies_chunks()) return;
     kernel_operand const& o = p_.jobs[c.job].operands[c.operand(p_)];
-    int const k = c.column_block(p_), first = 2 * device_strip_atoms * c.pair, to = atoms_at(c.unit);
+    int const k = c.column_block(p_), first = 2 * device_strip_atoms * c.pair, to = atoms_at(c.stage);
     int const upper = smaller(device_strip_atoms, o.atoms - first),
               lower = smaller(device_strip_atoms, o.atoms - first - upper);
     // Chunks of both strips of the pair: in the last strip of a matrix they may have fewer atoms.
     std::uint8_t const* const from = o.chunks + (static_cast<std::int64_t>(first) * o.depth + k * upper) * o.atom_bytes;
     std::uint8_t const* const below =
         o.chunks + (static_cast<std::int64_t>(first + device_strip_atoms) * o.depth + k * lower) * o.atom_bytes;
-    w_.copy_chunks(stage_of(c.unit), to, from, upper * o.atom_bytes, below, lower * o.atom_bytes);
+    w_.copy_chunks(c.stage, to, from, upper * o.atom_bytes, below, lower * o.atom_bytes);
   }
 
   SLIM_DEVICE void copy_inputs(unit_cursor const& c) {
     kernel_operand const& o = p_.jobs[c.job].operands[c.operand(p_)];
-    int const first_col = device_atom_cols * c.column_block(p_), to = inputs_at(c.unit);
+    int const first_col = device_atom_cols * c.column_block(p_), to = inputs_at(c.stage);
     w_.for_each(16 * TILES, [&](int i) {
       int const token = (16 * TILES * w_.warp() + i) / 16, unit = i % 16;
       int const left = token < p_.tokens ? o.x_cols - first_col - 8 * unit : 0;
@@ -169,7 +174,7 @@ private:
     kernel_operand const& o = job.operands[c.operand(p_)];
     int const k = c.column_block(p_), atom = 2 * device_strip_atoms * c.pair + w_.warp();
     if (atom < o.atoms) {
-      int const at = atoms_at(c.unit) + w_.warp() * o.atom_bytes, x = inputs_at(c.unit);
+      int const at = atoms_at(c.stage) + w_.warp() * o.atom_bytes, x = inputs_at(c.stage);
       atom_scales const scales{o.sets, o.zeros, o.row_zeros + (o.row_zeros ? device_atom_rows * atom : 0)};
       switch (o.kind) {
       case device_kind::sparse24: multiply_codes<N, device_kind::sparse24, TILES>(w_, scales, at, x, part_, total_); break;
