@@ -84,6 +84,7 @@ __global__ void ring_only(unsigned char const* from, int units, int stages, int 
   int const first = static_cast<int>(static_cast<long long>(units) * blockIdx.x / gridDim.x),
             last = static_cast<int>(static_cast<long long>(units) * (blockIdx.x + 1) / gridDim.x);
   auto const copy = [&](int unit) {
+    if (!w.copies_chunks()) return;
     unsigned char const* const at = from + static_cast<std::size_t>(unit) * static_cast<std::size_t>(bytes);
     int const stage = (unit - first) % stages;
     w.copy_chunks(stage, slim::cuda::stages_offset + stage * bytes, at, bytes / 2, at + bytes / 2, bytes / 2);

@@ -151,7 +151,7 @@ emulated emulate(std::vector<slim::device_bytes> const& layers, half_rows const&
   int const tokens = static_cast<int>(x.rows);
   std::vector<std::uint16_t> inner(static_cast<std::size_t>(cuda::inner_size(calls, tokens)), std::uint16_t{0x7fff});
   cuda::forward_plans plans = cuda::plan_forward(calls, {x.bits.data(), x.stride, tokens}, inner.data(), add,
-                                                 {.ctas = ctas, .shared_bytes = 99 * 1024});
+                                                 {.ctas = ctas, .shared_bytes = (how.bulk ? 227 : 99) * 1024});
   emulated all;
   for (cuda::kernel_plan* p : {&plans.left, &plans.outputs}) {
     if (p->count == 0) continue;

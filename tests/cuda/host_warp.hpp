@@ -245,6 +245,7 @@ public:
       groups_.pop_front();
     }
   }
+  [[nodiscard]] bool copies_chunks() const { return !cta_.how.bulk || warp_ == 0; }
   void copy_chunks(int stage, int to, std::uint8_t const* upper, int upper_bytes, std::uint8_t const* lower, int lower_bytes) {
     int const count = (upper_bytes + lower_bytes) / 16;
     auto const unit = [&](int i) {
@@ -253,7 +254,7 @@ public:
     if (!cta_.how.bulk) {
       for (int i = 0; i < count; ++i)
         if (i / 32 % slim::cuda::warps_per_cta == warp_) cta_.start(unit(i), groups_.back());
-    } else if (warp_ == 0) {
+    } else {
       host_cta::stage_barrier& barrier = cta_.barriers[static_cast<std::size_t>(stage)];
       std::lock_guard const lock(barrier.mutex);
       barrier.expected = upper_bytes + lower_bytes;

@@ -2,7 +2,7 @@
 /// @file
 /// Compressed layers on NVIDIA GPUs, for .cu files. Reaches core/ only: nvcc cannot read slim.hpp, and the two meet in bytes.
 ///
-///     // layer.cpp, with any C++ compiler           // run.cu, with nvcc -std=c++20
+///     // a .cpp file, any C++20 compiler            // a .cu file, nvcc -std=c++20
 ///     #include "slim/slim.hpp"                      #include "slim/kernels/cuda/forward.cuh"
 ///     auto packed = slim::pack_device(layer);       slim::cuda::device_linear w(packed.bytes, stream);
 ///                                                   slim::cuda::workspace room(stream);

@@ -1,9 +1,9 @@
 #pragma once
 /// @file
 /// The kernel of `forward_into`, written once over a warp type W (tile.cuh): a persistent grid, whose CTAs take equal shares of
-/// the *units* of a launch. A unit is 128 outputs x 128 inputs of a job, two chunks of the device format. A CTA copies units
-/// into a ring in shared memory, ahead of their use. Outputs that several CTAs have a part of are added by the last of them to
-/// arrive, in the order of the CTAs: nobody waits, and sums do not depend on who is last.
+/// the *units* of a launch. A unit is 128 outputs of a job x some blocks of 128 inputs, chunks of the device format. A CTA
+/// copies units into a ring in shared memory, ahead of their use. Outputs that several CTAs have a part of are added by the
+/// last of them to arrive, in the order of the CTAs: nobody waits, and sums do not depend on who is last.
 
 #include "slim/kernels/cuda/device_layout.hpp"
 #include "slim/kernels/cuda/tile.cuh"
@@ -23,6 +23,7 @@ struct kernel_operand {
   bool zeros = false;
   bool aligned = false; ///< rows of x begin on 16 bytes
   int sets = 0, atoms = 0, depth = 0, atom_bytes = 0;
+  int units = 0; ///< of a pair of strips: `depth` column blocks, some at a time
   std::uint8_t const* chunks = nullptr;
   float const* row_scales = nullptr;       ///< null: scales of groups, or numbers
   std::uint8_t const* row_zeros = nullptr; ///< where zero points go with row scales
@@ -34,7 +35,7 @@ struct kernel_operand {
 /// Y (tokens x rows) = the sum of one or two products.
 struct kernel_job {
   kernel_operand operands[2] = {};
-  int depth = 0; ///< of both
+  int depth = 0; ///< units of a pair, of both
   int pairs = 0; ///< of strips, 128 outputs each
   int first_unit = 0, first_pair = 0;
   int rows = 0;
@@ -48,6 +49,7 @@ struct kernel_plan {
   kernel_job jobs[most_jobs] = {};
   int count = 0, units = 0, ctas = 0, tokens = 0;
   int stages = 0, stage_bytes = 0;
+  int blocks = 1; ///< column blocks of a unit, of the last one of an operand perhaps fewer
   float* slots = nullptr;
   u32* arrived = nullptr;
 };
@@ -67,9 +69,10 @@ inline constexpr int flag_offset = 128, stages_offset = 256;
   return static_cast<int>((static_cast<std::int64_t>(unit + 1) * p.ctas - 1) / p.units);
 }
 
-/// A walk over the units of a share, columns first.
+/// A walk over the units of a share, columns first, and over the stages that they are copied into.
 struct unit_cursor {
   int unit, job = 0, pair, k;
+  int stage = 0, phase = 0; ///< the phase counts how often the ring was walked through
 
   SLIM_DEVICE unit_cursor(kernel_plan const& p, int first) : unit(first) {
     while (job + 1 < p.count && p.jobs[job + 1].first_unit <= first) ++job;
@@ -78,16 +81,20 @@ struct unit_cursor {
   }
   SLIM_DEVICE void advance(kernel_plan const& p) {
     ++unit;
+    if (++stage == p.stages) {
+      stage = 0;
+      ++phase;
+    }
     if (++k < p.jobs[job].depth) return;
     k = 0;
     if (++pair < p.jobs[job].pairs) return;
     pair = 0;
     ++job;
   }
-  /// Which operand the unit belongs to, and its column block there.
-  [[nodiscard]] SLIM_DEVICE int operand(kernel_plan const& p) const { return k < p.jobs[job].operands[0].depth ? 0 : 1; }
-  [[nodiscard]] SLIM_DEVICE int column_block(kernel_plan const& p) const {
-    return k - (k < p.jobs[job].operands[0].depth ? 0 : p.jobs[job].operands[0].depth);
+  /// Which operand the unit belongs to, and its first column block there.
+  [[nodiscard]] SLIM_DEVICE int operand(kernel_plan const& p) const { return k < p.jobs[job].operands[0].units ? 0 : 1; }
+  [[nodiscard]] SLIM_DEVICE int first_block(kernel_plan const& p) const {
+    return (k - (k < p.jobs[job].operands[0].units ? 0 : p.jobs[job].operands[0].units)) * p.blocks;
   }
 };
 
@@ -117,7 +124,7 @@ public:
     }
     for (; now.unit < end_; now.advance(p_)) {
       w_.wait_copies(p_.stages - 2);
-      w_.wait_bulk(stage_of(now.unit), (now.unit - begin_) / p_.stages);
+      w_.wait_bulk(now.stage, now.phase);
       w_.sync(); // the copies of all warps are there, and the stage before is free
       if (ahead.unit < end_) {
         copy_weights(ahead);
@@ -130,61 +137,77 @@ public:
   }
 
 private:
-  [[nodiscard]] SLIM_DEVICE int stage_of(int unit) const { return (unit - begin_) % p_.stages; }
-  [[nodiscard]] SLIM_DEVICE int inputs_at(int unit) const { return stages_offset + stage_of(unit) * p_.stage_bytes; }
-  [[nodiscard]] SLIM_DEVICE int atoms_at(int unit) const { return inputs_at(unit) + input_bytes(TILES); }
+  [[nodiscard]] SLIM_DEVICE int inputs_at(int stage) const { return stages_offset + stage * p_.stage_bytes; }
+  [[nodiscard]] SLIM_DEVICE int atoms_at(int stage) const { return inputs_at(stage) + p_.blocks * input_bytes(TILES); }
   [[nodiscard]] SLIM_DEVICE static int smaller(int a, int b) { return a < b ? a : b; }
 
   SLIM_DEVICE void copy_weights(unit_cursor const& c) {
+    if (!w_.copies_chunks()) return;
     kernel_operand const& o = p_.jobs[c.job].operands[c.operand(p_)];
-    int const k = c.column_block(p_), first = 2 * device_strip_atoms * c.pair, to = atoms_at(c.unit);
-    int const upper = smaller(device_strip_atoms, o.atoms - first),
-              lower = smaller(device_strip_atoms, o.atoms - first - upper);
+    int const k = c.first_block(p_), count = smaller(p_.blocks, o.depth - k), first = 2 * device_strip_atoms * c.pair;
+    int const upper = upper_atoms(o, c.pair), lower = smaller(device_strip_atoms, o.atoms - first - upper);
     // Chunks of both strips of the pair: in the last strip of a matrix they may have fewer atoms.
     std::uint8_t const* const from = o.chunks + (static_cast<std::int64_t>(first) * o.depth + k * upper) * o.atom_bytes;
     std::uint8_t const* const below =
         o.chunks + (static_cast<std::int64_t>(first + device_strip_atoms) * o.depth + k * lower) * o.atom_bytes;
-    w_.copy_chunks(stage_of(c.unit), to, from, upper * o.atom_bytes, below, lower * o.atom_bytes);
+    w_.copy_chunks(c.stage, atoms_at(c.stage), from, count * upper * o.atom_bytes, below, count * lower * o.atom_bytes);
+  }
+
+  [[nodiscard]] SLIM_DEVICE static int upper_atoms(kernel_operand const& o, int pair) {
+    return smaller(device_strip_atoms, o.atoms - 2 * device_strip_atoms * pair);
   }
 
   SLIM_DEVICE void copy_inputs(unit_cursor const& c) {
     kernel_operand const& o = p_.jobs[c.job].operands[c.operand(p_)];
-    int const first_col = device_atom_cols * c.column_block(p_), to = inputs_at(c.unit);
-    w_.for_each(16 * TILES, [&](int i) {
-      int const token = (16 * TILES * w_.warp() + i) / 16, unit = i % 16;
+    int const first = c.first_block(p_), count = smaller(p_.blocks, o.depth - first), to = inputs_at(c.stage);
+    w_.for_each(16 * TILES * count, [&](int i) {
+      int const block = i / (16 * TILES), token = (16 * TILES * w_.warp() + i % (16 * TILES)) / 16, unit = i % 16;
+      int const at = to + block * input_bytes(TILES) + input_offset(token, unit),
+                first_col = device_atom_cols * (first + block);
       int const left = token < p_.tokens ? o.x_cols - first_col - 8 * unit : 0;
-      int const count = left < 0 ? 0 : smaller(left, 8);
+      int const there = left < 0 ? 0 : smaller(left, 8);
       std::uint16_t const* const from = o.x + token * o.x_stride + first_col + 8 * unit;
-      if (count == 0)
-        w_.copy16(to + input_offset(token, unit), o.chunks, 0); // zeros; the address only has to be aligned
+      if (there == 0)
+        w_.copy16(at, o.chunks, 0); // zeros; the address only has to be aligned
       else if (o.aligned)
-        w_.copy16(to + input_offset(token, unit), from, 2 * count);
+        w_.copy16(at, from, 2 * there);
       else
-        w_.gather16(to + input_offset(token, unit), from, count);
+        w_.gather16(at, from, there);
     });
   }
 
   SLIM_DEVICE void multiply(unit_cursor const& c) {
     kernel_job const& job = p_.jobs[c.job];
     kernel_operand const& o = job.operands[c.operand(p_)];
-    int const k = c.column_block(p_), atom = 2 * device_strip_atoms * c.pair + w_.warp();
+    int const k = c.first_block(p_), count = smaller(p_.blocks, o.depth - k),
+              atom = 2 * device_strip_atoms * c.pair + w_.warp();
     if (atom < o.atoms) {
-      int const at = atoms_at(c.unit) + w_.warp() * o.atom_bytes, x = inputs_at(c.unit);
+      // The chunks of the upper strip stand before those of the lower one.
+      int const upper = upper_atoms(o, c.pair), lower = o.atoms - 2 * device_strip_atoms * c.pair - upper;
+      bool const below = w_.warp() >= device_strip_atoms;
+      int const step = below ? smaller(device_strip_atoms, lower) : upper;
+      int const first = below ? count * upper + w_.warp() - device_strip_atoms : w_.warp();
       atom_scales const scales{o.sets, o.zeros, o.row_zeros + (o.row_zeros ? device_atom_rows * atom : 0)};
-      switch (o.kind) {
-      case device_kind::sparse24: multiply_codes<N, device_kind::sparse24, TILES>(w_, scales, at, x, part_, total_); break;
-      case device_kind::dense2: multiply_codes<N, device_kind::dense2, TILES>(w_, scales, at, x, part_, total_); break;
-      case device_kind::dense3: multiply_codes<N, device_kind::dense3, TILES>(w_, scales, at, x, part_, total_); break;
-      case device_kind::dense4: multiply_codes<N, device_kind::dense4, TILES>(w_, scales, at, x, part_, total_); break;
-      default: multiply_numbers<N, TILES>(w_, at, x, part_); break;
-      }
-      if (o.sets == 0 && (k + 1 == o.depth || c.unit + 1 == end_)) {
+      for (int block = 0; block < count; ++block)
+        multiply_atom(o.kind, scales, atoms_at(c.stage) + (first + block * step) * o.atom_bytes,
+                      inputs_at(c.stage) + block * input_bytes(TILES));
+      if (o.sets == 0 && (k + count == o.depth || c.unit + 1 == end_)) {
         typename W::real const scale[2] = {w_.row_scale(o.row_scales, device_atom_rows * atom, 0),
                                            w_.row_scale(o.row_scales, device_atom_rows * atom, 1)};
         fold<TILES>(w_, scale, part_, total_);
       }
     }
     if (c.k + 1 == job.depth || c.unit + 1 == end_) finish(c, atom < o.atoms);
+  }
+
+  SLIM_DEVICE void multiply_atom(device_kind kind, atom_scales const& scales, int at, int x) {
+    switch (kind) {
+    case device_kind::sparse24: multiply_codes<N, device_kind::sparse24, TILES>(w_, scales, at, x, part_, total_); break;
+    case device_kind::dense2: multiply_codes<N, device_kind::dense2, TILES>(w_, scales, at, x, part_, total_); break;
+    case device_kind::dense3: multiply_codes<N, device_kind::dense3, TILES>(w_, scales, at, x, part_, total_); break;
+    case device_kind::dense4: multiply_codes<N, device_kind::dense4, TILES>(w_, scales, at, x, part_, total_); break;
+    default: multiply_numbers<N, TILES>(w_, at, x, part_); break;
+    }
   }
 
   /// The sums of a pair, or this CTA's part of them, are complete.

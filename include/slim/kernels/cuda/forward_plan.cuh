@@ -76,23 +76,43 @@ namespace detail {
 
 /// A job without outputs is none.
 inline void add_job(kernel_plan& p, kernel_job job) {
-  job.depth = job.operands[0].depth + job.operands[1].depth;
   job.pairs = (job.operands[0].atoms + 2 * device_strip_atoms - 1) / (2 * device_strip_atoms);
   if (job.pairs == 0) return;
-  job.first_unit = p.units;
   if (p.count > 0) job.first_pair = p.jobs[p.count - 1].first_pair + p.jobs[p.count - 1].pairs;
-  p.units += job.pairs * job.depth;
   p.jobs[p.count++] = job;
 }
 
+/// Cuts the jobs into units of so many column blocks.
+inline void cut(kernel_plan& p, int blocks) {
+  p.blocks = blocks;
+  p.units = 0;
+  for (int j = 0; j < p.count; ++j) {
+    kernel_job& job = p.jobs[j];
+    job.depth = 0;
+    for (kernel_operand& o : job.operands) {
+      o.units = (o.depth + blocks - 1) / blocks;
+      job.depth += o.units;
+    }
+    job.first_unit = p.units;
+    p.units += job.pairs * job.depth;
+  }
+}
+
+/// Units are as large as leaves four stages of the ring and two units for each CTA: what is done once per unit is then done
+/// less often.
 inline void share_out(kernel_plan& p, int tokens, launch_limits const& limits) {
   int atom_bytes = 0;
   for (int j = 0; j < p.count; ++j)
     for (kernel_operand const& o : p.jobs[j].operands) atom_bytes = std::max(atom_bytes, o.atom_bytes);
+  int const block_bytes = input_bytes(tiles_of(tokens)) + 2 * device_strip_atoms * atom_bytes;
   p.tokens = tokens;
+  for (int const blocks : {4, 2, 1}) {
+    cut(p, blocks);
+    p.stage_bytes = (blocks * block_bytes + 127) / 128 * 128;
+    p.stages = std::min(most_stages, (limits.shared_bytes - stages_offset) / p.stage_bytes);
+    if (p.stages >= 4 && p.units >= 2 * limits.ctas) break;
+  }
   p.ctas = std::min(limits.ctas, p.units);
-  p.stage_bytes = (input_bytes(tiles_of(tokens)) + 2 * device_strip_atoms * atom_bytes + 127) / 128 * 128;
-  p.stages = std::min(most_stages, (limits.shared_bytes - stages_offset) / p.stage_bytes);
 }
 
 } // namespace detail

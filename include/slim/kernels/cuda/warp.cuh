@@ -187,11 +187,12 @@ public:
     default: asm volatile("cp.async.wait_group 6;" ::: "memory"); break;
     }
   }
-  /// Two pieces of memory, one behind the other, into a stage.
+  /// Whether this thread has a part in copy_chunks.
+  [[nodiscard]] SLIM_DEVICE bool copies_chunks() const { return !SLIM_CUDA_BULK || threadIdx.x == 0; }
+  /// Two pieces of memory, one behind the other, into a stage. For threads with copies_chunks().
   SLIM_DEVICE void copy_chunks(int stage, int to, std::uint8_t const* upper, int upper_bytes, std::uint8_t const* lower,
                                int lower_bytes) {
 #if SLIM_CUDA_BULK
-    if (threadIdx.x != 0) return;
     u32 const barrier = address(8 * stage);
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(upper_bytes + lower_bytes)
                  : "memory");
