@@ -219,6 +219,24 @@ struct executor_without_for_each {
   void run(index_t, task_ref) const;
 };
 static_assert(!input_quantizer<input_quantizer_without_describe> && !input_quantizer<input_quantizer_of_constants>);
+
+// A trainable quantizer lacks its first parameters; its gradient is the weight's alone.
+struct trainable_quantizer_without_first {
+  integer_codes codes(matrix_view<float const>, std::span<float const>, context const&) const { return {}; }
+  quantizer_gradient backward(matrix_view<float const>, std::span<float const>, matrix_view<float const>,
+                              context const&) const {
+    return {};
+  }
+  std::string describe() const { return ""; }
+};
+struct trainable_quantizer_of_weights_alone : trainable_quantizer_without_first {
+  std::vector<float> first(matrix_view<float const>, context const&) const { return {}; }
+  matrix<float> backward(matrix_view<float const>, std::span<float const>, matrix_view<float const>, context const&) const {
+    return {};
+  }
+};
+static_assert(!trainable_quantizer<trainable_quantizer_without_first> &&
+              !trainable_quantizer<trainable_quantizer_of_weights_alone>);
 static_assert(!executor<executor_not_const> && !executor<executor_without_for_each>);
 
 } // namespace

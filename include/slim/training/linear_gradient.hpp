@@ -47,7 +47,7 @@ inline void add_linear_gradients(linear_weights const& layer, matrix_view<float 
           message("add_linear_gradients: ", what, " is ", have_rows, " x ", have_cols, ", needed is ", rows, " x ", cols));
   };
   auto const require_result = [&](char const* what, matrix_view<float> m, index_t rows, index_t cols) {
-    if (m.size() > 0) require(what, m.rows(), m.cols(), rows, cols);
+    if (!m.empty()) require(what, m.rows(), m.cols(), rows, cols);
   };
   require("X", x.rows(), x.cols(), dy.rows(), d_in);
   require("dY", dy.rows(), dy.cols(), x.rows(), d_out);

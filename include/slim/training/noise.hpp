@@ -11,6 +11,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// Which blocks a step quantizes.
 struct noise_config {
   double rate = 0.5;      ///< share of the blocks that are quantized; 0: none, 1: all, as in quantization-aware training
   index_t columns = 8;    ///< neighbouring columns of a row that are drawn together

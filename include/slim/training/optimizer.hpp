@@ -18,6 +18,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// Options of adamw; the defaults are those of its paper but for the decay.
 struct adamw_config {
   double beta1 = 0.9;   ///< of the mean of gradients
   double beta2 = 0.999; ///< of the mean of their squares
@@ -32,6 +33,7 @@ struct adamw_config {
   }
 };
 
+/// Options of sgd.
 struct sgd_config {
   double momentum = 0.9;
   bool nesterov = false;

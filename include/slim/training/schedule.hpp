@@ -18,6 +18,7 @@ enum class decay_shape {
   cosine,   ///< along half a period of a cosine
 };
 
+/// A run's learning rates.
 struct schedule_config {
   double peak = 1e-3;  ///< learning rate at the end of the warm-up
   double last = 0;     ///< ... of the last step

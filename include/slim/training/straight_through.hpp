@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 namespace slim {
@@ -24,6 +25,7 @@ inline void check_trainable(char const* who, matrix_view<float const> w, std::sp
 
 } // namespace detail
 
+/// Codes of a learned_step.
 struct learned_step_config {
   int bits = 4;
   scale_block block = per_channel;
