@@ -54,6 +54,7 @@
 #include "slim/pipeline/in_basis.hpp"
 #include "slim/pipeline/layer_bytes.hpp"
 #include "slim/pipeline/quantize_and_pack.hpp"
+#include "slim/pipeline/stacked_rows.hpp"
 #include "slim/pipeline/toward_target.hpp"
 #include "slim/pruning/alps.hpp"
 #include "slim/pruning/external_mask.hpp"

@@ -4,6 +4,7 @@
 
 #include "slim/slim.hpp"
 #include "slim/testing/executors.hpp"
+#include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/same_bits.hpp"
 
 #include <catch2/catch.hpp>

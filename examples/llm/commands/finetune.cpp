@@ -57,7 +57,7 @@ void finetune_command::run() const {
   note_long_context(text.context, work.weights.config);
   text_tokens const tokens = load_text_tokens(work.words, text);
   note_shortened(tokens, text);
-  auto const file = packed_beside(work.file, packed);
+  auto const file = packed_beside(work.file, work.weights, packed);
   packed_weights const before = file->all();
   std::string const source = work.file.fingerprint();
 

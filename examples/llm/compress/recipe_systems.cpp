@@ -33,6 +33,12 @@ auto apart_by(Saliency const& ranking, double share) {
   return slim::unstructured_pruner(ranking, {.sparsity = 1.0 - share, .scope = slim::prune_scope::matrix});
 }
 
+/// In the order of act-order, which GPTQ's recipes have: groups are made of channels of like energy.
+template <class Step>
+slim::any_chain by_energy(Step const& step) {
+  return slim::chain(slim::in_basis(slim::activation_order{}, step));
+}
+
 /// SqueezeLLM. Without gradients the mean square of a weight's input stands for its Fisher diagonal, and Wanda's score picks
 /// the sensitive weights; the largest weights are those that quartiles with a tuned reach would take.
 slim::any_chain squeeze_llm(code_part const& codes) {
@@ -45,7 +51,7 @@ slim::any_chain plain_kmeans(code_part const& codes) { return slim::chain(slim::
 
 slim::any_chain spqr(code_part const& codes) {
   slim::spqr_compressor const compressor(slim::spqr_tiles(codes.bits), {.damping = damping_of(codes), .share = 0.004});
-  return slim::chain(slim::in_basis(slim::activation_order{}, compressor));
+  return by_energy(compressor);
 }
 
 /// SliM-LLM without its name: that is this program's. Two bits come with scales and offsets in a second level, so that groups
@@ -56,17 +62,17 @@ slim::any_chain balanced_bits(code_part const& codes) {
   if (codes.bits == 2) {
     slim::super_block_grid const grid{
         .bits = 2, .group = codes.block.cols, .scales = over_sixteen_rows(6), .offsets = over_sixteen_rows(4)};
-    return slim::chain(slim::mixed_bits(slim::obs_saliency({.damping = config.damping}), balanced, grid, config));
+    return by_energy(slim::mixed_bits(slim::obs_saliency({.damping = config.damping}), balanced, grid, config));
   }
   slim::uniform_grid const grid{.bits = codes.bits, .block = codes.block, .symmetric = false};
-  return slim::chain(slim::mixed_bits(slim::obs_saliency({.damping = config.damping}), balanced, grid, config));
+  return by_energy(slim::mixed_bits(slim::obs_saliency({.damping = config.damping}), balanced, grid, config));
 }
 
 slim::any_chain bits_2_4_16(code_part const& codes) {
   slim::super_block_grid const grid{
       .bits = 2, .group = codes.block.cols, .scales = over_sixteen_rows(4), .offsets = over_sixteen_rows(3)};
-  return slim::chain(slim::mixed_bits(slim::range_curvature({.group = codes.block.cols}), slim::top_share(), grid,
-                                      {.damping = damping_of(codes), .outlier_share = 0.005}));
+  return by_energy(slim::mixed_bits(slim::range_curvature({.group = codes.block.cols}), slim::top_share(), grid,
+                                    {.damping = damping_of(codes), .outlier_share = 0.005}));
 }
 
 /// What SVDQuant rounds weights and inputs to.

@@ -17,9 +17,8 @@ struct spqr_config {
   /// A weight is stored apart if (w - q)^2 / u_jj^2 exceeds this share of the mean over columns of (variance of the column /
   /// u_jj^2).
   double relative_threshold = 0.2;
-  /// The threshold that this share of the weights exceeds in a sweep without outliers (then a few more do: groups fitted without
-  /// outliers clip); overrides relative_threshold unless
-  /// negative.
+  /// The threshold is searched, in at most 8 sweeps, so that no more than this share of the weights is apart, and hardly less;
+  /// overrides relative_threshold unless negative.
   double share = -1.0;
   bool leave_one_out = true; ///< groups are fitted without likely outliers; false: SpQR's "simplified outliers"
 
@@ -54,12 +53,12 @@ public:
     std::vector<std::string> notes;
     detail::note_missing_gram(notes, calib);
     detail::note_damping(notes, factor);
-    float const threshold = threshold_of(w, factor.upper.view(), ctx);
-    mask outliers(w.rows(), w.cols());
-    matrix<float> rounded(w);
-    auto codes = swept(rounded, factor.upper.view(), threshold, outliers, ctx);
-    return {
-        {{}, keep_outliers(std::move(codes), rounded.view(), outliers, number_format::fp16, ctx)}, {}, {}, std::move(notes)};
+    swept_layer made = config_.share >= 0.0 ? with_share(w, factor.upper.view(), ctx)
+                                            : swept(w, factor.upper.view(), relative_threshold_of(w, factor.upper.view()), ctx);
+    return {{{}, keep_outliers(std::move(made.codes), made.rounded.view(), made.outliers, number_format::fp16, ctx)},
+            {},
+            {},
+            std::move(notes)};
   }
 
   [[nodiscard]] std::string describe() const {
@@ -70,36 +69,57 @@ public:
   }
 
 private:
-  [[nodiscard]] auto swept(matrix<float>& w, matrix_view<float const> upper, float threshold, mask& outliers,
-                           context const& ctx) const {
-    auto codes = values_.empty(w.rows(), w.cols());
-    values_.fit(codes, w.view(), ctx);
-    feedback_options const options{.refit_groups = true, .outlier_threshold = threshold, .outliers = &outliers};
+  /// What a sweep makes of W.
+  struct swept_layer {
+    typename Grid::codes_type codes;
+    matrix<float> rounded;
+    mask outliers;
+  };
+
+  [[nodiscard]] swept_layer swept(matrix_view<float const> w, matrix_view<float const> upper, float threshold,
+                                  context const& ctx) const {
+    swept_layer made{values_.empty(w.rows(), w.cols()), matrix<float>(w), mask(w.rows(), w.cols())};
+    values_.fit(made.codes, w, ctx);
+    feedback_options const options{.refit_groups = true, .outlier_threshold = threshold, .outliers = &made.outliers};
     if (config_.leave_one_out && detail::is_finite(threshold))
-      feed_back(w.view(), upper, detail::leave_one_out<Grid>(values_, upper, threshold), codes, nullptr, options, ctx);
+      feed_back(made.rounded.view(), upper, detail::leave_one_out<Grid>(values_, upper, threshold), made.codes, nullptr,
+                options, ctx);
     else
-      feed_back(w.view(), upper, values_, codes, nullptr, options, ctx);
-    return codes;
+      feed_back(made.rounded.view(), upper, values_, made.codes, nullptr, options, ctx);
+    return made;
   }
 
-  /// The (w - q)^2 / u_jj^2 beyond which a weight is stored apart.
-  [[nodiscard]] float threshold_of(matrix_view<float const> w, matrix_view<float const> upper, context const& ctx) const {
+  /// The sweep with the most outliers that are no more than the share. Groups fitted without likely outliers clip, so that more
+  /// weights exceed a threshold than in a sweep without outliers, where the search begins.
+  template <std::same_as<float> T>
+  [[nodiscard]] swept_layer with_share(matrix_view<T const> w, matrix_view<float const> upper, context const& ctx) const {
     constexpr float never = std::numeric_limits<float>::infinity();
-    if (w.empty() || config_.share == 0.0) return never;
-    if (config_.share < 0.0) return relative_threshold_of(w, upper);
-    matrix<float> rounded(w);
-    mask unused(w.rows(), w.cols());
-    (void)swept(rounded, upper, never, unused, ctx);
-    matrix<float> errors = detail::sweep_errors(w, rounded.view(), upper, ctx);
-    auto const apart = static_cast<index_t>(config_.share * static_cast<double>(errors.size()));
-    if (apart >= errors.size()) return 0.0f;
-    std::nth_element(errors.data(), errors.data() + apart, errors.data() + errors.size(),
+    auto const wanted = static_cast<index_t>(config_.share * static_cast<double>(w.size()));
+    swept_layer best = swept(w, upper, never, ctx);
+    if (wanted == 0) return best;
+    matrix<float> errors = detail::sweep_errors(w, best.rounded.view(), upper, ctx);
+    if (wanted >= errors.size()) return swept(w, upper, 0.0f, ctx);
+    std::nth_element(errors.data(), errors.data() + wanted, errors.data() + errors.size(),
                      [](float a, float b) { return std::abs(a) > std::abs(b); });
-    return errors.data()[apart] * errors.data()[apart];
+    double low = 0, threshold = std::pow(static_cast<double>(errors.data()[wanted]), 2.0),
+           high = 0; // too many below, few above
+    index_t most = 0;
+    constexpr int sweeps = 7;
+    for (int k = 0; k < sweeps && threshold > 0.0 && 10 * most < 9 * wanted; ++k) {
+      swept_layer made = swept(w, upper, static_cast<float>(threshold), ctx);
+      index_t const count = made.outliers.count();
+      (count > wanted ? low : high) = threshold;
+      if (count <= wanted && count > most) {
+        most = count;
+        best = std::move(made);
+      }
+      threshold = high == 0.0 ? 4 * low : low == 0.0 ? high / 4 : std::sqrt(low * high);
+    }
+    return best;
   }
 
   [[nodiscard]] float relative_threshold_of(matrix_view<float const> w, matrix_view<float const> upper) const {
-    if (w.rows() < 2) return std::numeric_limits<float>::infinity(); // one number has no variance
+    if (w.rows() < 2 || w.cols() == 0) return std::numeric_limits<float>::infinity(); // one number has no variance
     double total = 0;
     for (index_t j = 0; j < w.cols(); ++j) {
       double mean = 0, square = 0;

@@ -78,10 +78,19 @@ private:
     for (index_t i = 0; i < block.rows(); ++i) values.insert(values.end(), block.row(i), block.row(i) + block.cols());
     if (!config_.by_output) return search_range(values, config_.bits, {}, config_.range);
     auto const part = h.view().block(first, first, block.cols(), block.cols());
+    auto const error_of = [&](value_range range, index_t i, float* error) {
+      for (index_t j = 0; j < block.cols(); ++j) error[j] = block(i, j) - range.round(block(i, j), config_.bits);
+    };
+    if (block.rows() == 1) { // all candidates in one product
+      auto const ranges = candidate_ranges(values, config_.range);
+      matrix<float> errors(std::ssize(ranges), block.cols());
+      for (index_t k = 0; k < errors.rows(); ++k) error_of(ranges[static_cast<std::size_t>(k)], 0, errors.row(k));
+      std::vector<double> const losses = row_energies(errors.view(), part, ctx);
+      return ranges[static_cast<std::size_t>(std::min_element(losses.begin(), losses.end()) - losses.begin())];
+    }
     return search_range(values, config_.range, [&](value_range range) {
       matrix<float> error(block.rows(), block.cols());
-      for (index_t i = 0; i < block.rows(); ++i)
-        for (index_t j = 0; j < block.cols(); ++j) error(i, j) = block(i, j) - range.round(block(i, j), config_.bits);
+      for (index_t i = 0; i < block.rows(); ++i) error_of(range, i, error.row(i));
       return hessian_energy(error.view(), part, ctx);
     });
   }

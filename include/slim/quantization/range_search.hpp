@@ -146,7 +146,7 @@ template <class Loss>
   return search_range(values, config, [&](value_range range) {
     double total = 0;
     for (std::size_t k = 0; k < values.size(); ++k) {
-      double const off = std::abs(static_cast<double>(values[k]) - static_cast<double>(range.round(values[k], bits)));
+      auto const off = static_cast<double>(std::abs(values[k] - range.round(values[k], bits)));
       double const weight = weights.empty() ? 1.0 : static_cast<double>(weights[k]);
       total += weight * (config.norm == 2.0 ? off * off : std::pow(off, config.norm));
     }
