@@ -101,6 +101,13 @@ TEST_CASE("a .slim file is the whole model: eval finds to the last bit what comp
     for (std::string const recipe : {"int3-lr@g32@r4", "slim-q@g32", "joint-q@g32@r3"}) {
       REQUIRE(here.compress("source",
                             "--recipe " + recipe + " --out " + here.at("small.slim") + " --json " + here.at("c.json")) == 0);
+      REQUIRE(here.run("diff " + here.at("source") + " " + here.at("source")) == 0);
+      CHECK(here.log().find("14 linears, 14 of them equal") != std::string::npos);
+      REQUIRE(here.run("diff " + here.at("source") + " " + here.at("small.slim") + " --text " + here.at("text") + " --json " +
+                       here.at("d.json")) == 0);
+      auto const first = here.json("d.json")["layers"][0];
+      CHECK(first["differing"] == 32 * 32);
+      CHECK((first["weights"] > 0.01 && first["weights"] < 1 && first["outputs"] > 0.01 && first["outputs"] < 1));
       std::filesystem::rename(here.folder / "source", here.folder / "gone");
       auto const said = here.json("c.json");
       CHECK(here.nll("small.slim") == said["perplexity"].get<double>());
