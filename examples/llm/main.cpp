@@ -127,7 +127,9 @@ int main(int argc, char** argv) {
   CLI::App app("slim-llm: one-shot compression of language models (4-bit codes, 2:4 sparsity, low-rank adapters).");
   app.formatter(std::make_shared<fitting_formatter>());
   app.require_subcommand(1);
-  app.footer("Exit codes: 0 success; 1 a file, text or model that cannot be used; 2 a command line that makes no sense.");
+  app.footer(
+      "Exit codes: 0 success; 1 a file, text or model that cannot be used; 2 a command line that makes no sense; 130 and 143 "
+      "stopped by Ctrl-C and SIGTERM.");
   int threads = 0;
   app.add_option("--threads", threads, "threads to use (default: all); results do not depend on it");
 

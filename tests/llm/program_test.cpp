@@ -174,7 +174,7 @@ TEST_CASE("exit codes: 1 for what cannot be used, 2 for a command line that make
   CHECK(says("--for fame"));
   CHECK(run("compress", log) == 2);
   CHECK(run("frobnicate", log) == 2);
-  CHECK(says("'frobnicate' is not a subcommand; there are compress, eval"));
+  CHECK(says("'frobnicate' is not a subcommand; there are compress, plan"));
   CHECK(run("--threads 1 evla x", log) == 2);
   CHECK(says("did you mean 'eval'?"));
   CHECK(run("compress x.gguf --out y --recipe int3-rl", log) == 1);

@@ -20,37 +20,36 @@ slim::result<recipe> recipe_in(std::string const& document) {
 } // namespace
 
 TEST_CASE("rules of a recipe file decide tensor by tensor: bits, groups, rank, pattern, another recipe, or nothing") {
-  auto const how = recipe_in(R"({"recipe": "int3-lr@g16@r2", "rules": [
+  auto const how = recipe_in(R"json({"recipe": "int3-lr@g16@r2", "rules": [
       {"match": "linear\\.0", "skip": true},
       {"match": "linear\\.1", "bits": 5, "rank": 4},
       {"match": "linear\\.(2|3)", "recipe": "gptq-int4", "group": 8},
       {"match": "linear\\.4", "symmetric": true, "pattern": "2:4", "rank": 0},
-      {"match": "linear.*", "bits": 2}]
-})")
+      {"match": "linear.*", "bits": 2}]})json")
                        .value();
-model m = random_llama();
-name_linears(m);
-auto const before = all_linears(m)[0]->weight;
-packed_weights packed;
-auto const cost =
-    compress_in_place(m, random_tokens(40, 61), how, {.context = 8, .calib_tokens = 40, .keep_packed = true}, 32, {}, &packed);
-CHECK(all_linears(m)[0]->weight == before);
-CHECK(!packed.contains("linear.0"));
-CHECK(packed.size() == 13);
-REQUIRE(cost.layers.size() == 14);
-CHECK(cost.layers[0].report.notes.at(0).find("the recipe says so") != std::string::npos);
-auto const header = [&](char const* name) { return slim::read_packed_header(packed.at(name).weight).value(); };
-CHECK(header("linear.1").bits == 5);
-CHECK(cost.layers[1].report.last().rank == 4);
-CHECK(header("linear.2").bits == 4);
-CHECK(header("linear.2").block_cols == 8);
-CHECK(!header("linear.2").has(slim::packed_has_zeros));
-CHECK(cost.layers[2].report.last().rank == 0);
-CHECK((header("linear.4").n == 2 && header("linear.4").m == 4));
-CHECK(!header("linear.4").has(slim::packed_has_zeros));
-CHECK(header("linear.5").bits == 2);
-CHECK(header("linear.5").has(slim::packed_has_zeros));
-CHECK(cost.layers[5].report.last().rank == 2);
+  model m = random_llama();
+  name_linears(m);
+  auto const before = all_linears(m)[0]->weight;
+  packed_weights packed;
+  auto const cost = compress_in_place(m, random_tokens(40, 61), how, {.context = 8, .calib_tokens = 40, .keep_packed = true},
+                                      32, {}, &packed);
+  CHECK(all_linears(m)[0]->weight == before);
+  CHECK(!packed.contains("linear.0"));
+  CHECK(packed.size() == 13);
+  REQUIRE(cost.layers.size() == 14);
+  CHECK(cost.layers[0].report.notes.at(0).find("the recipe says so") != std::string::npos);
+  auto const header = [&](char const* name) { return slim::read_packed_header(packed.at(name).weight).value(); };
+  CHECK(header("linear.1").bits == 5);
+  CHECK(cost.layers[1].report.last().rank == 4);
+  CHECK(header("linear.2").bits == 4);
+  CHECK(header("linear.2").block_cols == 8);
+  CHECK(!header("linear.2").has(slim::packed_has_zeros));
+  CHECK(cost.layers[2].report.last().rank == 0);
+  CHECK((header("linear.4").n == 2 && header("linear.4").m == 4));
+  CHECK(!header("linear.4").has(slim::packed_has_zeros));
+  CHECK(header("linear.5").bits == 2);
+  CHECK(header("linear.5").has(slim::packed_has_zeros));
+  CHECK(cost.layers[5].report.last().rank == 2);
 }
 
 TEST_CASE("a recipe file that says something unknown is refused with the rule, the key and what was probably meant") {

@@ -116,13 +116,18 @@ TEST_CASE("a run that is killed at any moment goes on to the bytes of an undistu
     int const signal = k % 3 == 2 ? SIGTERM : SIGKILL;
     for (int kills = 0;; ++kills) { // each run is killed twice before it may end
       pid_t const child = here.start(here.command(run, "--resume"));
-      double const moment =
-          kills < 2 ? all * (0.05 + 0.9 * slim::random_uniform(7, static_cast<std::uint64_t>(2 * k + kills))) : 1e9;
+      double const random = slim::random_uniform(7, static_cast<std::uint64_t>(2 * k + kills));
+      bool const by_blocks = k % 2 == 0; // soon after so many blocks; else at any time
+      index_t const wanted = kills < 2 ? k % 3 + 2 * kills : 100;
+      double moment = kills < 2 && !by_blocks ? all * (0.05 + 0.9 * random) : 1e9;
       auto const started = clock_type::now();
       int status = 0;
-      while (seconds_since(started) < moment && ::waitpid(child, &status, WNOHANG) == 0)
+      bool ended = false;
+      while (!(ended = ::waitpid(child, &status, WNOHANG) != 0) && seconds_since(started) < moment) {
         std::this_thread::sleep_for(std::chrono::milliseconds(2));
-      if (seconds_since(started) < moment) { // it ended by itself
+        if (by_blocks && moment == 1e9 && here.block_files(run) >= wanted) moment = seconds_since(started) + 0.03 * random;
+      }
+      if (ended) {
         INFO(here.log());
         REQUIRE((WIFEXITED(status) && WEXITSTATUS(status) == 0));
         break;
@@ -136,11 +141,12 @@ TEST_CASE("a run that is killed at any moment goes on to the bytes of an undistu
         CHECK(seconds_since(sent) < 2.5);
         CHECK(here.log().find("--resume") != std::string::npos);
       }
-      CHECK(here.block_files(run) <= here.blocks_kept(run) + 1);
+      bool const complete = std::filesystem::exists(here.folder / run / "result.json"); // then it was cleaning up
+      CHECK((complete || here.block_files(run) <= here.blocks_kept(run) + 1));
     }
     CHECK(here.bytes(run + "/model.slim") == expected);
   }
-  CHECK(killed >= count);
+  CHECK(2 * killed >= count); // a run may be done before its moment comes
 }
 
 TEST_CASE("a run is refused to go on with anything else than it was begun with, and to a second process") {

@@ -99,14 +99,16 @@ public:
   std::vector<std::string> restore(compression_state& state) {
     std::vector<std::string> warnings;
     if (!run_) return warnings;
-    run_->restore_state(state, evaluations(), on_disk_);
-    for (index_t n = 0; n < state.blocks; ++n) {
+    index_t const done = run_->blocks_done();
+    for (index_t n = 0; n < done; ++n) {
       block b = load_block(work_.weights, n, ctx_);
       auto const layers = run_->block(n);
       for (linear& l : b.linears)
         if (auto const found = layers.find(l.name); found != layers.end()) use_packed(l, found->second, std::nullopt, ctx_);
       for (auto& warning : write(b, layers)) warnings.push_back(std::move(warning));
+      if (on_int8_ && !use_codes(b, layers)) on_int8_.reset(); // as it was then
     }
+    run_->restore_state(state, evaluations(), on_disk_);
     return warnings;
   }
 

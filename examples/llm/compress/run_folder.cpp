@@ -88,6 +88,21 @@ state_store states_of(slim::safetensors_file const& file, std::string const& nam
   }
 }
 
+/// All but the hidden states.
+void read_about(slim::safetensors_file const& file, compression_state& state) {
+  std::string const path = file.path().string();
+  auto const said = file.metadata().find("state");
+  if (said == file.metadata().end()) throw input_error(path + ": does not say which blocks are done");
+  json const about = required(slim::parse_json(said->second, path));
+  try {
+    state.blocks = about.at("blocks");
+    state.seconds = about.at("seconds");
+    state.layers = layers_of_json(about.at("layers"));
+  } catch (json::exception const&) {
+    throw input_error(path + ": is not what a run keeps");
+  }
+}
+
 } // namespace
 
 nlohmann::json layers_as_json(std::vector<layer_result> const& layers) {
@@ -210,21 +225,21 @@ void run_folder::keep_state(compression_state& state, evaluations const& beside)
   if (!done) throw input_error(done.why());
 }
 
+index_t run_folder::blocks_done() const {
+  fs::path const path = path_ / state_name;
+  std::error_code error;
+  if (!fs::exists(path, error)) return 0;
+  compression_state state;
+  read_about(required(slim::safetensors_file::open(path)), state);
+  return state.blocks;
+}
+
 void run_folder::restore_state(compression_state& state, evaluations const& beside, bool on_disk) const {
   fs::path const path = path_ / state_name;
   std::error_code error;
   if (!fs::exists(path, error)) return;
   auto const file = required(slim::safetensors_file::open(path));
-  auto const said = file.metadata().find("state");
-  if (said == file.metadata().end()) throw input_error(path.string() + ": does not say which blocks are done");
-  json const about = required(slim::parse_json(said->second, path.string()));
-  try {
-    state.blocks = about.at("blocks");
-    state.seconds = about.at("seconds");
-    state.layers = layers_of_json(about.at("layers"));
-  } catch (json::exception const&) {
-    throw input_error(path.string() + ": is not what a run keeps");
-  }
+  read_about(file, state);
   state.windows = states_of(file, "windows", on_disk);
   state.dense_windows = states_of(file, "dense_windows", on_disk);
   for (auto const& [name, evaluation] : beside) evaluation->restore(states_of(file, name, on_disk), state.blocks);

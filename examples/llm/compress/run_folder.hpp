@@ -38,6 +38,8 @@ public:
   void keep_block(index_t number, packed_weights const& layers);
   [[nodiscard]] packed_weights block(index_t number) const;
   void keep_state(compression_state& state, evaluations const& beside);
+  /// Blocks that were done when the state was kept last. @throws input_error if what was kept cannot be read.
+  [[nodiscard]] index_t blocks_done() const;
   /// Fills `state`; it stays as it is if nothing was kept. @throws input_error if what was kept cannot be read or lacks an
   /// evaluation.
   void restore_state(compression_state& state, evaluations const& beside, bool on_disk) const;

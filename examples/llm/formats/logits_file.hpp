@@ -1,7 +1,7 @@
 #pragma once
 /// @file
-/// The file of llama-perplexity with the predictions of a model (`--save-all-logits`, read by `--kl-divergence`; llama.cpp,
-/// tools/perplexity/perplexity.cpp). Little-endian:
+/// The file of llama-perplexity (llama.cpp) with the predictions of a model: `--save-all-logits` writes it, `--kl-divergence`
+/// reads it. Little-endian:
 ///
 ///     8 bytes  _logits_
 ///     u32 i32 i32           tokens per window n, size of the vocabulary v, windows

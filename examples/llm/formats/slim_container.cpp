@@ -59,7 +59,8 @@ slim::result<slim_container> slim_container::open(std::filesystem::path const& p
   container.file_ = std::make_shared<slim::safetensors_file const>(std::move(*opened));
   std::string why = container.read_metadata();
   if (why.empty()) why = container.add_files();
-  if (!why.empty()) return slim::failure{path.string() + ": " + why};
+  bool const named = why.starts_with(path.string());
+  if (!why.empty()) return slim::failure{named ? why : path.string() + ": " + why};
   return container;
 }
 
@@ -130,7 +131,7 @@ std::string slim_container::add_tensor(nlohmann::json const& entry) {
 std::string slim_container::add_files() {
   auto const header = small_files_.find(std::string(slim_format::gguf_name));
   if (header == small_files_.end()) return small_files_.contains("config.json") ? "" : "has no configuration of a model";
-  auto read = slim::gguf_file::read(header->second, path(), file_);
+  auto read = slim::gguf_file::read(header->second, path() / header->first, file_);
   if (!read) return read.why();
   gguf_ = std::make_shared<slim::gguf_file const>(std::move(*read));
   small_files_.erase(header);
