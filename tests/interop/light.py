@@ -1,4 +1,4 @@
-"""light.py SLIM_LLM [MODEL PACKED]: a two-block model made here is compressed and exported to every format, and read by gguf,
+"""light.py SLIM_LLM [MODEL.gguf]: a two-block model made here is compressed and exported to every format, and read by gguf,
 mlx, mlx-lm, llama.cpp (xllamacpp), transformers' configuration and tokenizer, and by the unpackers of compressed-tensors and GPTQ
 restated in NumPy. Weights are compared bit for bit with the packed file as tests/golden/packing_oracle.py reads it, logits with
 the NumPy model of tests/golden/model_oracle.py in float64. Ends with a table of what was loaded and what came back."""
@@ -409,13 +409,55 @@ def check_refusals(slim, folder, model):
 # --------------------------------------------------------------------------------------------------------- a model of one's own
 
 
-def own_model(slim, folder, model, packed):
-    """A GGUF model and its packed linears, exported to every format: bytes, seconds, KL of what llama.cpp and mlx-lm return."""
+def write_rounded(path, w):
+    """A packed file in the layout of int3-lr@bf16-scales, made without slim-llm from what docs/formats says: every linear rounded to
+    3 bits in groups of 128, adapters of rank ratio 0.075 in 4-bit codes that are random and small. Sizes and exactness do not depend on
+    how good codes are, and no solver has to run."""
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(3)
+    bf16 = lambda x: (np.asarray(x, np.float32).view(np.uint32) + 0x8000 >> 16).astype(np.uint16)
+    fields = lambda q, bits: np.packbits((q[:, :, None] >> np.arange(bits) & 1).astype(np.uint8).reshape(len(q), -1), axis=1, bitorder="little")
+
+    def dense(codes, bits, scales, zeros, tall, wide):
+        rows, cols = codes.shape
+        low = -(1 << bits - 1)
+        head = struct.pack("<4sHBBBBHIIIqqqqq", b"SLPK", 1, 1, bits, 1, int(zeros is not None), 0, 0, 0, 0, rows, cols, tall, wide, rows * cols)
+        side = scales.tobytes() + (b"" if zeros is None else fields((zeros - low).reshape(1, -1), bits).tobytes())
+        return np.frombuffer(head + side + fields(codes - low, bits).tobytes(), np.uint8)
+
+    out, weights, adapters = {}, {}, {}
+    for name, value in w.items():
+        rows, cols = value.shape
+        blocks = [value[:, k:k + 128] for k in range(0, cols, 128)]
+        low, high = (np.stack([f(b, 1) for b in blocks], 1) for f in (np.min, np.max))
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+        scales = bf16((high - low) / 7)
+        s = (scales.astype(np.uint32) << 16).view(np.float32)
+        zeros = np.clip(np.rint(-low / s), 0, 7).astype(int) - 4
+        spread = lambda t: np.repeat(t, 128, 1)[:, :cols]
+        codes = np.clip(np.rint(value / spread(s)).astype(int) + spread(zeros), -4, 3)
+        out[name], weights[name] = dense(codes, 3, scales, zeros, 1, 128), spread(s) * (codes - spread(zeros)).astype(np.float32)
+        rank = int(0.075 * min(rows, cols))
+        for part, shape in (("left", (cols, rank)), ("right", (rank, rows))):
+            codes, scales = rng.integers(-7, 8, shape), bf16(np.full((-(-shape[0] // 128), shape[1]), 0.004))
+            out[f"{name}.{part}"] = dense(codes, 4, scales, None, 128, 1)
+            adapters.setdefault(name, []).append(codes.astype(np.float32) * (scales[:1, :1].astype(np.uint32) << 16).view(np.float32))
+    save_file(out, path, metadata={"format": "slim", "recipe": "rounded"})
+    return weights, adapters
+
+
+def own_model(slim, folder, model):
+    """A GGUF model with rounded linears, exported to every format: bytes, seconds, KL of what llama.cpp and mlx-lm return."""
     import mlx.core as mx
     from model_oracle import LAYER_NAMES, llama, read_gguf, unpermute
 
     cfg, w = read_gguf(model)
-    weights, adapters = packed_values(packed)
+    import gguf
+    from gguf.quants import dequantize
+    packed = folder / "rounded.packed"
+    weights, adapters = write_rounded(packed, {t.name: dequantize(t.data, t.tensor_type).reshape([int(n) for n in t.shape[::-1]]).astype(np.float32)
+                                               for t in gguf.GGUFReader(model).tensors if t.name.startswith("blk.") and len(t.shape) == 2})
     rng = np.random.default_rng(2)
     vocab = len(w["model.embed_tokens.weight"])
     prompts = [[int(n) for n in rng.integers(100, vocab, 16)] for _ in range(3)]
@@ -425,7 +467,7 @@ def own_model(slim, folder, model, packed):
     full64 = {n: v.astype(np.float64) for n, v in (w | {hf(n): rows(n, v) for n, v in with_adapters(weights, adapters).items()}).items()}
     full = np.array([llama(cfg, full64, np.array(ids))[-1] for ids in prompts])
     sizes = []
-    for to in ("ct", "gptq", "mlx", "gguf", "gguf:q4_1", "gguf:q8_0", "hf"):
+    for to in ("ct", "gptq", "mlx", "gguf", "gguf:q8_0", "hf"):
         out = folder / ("own-" + to.replace(":", "-") + (".gguf" if to.startswith("gguf") else ""))
         said = slim.export(model, packed, to, out)
         sizes.append((to, said))
@@ -448,9 +490,10 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         slim = Program(sys.argv[1], folder)
-        toy_checks(slim, folder)
-        if len(sys.argv) > 3:
-            own_model(slim, folder, Path(sys.argv[2]), Path(sys.argv[3]))
+        if len(sys.argv) > 2:
+            own_model(slim, folder, Path(sys.argv[2]))
+        else:
+            toy_checks(slim, folder)
     print("| what | found | bar | holds |\n|---|---|---|---|")
     for row in TABLE:
         print("| " + " | ".join(row) + " |")

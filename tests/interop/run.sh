@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# run.sh light SLIM_LLM [MODEL PACKED]: what slim-llm exports, read by software that nobody here wrote.
+# run.sh light SLIM_LLM [MODEL.gguf]: what slim-llm exports, read by software that nobody here wrote.
 # light: packages of 0.4 GB without torch, installed once into the cache; 77 if they cannot be had, with a sentence.
-# MODEL PACKED: also a model of one's own and its packed linears (compress --packed), for the table of the documentation.
+# MODEL.gguf: instead of a small model made here, one of one's own with linears that are rounded here: the sizes in
+# docs/guides/engines.md.
 set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../../cmake/setup.sh"
 tier=${1:-} program=${2:-}
-[ "$tier" = light ] && [ -x "$program" ] || { say "usage: run.sh light SLIM_LLM [MODEL PACKED]"; exit 2; }
+[ "$tier" = light ] && [ -x "$program" ] || { say "usage: run.sh light SLIM_LLM [MODEL.gguf]"; exit 2; }
 shift 2
 
 python=$(find_python) || { say "skipped: no python"; exit 77; }

@@ -231,7 +231,8 @@ TEST_CASE("a GGUF file becomes a folder that computes the same, and a folder's c
     export_gguf(p.source, "", pairs ? "" : f.gguf, name("small.gguf"), {}, report);
     CHECK(slim::gguf_file::open(name("small.gguf")).value().find("blk.0.attn_k.weight")->type == slim::tensor_type::q4_0);
     export_gguf(p.source, "q4_1", pairs ? "" : f.gguf, name("q4_1.gguf"), {}, report);
-    CHECK(distance(all_logits(in_memory(name("q4_1.gguf")), ids, 40), bare) < 1e-5);
+    // Embedding and norms of the base are F32, those of the folder are rounded to F16.
+    CHECK(distance(all_logits(in_memory(name("q4_1.gguf")), ids, 40), bare) < (pairs ? 1e-5 : 2e-3));
     auto const file = slim::gguf_file::open(name("q4_1.gguf")).value();
     CHECK(file.find("blk.1.ffn_down.weight")->type == slim::tensor_type::q4_1);
     CHECK(file.get<int>("general.file_type").value() == 3);

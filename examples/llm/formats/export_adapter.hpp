@@ -15,12 +15,12 @@ void export_peft(export_source const& source, std::filesystem::path const& base,
 
 /// The same for mlx-lm: adapters.safetensors with lora_a = left (d_in x r) and lora_b = right (r x d_out), filled up with zeros
 /// to one rank, which mlx-lm wants. Source: mlx-lm 0.32,
-/// mlx_lm/tuner/utils.py.
+/// load_adapters.
 void export_mlx_adapter(export_source const& source, std::filesystem::path const& out, export_options const& options,
                         export_report& report);
 
 /// A LoRA GGUF for llama.cpp. Factors with codes become Q4_0 or Q8_0, exactly, with the rank filled up with zeros to a multiple
-/// of 32; others are as PEFT's. Source: llama.cpp, src/llama-adapter.cpp.
+/// of 32; others are as PEFT's. Source: llama.cpp, llama_adapter_lora_init.
 void export_lora_gguf(export_source const& source, std::filesystem::path const& out, export_options const& options,
                       export_report& report);
 

@@ -136,7 +136,7 @@ public:
   }
 };
 
-/// Source: GPTQModel 7.7, gptqmodel/quantization/config.py.
+/// Source: GPTQModel 7.7, QuantizeConfig.
 class gptq_format final : public layer_format {
 public:
   explicit gptq_format(int version) : version_(version) {}
@@ -210,7 +210,7 @@ private:
   int version_; ///< of the format; 0: settle decides
 };
 
-/// Source: mlx-lm 0.32, mlx_lm/utils.py and mlx.nn.QuantizedLinear.
+/// Source: mlx-lm 0.32, load_model and mlx.nn.QuantizedLinear.
 class mlx_format final : public layer_format {
 public:
   [[nodiscard]] std::string name() const override { return "mlx"; }
