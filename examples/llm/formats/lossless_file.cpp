@@ -59,9 +59,10 @@ bytes_view bytes_of(T const& value) {
   return std::as_bytes(std::span(&value, 1));
 }
 
-/// Coded, and decoded again to be sure.
+/// Coded, and decoded again to be sure; or as it is, if that is not more.
 std::vector<std::byte> coded(part const& one, std::filesystem::path const& file) {
   auto bytes = slim::entropy_encode(one.bytes, one.planes);
+  if (bytes.size() >= one.bytes.size()) return {one.bytes.begin(), one.bytes.end()};
   auto const again = slim::entropy_decode(bytes, one.bytes.size());
   if (!again || !std::equal(again->begin(), again->end(), one.bytes.begin(), one.bytes.end()))
     throw input_error(file.string() + ": bytes of type " + one.type + " did not come back as they were; nothing was written");
@@ -106,7 +107,12 @@ std::uint64_t restore_lossless(std::filesystem::path const& packed, std::filesys
     auto const size = reader.read<part_size>();
     auto const from = reader.take(size.coded);
     if (reader.failed()) throw damaged("is cut off inside part ", k, " of ", head.parts);
-    auto const bytes = slim::entropy_decode(from, std::min(size.bytes, head.bytes - written.size()));
+    if (size.coded == size.bytes) { // stored as it is
+      hash.add(from);
+      written.write(from);
+      continue;
+    }
+    auto const bytes = slim::entropy_decode(from, std::min(size.bytes, head.bytes - std::min(head.bytes, written.size())));
     drop_pages(from);
     if (!bytes) throw damaged("part ", k, ": ", bytes.why());
     hash.add(*bytes);

@@ -3,7 +3,7 @@
 /// A GGUF file without the slack of whole bits (slim/packing/entropy_coded.hpp): smaller by some percent, and back bit for bit.
 ///
 ///     "SLIMLOSS"  u32 version = 1  u32 parts  u64 bytes of the file  u64 hash of its parts (fnv_hash)
-///     for each part: u64 bytes, u64 coded bytes, the coded bytes
+///     for each part: u64 bytes, u64 coded bytes, the coded bytes (as they are, if the two are equal)
 ///
 /// Parts are what lies before the first tensor, then each tensor with the gap behind it.
 

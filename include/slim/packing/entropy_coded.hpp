@@ -108,23 +108,30 @@ inline void append_model(std::vector<std::byte>& out, rans_model const& model) {
     if (share > 0) append_bytes(out, static_cast<std::uint16_t>(share));
 }
 
-[[nodiscard]] inline std::optional<rans_model> read_model(byte_reader& reader) {
+/// The table of a model, or an empty one where no byte occurs: nothing of such a plane is coded.
+[[nodiscard]] inline std::optional<std::vector<std::uint32_t>> read_table(byte_reader& reader) {
   auto const present = reader.take(32);
   if (reader.failed()) return std::nullopt;
   std::array<std::uint32_t, 256> shares{};
+  bool any = false;
   for (std::size_t s = 0; s < 256; ++s)
     if ((static_cast<unsigned>(present[s / 8]) >> s % 8 & 1u) != 0) {
+      any = true;
       shares[s] = reader.read<std::uint16_t>();
       if (shares[s] == 0) return std::nullopt;
     }
   if (reader.failed()) return std::nullopt;
-  return rans_model::from_shares(shares);
+  if (!any) return std::vector<std::uint32_t>();
+  auto const model = rans_model::from_shares(shares);
+  if (!model) return std::nullopt;
+  return model->table();
 }
 
 } // namespace detail
 
 /// `bytes` in records whose bytes lie in planes; what is left behind the last whole record is stored as it is, and so is a
-/// plane that would not get smaller. The same bytes for any executor. O(bytes). @throws config_error on planes that cannot be
+/// plane that would not get smaller, its frequencies counted. The same bytes for any executor. O(bytes). @throws config_error
+/// on planes that cannot be
 [[nodiscard]] inline std::vector<std::byte> entropy_encode(std::span<std::byte const> bytes, record_planes const& plane_of,
                                                            context const& ctx = {}) {
   detail::plane_runs const runs(plane_of);
@@ -152,24 +159,33 @@ inline void append_model(std::vector<std::byte>& out, rans_model const& model) {
   std::memcpy(out.data(), &head, sizeof head);
   for (std::uint8_t const plane : plane_of) out.push_back(std::byte{plane});
   std::vector<detail::rans_model> models;
-  for (auto const& count : counts) {
-    models.push_back(detail::rans_model::of(count));
-    detail::append_model(out, models.back());
-  }
+  for (auto const& count : counts) models.push_back(detail::rans_model::of(count));
   std::vector<std::vector<std::byte>> coded(chunks * planes);
+  std::vector<std::size_t> plain(chunks * planes);
   ctx.parallel_for(static_cast<index_t>(chunks), 1, [&](index_t begin, index_t end) {
     std::vector<std::uint8_t> plane;
     for (auto c = static_cast<std::size_t>(begin); c < static_cast<std::size_t>(end); ++c)
       for (std::size_t p = 0; p < planes; ++p) {
         runs.gather(part(c), p, plane);
-        auto packed = detail::rans_encode(plane, models[p]);
-        if (packed.size() >= plane.size()) {
-          packed.resize(plane.size());
-          std::memcpy(packed.data(), plane.data(), plane.size());
-        }
-        coded[c * planes + p] = std::move(packed);
+        plain[c * planes + p] = plane.size();
+        coded[c * planes + p] = detail::rans_encode(plane, models[p]);
       }
   });
+  for (std::size_t p = 0; p < planes; ++p) {
+    std::vector<std::byte> model;
+    detail::append_model(model, models[p]);
+    std::size_t saved = 0;
+    for (std::size_t k = p; k < coded.size(); k += planes) saved += plain[k] - std::min(plain[k], coded[k].size());
+    bool const worth_it = saved > model.size();
+    if (!worth_it) model.assign(32, std::byte{}); // no byte occurs: there are no frequencies
+    out.insert(out.end(), model.begin(), model.end());
+    for (std::size_t c = 0; c < chunks; ++c)
+      if (auto const k = c * planes + p; !worth_it || coded[k].size() >= plain[k]) {
+        runs.gather(part(c), p, symbols);
+        auto const as_it_is = std::as_bytes(std::span(symbols));
+        coded[k].assign(as_it_is.begin(), as_it_is.end());
+      }
+  }
   for (auto const& one : coded) detail::append_bytes(out, static_cast<std::uint32_t>(one.size()));
   auto const append = [&](std::span<std::byte const> more) {
     auto* const to = detail::append_room(out, std::ssize(more));
@@ -202,9 +218,9 @@ inline void append_model(std::vector<std::byte>& out, rans_model const& model) {
       return failure{message("entropy-coded bytes: ", head.planes, " planes; those of a record are others")};
   std::vector<std::vector<std::uint32_t>> tables;
   for (std::size_t p = 0; p < planes; ++p) {
-    auto const model = detail::read_model(reader);
-    if (!model) return failure{message("entropy-coded bytes: the frequencies of plane ", p, " are damaged")};
-    tables.push_back(model->table());
+    auto table = detail::read_table(reader);
+    if (!table) return failure{message("entropy-coded bytes: the frequencies of plane ", p, " are damaged")};
+    tables.push_back(std::move(*table));
   }
   auto const records = static_cast<std::size_t>(head.bytes / record), chunks = (records + chunk - 1) / chunk;
   if (reader.left() / sizeof(std::uint32_t) / planes < chunks) return failure{"entropy-coded bytes: end inside the sizes"};
@@ -227,7 +243,8 @@ inline void append_model(std::vector<std::byte>& out, rans_model const& model) {
         auto const from = parts[c * planes + p];
         if (from.size() == plane.size())
           std::memcpy(plane.data(), from.data(), from.size());
-        else if (from.size() > plane.size() || !detail::rans_decode(from, tables[p].data(), plane, ctx.simd))
+        else if (from.size() > plane.size() || tables[p].empty() ||
+                 !detail::rans_decode(from, tables[p].data(), plane, ctx.simd))
           damaged[c] = 1;
         runs.scatter(plane, p, to);
       }
