@@ -319,6 +319,10 @@ void summarise(compression& result) {
 
 compression compress_model(model const& m, std::span<int const> tokens, recipe const& how, compress_config const& config,
                            double source_bits, block_sink const& sink, context const& ctx, progress const& report) {
+  if (how.distilled)
+    throw slim::config_error("recipe " + how.name +
+                             " trains the whole model, and only `ablate` does that in one go; compress without @kl and "
+                             "with --packed, then use `finetune`");
   compression result;
   result.blocks = config.max_blocks > 0 ? std::min(config.max_blocks, m.config.layers) : m.config.layers;
   if (!how.chain) {

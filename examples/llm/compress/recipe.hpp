@@ -42,6 +42,7 @@ struct recipe {
   bool needs_hessian = false;                                ///< solves with X^T X, which takes memory
   bool towards_dense = false;                                ///< needs the uncompressed model's outputs as targets
   bool guided = false;                                       ///< tokens count as much as the end loss cares for them
+  bool distilled = false;                                    ///< scales and adapters train towards the dense model after that
   std::vector<std::string> steps;                            ///< what each step is, in order, for people
   std::function<void(slim::matrix_view<float>)> round_input; ///< empty: inputs stay float
   /// Inputs are rounded on the scales of the codes' channels, and only the codes read them rounded, not the adapter (SVDQuant).

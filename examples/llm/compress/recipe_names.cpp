@@ -99,6 +99,9 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
   } else if (modifier == "guided") {
     if (!parts.changes_weights()) return meaningless("changes no weights");
     parts.guided = true;
+  } else if (modifier == "kl") {
+    if (parts.codes.method == code_method::none) return meaningless("quantizes nothing");
+    parts.distilled = true;
   } else if (modifier == "fp8") {
     inputs = rounding_by(slim::fp8_input());
   } else if (modifier == "int8") {
@@ -106,7 +109,7 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
   } else {
     return slim::message(
         "modifier @", modifier,
-        " is not known; there are @50 @channel @gN @rR @bf16-scales @dampD @range=RULE @prune-first @no-target @guided @fp8 @int8");
+        " is not known; there are @50 @channel @gN @rR @bf16-scales @dampD @range=RULE @prune-first @no-target @guided @kl @fp8 @int8");
   }
   return {};
 }
@@ -126,6 +129,7 @@ recipe make_recipe(std::string const& name, recipe_parts const& parts, input_rou
   made.needs_hessian = parts.has_solver() || parts.adapter.method == adapter_method::exact;
   made.towards_dense = parts.towards_dense();
   made.guided = parts.guided;
+  made.distilled = parts.distilled;
   made.round_input = inputs.round;
   made.rounds_for_codes = parts.needs_samples();
   if (parts.needs_samples()) made.samples = 256;
@@ -200,6 +204,7 @@ std::vector<recipe_summary> recipe_modifiers() {
            "output's error), for recipes that round to nearest"},
           {"@no-target", "towards the weights, not towards the dense model's outputs"},
           {"@guided", "tokens count by the squared gradients of the end loss (GuidedQuant); one backward pass more"},
+          {"@kl", "then scales and adapters train towards the dense model, codes frozen; in ablate only"},
           {"@prune-first", "prune, then quantize what is left; without it the papers' order, quantize, then prune"},
           {"@fp8", "inputs of the linear layers rounded to FP8, one scale per tensor"},
           {"@int8", "inputs rounded to int8, one scale per tensor"}};

@@ -69,6 +69,7 @@ struct recipe_parts {
   bool prune_first = false;     ///< if pruning is a step of its own
   int input_bits = 0;           ///< of inputs per token and 64 channels; 0: inputs stay float
   bool aims_at_weights = false; ///< joint only, which otherwise aims at the dense model's outputs
+  bool distilled = false;       ///< scales and adapters train when the whole model is compressed
   bool guided = false;          ///< calibration weighs tokens by gradients of the end loss
 
   [[nodiscard]] bool towards_dense() const { return codes.method == code_method::joint && !aims_at_weights; }
