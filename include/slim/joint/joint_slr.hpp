@@ -38,7 +38,8 @@ struct joint_config {
   double tolerance = 0.0;
   int descents = 2; ///< rounds of descent and refit after it
   low_rank_start start = low_rank_start::weight;
-  bool down_date = true;           ///< feedback under H without the directions of L
+  bool down_date = true; ///< feedback under H without the directions of L
+  int down_dates = 4;    ///< iterations that do it anew, the first ones; later, L hardly turns, and the last one holds
   double down_date_damping = 0.02; ///< of the mean diagonal of H
   svd_method method = svd_method::truncated;
   bool guard = true; ///< compare with SLiM's solution
@@ -58,7 +59,7 @@ struct joint_config {
           .down_date = false};
 }
 
-/// Each iteration costs about d_in^3 / 3 + d_out d_in^2 multiply-adds and a truncated decomposition.
+/// Each iteration costs about d_out d_in^2 multiply-adds and a truncated decomposition, the first ones d_in^3 / 3 more.
 ///
 /// **Numerics** float, energies in double. Bits do not depend on the executor.
 template <sweepable Set>
@@ -70,11 +71,12 @@ public:
   /// @throws config_error on a negative count or a damping that is not positive.
   explicit joint_slr(Set set, joint_config config = {}) : set_(std::move(set)), config_(config) {
     (void)config.rank.of(1, 1);
-    if (!(config.damping > 0.0) || !(config.down_date_damping > 0.0) || config.iterations < 1 || config.descents < 0 ||
-        !(config.tolerance >= 0.0 && config.tolerance < 1.0))
+    if (!(config.damping > 0.0) || !(config.down_date_damping > 0.0) || config.iterations < 1 || config.down_dates < 1 ||
+        config.descents < 0 || !(config.tolerance >= 0.0 && config.tolerance < 1.0))
       throw config_error(message("joint_slr: damping ", config.damping, ", down_date_damping ", config.down_date_damping,
-                                 ", iterations ", config.iterations, ", tolerance ", config.tolerance, ", descents ",
-                                 config.descents, "; needed are > 0, > 0, >= 1, 0 to below 1, and >= 0"));
+                                 ", iterations ", config.iterations, ", down_dates ", config.down_dates, ", tolerance ",
+                                 config.tolerance, ", descents ", config.descents,
+                                 "; needed are > 0, > 0, >= 1, >= 1, 0 to below 1, and >= 0"));
   }
 
   [[nodiscard]] joint_config const& config() const noexcept { return config_; }
@@ -148,27 +150,17 @@ private:
                                      config_.method, start.view(), one.ctx);
   }
 
-  [[nodiscard]] double error_of(layer const& one, element const& p, adapter const& low) const {
-    matrix<float> rest = without(one.w, p, one.ctx);
-    low.subtract_from(rest.view(), one.ctx);
-    return hessian_energy(rest.view(), one.h.view(), one.ctx);
-  }
-
-  /// S around (L, R) by error feedback, under the Hessian that (L, R) leaves when it is fitted again.
-  void sweep(layer const& one, element& p, adapter const& low, std::vector<std::string>& notes) const {
-    matrix<float> h = one.h;
-    if (one.rank > 0 && config_.down_date) {
-      h = without_directions(one.h.view(), low.left.view(), one.ctx);
-      for (index_t j = 0; j < h.rows(); ++j) h(j, j) += static_cast<float>(config_.down_date_damping * one.mean_diagonal);
-    }
-    auto const factor = factor_for_feedback(h.view(), one.ctx);
-    detail::note_damping(notes, factor);
-    sweep_around(one, low, factor, p);
-  }
-
-  void sweep_around(layer const& one, adapter const& low, feedback_factor const& factor, element& p) const {
-    matrix<float> const v = without(one.w, low, one.ctx);
-    set_.sweep(v.view(), factor.upper.view(), p, {}, one.ctx);
+  /// The factor for feedback under the Hessian that (L, R) leaves when it is fitted again.
+  [[nodiscard]] feedback_factor factor_beside(layer const& one, adapter const& low, std::vector<std::string>& notes) const {
+    auto const factored = [&](matrix_view<float const> h) {
+      auto factor = factor_for_feedback(h, one.ctx);
+      detail::note_damping(notes, factor);
+      return factor;
+    };
+    if (one.rank == 0 || !config_.down_date) return factored(one.h.view());
+    matrix<float> h = without_directions(one.h.view(), low.left.view(), one.ctx);
+    for (index_t j = 0; j < h.rows(); ++j) h(j, j) += static_cast<float>(config_.down_date_damping * one.mean_diagonal);
+    return factored(h.view());
   }
 
   void descend(layer const& one, element& p, adapter const& low, int rounds) const {
@@ -191,8 +183,13 @@ private:
     element best = p;
     adapter best_low = low;
     double least = std::numeric_limits<double>::infinity();
+    feedback_factor factor = factor_beside(one, low, notes);
     for (int k = 0; k < config_.iterations; ++k) {
-      sweep(one, p, low, notes);
+      if (k > 0 && config_.down_date && k < config_.down_dates) {
+        factor = {}; // its memory is needed
+        factor = factor_beside(one, low, notes);
+      }
+      set_.sweep(without(w, low, ctx).view(), factor.upper.view(), p, {}, ctx);
       auto fitted = fit<T>(one, p, low);
       low = std::move(fitted.factors);
       record(fitted.energy);
@@ -205,37 +202,46 @@ private:
       if (one.rank == 0) break; // nothing to alternate with
       if (least > (1 - config_.tolerance) * before) break;
     }
+    factor = {};
     p = std::move(best);
     low = std::move(best_low);
     for (int k = 0; k < config_.descents; ++k) {
       descend(one, p, low, 1);
       low = fit<T>(one, p, low).factors;
     }
-    if (config_.stored.bits > 0)
-      quantize_around(one, p, low, notes);
-    else
-      store_around(one, p, low);
-    record(error_of(one, p, low));
+    record(config_.stored.bits > 0 ? quantize_around(one, p, low, notes) : store_around(one, p, low));
     return {std::move(p), std::move(low), std::move(objective), std::move(notes)};
   }
 
-  /// (L, R) as stored, and S around it.
-  void store_around(layer const& one, element& p, adapter& low) const {
+  /// (L, R) as stored, and S around it. Returns the energy of the error.
+  [[nodiscard]] double store_around(layer const& one, element& p, adapter& low) const {
     round_factors(low, config_.stored.format);
-    descend(one, p, low, std::min(config_.descents, 1));
+    matrix<float> const v = without(one.w, low, one.ctx);
+    matrix<float> gradient = error_gradient(v.view(), p, one.h.view(), one.ctx);
+    detail::descend(set_, gradient, one.h.view(), p, std::min(config_.descents, 1), one.ctx);
+    return error_energy(v.view(), p, gradient.view(), one.ctx);
   }
 
-  /// The same for codes, which may move (L, R) so far that S is better found again.
-  void quantize_around(layer const& one, element& p, adapter& low, std::vector<std::string>& notes) const {
+  /// The same for codes, which may move (L, R) so far that S is better found again: at 4 bits it is, at 8 bits S is better left
+  /// alone. Descents are spent on the better of the two only.
+  [[nodiscard]] double quantize_around(layer const& one, element& p, adapter& low, std::vector<std::string>& notes) const {
     auto const factor = factor_for_feedback(one.h.view(), one.ctx);
     detail::note_damping(notes, factor);
     matrix<float> const e = without(one.w, p, one.ctx);
     low = round_with_feedback(std::move(low), e.view(), one.h.view(), factor.upper.view(), config_.stored, one.ctx);
+    matrix<float> const v = without(one.w, low, one.ctx);
     element swept = p;
-    sweep_around(one, low, factor, swept);
-    descend(one, swept, low, config_.descents);
-    descend(one, p, low, config_.descents);
-    if (error_of(one, swept, low) < error_of(one, p, low)) p = std::move(swept); // 4 bits; at 8 bits S is better left alone
+    set_.sweep(v.view(), factor.upper.view(), swept, {}, one.ctx);
+    matrix<float> gradient = error_gradient(v.view(), p, one.h.view(), one.ctx);
+    {
+      matrix<float> of_swept = error_gradient(v.view(), swept, one.h.view(), one.ctx);
+      if (error_energy(v.view(), swept, of_swept.view(), one.ctx) < error_energy(v.view(), p, gradient.view(), one.ctx)) {
+        p = std::move(swept);
+        gradient = std::move(of_swept);
+      }
+    }
+    detail::descend(set_, gradient, one.h.view(), p, config_.descents, one.ctx);
+    return error_energy(v.view(), p, gradient.view(), one.ctx);
   }
 
   /// SLiM in the same set: Wanda's mask, codes to nearest, (L, R) by mean |x|, its codes by absmax.

@@ -5,7 +5,12 @@
 #include "slim/calibration/calibration.hpp"
 #include "slim/core/elementwise.hpp"
 #include "slim/joint/row_sweep.hpp"
+#include "slim/linalg/structured_products.hpp"
 #include "slim/quantization/sparse_codes.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
 
 namespace slim {
 inline namespace SLIM_ABI {
@@ -46,18 +51,36 @@ template <class Mask, class Codes>
   return gradient;
 }
 
+/// ||V - S||_H^2 from its gradient (V - S) H. Double sums of float products. @throws shape_error
+template <class Mask, class Codes>
+[[nodiscard]] double error_energy(matrix_view<float const> v, sparse_codes<Mask, Codes> const& p,
+                                  matrix_view<float const> gradient, context const& ctx = {}) {
+  matrix<float> rest = p.values(ctx);
+  subtract_into(v, rest.view(), rest.view(), ctx);
+  std::vector<double> rows(static_cast<std::size_t>(v.rows()));
+  detail::add_row_products(gradient, rest.view(), 1.0, rows, ctx);
+  return std::max(std::accumulate(rows.begin(), rows.end(), 0.0), 0.0); // rounding may fall below zero
+}
+
 namespace detail {
 
-/// Rounds of refine and refit on ||V - S||_H.
+/// Rounds of refine and refit on ||V - S||_H, from its gradient on.
+template <sweepable Set>
+void descend(Set const& set, matrix<float>& gradient, matrix_view<float const> h, element_of<Set>& p, int rounds,
+             context const& ctx) {
+  for (int k = 0; k < rounds; ++k) {
+    set.refine(gradient.view(), h, p, ctx);
+    set.refit(gradient.view(), h, p, ctx);
+  }
+}
+
+/// The same for any V and S.
 template <sweepable Set>
 void descend(Set const& set, matrix_view<float const> v, matrix_view<float const> h, element_of<Set>& p, int rounds,
              context const& ctx) {
   if (rounds == 0) return;
   matrix<float> gradient = error_gradient(v, p, h, ctx);
-  for (int k = 0; k < rounds; ++k) {
-    set.refine(gradient.view(), h, p, ctx);
-    set.refit(gradient.view(), h, p, ctx);
-  }
+  descend(set, gradient, h, p, rounds, ctx);
 }
 
 } // namespace detail

@@ -9,6 +9,7 @@
 #include "slim/quantization/rounding_kernels.hpp"
 #include "slim/quantization/scale_table.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -177,9 +178,9 @@ struct integer_codes {
     for (index_t first = 0; first < cols(); first += wide) {
       index_t const last = std::min(cols(), first + wide), g = first / wide;
       int const low = lowest_of(g), high = highest_of(g);
-      int outside = 0;
-      for (index_t j = first; j < last; ++j) outside |= (row[j] < low ? 1 : 0) | (row[j] > high ? 1 : 0);
-      for (index_t j = first; outside != 0 && j < last; ++j)
+      std::uint8_t most = 0; // above the lowest, in the arithmetic of bytes, where what is below comes out as above
+      for (index_t j = first; j < last; ++j) most = std::max(most, static_cast<std::uint8_t>(row[j] - low));
+      for (index_t j = first; int{most} > high - low && j < last; ++j)
         if ((row[j] < low || row[j] > high) && (!kept || kept->kept(i, j)))
           throw config_error(message(who, ": code (", i, ", ", j, ") is ", int{row[j]}, " in ", bits_of(g),
                                      " bits, possible are ", low, " to ", high, "; codes that count from 0 are shifted by ",
