@@ -5,6 +5,7 @@
 #include "primitives.cuh"
 
 #include "slim/core/random.hpp"
+#include "slim/kernels/cuda/dense_plan.cuh"
 #include "slim/kernels/cuda/forward_plan.cuh"
 #include "slim/kernels/cuda/pack_device.hpp"
 #include "slim/kernels/packed_linear.hpp"
@@ -174,6 +175,38 @@ emulated emulate(std::vector<slim::device_bytes> const& layers, half_rows const&
   return all;
 }
 
+/// A dense product by the definition, in double.
+template <slim::number_format N>
+void multiply_dense(slim::cuda::dense_product const& p) {
+  auto const at = [](std::uint16_t const* m, std::int64_t i, std::int64_t j, std::int64_t stride) {
+    return static_cast<double>(value_of<N>(m[i * stride + j]));
+  };
+  for (std::int64_t i = 0; i < p.m; ++i)
+    for (std::int64_t j = 0; j < p.n; ++j) {
+      double sum = p.add ? at(p.c, i, j, p.ldc) : 0.0;
+      for (std::int64_t k = 0; k < p.k; ++k)
+        sum += at(p.a, i, k, p.lda) * (p.transpose_b ? at(p.b, j, k, p.ldb) : at(p.b, k, j, p.ldb));
+      p.c[i * p.ldc + j] = bits_of<N>(static_cast<float>(sum));
+    }
+}
+
+/// Y of a layer by its dense matrices, which the emulated GPU writes out, behind them a word that has to stay.
+template <slim::number_format N>
+emulated emulate_dense(slim::device_bytes const& layer, half_rows const& x, half_rows& y, bool add, emulation const& how) {
+  namespace cuda = slim::cuda;
+  cuda::layer_call const call{reinterpret_cast<std::uint8_t const*>(layer.bytes.data()),
+                              slim::read_device_header(layer.bytes).value(), y.bits.data(), y.stride};
+  std::vector<std::uint32_t> dense(static_cast<std::size_t>(cuda::dense_size(call.header)) + 1, 0x7fff7fffu);
+  cuda::dense_plan const plan =
+      cuda::plan_dense(call, {x.bits.data(), x.stride, static_cast<int>(x.rows)}, dense.data(), add, N);
+  emulated out = run_ctas(plan.matrices.ctas, plan.matrices.shared_bytes, how, [&](host_warp& warp, int cta) {
+    cuda::dequantize_cta<N, host_warp>(warp, plan.matrices, cta).run();
+  });
+  if (dense.back() != 0x7fff7fffu) out.complaint = "a word behind the dense matrices was written";
+  for (int k = 0; k < plan.count; ++k) multiply_dense<N>(plan.products[k]);
+  return out;
+}
+
 /// A product to be checked: layers that read one X, and how it is run.
 struct product_case {
   std::vector<layer_case> layers;
@@ -196,6 +229,33 @@ struct product_case {
   [[nodiscard]] half_rows before(std::size_t k) const {
     slim::index_t const rows = layers[k].rows;
     return add ? in_halves<N>(small_integers(tokens, rows, 8, seed + 9), rows + 3) : half_rows(tokens, rows, rows + 3);
+  }
+  /// What it holds behind where it is computed with W + R^T L^T, both rounded to the type of X.
+  template <slim::number_format N>
+  [[nodiscard]] half_rows expected_by_dense(std::size_t k) const {
+    half_rows y = before<N>(k);
+    made_layer const made = layer(k);
+    auto const rounded = [](double v) { return static_cast<double>(value_of<N>(bits_of<N>(static_cast<float>(v)))); };
+    slim::matrix<float> const inputs = x();
+    slim::matrix<float> w(y.cols, layers[k].cols);
+    std::visit([&](auto const& codes) { codes.dequantize_into(w.view()); }, made.codes);
+    if (made.kept) made.kept->apply_to(w.view());
+    for (slim::index_t i = 0; i < w.rows(); ++i) {
+      std::vector<double> row(static_cast<std::size_t>(w.cols()));
+      for (slim::index_t j = 0; j < w.cols(); ++j) {
+        double sum = rounded(static_cast<double>(w(i, j)));
+        for (slim::index_t r = 0; made.adapter && r < made.adapter->rank(); ++r)
+          sum += static_cast<double>(made.adapter->left(j, r)) * static_cast<double>(made.adapter->right(r, i));
+        row[static_cast<std::size_t>(j)] = rounded(sum);
+      }
+      for (slim::index_t t = 0; t < tokens; ++t) {
+        double sum = add ? static_cast<double>(value_of<N>(y(t, i))) : 0.0;
+        for (slim::index_t j = 0; j < w.cols(); ++j)
+          sum += row[static_cast<std::size_t>(j)] * static_cast<double>(inputs(t, j));
+        y(t, i) = bits_of<N>(static_cast<float>(sum));
+      }
+    }
+    return y;
   }
   /// What it holds behind: the definition's product, rounded once.
   template <slim::number_format N>

@@ -77,6 +77,39 @@ TEST_CASE("products on the emulated GPU are those of the definition, bit for bit
   }
 }
 
+TEST_CASE("layers written out as dense matrices give the products of W + R^T L^T, bit for bit") {
+  auto const wrong = []<number_format N>(product_case const& p, std::size_t k) {
+    half_rows const want = p.expected_by_dense<N>(k);
+    half_rows found = p.before<N>(k);
+    emulated const run = emulate_dense<N>(p.layer(k).packed(N), in_halves<N>(p.x(), p.x_stride()), found, p.add, p.how);
+    CHECK(run.complaint == "");
+    CHECK(run.bank_conflicts == 0);
+    int count = 0;
+    for (std::size_t i = 0; i < want.bits.size(); ++i) count += found.bits[i] == want.bits[i] ? 0 : 1;
+    return count;
+  };
+  for (product_case const& p : hard_products()) {
+    if (p.layers.size() > 1 && p.ctas != 1) continue; // the same layers again
+    for (std::size_t k = 0; k < p.layers.size(); ++k) {
+      INFO(name_of(p) << ", layer " << k);
+      if (p.numbers == number_format::fp16)
+        REQUIRE(wrong.operator()<number_format::fp16>(p, k) == 0);
+      else
+        REQUIRE(wrong.operator()<number_format::bf16>(p, k) == 0);
+    }
+  }
+}
+
+TEST_CASE("dense products take what fits an int and overlaps nowhere") {
+  slim::device_header const h{.rows = 64, .cols = 100};
+  CHECK(slim::cuda::fits_dense_product(h, 1000, 100, 64));
+  CHECK_FALSE(slim::cuda::fits_dense_product(h, 1000, 99, 64));
+  CHECK_FALSE(slim::cuda::fits_dense_product(h, 1000, 100, -64));
+  CHECK_FALSE(slim::cuda::fits_dense_product(h, 1000, index_t{1} << 31, 64));
+  CHECK_FALSE(slim::cuda::fits_dense_product(h, index_t{1} << 31, 100, 64));
+  CHECK_FALSE(slim::cuda::fits_dense_product({.rows = 0, .cols = 100}, 1000, 100, 64));
+}
+
 TEST_CASE("products of arbitrary numbers stay within the bound of their roundings") {
   // Of every output: codes and X are exact, K products are added in float, scales are float, X L and Y are rounded to 11 bits.
   layer_case const c{
