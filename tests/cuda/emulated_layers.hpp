@@ -230,12 +230,12 @@ struct product_case {
     slim::index_t const rows = layers[k].rows;
     return add ? in_halves<N>(small_integers(tokens, rows, 8, seed + 9), rows + 3) : half_rows(tokens, rows, rows + 3);
   }
-  /// What it holds behind where it is computed with W + R^T L^T, both rounded to the type of X.
+  /// What it holds behind where it is computed with W + R^T L^T: all three, and then the sum, rounded to the type of X.
   template <slim::number_format N>
   [[nodiscard]] half_rows expected_by_dense(std::size_t k) const {
     half_rows y = before<N>(k);
     made_layer const made = layer(k);
-    auto const rounded = [](double v) { return static_cast<double>(value_of<N>(bits_of<N>(static_cast<float>(v)))); };
+    auto const rounded = [](auto v) { return static_cast<double>(value_of<N>(bits_of<N>(static_cast<float>(v)))); };
     slim::matrix<float> const inputs = x();
     slim::matrix<float> w(y.cols, layers[k].cols);
     std::visit([&](auto const& codes) { codes.dequantize_into(w.view()); }, made.codes);
@@ -243,9 +243,9 @@ struct product_case {
     for (slim::index_t i = 0; i < w.rows(); ++i) {
       std::vector<double> row(static_cast<std::size_t>(w.cols()));
       for (slim::index_t j = 0; j < w.cols(); ++j) {
-        double sum = rounded(static_cast<double>(w(i, j)));
+        double sum = rounded(w(i, j));
         for (slim::index_t r = 0; made.adapter && r < made.adapter->rank(); ++r)
-          sum += static_cast<double>(made.adapter->left(j, r)) * static_cast<double>(made.adapter->right(r, i));
+          sum += rounded(made.adapter->left(j, r)) * rounded(made.adapter->right(r, i));
         row[static_cast<std::size_t>(j)] = rounded(sum);
       }
       for (slim::index_t t = 0; t < tokens; ++t) {

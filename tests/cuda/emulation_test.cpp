@@ -88,7 +88,15 @@ TEST_CASE("layers written out as dense matrices give the products of W + R^T L^T
     for (std::size_t i = 0; i < want.bits.size(); ++i) count += found.bits[i] == want.bits[i] ? 0 : 1;
     return count;
   };
-  for (product_case const& p : hard_products()) {
+  std::vector<product_case> products = hard_products();
+  for (number_format const numbers : {number_format::fp16, number_format::bf16}) { // scales that no number is exact with
+    layer_case const groups{
+        .rows = 40, .cols = 300, .rank = 20, .bits = 3, .block = slim::per_group(64), .zeros = true, .arbitrary = true};
+    layer_case const rows{.rows = 20, .cols = 140, .rank = 3, .bits = 4, .sparse = true, .arbitrary = true};
+    products.push_back({.layers = {groups}, .numbers = numbers, .tokens = 3, .how = {.bulk = false}});
+    products.push_back({.layers = {rows}, .numbers = numbers, .tokens = 3, .how = {.bulk = false}});
+  }
+  for (product_case const& p : products) {
     if (p.layers.size() > 1 && p.ctas != 1) continue; // the same layers again
     for (std::size_t k = 0; k < p.layers.size(); ++k) {
       INFO(name_of(p) << ", layer " << k);

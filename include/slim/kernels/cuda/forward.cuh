@@ -287,7 +287,7 @@ void forward_tiles(std::span<layer_output<T> const> outputs, matrix_view<T const
 /// written out with its adapter added to the weight, and multiplied by it.
 ///
 /// **Numerics** Codes are exact in the type of X, sums and scales are float; X L is rounded to the type of X, Y once at the
-/// end. By a gemm W is rounded to the type of X, and again when the adapter is added; what fp16 cannot hold becomes infinite.
+/// end. By a gemm W, L and R are rounded to the type of X, and their sum again; what fp16 cannot hold becomes infinite.
 /// The same card and shapes give the same bits. The CPU's forward_into rounds X to int8 unless asked otherwise: its results
 /// differ.
 /// @throws shape_error; config_error if a layer holds numbers of the other 16-bit type, or the workspace would have to grow in
