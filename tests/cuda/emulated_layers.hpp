@@ -199,9 +199,7 @@ emulated emulate_dense(slim::device_bytes const& layer, half_rows const& x, half
   std::vector<std::uint32_t> dense(static_cast<std::size_t>(cuda::dense_size(call.header)) + 1, 0x7fff7fffu);
   cuda::dense_plan const plan =
       cuda::plan_dense(call, {x.bits.data(), x.stride, static_cast<int>(x.rows)}, dense.data(), add, N);
-  emulated out = run_ctas(plan.matrices.ctas, plan.matrices.shared_bytes, how, [&](host_warp& warp, int cta) {
-    cuda::dequantize_cta<N, host_warp>(warp, plan.matrices, cta).run();
-  });
+  emulated out = run_dequantize<N>(plan.matrices, how);
   if (dense.back() != 0x7fff7fffu) out.complaint = "a word behind the dense matrices was written";
   for (int k = 0; k < plan.count; ++k) multiply_dense<N>(plan.products[k]);
   return out;

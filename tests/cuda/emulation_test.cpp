@@ -5,6 +5,16 @@
 
 #include <catch2/catch.hpp>
 
+// forward_test.cpp has the same kernels from here.
+#define SLIM_EMULATED(N)                                                                                                       \
+  template slim_test::emulated slim_test::run_launch<N, 1>(slim::cuda::kernel_plan const&, slim_test::emulation const&);       \
+  template slim_test::emulated slim_test::run_launch<N, 2>(slim::cuda::kernel_plan const&, slim_test::emulation const&);       \
+  template slim_test::emulated slim_test::run_launch<N, 4>(slim::cuda::kernel_plan const&, slim_test::emulation const&);       \
+  template slim_test::emulated slim_test::run_launch<N, 8>(slim::cuda::kernel_plan const&, slim_test::emulation const&);       \
+  template slim_test::emulated slim_test::run_dequantize<N>(slim::cuda::dequantize_plan const&, slim_test::emulation const&);
+SLIM_EMULATED(slim::number_format::fp16)
+SLIM_EMULATED(slim::number_format::bf16)
+
 namespace {
 
 using namespace slim_test;

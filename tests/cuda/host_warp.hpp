@@ -365,4 +365,10 @@ emulated run_launch(slim::cuda::kernel_plan const& plan, emulation const& how) {
                   [&](host_warp& warp, int cta) { slim::cuda::forward_cta<N, Tiles, host_warp>(warp, plan, cta).run(); });
 }
 
+template <slim::number_format N>
+emulated run_dequantize(slim::cuda::dequantize_plan const& plan, emulation const& how) {
+  return run_ctas(plan.ctas, plan.shared_bytes, how,
+                  [&](host_warp& warp, int cta) { slim::cuda::dequantize_cta<N, host_warp>(warp, plan, cta).run(); });
+}
+
 } // namespace slim_test
