@@ -175,17 +175,24 @@ emulated emulate(std::vector<slim::device_bytes> const& layers, half_rows const&
   return all;
 }
 
+/// 16-bit numbers as they are.
+template <slim::number_format N>
+slim::matrix<double> in_double(std::uint16_t const* bits, std::int64_t rows, std::int64_t cols, std::int64_t stride) {
+  slim::matrix<double> out(rows, cols);
+  for (std::int64_t i = 0; i < rows; ++i)
+    for (std::int64_t j = 0; j < cols; ++j) out(i, j) = static_cast<double>(value_of<N>(bits[i * stride + j]));
+  return out;
+}
+
 /// A dense product by the definition, in double.
 template <slim::number_format N>
 void multiply_dense(slim::cuda::dense_product const& p) {
-  auto const at = [](std::uint16_t const* m, std::int64_t i, std::int64_t j, std::int64_t stride) {
-    return static_cast<double>(value_of<N>(m[i * stride + j]));
-  };
+  slim::matrix<double> const a = in_double<N>(p.a, p.m, p.k, p.lda), c = in_double<N>(p.c, p.m, p.n, p.ldc),
+                             b = in_double<N>(p.b, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, p.ldb);
   for (std::int64_t i = 0; i < p.m; ++i)
     for (std::int64_t j = 0; j < p.n; ++j) {
-      double sum = p.add ? at(p.c, i, j, p.ldc) : 0.0;
-      for (std::int64_t k = 0; k < p.k; ++k)
-        sum += at(p.a, i, k, p.lda) * (p.transpose_b ? at(p.b, j, k, p.ldb) : at(p.b, k, j, p.ldb));
+      double sum = p.add ? c(i, j) : 0.0;
+      for (std::int64_t k = 0; k < p.k; ++k) sum += a(i, k) * (p.transpose_b ? b(j, k) : b(k, j));
       p.c[i * p.ldc + j] = bits_of<N>(static_cast<float>(sum));
     }
 }
@@ -238,12 +245,19 @@ struct product_case {
     slim::matrix<float> w(y.cols, layers[k].cols);
     std::visit([&](auto const& codes) { codes.dequantize_into(w.view()); }, made.codes);
     if (made.kept) made.kept->apply_to(w.view());
+    slim::matrix<float> left, right;
+    if (made.adapter) {
+      left = made.adapter->left;
+      right = made.adapter->right;
+      for (slim::matrix<float>* m : {&left, &right})
+        for (slim::index_t e = 0; e < m->size(); ++e) m->data()[e] = static_cast<float>(rounded(m->data()[e]));
+    }
     for (slim::index_t i = 0; i < w.rows(); ++i) {
       std::vector<double> row(static_cast<std::size_t>(w.cols()));
       for (slim::index_t j = 0; j < w.cols(); ++j) {
         double sum = rounded(w(i, j));
-        for (slim::index_t r = 0; made.adapter && r < made.adapter->rank(); ++r)
-          sum += rounded(made.adapter->left(j, r)) * rounded(made.adapter->right(r, i));
+        for (slim::index_t r = 0; r < left.cols(); ++r)
+          sum += static_cast<double>(left(j, r)) * static_cast<double>(right(r, i));
         row[static_cast<std::size_t>(j)] = rounded(sum);
       }
       for (slim::index_t t = 0; t < tokens; ++t) {
