@@ -13,7 +13,8 @@ enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
 
 struct dim3 {
-  unsigned x = 1;
+  dim3(unsigned count = 1) : x(count) {}
+  unsigned x;
 };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
