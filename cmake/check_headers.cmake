@@ -40,7 +40,7 @@ find_path(SLIM_CUBLAS_INCLUDE cublas_v2.h HINTS /usr/local/cuda/include ENV CUDA
 if(SLIM_CUBLAS_INCLUDE)
   list(APPEND SLIM_CHECK_FLAGS -isystem ${SLIM_CUBLAS_INCLUDE})
 else()
-  list(FILTER headers EXCLUDE REGEX "^slim/interop/cublas.hpp$")
+  list(FILTER headers EXCLUDE REGEX "^slim/interop/cublas.*[.]hpp$")
 endif()
 
 # slim_check_unit(COMPILER LABEL NAME CONTENT LIST): a unit that must compile; its stamp is appended to LIST.

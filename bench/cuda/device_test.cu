@@ -43,7 +43,10 @@ class device_array {
 public:
   device_array(void const* from, std::size_t count)
       : count_(count), memory_(slim::cuda::detail::allocate(sizeof(T) * (count + 1))) {
-    slim::cuda::detail::require(cudaMemcpy(memory_.get(), from, sizeof(T) * count, cudaMemcpyHostToDevice), "cudaMemcpy");
+    set(from);
+  }
+  void set(void const* from) const {
+    slim::cuda::detail::require(cudaMemcpy(memory_.get(), from, sizeof(T) * count_, cudaMemcpyHostToDevice), "cudaMemcpy");
   }
   [[nodiscard]] T* data() const { return reinterpret_cast<T*>(memory_.get()); }
   [[nodiscard]] std::vector<T> host() const {
@@ -58,13 +61,38 @@ private:
   slim::cuda::detail::device_memory memory_;
 };
 
+/// A dense product without cuBLAS: what the kernels that write matrices out are checked with.
+template <number_format N>
+__global__ void multiply_dense(slim::cuda::dense_product const p) {
+  using warp = slim::cuda::device_warp;
+  long long const at = blockIdx.x * 256ll + threadIdx.x, i = at / p.n, j = at % p.n;
+  if (i >= p.m) return;
+  std::uint16_t* const c = p.c + i * p.ldc + j;
+  float sum = p.add ? warp::value_of<N>(*c) : 0.0f;
+  for (long long k = 0; k < p.k; ++k)
+    sum += warp::value_of<N>(p.a[i * p.lda + k]) * warp::value_of<N>(p.transpose_b ? p.b[j * p.ldb + k] : p.b[k * p.ldb + j]);
+  *c = warp::bits_of<N>(sum);
+}
+
+void simple_gemm(void*, void* stream, slim::cuda::dense_product const& p) {
+  auto const blocks = static_cast<unsigned>((p.m * p.n + 255) / 256);
+  if (p.numbers == number_format::fp16)
+    multiply_dense<number_format::fp16><<<blocks, 256, 0, static_cast<cudaStream_t>(stream)>>>(p);
+  else
+    multiply_dense<number_format::bf16><<<blocks, 256, 0, static_cast<cudaStream_t>(stream)>>>(p);
+  slim::cuda::detail::require(cudaGetLastError(), "multiply_dense");
+}
+
+/// How a product is computed: by a call, by a graph that a call was captured in, by dense matrices.
+enum class way { call, graph, dense };
+
 /// One product, read from the file; outputs that differ on `ctas` CTAs (0: as the workspace has it).
 struct stored_product {
   unsigned head[6] = {}; // type, tokens, layers, add, columns and stride of X
   char const* x = nullptr;
   struct layer {
     unsigned head[3] = {}; // bytes, rows, stride of Y
-    char const *bytes = nullptr, *before = nullptr, *behind = nullptr;
+    char const *bytes = nullptr, *before = nullptr, *behind = nullptr, *by_dense = nullptr;
   };
   std::vector<layer> layers;
 
@@ -77,12 +105,14 @@ struct stored_product {
       l.bytes = from.take(l.head[0]);
       l.before = from.take(2ull * head[1] * l.head[2]);
       l.behind = from.take(2ull * head[1] * l.head[2]);
+      l.by_dense = from.take(2ull * head[1] * l.head[2]);
     }
   }
 
   template <class T>
-  [[nodiscard]] std::size_t wrong(int ctas, bool dependent, cudaStream_t stream) const {
+  [[nodiscard]] std::size_t wrong(way how, int ctas, bool dependent, cudaStream_t stream) const {
     slim::cuda::workspace room(stream);
+    if (how == way::dense) room.set_gemm({.multiply = simple_gemm, .least_tokens = 1});
     if (ctas > 0) room.set_limits({ctas, room.limits().shared_bytes});
     room.set_dependent_launch(dependent && room.dependent_launch());
     auto const tokens = static_cast<slim::index_t>(head[1]);
@@ -96,14 +126,32 @@ struct stored_product {
     std::vector<slim::cuda::layer_output<T>> outputs;
     for (std::size_t k = 0; k < layers.size(); ++k)
       outputs.push_back({&linears[k], slim::matrix_view<T>(y[k].data(), tokens, layers[k].head[1], layers[k].head[2])});
-    slim::cuda::forward_into(std::span<slim::cuda::layer_output<T> const>(outputs),
-                             slim::matrix_view<T const>(inputs.data(), tokens, head[4], head[5]), room, {.add = head[3] != 0});
+    auto const forward = [&] {
+      slim::cuda::forward_into(std::span<slim::cuda::layer_output<T> const>(outputs),
+                               slim::matrix_view<T const>(inputs.data(), tokens, head[4], head[5]), room,
+                               {.add = head[3] != 0});
+    };
+    forward();
     slim::cuda::detail::require(cudaStreamSynchronize(stream), "the kernels");
+    if (how == way::graph) {
+      for (std::size_t k = 0; k < layers.size(); ++k) y[k].set(layers[k].before);
+      cudaGraph_t graph = nullptr;
+      cudaGraphExec_t runnable = nullptr;
+      slim::cuda::detail::require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+      forward();
+      slim::cuda::detail::require(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
+      slim::cuda::detail::require(cudaGraphInstantiate(&runnable, graph, 0), "cudaGraphInstantiate");
+      slim::cuda::detail::require(cudaGraphLaunch(runnable, stream), "cudaGraphLaunch");
+      slim::cuda::detail::require(cudaStreamSynchronize(stream), "the graph");
+      slim::cuda::detail::require(cudaGraphExecDestroy(runnable), "cudaGraphExecDestroy");
+      slim::cuda::detail::require(cudaGraphDestroy(graph), "cudaGraphDestroy");
+    }
     std::size_t different = 0;
     for (std::size_t k = 0; k < layers.size(); ++k) {
       std::vector<T> const found = y[k].host();
       for (std::size_t i = 0; i < found.size(); ++i)
-        different += std::memcmp(&found[i], layers[k].behind + 2 * i, 2) != 0 ? 1 : 0;
+        different +=
+            std::memcmp(&found[i], (how == way::dense ? layers[k].by_dense : layers[k].behind) + 2 * i, 2) != 0 ? 1 : 0;
     }
     return different;
   }
@@ -162,18 +210,21 @@ int check(int argc, char** argv) {
   for (unsigned k = 0; k < count[0]; ++k) {
     stored_product const p(from);
     if (small && k >= 40) continue;
-    for (int const ctas : {0, 1, 3, 7}) {
-      if (small && ctas != 3) continue;
-      bool const half = static_cast<number_format>(p.head[0]) == number_format::fp16;
-      bool const dependent = k % 2 == 0;
+    bool const half = static_cast<number_format>(p.head[0]) == number_format::fp16, dependent = k % 2 == 0;
+    auto const run = [&](way how, int ctas) {
       std::size_t const different =
-          half ? p.wrong<__half>(ctas, dependent, stream) : p.wrong<__nv_bfloat16>(ctas, dependent, stream);
+          half ? p.wrong<__half>(how, ctas, dependent, stream) : p.wrong<__nv_bfloat16>(how, ctas, dependent, stream);
+      char const* const names[] = {"", ", in a graph", ", by dense matrices"};
       if (different != 0)
-        std::printf("product %u (%s, %u tokens, %u layers) on %d CTAs: %zu outputs differ\n", k, half ? "fp16" : "bf16",
-                    p.head[1], p.head[2], ctas, different);
+        std::printf("product %u (%s, %u tokens, %u layers) on %d CTAs%s: %zu outputs differ\n", k, half ? "fp16" : "bf16",
+                    p.head[1], p.head[2], ctas, names[static_cast<int>(how)], different);
       wrong += different;
       ++runs;
-    }
+    };
+    for (int const ctas : {0, 1, 3, 7})
+      if (!small || ctas == 3) run(way::call, ctas);
+    if (!small) run(way::graph, 0);
+    run(way::dense, 0);
   }
   std::printf("products: %d runs, %zu outputs differ\n", runs, wrong);
   return wrong != 0 || check_trials(from, into) != 0 ? 1 : 0;

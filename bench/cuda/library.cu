@@ -65,4 +65,14 @@ char const* slim_bench_forward(void* room, void* const* layers, void* const* y, 
       forward<__half>(w, layers, y, count, x, tokens, cols);
   });
 }
+/// W, L^T and R^T of a layer as dense fp16 matrices, one behind the other: forward_into's way with many tokens but for the
+/// products, which table.py leaves to torch's cuBLAS.
+char const* slim_bench_dequantize(void* room, void const* layer, void* out) {
+  return guarded([&] {
+    auto const& l = *static_cast<slim::cuda::device_linear const*>(layer);
+    slim::cuda::detail::dequantize<slim::number_format::fp16>(
+        slim::cuda::detail::plan_dequantize(l.data(), l.header(), static_cast<slim::cuda::u32*>(out)),
+        *static_cast<slim::cuda::workspace const*>(room));
+  });
+}
 }

@@ -4,7 +4,7 @@
 // The file is a row of 32-bit words and bytes, each part padded to 16 bytes:
 //     products: count; for each: type of numbers (1 bf16, 2 fp16), tokens, layers, add, columns and stride of X; X; for each
 //     layer: bytes of
-//               it, rows, stride of Y, the layer, Y before, Y behind
+//               it, rows, stride of Y, the layer, Y before, Y behind, Y behind by dense matrices
 //     trials:   count; for each: type of numbers, the bytes of shared memory, the results
 
 #include "emulated_layers.hpp"
@@ -44,11 +44,12 @@ void write_product(writer& out, product_case const& p) {
   out.put(x.bits);
   for (std::size_t k = 0; k < p.layers.size(); ++k) {
     std::vector<std::byte> const bytes = p.layer(k).packed(N).bytes;
-    half_rows const before = p.before<N>(k), behind = p.expected<N>(k);
+    half_rows const before = p.before<N>(k), behind = p.expected<N>(k), by_dense = p.expected_by_dense<N>(k);
     out.words({u32(bytes.size()), u32(behind.cols), u32(behind.stride)});
     out.put(bytes);
     out.put(before.bits);
     out.put(behind.bits);
+    out.put(by_dense.bits);
   }
 }
 

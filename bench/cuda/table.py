@@ -24,7 +24,9 @@ SHAPES = {  # name: (d_in, outputs of the layers that run together)
     "8192 x 8192": (8192, [8192]),
     "8192 x 28672": (8192, [28672]),
 }
-TOKENS = [1, 4, 16, 32, 64, 256]
+TOKENS = [1, 4, 16, 32, 64, 256, 1024]  # the last two also by dense matrices: from where on is that faster?
+DENSE_FROM = 256
+GEMLITE_SECONDS = 120  # for all its tuning
 TURNS = 9
 LEAST_BYTES = 256 << 20
 
@@ -34,7 +36,7 @@ class Library:
 
     def __init__(self, path):
         self.c = ctypes.CDLL(path)
-        for name in ["layer", "workspace", "set", "forward"]:
+        for name in ["layer", "workspace", "set", "forward", "dequantize"]:
             getattr(self.c, f"slim_bench_{name}").restype = ctypes.c_char_p
 
     def call(self, name, *arguments):
@@ -71,8 +73,8 @@ class Ours:
     def __init__(self, library, stream, weight, d_in, outs, share):
         self.library, self.stream, self.outs = library, stream, outs
         self.room = library.workspace(stream)
-        rank = int(share * min(d_in, outs[0]))
-        data = [layer_bytes.layer(weight, d_out, d_in, rank, seed) for seed, d_out in enumerate(outs)]
+        self.rank = int(share * min(d_in, outs[0]))
+        data = [layer_bytes.layer(weight, d_out, d_in, self.rank, seed) for seed, d_out in enumerate(outs)]
         self.bytes = sum(map(len, data))
         self.layers = [[library.layer(d) for d in data] for _ in range(copies_of(self.bytes))]
 
@@ -84,6 +86,48 @@ class Ours:
         for layers in self.layers:
             for layer in layers:
                 self.library.free(layer)
+
+
+class OursDense:
+    """Layers written out as dense matrices, adapters added to weights, and cuBLAS: what forward_into does with a gemm."""
+
+    def __init__(self, ours, d_in):
+        self.ours, self.bytes = ours, ours.bytes
+        self.out = torch.empty(sum(self.sizes(d_in, d_out) for d_out in ours.outs), dtype=torch.float16, device="cuda")
+
+    def sizes(self, d_in, d_out):
+        columns = -(-d_in // 128) * 128
+        rank_rows, rank_columns = -(-self.ours.rank // 16) * 16, -(-self.ours.rank // 128) * 128
+        return -(-d_out // 16) * 16 * (columns + rank_columns) + rank_rows * columns
+
+    def prepare(self, x):
+        if x.shape[0] < DENSE_FROM:
+            return []
+        d_in, rank = x.shape[1], self.ours.rank
+        columns, rank_columns = -(-d_in // 128) * 128, -(-rank // 128) * 128
+        parts, at = [], 0
+        for d_out in self.ours.outs:
+            rows, rank_rows = -(-d_out // 16) * 16, -(-rank // 16) * 16
+            begin = at
+            matrices = []
+            for height, width in [(rows, columns), (rank_rows, columns), (rows, rank_columns if rank else 0)]:
+                matrices.append(self.out[at:at + height * width].view(height, width))
+                at += height * width
+            w, left, right = matrices
+            parts.append((self.out[begin:], w[:d_out, :d_in], left[:rank, :d_in], right[:d_out, :rank],
+                          torch.empty(x.shape[0], d_out, dtype=torch.float16, device="cuda")))
+
+        def call(layers):
+            for layer, (out, w, left, right, y) in zip(layers, parts):
+                self.ours.library.call("dequantize", self.ours.room, layer, ctypes.c_void_p(out.data_ptr()))
+                if rank:
+                    torch.addmm(w, right, left, out=w)
+                torch.mm(x, w.t(), out=y)
+
+        return [lambda layers=layers: call(layers) for layers in self.ours.layers]
+
+    def close(self):
+        self.out = None
 
 
 class Dense:
@@ -166,6 +210,38 @@ class Humming:
         self.layers = None
 
 
+class GemLite:
+    """GemLite (Triton), with its configurations of the H100 where they fit, else tuned when it first runs a number of tokens."""
+    seconds = 0.0
+
+    def __init__(self, d_in, outs):
+        import gemlite
+        if not GemLite.seconds:
+            gemlite.load_config(str(Path(gemlite.__file__).parent / "configs" / "h100.json"))
+        n = sum(outs)
+        self.bytes = n * d_in // 2 + 2 * n * d_in // 128
+        codes = torch.randint(0, 16, (n, d_in), dtype=torch.uint8, device="cuda")
+        scales = torch.rand(n, d_in // 128, dtype=torch.float16, device="cuda")
+        self.layers = []
+        for _ in range(copies_of(self.bytes)):
+            layer = gemlite.GemLiteLinear(4, group_size=128, in_features=d_in, out_features=n, input_dtype=gemlite.DType.FP16,
+                                          output_dtype=gemlite.DType.FP16)
+            layer.pack(codes, scales, 8, None)
+            self.layers.append(layer)
+
+    def prepare(self, x):
+        if GemLite.seconds > GEMLITE_SECONDS:
+            raise RuntimeError(f"its tuning took more than {GEMLITE_SECONDS} s")
+        started = time.monotonic()
+        self.layers[0](x)
+        torch.cuda.synchronize()
+        GemLite.seconds += time.monotonic() - started
+        return [lambda layer=layer: layer(x) for layer in self.layers]
+
+    def close(self):
+        self.layers = None
+
+
 def graph_of(calls, stream):
     """A graph of all calls, at least eight."""
     calls = calls * max(1, -(-8 // len(calls)))
@@ -180,65 +256,93 @@ def graph_of(calls, stream):
     return graph, len(calls)
 
 
+def makers_of(library, stream, d_in, outs, contestants):
+    """name: what makes a contestant, which may take those made before it."""
+    makers = {"cuBLAS fp16": lambda: Dense(torch.float16, d_in, outs), "cuBLAS bf16": lambda: Dense(torch.bfloat16, d_in, outs)}
+    for weight in ["dense int3", "2:4 int4", "dense int4"]:
+        for share in [0, 0.02, 0.1]:
+            makers[f"slim {weight}, rank {share:g}"] = lambda weight=weight, share=share: Ours(library, stream, weight, d_in, outs, share)
+    for weight in ["dense int3", "2:4 int4"]:
+        ours = f"slim {weight}, rank 0.1"
+        makers[f"{ours}, written out"] = lambda ours=ours: OursDense(contestants[ours], d_in)
+    makers["torch int4 g128"] = lambda: TorchInt4(d_in, outs)
+    makers["cuSPARSELt 2:4 fp16"] = lambda: CuSparseLt(d_in, outs)
+    makers["humming int4 g128"] = lambda: Humming(4, d_in, outs)
+    makers["humming int3 g128"] = lambda: Humming(3, d_in, outs)
+    makers["gemlite int4 g128"] = lambda: GemLite(d_in, outs)
+    return makers
+
+
+def measure(graphs, stream):
+    """name: microseconds of a call, one number per turn."""
+    times = {name: [] for name in graphs}
+    for turn in range(TURNS + 1):
+        for name, (graph, calls) in graphs.items():
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            with torch.cuda.stream(stream):
+                begin.record()
+                graph.replay()
+                end.record()
+            end.synchronize()
+            if turn > 0:
+                times[name].append(1000 * begin.elapsed_time(end) / calls)
+    return times
+
+
+def rows_of(shape, tokens, times, floors):
+    medians = {name: statistics.median(t) for name, t in times.items()}
+    peers = [us for name, us in medians.items() if not name.startswith("slim") and "cuBLAS" not in name]
+    for name, us in medians.items():
+        yield {"shape": shape, "tokens": tokens, "contestant": name, "us": round(us, 2), "least": round(min(times[name]), 2),
+               "most": round(max(times[name]), 2), "share of floor": round(floors[name] / us, 3),
+               "over cuBLAS fp16": round(medians["cuBLAS fp16"] / us, 3) if "cuBLAS fp16" in medians else "",
+               "over fastest peer": round(min(peers) / us, 3) if peers else ""}
+
+
+def run_shape(library, stream, shape, read, failed):
+    """Rows of the table, one number of tokens after the other."""
+    d_in, outs = SHAPES[shape]
+    contestants = {}
+    for name, make in makers_of(library, stream, d_in, outs, contestants).items():
+        try:
+            contestants[name] = make()
+        except Exception as error:  # a peer may miss anything
+            failed[shape, name] = repr(error)[:300]
+    for tokens in TOKENS:
+        x = torch.randn(tokens, d_in, device="cuda", dtype=torch.float16)
+        graphs = {}
+        for name, contestant in contestants.items():
+            try:
+                if calls := contestant.prepare(x):
+                    graphs[name] = graph_of(calls, stream)
+            except Exception as error:
+                failed[shape, f"{name}, {tokens} tokens"] = repr(error)[:300]
+        floors = {name: 1e6 * (contestants[name].bytes + 2 * tokens * (d_in + sum(outs))) / read for name in graphs}
+        yield from rows_of(shape, tokens, measure(graphs, stream), floors)
+    for contestant in contestants.values():
+        contestant.close()
+    contestants.clear()
+    torch.cuda.empty_cache()
+
+
 def main():
     library, out, read = Library(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]) * 1e12
     deadline = time.monotonic() + float(sys.argv[4] if len(sys.argv) > 4 else 170)
     stream = torch.cuda.Stream()
     rows, failed = [], {}
-    for shape, (d_in, outs) in sorted(SHAPES.items(), key=lambda s: s[1][0] * sum(s[1][1])):
+    for shape in sorted(SHAPES, key=lambda s: SHAPES[s][0] * sum(SHAPES[s][1])):
         if time.monotonic() > deadline:
             failed[shape, "every contestant"] = "not run, the time was up"
             continue
-        makers = {"cuBLAS fp16": lambda: Dense(torch.float16, d_in, outs), "cuBLAS bf16": lambda: Dense(torch.bfloat16, d_in, outs)}
-        for weight in ["dense int3", "2:4 int4", "dense int4"]:
-            for share in [0, 0.02, 0.1]:
-                makers[f"slim {weight}, rank {share:g}"] = lambda weight=weight, share=share: Ours(library, stream, weight, d_in, outs, share)
-        makers["torch int4 g128"] = lambda: TorchInt4(d_in, outs)
-        makers["cuSPARSELt 2:4 fp16"] = lambda: CuSparseLt(d_in, outs)
-        makers["humming int4 g128"] = lambda: Humming(4, d_in, outs)
-        makers["humming int3 g128"] = lambda: Humming(3, d_in, outs)
-        contestants = {}
-        for name, make in makers.items():
-            try:
-                contestants[name] = make()
-            except Exception as error:  # a peer may miss anything
-                failed[shape, name] = repr(error)[:300]
-        for tokens in TOKENS:
-            x = torch.randn(tokens, d_in, device="cuda", dtype=torch.float16)
-            graphs, times = {}, {}
-            for name, contestant in contestants.items():
-                try:
-                    graphs[name] = graph_of(contestant.prepare(x), stream)
-                    times[name] = []
-                except Exception as error:
-                    failed[shape, f"{name}, {tokens} tokens"] = repr(error)[:300]
-            for turn in range(TURNS + 1):
-                for name, (graph, calls) in graphs.items():
-                    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                    with torch.cuda.stream(stream):
-                        begin.record()
-                        graph.replay()
-                        end.record()
-                    end.synchronize()
-                    if turn > 0:
-                        times[name].append(1000 * begin.elapsed_time(end) / calls)
-            medians = {name: statistics.median(t) for name, t in times.items() if t}
-            peers = {name: us for name, us in medians.items() if not name.startswith("slim") and "cuBLAS" not in name}
-            for name, us in medians.items():
-                floor = 1e6 * (contestants[name].bytes + 2 * tokens * (d_in + sum(outs))) / read
-                rows.append({"shape": shape, "tokens": tokens, "contestant": name, "us": round(us, 2), "least": round(min(times[name]), 2),
-                             "most": round(max(times[name]), 2), "share of floor": round(floor / us, 3),
-                             "over cuBLAS fp16": round(medians["cuBLAS fp16"] / us, 3) if "cuBLAS fp16" in medians else "",
-                             "over fastest peer": round(min(peers.values()) / us, 3) if peers else ""})
-            graphs.clear()
-        for contestant in contestants.values():
-            contestant.close()
-        contestants.clear()
-        torch.cuda.empty_cache()
-    with open(out / "table.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys() if rows else ["shape"])
-        writer.writeheader()
-        writer.writerows(rows)
+        try:
+            for row in run_shape(library, stream, shape, read, failed):
+                rows.append(row)
+        except Exception as error:  # a device that one contestant broke stays broken: what was measured is kept
+            failed[shape, "the rest"] = repr(error)[:300]
+        with open(out / "table.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys() if rows else ["shape"])
+            writer.writeheader()
+            writer.writerows(rows)
     (out / "failed.txt").write_text("".join(f"{shape}: {name}: {why}\n" for (shape, name), why in failed.items()))
     for (shape, name), why in failed.items():
         print(f"did not run: {shape}: {name}: {why[:120]}")

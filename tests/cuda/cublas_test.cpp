@@ -1,7 +1,8 @@
-// slim/interop/cublas.hpp with a cuBLAS that computes on the host (fake_cuda/): which operands are transposed and how far apart
-// their rows are, what stays on the CPU, and what a failure says.
+// slim/interop/cublas*.hpp with a cuBLAS that computes on the host (fake_cuda/): which operands are transposed and how far
+// apart their rows are, what stays on the CPU, and what a failure says.
 
 #include "slim/interop/cublas.hpp"
+#include "slim/interop/cublas_dense.hpp"
 
 #include "slim/core/random.hpp"
 
@@ -64,4 +65,47 @@ TEST_CASE("large products go to cuBLAS, in fp32 or TF32 by name, and a failure n
   }
   fake_cuda_is_full = false;
   CHECK(said == "cudaMalloc: cudaErrorMemoryAllocation, out of memory");
+}
+
+TEST_CASE("gemm_by_cublas multiplies row-major 16-bit matrices, on the stream that it is told") {
+  using slim::number_format;
+  constexpr slim::index_t m = 3, n = 4, k = 5;
+  std::vector<std::uint16_t> a(m * 7), b(8 * 8), c(m * 6), want;
+  for (number_format const numbers : {number_format::fp16, number_format::bf16})
+    for (bool const transposed : {false, true})
+      for (bool const add : {false, true}) {
+        auto const bits = [&](float v) { return numbers == number_format::fp16 ? slim::fp16(v).bits : slim::bf16(v).bits; };
+        auto const number = [](slim::index_t at, int salt) { return static_cast<float>((7 * at + salt) % 5 - 2); };
+        for (std::size_t i = 0; i < a.size(); ++i) a[i] = bits(number(static_cast<slim::index_t>(i), 1));
+        for (std::size_t i = 0; i < b.size(); ++i) b[i] = bits(number(static_cast<slim::index_t>(i), 3));
+        for (std::size_t i = 0; i < c.size(); ++i) c[i] = bits(number(static_cast<slim::index_t>(i), 2));
+        want = c;
+        for (slim::index_t i = 0; i < m; ++i)
+          for (slim::index_t j = 0; j < n; ++j) {
+            float sum = add ? number(6 * i + j, 2) : 0.0f;
+            for (slim::index_t p = 0; p < k; ++p) sum += number(7 * i + p, 1) * number(transposed ? 8 * j + p : 8 * p + j, 3);
+            want[static_cast<std::size_t>(6 * i + j)] = bits(sum);
+          }
+        fake_handle handle;
+        slim::cuda::dense_gemm const gemm = slim::cuda::gemm_by_cublas(&handle);
+        int stream = 0;
+        int const before = fake_streams_set;
+        slim::cuda::dense_product const product{numbers, transposed, add, m, n, k, a.data(), 7, b.data(), 8, c.data(), 6};
+        gemm.multiply(gemm.state, &stream, product);
+        CHECK(c == want);
+        CHECK(handle.stream == reinterpret_cast<cudaStream_t>(&stream));
+        gemm.multiply(gemm.state, &stream, product); // the stream is not set again: that would cost the handle its workspace
+        CHECK(fake_streams_set == before + 1);
+      }
+  fake_handle handle;
+  slim::cuda::dense_gemm const gemm = slim::cuda::gemm_by_cublas(&handle);
+  std::string said;
+  fake_cublas_fails = true;
+  try {
+    gemm.multiply(gemm.state, nullptr, {.m = 1, .n = 1, .k = 1});
+  } catch (slim::error const& e) {
+    said = e.what();
+  }
+  fake_cublas_fails = false;
+  CHECK(said == "cublasGemmEx: CUBLAS_STATUS_EXECUTION_FAILED, it failed");
 }

@@ -2,7 +2,9 @@
 # it makes of the kernels for six architectures.
 find_package(Threads REQUIRED)
 slim_test_folder(cuda LIBRARIES Threads::Threads)
-set_source_files_properties(cuda/cublas_test.cpp PROPERTIES INCLUDE_DIRECTORIES ${CMAKE_CURRENT_SOURCE_DIR}/cuda/fake_cuda)
+# Before the library's own folder, so that forward.cuh gets kernels that run in the emulator.
+set_source_files_properties(cuda/cublas_test.cpp cuda/forward_test.cpp
+                            PROPERTIES INCLUDE_DIRECTORIES "${CMAKE_CURRENT_SOURCE_DIR}/cuda/fake_cuda;${CMAKE_CURRENT_SOURCE_DIR}/cuda")
 
 # The emulation under ThreadSanitizer, without OpenMP, whose barriers it does not know. Two more runs leave something out on purpose,
 # and have to be found out.

@@ -6,6 +6,7 @@
 #include "slim/pipeline/compress.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/quantization/absmax.hpp"
+#include "slim/quantization/codes/codebook_codes.hpp"
 #include "slim/saliency/magnitude.hpp"
 
 #include <catch2/catch.hpp>
@@ -51,6 +52,17 @@ static_assert(places_are_a_bijection<device_kind::dense2>());
 static_assert(places_are_a_bijection<device_kind::dense3>());
 static_assert(places_are_a_bijection<device_kind::dense4>());
 static_assert(places_are_a_bijection<device_kind::fp16>());
+/// Whether units of 16 bytes of eight tokens' inputs lie in places of their own.
+constexpr bool inputs_are_a_bijection() {
+  bool used[128] = {};
+  for (int token = 0; token < 8; ++token)
+    for (int unit = 0; unit < 16; ++unit) used[slim::cuda::input_offset(token, unit) / 16] = true;
+  for (bool const u : used)
+    if (!u) return false;
+  return true;
+}
+
+static_assert(inputs_are_a_bijection());
 static_assert(slim::word_bytes(device_kind::sparse24) == 768 && slim::word_bytes(device_kind::dense3) == 768);
 static_assert(slim::word_bytes(device_kind::dense2) == 512 && slim::word_bytes(device_kind::dense4) == 1024);
 
@@ -201,6 +213,18 @@ TEST_CASE("what has no atom is refused with a sentence") {
         "the weight is rounded to bf16");
   CHECK(refusal([&] { (void)slim::pack_device(plain, nullptr, nullptr, {.numbers = number_format::fp32}); }) ==
         "slim::pack_device: numbers in fp32, the kernels have fp16 and bf16");
+}
+
+TEST_CASE("layers with a code book are refused with a sentence") {
+  struct {
+    struct {
+      slim::codebook_codes codes;
+      [[nodiscard]] slim::mask const* mask_or_null() const { return nullptr; }
+    } weight;
+    std::optional<slim::adapter> adapter;
+  } const layer;
+  CHECK(
+      refusal([&] { (void)slim::pack_device(layer); }).starts_with("slim::pack_device: the GPU's kernels read uniform codes"));
 }
 
 TEST_CASE("a mask that is not 2:4 runs dense with zeros, and a note says so") {

@@ -5,6 +5,7 @@
 #include "primitives.cuh"
 
 #include "slim/core/random.hpp"
+#include "slim/kernels/cuda/dense_plan.cuh"
 #include "slim/kernels/cuda/forward_plan.cuh"
 #include "slim/kernels/cuda/pack_device.hpp"
 #include "slim/kernels/packed_linear.hpp"
@@ -174,6 +175,43 @@ emulated emulate(std::vector<slim::device_bytes> const& layers, half_rows const&
   return all;
 }
 
+/// 16-bit numbers as they are.
+template <slim::number_format N>
+slim::matrix<double> in_double(std::uint16_t const* bits, std::int64_t rows, std::int64_t cols, std::int64_t stride) {
+  slim::matrix<double> out(rows, cols);
+  for (std::int64_t i = 0; i < rows; ++i)
+    for (std::int64_t j = 0; j < cols; ++j) out(i, j) = static_cast<double>(value_of<N>(bits[i * stride + j]));
+  return out;
+}
+
+/// A dense product by the definition, in double.
+template <slim::number_format N>
+void multiply_dense(slim::cuda::dense_product const& p) {
+  slim::matrix<double> const a = in_double<N>(p.a, p.m, p.k, p.lda), c = in_double<N>(p.c, p.m, p.n, p.ldc),
+                             b = in_double<N>(p.b, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, p.ldb);
+  for (std::int64_t i = 0; i < p.m; ++i)
+    for (std::int64_t j = 0; j < p.n; ++j) {
+      double sum = p.add ? c(i, j) : 0.0;
+      for (std::int64_t k = 0; k < p.k; ++k) sum += a(i, k) * (p.transpose_b ? b(j, k) : b(k, j));
+      p.c[i * p.ldc + j] = bits_of<N>(static_cast<float>(sum));
+    }
+}
+
+/// Y of a layer by its dense matrices, which the emulated GPU writes out, behind them a word that has to stay.
+template <slim::number_format N>
+emulated emulate_dense(slim::device_bytes const& layer, half_rows const& x, half_rows& y, bool add, emulation const& how) {
+  namespace cuda = slim::cuda;
+  cuda::layer_call const call{reinterpret_cast<std::uint8_t const*>(layer.bytes.data()),
+                              slim::read_device_header(layer.bytes).value(), y.bits.data(), y.stride};
+  std::vector<std::uint32_t> dense(static_cast<std::size_t>(cuda::dense_size(call.header)) + 1, 0x7fff7fffu);
+  cuda::dense_plan const plan =
+      cuda::plan_dense(call, {x.bits.data(), x.stride, static_cast<int>(x.rows)}, dense.data(), add, N);
+  emulated out = run_dequantize<N>(plan.matrices, how);
+  if (dense.back() != 0x7fff7fffu) out.complaint = "a word behind the dense matrices was written";
+  for (int k = 0; k < plan.count; ++k) multiply_dense<N>(plan.products[k]);
+  return out;
+}
+
 /// A product to be checked: layers that read one X, and how it is run.
 struct product_case {
   std::vector<layer_case> layers;
@@ -196,6 +234,40 @@ struct product_case {
   [[nodiscard]] half_rows before(std::size_t k) const {
     slim::index_t const rows = layers[k].rows;
     return add ? in_halves<N>(small_integers(tokens, rows, 8, seed + 9), rows + 3) : half_rows(tokens, rows, rows + 3);
+  }
+  /// What it holds behind where it is computed with W + R^T L^T: all three, and then the sum, rounded to the type of X.
+  template <slim::number_format N>
+  [[nodiscard]] half_rows expected_by_dense(std::size_t k) const {
+    half_rows y = before<N>(k);
+    made_layer const made = layer(k);
+    auto const rounded = [](auto v) { return static_cast<double>(value_of<N>(bits_of<N>(static_cast<float>(v)))); };
+    slim::matrix<float> const inputs = x();
+    slim::matrix<float> w(y.cols, layers[k].cols);
+    std::visit([&](auto const& codes) { codes.dequantize_into(w.view()); }, made.codes);
+    if (made.kept) made.kept->apply_to(w.view());
+    slim::matrix<float> left, right;
+    if (made.adapter) {
+      left = made.adapter->left;
+      right = made.adapter->right;
+      for (slim::matrix<float>* m : {&left, &right})
+        for (slim::index_t e = 0; e < m->size(); ++e) m->data()[e] = static_cast<float>(rounded(m->data()[e]));
+    }
+    for (slim::index_t i = 0; i < w.rows(); ++i) {
+      std::vector<double> row(static_cast<std::size_t>(w.cols()));
+      for (slim::index_t j = 0; j < w.cols(); ++j) {
+        double sum = rounded(w(i, j));
+        for (slim::index_t r = 0; r < left.cols(); ++r)
+          sum += static_cast<double>(left(j, r)) * static_cast<double>(right(r, i));
+        row[static_cast<std::size_t>(j)] = rounded(sum);
+      }
+      for (slim::index_t t = 0; t < tokens; ++t) {
+        double sum = add ? static_cast<double>(value_of<N>(y(t, i))) : 0.0;
+        for (slim::index_t j = 0; j < w.cols(); ++j)
+          sum += row[static_cast<std::size_t>(j)] * static_cast<double>(inputs(t, j));
+        y(t, i) = bits_of<N>(static_cast<float>(sum));
+      }
+    }
+    return y;
   }
   /// What it holds behind: the definition's product, rounded once.
   template <slim::number_format N>

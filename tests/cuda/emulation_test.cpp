@@ -5,6 +5,16 @@
 
 #include <catch2/catch.hpp>
 
+// forward_test.cpp has the same kernels from here.
+#define SLIM_EMULATED(N)                                                                                                       \
+  template slim_test::emulated slim_test::run_launch<N, 1>(slim::cuda::kernel_plan const&, slim_test::emulation const&);       \
+  template slim_test::emulated slim_test::run_launch<N, 2>(slim::cuda::kernel_plan const&, slim_test::emulation const&);       \
+  template slim_test::emulated slim_test::run_launch<N, 4>(slim::cuda::kernel_plan const&, slim_test::emulation const&);       \
+  template slim_test::emulated slim_test::run_launch<N, 8>(slim::cuda::kernel_plan const&, slim_test::emulation const&);       \
+  template slim_test::emulated slim_test::run_dequantize<N>(slim::cuda::dequantize_plan const&, slim_test::emulation const&);
+SLIM_EMULATED(slim::number_format::fp16)
+SLIM_EMULATED(slim::number_format::bf16)
+
 namespace {
 
 using namespace slim_test;
@@ -75,6 +85,47 @@ TEST_CASE("products on the emulated GPU are those of the definition, bit for bit
     else
       REQUIRE(wrong_outputs<number_format::bf16>(p) == 0);
   }
+}
+
+TEST_CASE("layers written out as dense matrices give the products of W + R^T L^T, bit for bit") {
+  auto const wrong = []<number_format N>(product_case const& p, std::size_t k) {
+    half_rows const want = p.expected_by_dense<N>(k);
+    half_rows found = p.before<N>(k);
+    emulated const run = emulate_dense<N>(p.layer(k).packed(N), in_halves<N>(p.x(), p.x_stride()), found, p.add, p.how);
+    CHECK(run.complaint == "");
+    CHECK(run.bank_conflicts == 0);
+    int count = 0;
+    for (std::size_t i = 0; i < want.bits.size(); ++i) count += found.bits[i] == want.bits[i] ? 0 : 1;
+    return count;
+  };
+  std::vector<product_case> products = hard_products();
+  for (number_format const numbers : {number_format::fp16, number_format::bf16}) { // scales that no number is exact with
+    layer_case const groups{
+        .rows = 40, .cols = 300, .rank = 20, .bits = 3, .block = slim::per_group(64), .zeros = true, .arbitrary = true};
+    layer_case const rows{.rows = 20, .cols = 140, .rank = 3, .bits = 4, .sparse = true, .arbitrary = true};
+    products.push_back({.layers = {groups}, .numbers = numbers, .tokens = 3, .how = {.bulk = false}});
+    products.push_back({.layers = {rows}, .numbers = numbers, .tokens = 3, .how = {.bulk = false}});
+  }
+  for (product_case const& p : products) {
+    if (p.layers.size() > 1 && p.ctas != 1) continue; // the same layers again
+    for (std::size_t k = 0; k < p.layers.size(); ++k) {
+      INFO(name_of(p) << ", layer " << k);
+      if (p.numbers == number_format::fp16)
+        REQUIRE(wrong.operator()<number_format::fp16>(p, k) == 0);
+      else
+        REQUIRE(wrong.operator()<number_format::bf16>(p, k) == 0);
+    }
+  }
+}
+
+TEST_CASE("dense products take what fits an int and overlaps nowhere") {
+  slim::device_header const h{.rows = 64, .cols = 100};
+  CHECK(slim::cuda::fits_dense_product(h, 1000, 100, 64));
+  CHECK_FALSE(slim::cuda::fits_dense_product(h, 1000, 99, 64));
+  CHECK_FALSE(slim::cuda::fits_dense_product(h, 1000, 100, -64));
+  CHECK_FALSE(slim::cuda::fits_dense_product(h, 1000, index_t{1} << 31, 64));
+  CHECK_FALSE(slim::cuda::fits_dense_product(h, index_t{1} << 31, 100, 64));
+  CHECK_FALSE(slim::cuda::fits_dense_product({.rows = 0, .cols = 100}, 1000, 100, 64));
 }
 
 TEST_CASE("products of arbitrary numbers stay within the bound of their roundings") {

@@ -8,6 +8,7 @@
 
 #include "mma_model.hpp"
 
+#include "slim/kernels/cuda/dequantize_kernel.cuh"
 #include "slim/kernels/cuda/forward_kernel.cuh"
 
 #include <algorithm>
@@ -332,21 +333,21 @@ struct emulated {
   int bank_conflicts = 0;
 };
 
-/// Runs a launch: every warp of every CTA is a thread.
-template <slim::number_format N, int Tiles>
-emulated run_launch(slim::cuda::kernel_plan const& plan, emulation const& how) {
+/// Runs run(warp, CTA) for every warp of every CTA, each in a thread of its own.
+template <class Run>
+emulated run_ctas(int count, int shared_bytes, emulation const& how, Run const& run) {
   std::deque<host_cta> ctas;
   std::vector<std::thread> warps;
   emulated out;
   std::mutex complaints;
-  for (int c = 0; c < plan.ctas; ++c) ctas.emplace_back(slim::cuda::stages_offset + plan.stages * plan.stage_bytes, how);
-  for (int c = 0; c < plan.ctas; ++c)
+  for (int c = 0; c < count; ++c) ctas.emplace_back(shared_bytes, how);
+  for (int c = 0; c < count; ++c)
     for (int k = 0; k < slim::cuda::warps_per_cta; ++k)
       warps.emplace_back([&, c, k] {
         host_cta& cta = ctas[static_cast<std::size_t>(c)];
         try {
           host_warp warp(cta, k);
-          slim::cuda::forward_cta<N, Tiles, host_warp>(warp, plan, c).run();
+          run(warp, c);
         } catch (std::exception const& e) {
           std::lock_guard const lock(complaints);
           out.complaint = e.what();
@@ -356,6 +357,18 @@ emulated run_launch(slim::cuda::kernel_plan const& plan, emulation const& how) {
   for (std::thread& t : warps) t.join();
   for (host_cta const& cta : ctas) out.bank_conflicts += cta.bank_conflicts.load();
   return out;
+}
+
+template <slim::number_format N, int Tiles>
+emulated run_launch(slim::cuda::kernel_plan const& plan, emulation const& how) {
+  return run_ctas(plan.ctas, slim::cuda::stages_offset + plan.stages * plan.stage_bytes, how,
+                  [&](host_warp& warp, int cta) { slim::cuda::forward_cta<N, Tiles, host_warp>(warp, plan, cta).run(); });
+}
+
+template <slim::number_format N>
+emulated run_dequantize(slim::cuda::dequantize_plan const& plan, emulation const& how) {
+  return run_ctas(plan.ctas, plan.shared_bytes, how,
+                  [&](host_warp& warp, int cta) { slim::cuda::dequantize_cta<N, host_warp>(warp, plan, cta).run(); });
 }
 
 } // namespace slim_test

@@ -12,7 +12,7 @@ namespace slim_test {
 /// points (0 to 4), 256 of metadata (legal nibbles).
 inline constexpr int trial_bytes = 3392, trial_inputs = 1024, trial_scales = 3072, trial_zeros = 3104, trial_metadata = 3136;
 /// Words of 32 lanes that a trial gives.
-inline constexpr int trial_words = 151;
+inline constexpr int trial_words = 152;
 
 /// put(word number, lane, value) for every result.
 template <slim::number_format N, class W, class Put>
@@ -48,6 +48,8 @@ public:
       real(w_.add_scaled(c[0], scale, c[1]));
       word(w_.row_byte(trial_zeros, r));
     }
+    w_.by_lane([&](int lane) { put_(next_, lane, w_.load(trial_metadata + 8 * (31 - lane))); }); // each lane its own place
+    ++next_;
     word(w_.shift_right(b[0], 5));
     word(w_.and_or(b[0], 0x0ff00ff0u, b[1]));
     word(w_.and_or(b[0], 0x0ff00ff0u, 0x80000001u));

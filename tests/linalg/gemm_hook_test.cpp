@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <limits>
 
 namespace {
@@ -144,12 +145,75 @@ TEST_CASE("strides and extents beyond an int are not handed to a BLAS") { // not
   CHECK(result == 7);
 }
 
-TEST_CASE("Gram matrices stay ours, cross products go to the hook") {
+TEST_CASE("Gram matrices stay ours unless asked, cross products go to the hook") {
   operand const x(600, 20, 0, 1), y(600, 9, 0, 2);
   slim::matrix<float> const inputs(x.matrix), outputs(y.matrix);
   slim::matrix<double> gram(20, 20), cross(20, 9);
   CHECK(calls_during([&] { slim::add_gram(inputs, gram, hooked()); }) == 0);
   CHECK(calls_during([&] { slim::add_cross(inputs, outputs, cross, hooked()); }) == 2); // panels of 512 tokens
+}
+
+namespace {
+
+/// Sums in float, one after the other; and below the diagonal of a square product, something else.
+void careless_sgemm(bool transpose_a, bool transpose_b, index_t m, index_t n, index_t k, float alpha, float const* a,
+                    index_t lda, float const* b, index_t ldb, float beta, float* c, index_t ldc) {
+  counting_sgemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  for (index_t i = 0; i < m; ++i)
+    for (index_t j = 0; j < n; ++j) {
+      float sum = 0;
+      for (index_t p = 0; p < k; ++p) sum += a[p * lda + i] * b[p * ldb + j];
+      c[i * ldc + j] = i > j ? -1.0f : sum;
+    }
+}
+
+slim::context with_gram_block(index_t tokens) {
+  slim::context ctx = hooked(careless_sgemm);
+  ctx.gram_block = tokens;
+  return ctx;
+}
+
+} // namespace
+
+TEST_CASE("whole blocks of a Gram matrix go to the hook if asked, and are added in double") {
+  // Sums are exact inside a block; added in float, the last blocks would be lost.
+  slim::matrix<float> x(25, 3);
+  x(2, 0) = 4096.0f;
+  for (index_t t = 10; t < 25; ++t) x(t, 0) = x(t, 1) = 1.0f;
+  slim::matrix<double> gram(3, 3);
+  CHECK(calls_during([&] { slim::add_gram(x, gram, with_gram_block(10)); }) == 2); // 5 tokens are left over
+  CHECK(gram(0, 0) == 16777216.0 + 15.0);
+  CHECK(gram(0, 1) == 15.0);
+  CHECK(gram(1, 0) == 15.0); // not what the hook says below the diagonal
+  CHECK(gram(2, 2) == 0.0);
+  CHECK(calls_during([&] { slim::add_gram(x, gram, with_gram_block(26)); }) == 0); // no whole block
+  CHECK(calls_during([&] { slim::add_gram(slim::matrix<float>(25, 0), slim::matrix<double>(0, 0), with_gram_block(10)); }) ==
+        0);
+  std::vector<float> const values(8, 1.0f);
+  slim::matrix<double> small(3, 3);
+  slim::matrix_view<float const> const overlapping(values.data(), 5, 3, 1); // rows that no BLAS reads
+  CHECK(calls_during([&] { slim::add_gram(overlapping, small, with_gram_block(2)); }) == 0);
+  CHECK(small(2, 0) == 5.0);
+}
+
+TEST_CASE("a Gram matrix by the hook is within its bound of the one in double") {
+  index_t const tokens = 700, d = 200, block = 300; // tiles of 96
+  operand const made(tokens, d, 0, 3);
+  slim::matrix<float> const x(made.matrix);
+  slim::matrix<double> gram(d, d);
+  CHECK(calls_during([&] { slim::add_gram(x, gram, with_gram_block(block)); }) == 2);
+  for (index_t i = 0; i < d; ++i)
+    for (index_t j = i; j < d; ++j) {
+      double exact = 0, left = 0, right = 0;
+      for (index_t t = 0; t < tokens; ++t) {
+        double const a = static_cast<double>(x(t, i)), b = static_cast<double>(x(t, j));
+        exact += a * b;
+        left += a * a;
+        right += b * b;
+      }
+      REQUIRE(std::abs(gram(i, j) - exact) <= static_cast<double>(block) * 0x1p-23 * std::sqrt(left * right));
+      REQUIRE(gram(i, j) == gram(j, i));
+    }
 }
 
 TEST_CASE("inside a parallel task products are our own") {

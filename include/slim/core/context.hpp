@@ -41,8 +41,11 @@ struct context {
   std::uint64_t seed = 0;
   simd_level simd = simd_level::automatic;
   /// Float products through someone else's BLAS (interop/cblas.hpp). Null: our own, whose bits do not depend on the number of
-  /// threads. Not used inside parallel tasks, nor for Gram matrices.
+  /// threads. Not used inside parallel tasks.
   sgemm_function* sgemm = nullptr;
+  /// Tokens of the blocks in which `sgemm` computes Gram matrices too, for a BLAS so fast that both triangles and float sums
+  /// over some thousand tokens are worth it (interop/cublas.hpp). 0: Gram matrices are our own.
+  index_t gram_block = 0;
   /// A request to stop is honoured before every task: tasks that run end, the others do not begin, and the function throws
   /// slim::cancelled. Components and calibrations are then as they were before the call; a matrix that the caller handed over
   /// to be written (`..._into`, `apply_to`, `add_to`) may be half written. Without a request results do not depend on it.

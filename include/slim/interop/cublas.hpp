@@ -10,24 +10,14 @@
 /// Operands travel to the current device and back with every product; small ones stay on the CPU.
 
 #include "slim/core/context.hpp"
+#include "slim/interop/cublas_calls.hpp"
 #include "slim/linalg/gemm.hpp"
-
-#include <cublas_v2.h>
-#include <cuda_runtime_api.h>
 
 #include <algorithm>
 
 namespace slim {
 inline namespace SLIM_ABI {
 namespace detail {
-
-inline void require_cuda(cudaError_t code, char const* call) {
-  if (code != cudaSuccess) throw error(message(call, ": ", cudaGetErrorName(code), ", ", cudaGetErrorString(code)));
-}
-inline void require_cublas(cublasStatus_t code, char const* call) {
-  if (code != CUBLAS_STATUS_SUCCESS)
-    throw error(message(call, ": ", cublasGetStatusName(code), ", ", cublasGetStatusString(code)));
-}
 
 /// A handle and three buffers that grow, of one thread and the device that was current when it first multiplied.
 class cublas_products {

@@ -42,15 +42,25 @@ inline void gemm_into(matrix_view<float const, strided> a, matrix_view<float con
 }
 
 /// G += X^T X, both triangles; a symmetric G stays symmetric to the last bit. X is (tokens, d), G is (d, d). Bits do not
-/// depend on the number of threads. `ctx.sgemm` is not used, because it would compute both triangles. NaN and infinity
-/// propagate to the rows and columns of their channel.
+/// depend on the number of threads. NaN and infinity propagate to the rows and columns of their channel.
 /// **Numerics** float products inside blocks of 256 rows of X, blocks added in double: float alone would lose the small
 /// eigenvalues that adapter solvers divide by. Error of G(i, j) at most 256 eps_float |x_i| |x_j|, typically 16 times less.
+/// If `ctx.gram_block` is not 0, `ctx.sgemm` computes whole blocks of so many tokens, and its bits and threads are its own;
+/// blocks are added in double, and the bound has that number instead of 256. What is left over is ours.
 /// @throws shape_error if G is not (d, d).
 inline void add_gram(matrix_view<float const> x, matrix_view<double> gram, context const& ctx = {}) {
   if (gram.rows() != x.cols() || gram.cols() != x.cols())
     throw shape_error(message("add_gram: X has ", x.cols(), " columns, the Gram matrix is ", gram.rows(), " x ", gram.cols()));
-  detail::add_gram_of<double>(x, gram, ctx);
+  index_t done = 0;
+  if (ctx.sgemm && ctx.gram_block > 0 && !x.empty() && x.rows() >= ctx.gram_block) {
+    matrix<float> product(x.cols(), x.cols());
+    for (; x.rows() - done >= ctx.gram_block; done += ctx.gram_block) {
+      matrix_view<float const> const block = x.middle_rows(done, ctx.gram_block);
+      if (!detail::multiply_by_hook(ctx.sgemm, transposed(block), block, product.view(), destination::overwrite)) break;
+      detail::add_upper_triangle(product.view(), gram, ctx);
+    }
+  }
+  detail::add_gram_of<double>(x.middle_rows(done, x.rows() - done), gram, ctx);
 }
 
 /// C += X^T Y, X (tokens, d), Y (tokens, n), C (d, n). **Numerics** as add_gram: float products inside blocks of 256 tokens,

@@ -65,6 +65,20 @@ void add_gram_of(matrix_view<float const, strided> x, matrix_view<T> gram, conte
   }
 }
 
+/// G += the upper triangle of P, on both sides: G stays symmetric, whatever P is.
+inline void add_upper_triangle(matrix_view<float const> product, matrix_view<double> gram, context const& ctx) {
+  index_t const d = product.cols(), edge = gram_tile(d), tiles = ceil_div(d, edge);
+  ctx.parallel_for(tiles * (tiles + 1) / 2, 1, [&](index_t task, index_t) {
+    auto const tile = gram_tile_at(task);
+    index_t const last_row = std::min(d, (tile.row + 1) * edge), last_col = std::min(d, (tile.col + 1) * edge);
+    for (index_t i = tile.row * edge; i < last_row; ++i)
+      for (index_t j = std::max(i, tile.col * edge); j < last_col; ++j) {
+        gram(i, j) += static_cast<double>(product(i, j));
+        if (i != j) gram(j, i) += static_cast<double>(product(i, j));
+      }
+  });
+}
+
 } // namespace detail
 
 } // namespace SLIM_ABI

@@ -1,4 +1,4 @@
-// The part of the CUDA runtime that slim/interop/cublas.hpp calls, with the memory of the host.
+// The part of the CUDA runtime that slim/interop/cublas*.hpp call, with the memory of the host.
 #pragma once
 
 #include <cstddef>
@@ -6,6 +6,8 @@
 #include <cstring>
 
 enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation };
+enum cudaDataType_t { CUDA_R_16F, CUDA_R_16BF };
+using cudaStream_t = struct CUstream_st*;
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
 
 inline bool fake_cuda_is_full = false;

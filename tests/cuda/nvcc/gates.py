@@ -15,6 +15,7 @@ from pathlib import Path
 
 ARCHITECTURES = ["80", "86", "89", "90a", "100", "120"]
 MOST = {"sparse24": 52, "dense3": 100}
+KERNELS = 10  # 4 numbers of tokens and the kernel that writes matrices out, in fp16 and bf16
 SENTENCE = "slim.hpp is host code that nvcc cannot read"
 # An instruction is 16 bytes, its opcode the low 12 bits. Names were read off known kernels.
 NAMES = {0x23c: "HMMA", 0x83b: "LDSM", 0x984: "LDS", 0x812: "LOP3", 0x212: "LOP3", 0x819: "SHF", 0x830: "HADD2", 0x230: "HADD2",
@@ -60,13 +61,14 @@ def main():
             failed.append(f"sm_{arch}: kernels.cu does not compile:\n{said}")
             continue
         sizes = dict(census(cubin))
-        found = re.findall(r"Compiling entry function '(\w*forward_kernel\w*)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+        found = re.findall(r"Compiling entry function '(\w*_kernel\w*)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
                            r"(\d+) bytes spill loads.*?Used (\d+) registers", said, re.S)
-        if len(found) != 8:
-            failed.append(f"sm_{arch}: {len(found)} kernels instead of 8")
+        if len(found) != KERNELS:
+            failed.append(f"sm_{arch}: {len(found)} kernels instead of {KERNELS}")
         for name, stack, stores, loads, registers in found:
-            kind, tiles = re.search(r"number_formatE(\d)ELi(\d)E", name).groups()
-            label = f"{8 * int(tiles)}, {'bf16' if kind == '1' else 'fp16'}"
+            kind, tiles = re.search(r"number_formatE(\d)E(?:Li(\d)E)?", name).groups()
+            label = f"{8 * int(tiles)}" if tiles else "dequantize"
+            label += ", bf16" if kind == "1" else ", fp16"
             ops = sizes[name]
             print(f"| sm_{arch} | {label} | {registers} | {int(stores) + int(loads)} | {sum(ops.values())} |")
             if int(stack) or int(stores) or int(loads) or ops[0x387] or ops[0x983]:

@@ -11,6 +11,7 @@
 /// **No GPU has run these kernels yet**: docs/benchmarks-gpu.md.
 
 #include "slim/core/matrix_view.hpp"
+#include "slim/kernels/cuda/dense_plan.cuh"
 #include "slim/kernels/cuda/forward_plan.cuh"
 #include "slim/kernels/cuda/warp.cuh"
 
@@ -86,9 +87,14 @@ private:
   detail::device_memory memory_;
 };
 
-/// What the kernels of one stream need beside layers: sums of parts, counters, X L. It grows when a product needs more than all
-/// before it, never while a graph is captured, and keeps what it had, since graphs may hold it: call forward_into, or reserve,
-/// once with the largest shapes first.
+/// What a product needs of a workspace: floats, counters, 16-bit numbers of X L, words of dense matrices.
+struct workspace_size {
+  std::int64_t slots = 0, counters = 0, inner = 0, dense = 0;
+};
+
+/// What the kernels of one stream need beside layers: sums of parts, counters, X L; dense matrices where it has a gemm. It
+/// grows when a product needs more than all before it, never while a graph is captured, and keeps what it had, since graphs may
+/// hold it: call forward_into, or reserve, once with the largest shapes first.
 class workspace {
 public:
   /// @throws config_error on a device below compute capability 8.0; cuda::error
@@ -108,22 +114,32 @@ public:
   [[nodiscard]] bool dependent_launch() const noexcept { return dependent_launch_; }
   void set_dependent_launch(bool on) { dependent_launch_ = on; }
 
-  /// Room for `slots` floats, `counters` counters, which are 0, and `inner` 16-bit numbers. @throws config_error where it had
-  /// to grow while its stream is captured; cuda::error
-  void reserve(std::int64_t slots, std::int64_t counters, std::int64_t inner) {
-    if (slots <= slots_ && counters <= counters_ && inner <= inner_) return;
+  /// Dense products for many tokens (interop/cublas_dense.hpp); without one, kernels take them 64 at a time.
+  [[nodiscard]] dense_gemm const& gemm() const noexcept { return gemm_; }
+  /// @throws config_error if it is to be used from less than one token on
+  void set_gemm(dense_gemm const& gemm) {
+    if (gemm.least_tokens < 1)
+      throw config_error(message("cuda::workspace: a gemm from ", gemm.least_tokens, " tokens on, possible is 1 or more"));
+    gemm_ = gemm;
+  }
+
+  /// Room for a product; counters are 0. @throws config_error where it had to grow while its stream is captured; cuda::error
+  void reserve(workspace_size const& needed) {
+    if (needed.slots <= size_.slots && needed.counters <= size_.counters && needed.inner <= size_.inner &&
+        needed.dense <= size_.dense)
+      return;
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     detail::require(cudaStreamIsCapturing(stream_, &capture), "cudaStreamIsCapturing");
     if (capture != cudaStreamCaptureStatusNone)
       throw config_error(
           "cuda::workspace: a larger one is needed, and a graph that is being captured cannot allocate; call forward_into "
           "with these layers and tokens once before the capture");
-    slots_ = std::max(slots, slots_);
-    counters_ = std::max(counters, counters_);
-    inner_ = std::max(inner, inner_);
-    memory_.push_back(detail::allocate(static_cast<std::size_t>(inner_at() + 2 * inner_)));
-    detail::require(cudaMemsetAsync(memory_.back().get() + counters_at(), 0, static_cast<std::size_t>(4 * counters_), stream_),
-                    "cudaMemsetAsync");
+    size_ = {std::max(needed.slots, size_.slots), std::max(needed.counters, size_.counters),
+             std::max(needed.inner, size_.inner), std::max(needed.dense, size_.dense)};
+    memory_.push_back(detail::allocate(static_cast<std::size_t>(dense_at() + 4 * size_.dense)));
+    detail::require(
+        cudaMemsetAsync(memory_.back().get() + counters_at(), 0, static_cast<std::size_t>(4 * size_.counters), stream_),
+        "cudaMemsetAsync");
   }
 
   [[nodiscard]] float* slots() const noexcept { return reinterpret_cast<float*>(memory_.back().get()); }
@@ -131,15 +147,19 @@ public:
   [[nodiscard]] std::uint16_t* inner() const noexcept {
     return reinterpret_cast<std::uint16_t*>(memory_.back().get() + inner_at());
   }
+  [[nodiscard]] u32* dense() const noexcept { return reinterpret_cast<u32*>(memory_.back().get() + dense_at()); }
 
 private:
-  [[nodiscard]] std::int64_t counters_at() const noexcept { return 4 * slots_; }
-  [[nodiscard]] std::int64_t inner_at() const noexcept { return (counters_at() + 4 * counters_ + 255) / 256 * 256; }
+  [[nodiscard]] static std::int64_t whole(std::int64_t bytes) noexcept { return (bytes + 255) / 256 * 256; }
+  [[nodiscard]] std::int64_t counters_at() const noexcept { return 4 * size_.slots; }
+  [[nodiscard]] std::int64_t inner_at() const noexcept { return whole(counters_at() + 4 * size_.counters); }
+  [[nodiscard]] std::int64_t dense_at() const noexcept { return whole(inner_at() + 2 * size_.inner); }
 
   cudaStream_t stream_;
   launch_limits limits_;
   bool dependent_launch_ = false;
-  std::int64_t slots_ = 0, counters_ = 0, inner_ = 0;
+  dense_gemm gemm_;
+  workspace_size size_;
   std::vector<detail::device_memory> memory_;
 };
 
@@ -200,6 +220,7 @@ void launch(kernel_plan const& plan, workspace const& room) {
 template <number_format N>
 void forward_some(std::span<layer_call const> calls, input_rows const& x, bool add, workspace& room) {
   forward_plans plans = plan_forward(calls, x, nullptr, add, room.limits());
+  if (plans.outputs.count == 0) return; // no layer has outputs
   std::int64_t slots = 0, counters = 0;
   for (kernel_plan const* p : {&plans.left, &plans.outputs}) {
     if (p->count == 0) continue;
@@ -209,7 +230,7 @@ void forward_some(std::span<layer_call const> calls, input_rows const& x, bool a
       throw config_error(message("cuda::forward_into: ", room.limits().shared_bytes, " bytes of shared memory, two stages of ",
                                  p->stage_bytes, " are needed"));
   }
-  room.reserve(slots, counters, inner_size(calls, x.tokens));
+  room.reserve({.slots = slots, .counters = counters, .inner = inner_size(calls, x.tokens)});
   plans = plan_forward(calls, x, room.inner(), add, room.limits());
   for (kernel_plan* p : {&plans.left, &plans.outputs}) {
     if (p->count == 0) continue;
@@ -219,18 +240,58 @@ void forward_some(std::span<layer_call const> calls, input_rows const& x, bool a
   }
 }
 
+/// W, L^T and R^T as dense numbers, in the workspace's stream.
+template <number_format N>
+void dequantize(dequantize_plan const& plan, workspace const& room) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(plan.ctas));
+  config.blockDim = dim3(32 * warps_per_cta);
+  config.dynamicSmemBytes = static_cast<std::size_t>(plan.shared_bytes);
+  config.stream = room.stream();
+  require(cudaLaunchKernelEx(&config, dequantize_kernel<N>, plan), "cudaLaunchKernelEx");
+}
+
+/// A layer by the workspace's gemm.
+template <number_format N>
+void forward_dense(layer_call const& call, input_rows const& x, bool add, workspace& room) {
+  room.reserve({.dense = dense_size(call.header)});
+  dense_plan const plan = plan_dense(call, x, room.dense(), add, N);
+  dequantize<N>(plan.matrices, room);
+  for (int k = 0; k < plan.count; ++k) room.gemm().multiply(room.gemm().state, room.stream(), plan.products[k]);
+}
+
+/// The kernel that takes 64 tokens at a time, for any number of layers and tokens.
+template <device_number T>
+void forward_tiles(std::span<layer_output<T> const> outputs, matrix_view<T const> x, bool add, workspace& room) {
+  constexpr index_t most_tokens = 8 * most_tiles;
+  for (index_t first = 0; first < x.rows(); first += most_tokens)
+    for (std::size_t layer = 0; layer < outputs.size(); layer += most_jobs) {
+      layer_call calls[most_jobs];
+      std::size_t const count = std::min<std::size_t>(most_jobs, outputs.size() - layer);
+      for (std::size_t k = 0; k < count; ++k) {
+        layer_output<T> const& o = outputs[layer + k];
+        calls[k] = {o.layer->data(), o.layer->header(), reinterpret_cast<std::uint16_t*>(o.y.row(first)), o.y.row_stride()};
+      }
+      input_rows const rows{reinterpret_cast<std::uint16_t const*>(x.row(first)), x.row_stride(),
+                            static_cast<int>(std::min(most_tokens, x.rows() - first))};
+      forward_some<format_of<T>>({calls, count}, rows, add, room);
+    }
+}
+
 } // namespace detail
 
 /// Y = X W^T + (X L) R, or Y +=, of several layers that read the same X (tokens x d_in): queries, keys and values, say. Two
 /// launches, one for all X L (none without adapters) and one for all outputs, for every 64 tokens and 8 layers. X, Y and the
 /// layers are in the memory of the current device; the call returns when the kernels are in the workspace's stream. A graph can
-/// capture it.
+/// capture it. Many tokens go to the workspace's gemm, if it has one and the distances of rows fit an int: each layer is then
+/// written out with its adapter added to the weight, and multiplied by it.
 ///
 /// **Numerics** Codes are exact in the type of X, sums and scales are float; X L is rounded to the type of X, Y once at the
-/// end. The same card and shapes give the same bits. The CPU's forward_into rounds X to int8 unless asked otherwise: its
-/// results differ.
+/// end. By a gemm W, L and R are rounded to the type of X, and their sum again; what fp16 cannot hold becomes infinite.
+/// The same card and shapes give the same bits. The CPU's forward_into rounds X to int8 unless asked otherwise: its results
+/// differ.
 /// @throws shape_error; config_error if a layer holds numbers of the other 16-bit type, or the workspace would have to grow in
-/// a capture; cuda::error
+/// a capture; cuda::error; what the gemm throws
 template <device_number T>
 void forward_into(std::span<layer_output<T> const> outputs, matrix_view<T const> x, workspace& room,
                   forward_options const& options = {}) {
@@ -244,19 +305,17 @@ void forward_into(std::span<layer_output<T> const> outputs, matrix_view<T const>
     if (std::string const why = detail::why_not(h, format); !why.empty())
       throw config_error(message("cuda::forward_into: ", why));
   }
-  constexpr index_t most_tokens = 8 * most_tiles;
-  for (index_t first = 0; first < x.rows(); first += most_tokens)
-    for (std::size_t layer = 0; layer < outputs.size(); layer += most_jobs) {
-      layer_call calls[most_jobs];
-      std::size_t const count = std::min<std::size_t>(most_jobs, outputs.size() - layer);
-      for (std::size_t k = 0; k < count; ++k) {
-        layer_output<T> const& o = outputs[layer + k];
-        calls[k] = {o.layer->data(), o.layer->header(), reinterpret_cast<std::uint16_t*>(o.y.row(first)), o.y.row_stride()};
-      }
-      input_rows const rows{reinterpret_cast<std::uint16_t const*>(x.row(first)), x.row_stride(),
-                            static_cast<int>(std::min(most_tokens, x.rows() - first))};
-      detail::forward_some<format>({calls, count}, rows, options.add, room);
+  if (!room.gemm().multiply || x.rows() < room.gemm().least_tokens) return detail::forward_tiles(outputs, x, options.add, room);
+  for (layer_output<T> const& o : outputs) {
+    if (!fits_dense_product(o.layer->header(), x.rows(), x.row_stride(), o.y.row_stride())) {
+      detail::forward_tiles(std::span(&o, 1), x, options.add, room);
+      continue;
     }
+    layer_call const call{o.layer->data(), o.layer->header(), reinterpret_cast<std::uint16_t*>(o.y.row(0)), o.y.row_stride()};
+    detail::forward_dense<format>(
+        call, {reinterpret_cast<std::uint16_t const*>(x.row(0)), x.row_stride(), static_cast<int>(x.rows())}, options.add,
+        room);
+  }
 }
 
 /// The same of one layer.

@@ -1,8 +1,9 @@
 #pragma once
 /// @file
-/// A warp of the GPU for the kernels of tile.cuh and forward_kernel.cuh: a value is a lane's register, an operation one or two
-/// instructions of PTX. Compute capability 8.0 and up; bulk copies and dependent launches from 9.0 on.
+/// A warp of the GPU for the kernels of forward_kernel.cuh and dequantize_kernel.cuh: a value is a lane's register, an
+/// operation one or two instructions of PTX. Compute capability 8.0 and up; bulk copies and dependent launches from 9.0 on.
 
+#include "slim/kernels/cuda/dequantize_kernel.cuh"
 #include "slim/kernels/cuda/forward_kernel.cuh"
 
 #include <cuda_bf16.h>
@@ -253,6 +254,14 @@ __global__ void __launch_bounds__(32 * warps_per_cta, 1) forward_kernel(__grid_c
   extern __shared__ __align__(128) unsigned char slim_shared[];
   device_warp warp(slim_shared);
   forward_cta<N, TILES, device_warp>(warp, plan, static_cast<int>(blockIdx.x)).run();
+}
+
+/// The kernel: dequantize_kernel.cuh. 256 threads, the plan's bytes of dynamic shared memory.
+template <number_format N>
+__global__ void __launch_bounds__(32 * warps_per_cta) dequantize_kernel(__grid_constant__ dequantize_plan const plan) {
+  extern __shared__ __align__(128) unsigned char slim_shared[];
+  device_warp warp(slim_shared);
+  dequantize_cta<N, device_warp>(warp, plan, static_cast<int>(blockIdx.x)).run();
 }
 
 } // namespace cuda
