@@ -57,7 +57,8 @@ stack="torch==2.13.0 compressed-tensors==0.20.1 peft==0.21.2 accelerate==1.15.0 
 install full -- transformers==5.19.0 $stack
 stock=$target
 part toy "$stock" "torch, transformers, compressed_tensors, peft, gguf"
-install gptq --no-deps -- gptqmodel==7.7.0 transformers==5.24.0 tokenicer device-smi logbar threadpoolctl defuser pypcre random_word datasets
+install gptq --no-deps -- gptqmodel==7.7.0 transformers==5.24.0 threadpoolctl device-smi protobuf pillow pypcre tokenicer logbar defuser \
+  dill datasets pyarrow pandas multiprocess xxhash python-dateutil six pytz tzdata # without torchao, which wants a newer torch
 part gptq "$target:$stock" gptqmodel
 [ $# -lt 2 ] || part llama_cpp "$stock" "gguf, numpy" "$1" "$2"
 exit $failed

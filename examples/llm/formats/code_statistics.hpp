@@ -19,8 +19,8 @@ struct code_statistics {
   std::vector<double> singular; ///< values of what the codes leave, W - W_codes, largest first, relative to its norm
 
   static constexpr double bin = 0.25;        ///< steps of the codes
-  static constexpr double first_level = -20; ///< what lies beyond is counted in the first and the last bin
-  static constexpr index_t bins = 160;
+  static constexpr double first_level = -12; ///< what lies beyond is counted in the first and the last bin
+  static constexpr index_t bins = 96;
 };
 
 /// For every role the linear with the largest output error: the weights of the source against the codes of the .slim file that
