@@ -16,6 +16,7 @@ constexpr double float_bytes = 4, sum_bytes = 8;
 constexpr double program_bytes = 70e6;
 constexpr double copies_of_linear = 9;  ///< of the largest linear, while it is compressed
 constexpr double copies_of_hessian = 5; ///< d_in x d_in floats, by recipes that solve with the Hessian
+constexpr double copies_of_record = 2;  ///< of what a backward pass keeps of a block, with the gradients on their way
 constexpr double guided_tokens = 2048;  ///< that a backward pass takes at once (compress/token_energies.cpp), at least a window
 
 /// Sizes of a block that the parts are made of.
@@ -100,11 +101,11 @@ memory_plan planned(model const& m, planned_work const& work, bool states_on_dis
     double const tokens = static_cast<double>(work.calib_tokens + work.held_out_tokens);
     double const together = std::max(window, guided_tokens);
     double const weights_of_tokens = 2 * tokens * static_cast<double>(linears_of(m).size()); // as energies, then as weights
+    double const activations = copies_of_record * (sizes.kept_per_token + 3 * sizes.widest_outputs);
     guiding = {
+        {"embedding as stored", m.embedding.stored_bytes()},
         {"head as floats", float_bytes * static_cast<double>(m.config.vocab) * static_cast<double>(m.config.embedding_dim)},
-        {"gradients of one batch",
-         float_bytes * together *
-             (static_cast<double>(m.config.layers) * hidden + sizes.kept_per_token + 3 * sizes.widest_outputs)},
+        {"gradients of one batch", float_bytes * together * (static_cast<double>(m.config.layers) * hidden + activations)},
         {"weights of tokens", float_bytes * weights_of_tokens}};
     compressing.push_back({"weights of tokens", float_bytes * weights_of_tokens / 2});
   }
