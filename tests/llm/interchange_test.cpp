@@ -117,6 +117,7 @@ TEST_CASE("--for a format counts the bits of its files for a budget of ranks, an
   refused("compress", "--for gguf:q4_k" + out, "rows of 64 are no whole blocks of 256");
   refused("compress", "--for ct --recipe wanda-24 --out " + here.at("never.gguf"), "makes no integer codes");
   refused("plan", "--for fame", "possible are size");
+  refused("plan", "--for fame --recipe int3-lr@g32", "possible are size");
   CHECK_FALSE(std::filesystem::exists(here.folder / "never.slim"));
 }
 

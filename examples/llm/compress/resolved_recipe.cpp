@@ -57,6 +57,7 @@ std::string default_recipe(std::string const& aim) {
 }
 
 void require_exportable(recipe const& how, model const& m, std::string const& aim) {
+  (void)default_recipe(aim); // is known
   if (!is_export_format(aim)) return;
   if (aim == "gguf" || aim.starts_with("gguf:")) (void)gguf_architecture(m.config);
   if (std::string const why = why_not_exportable(how, m, aim); !why.empty())
