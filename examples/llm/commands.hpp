@@ -23,12 +23,13 @@ struct text_options {
   std::ptrdiff_t max_tokens = 8192;      ///< evaluated
 };
 
-/// Ranks other than the recipe's own.
+/// What --for asks for, and ranks other than the recipe's own.
 struct rank_options {
-  std::string rank;    ///< "0.075", "32"; empty: the recipe's
-  std::string by_role; ///< "q=0.05,down=0.12"
-  double budget = 0;   ///< bits per weight of all linears together: ranks by greatest gain per bit; 0: no budget
-  double bits = 0;     ///< per weight of all linears, codes of 2 to 4 bits shared out; 0: as the recipe has it
+  std::string rank;         ///< "0.075", "32"; empty: the recipe's
+  std::string by_role;      ///< "q=0.05,down=0.12"
+  double budget = 0;        ///< bits per weight of all linears together: ranks by greatest gain per bit; 0: no budget
+  double bits = 0;          ///< per weight of all linears, codes of 2 to 4 bits shared out; 0: as the recipe has it
+  std::string aim = "size"; ///< a format of export: `budget` counts the bits of its files; else those of a .slim file
 };
 
 struct compress_command {
@@ -37,12 +38,12 @@ struct compress_command {
   std::filesystem::path packed;   ///< where to write packed linears; empty: nowhere
   std::filesystem::path run_path; ///< folder for what is needed to go on after any end; empty: none
   bool resume = false;            ///< go on with what is there
+  std::filesystem::path imatrix;  ///< statistics to compress by in place of a calibration text; empty: none
   std::filesystem::path events;   ///< where progress goes as JSON lines; empty: nowhere
   std::string command_line;       ///< as it was given, to be repeated in advice
   text_options text;
   rank_options ranks;
-  std::string recipe_name; ///< empty: what `aim` names
-  std::string aim = "size";
+  std::string recipe_name;       ///< empty: what `ranks.aim` names
   std::string memory_limit;      ///< "6G"; empty: none
   std::ptrdiff_t max_blocks = 0; ///< a trial: stop behind so many blocks and write nothing; 0: all
   bool with_evaluation = true;
@@ -59,7 +60,6 @@ struct plan_command {
   text_options text;
   rank_options ranks;
   std::string recipe_name; ///< as compress_command
-  std::string aim = "size";
   std::string memory_limit;
   bool with_run = false; ///< count the room of a run folder
   void run() const;
@@ -92,12 +92,16 @@ struct evaluate_command {
   std::filesystem::path model, text, json, packed;
   std::filesystem::path base;        ///< a model, or its predictions, to measure the divergence from; may be empty
   std::filesystem::path save_logits; ///< where to write the predictions as llama-perplexity does; may be empty
+  std::filesystem::path choices;     ///< questions with several answers, in place of a text; may be empty
   std::ptrdiff_t context = 2048, max_tokens = 0;
   std::string protocol = "windows";
   std::string inputs;       ///< empty: float, or int8 with packed weights
   std::string memory_limit; ///< as in compress_command
   bool last = false;
   void run() const;
+
+private:
+  void run_choices() const;
 };
 
 struct generate_command {
@@ -143,9 +147,16 @@ struct fisher_command {
   void run() const;
 };
 
+/// Sums of squares as llama-imatrix writes them.
+struct imatrix_command {
+  std::filesystem::path model, text, out, json;
+  std::ptrdiff_t context = 512, max_tokens = 0;
+  void run() const;
+};
+
 struct export_command {
-  std::filesystem::path model, packed, out, base, json;
-  std::string to;      ///< ct, gptq, gptq:v1, gptq:v2, mlx, hf, gguf, gguf:TYPE
+  std::filesystem::path model, packed, out, base, json; ///< out: of several formats, a folder with a file or folder for each
+  std::string to;      ///< ct, gptq, gptq:v1, gptq:v2, mlx, hf, gguf, gguf:TYPE; or several, separated by commas
   std::string adapter; ///< peft, mlx, gguf, merge, none; empty: what goes with `to`
   std::ptrdiff_t max_rank = 0;
   bool allow_lossy = false;

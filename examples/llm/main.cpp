@@ -144,10 +144,16 @@ int main(int argc, char** argv) {
   sub->add_flag("--resume", compress.resume, "go on with the run that is in the folder of --run");
   sub->add_option("--recipe", compress.recipe_name,
                   "what to do: a name (`slim-llm recipes` lists them), or a JSON file with rules (default: by --for)");
-  sub->add_option("--for", compress.aim, "what the model should be good at: size (dense 3 bit) or speed (2:4 sparsity)")
+  sub->add_option(
+         "--for", compress.ranks.aim,
+         "what the model should be good at: size (dense 3 bit), speed (2:4 sparsity), or a format of export, as --to has "
+         "it there: refused unless the format holds the recipe's codes, and --rank-budget counts the bits of its files")
       ->capture_default_str();
   add_rank_options(*sub, compress.ranks);
   sub->add_option("--layers-csv", compress.layers_csv, "also write what every step did to every layer");
+  sub->add_option(
+      "--imatrix", compress.imatrix,
+      "weigh channels by this file of llama-imatrix (GGUF) in place of a calibration text, for recipes that need no more");
   sub->add_option("--events", compress.events, "also write progress, warnings and notes to this file as JSON lines");
   sub->add_flag_callback("--no-eval", [&] { compress.with_evaluation = false; }, "do not measure perplexity");
   sub->add_flag("--strict", compress.strict,
@@ -170,7 +176,7 @@ int main(int argc, char** argv) {
   sub = add_command(app, "plan", "say what compress would do: sizes, memory, time, disk", plan);
   add_model(sub, plan);
   sub->add_option("--recipe", plan.recipe_name, "as compress has it");
-  sub->add_option("--for", plan.aim, "as compress has it")->capture_default_str();
+  sub->add_option("--for", plan.ranks.aim, "as compress has it")->capture_default_str();
   add_rank_options(*sub, plan.ranks);
   add_memory_limit(sub, plan);
   sub->add_flag("--run", plan.with_run, "count the disk that compress --run needs, too");
@@ -211,6 +217,10 @@ int main(int argc, char** argv) {
                   "llama-perplexity --save-all-logits wrote: KL divergence, same likeliest token, delta p");
   sub->add_option("--save-logits", evaluate.save_logits,
                   "also write the predictions to this file, as llama-perplexity does (needs --protocol llama.cpp)");
+  sub->add_option(
+      "--choices", evaluate.choices,
+      "in place of a text: questions with several answers, a line of JSON each with context, choices and answer (the "
+      "number of the right one, from 0 on); a choice follows the context directly, space included");
   add_count(*sub, "--context", evaluate.context, "tokens per window");
   add_count(*sub, "--max-tokens", evaluate.max_tokens, "tokens to look at, 0 for all");
   sub->add_flag("--last", evaluate.last, "take the last tokens of the text instead of the first");
@@ -282,13 +292,23 @@ int main(int argc, char** argv) {
   add_count(*sub, "--max-tokens", fisher.max_tokens, "tokens to look at, 0 for all");
   sub->callback([&] { fisher.run(); });
 
+  imatrix_command imatrix;
+  sub = add_command(app, "imatrix", "sums of squares of what every linear reads, as llama-imatrix writes them", imatrix);
+  add_model(sub, imatrix);
+  sub->add_option("--text", imatrix.text, "the text, from its beginning")->required();
+  sub->add_option("--out", imatrix.out, "the GGUF file to write, for llama-quantize --imatrix and compress --imatrix")
+      ->required();
+  add_count(*sub, "--context", imatrix.context, "tokens per window, each a sequence of its own");
+  add_count(*sub, "--max-tokens", imatrix.max_tokens, "tokens to look at, 0 for all");
+  sub->callback([&] { imatrix.run(); });
+
   export_command exported;
   sub = add_command(app, "export", "write a compressed model as files that other software loads", exported);
   add_model(sub, exported);
   sub->add_option("--packed", exported.packed, "the packed linears, written by compress --packed (a .slim file has them)");
   sub->add_option("--to", exported.to,
                   "ct (compressed-tensors), gptq, gptq:v1, gptq:v2, mlx, hf (numbers), gguf (smallest exact types), gguf:q4_1 "
-                  "and the like")
+                  "and the like; several, separated by commas, go into one folder")
       ->required();
   sub->add_option("--out", exported.out, "the folder or GGUF file to write")->required();
   sub->add_option("--adapter", exported.adapter,

@@ -182,6 +182,38 @@ TEST_CASE("a file that cannot grow ends with an error, its name, and the old fil
   CHECK(std::distance(std::filesystem::directory_iterator(folder / "old"), {}) == 3);
 }
 
+TEST_CASE("a .slim file, an export and a run whose disk is full end with an error; what was there stays, and the run goes on") {
+  slim_test::temporary_folder const folder;
+  model m = random_llama(256);
+  write_tiny_gguf(folder / "m.gguf", m);
+  slim_test::write_file(folder / "text", letters(900));
+  auto const at = [&](char const* name) { return (folder / name).string(); };
+  std::string const compress = "compress " + at("m.gguf") + " --calib " + at("text") + " --text " + at("text") +
+                               " --context 32 --calib-tokens 128 --held-out-tokens 0 --max-tokens 128 --recipe int3-lr@g8@r2 ";
+  REQUIRE(run(compress + "--out " + at("a.slim"), folder / "log") == 0);
+  std::string const exported = "export " + at("a.slim") + " --allow-lossy --adapter none --to ";
+  REQUIRE(run(exported + "hf --out " + at("hf"), folder / "log") == 0);
+  REQUIRE(run(compress + "--run " + at("whole"), folder / "log") == 0);
+  slim_test::write_file(folder / "log", "");
+  slim_test::write_file(folder / "other", "");
+  auto const before = contents(folder.path());
+  for (std::string const& command : {compress + "--out " + at("a.slim"), exported + "hf --out " + at("hf")})
+    for (char const* limit : {"ulimit -f 1; ", "ulimit -f 24; "}) { // of 512 bytes in sh
+      INFO(command << limit);
+      CHECK(run(command, folder / "log", limit) == 1);
+      CHECK_THAT(slim_test::read_file(folder / "log"), Catch::Contains("File too large"));
+      slim_test::write_file(folder / "log", "");
+      CHECK((contents(folder.path()) == before));
+    }
+  for (char const* limit : {"ulimit -f 1; ", "ulimit -f 12; ", "ulimit -f 48; "}) { // nothing, a part of a block, a block
+    INFO(limit);
+    CHECK(run(compress + "--resume --run " + at("stopped"), folder / "log", limit) == 1);
+    CHECK_THAT(slim_test::read_file(folder / "log"), Catch::Contains("File too large") && Catch::Contains(at("stopped")));
+  }
+  CHECK(run(compress + "--resume --run " + at("stopped"), folder / "log") == 0);
+  CHECK((slim_test::read_file(folder / "stopped/model.slim") == slim_test::read_file(folder / "whole/model.slim")));
+}
+
 TEST_CASE("a replaced file never touches what stands beside it, and goes where a link points to") {
   slim_test::temporary_folder const folder;
   slim_test::write_file(folder / "a", "old");

@@ -3,7 +3,7 @@ slim_test_folder(llm LIBRARIES slim_llm_lib)
 # Only where they are used: paths inside the compiler's command line would keep ccache from serving another checkout.
 set_property(SOURCE llm/golden_test.cpp llm/tokenizer_test.cpp llm/record_test.cpp APPEND PROPERTY COMPILE_DEFINITIONS
              SLIM_GOLDEN_DIR="${CMAKE_CURRENT_SOURCE_DIR}/golden")
-set_property(SOURCE llm/program_test.cpp llm/files_test.cpp llm/record_test.cpp llm/slim_container_test.cpp
+set_property(SOURCE llm/program_test.cpp llm/files_test.cpp llm/record_test.cpp llm/slim_container_test.cpp llm/interchange_test.cpp
              llm/run_folder_test.cpp APPEND PROPERTY COMPILE_DEFINITIONS
              SLIM_LLM_PROGRAM="$<TARGET_FILE:slim-llm>")
 add_dependencies(test_llm slim-llm)

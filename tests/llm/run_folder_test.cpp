@@ -102,7 +102,8 @@ TEST_CASE("a run that is killed at any moment goes on to the bytes of an undistu
   std::string const program = SLIM_LLM_PROGRAM;
   REQUIRE(here.run(program + " report " + here.at("whole")) == 0);
   std::string const page = here.bytes("whole/report.html");
-  for (char const* part : {"<svg", "int3-lr@g16@r2", "perplexity", "blk.5.ffn_down.weight", "prefers-color-scheme", "</html>"})
+  for (char const* part : {"<svg", "share of weights by level", "singular values", "-4 to 3", "int3-lr@g16@r2", "perplexity",
+                           "blk.5.ffn_down.weight", "prefers-color-scheme", "</html>"})
     CHECK(page.find(part) != std::string::npos);
   for (char const* part : {"<script", "http", "nan"}) CHECK(page.find(part) == std::string::npos);
   REQUIRE(here.run(program + " card " + here.at("whole")) == 0);
@@ -184,6 +185,25 @@ TEST_CASE("a run is refused to go on with anything else than it was begun with, 
   refused(std::string(SLIM_LLM_PROGRAM) + " report " + here.at("other"), "holds no run");
   std::filesystem::remove(here.folder / "run" / "result.json");
   refused(std::string(SLIM_LLM_PROGRAM) + " card " + here.at("run"), "is not complete");
+}
+
+TEST_CASE("a run with a budget of bits goes on with the bits that it chose") {
+  place const here;
+  auto const with_bits = [&](std::string const& run, std::string const& more, std::string const& bits = "3.9") {
+    std::string line = here.command(run, "--no-eval --bits " + bits + " " + more);
+    return line.replace(line.find("int3-lr@g16@r2"), 14, "gptq-int4@g16");
+  };
+  REQUIRE(here.run(with_bits("whole", "")) == 0);
+  pid_t const child = here.start(with_bits("cut", ""));
+  auto const begin = clock_type::now();
+  while (here.block_files("cut") < 2 && !std::filesystem::exists(here.folder / "cut/result.json") && seconds_since(begin) < 60)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ::kill(child, SIGKILL);
+  (void)place::end_of(child);
+  CHECK(here.run(with_bits("cut", "--resume", "3.5")) == 1);
+  CHECK(here.log().find("begun with another --bits") != std::string::npos);
+  REQUIRE(here.run(with_bits("cut", "--resume")) == 0);
+  CHECK(here.bytes("cut/model.slim") == here.bytes("whole/model.slim"));
 }
 
 TEST_CASE("reports of layers come back from JSON as they were") {

@@ -78,7 +78,8 @@ measurement measure(workspace const& work, recipe how, text_tokens const& text, 
   }
   evaluation_config config{.context = command.text.context, .protocol = required(find_protocol(command.protocol))};
   if (config.protocol == protocol::llama_cpp && work.words.adds_bos()) config.first_token = work.words.bos();
-  bool const on_disk = plan_memory(work.weights, planned_compression(text, command.text, how, 1), 0).states_on_disk;
+  bool const on_disk =
+      plan_memory(work.weights, planned_compression(text, command.text, command.ranks, how, 1), 0).states_on_disk;
   config.states_on_disk = on_disk;
   block_evaluation run(work.weights, text.evaluation, config);
   bool const trains = std::exchange(how.distilled, false);

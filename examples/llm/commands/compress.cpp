@@ -2,6 +2,7 @@
 #include "compress/resolved_recipe.hpp"
 #include "compress/run_folder.hpp"
 #include "formats/export_model.hpp"
+#include "formats/imatrix_file.hpp"
 #include "formats/slim_writer.hpp"
 #include "run/context_length.hpp"
 #include "run/event_log.hpp"
@@ -196,7 +197,8 @@ void print_notes(char const* kind, std::vector<std::string> const& notes, char c
 void check_files(compress_command const& command) {
   file_plan files;
   files.reads_model(command.model);
-  files.reads_file("--calib", calibration_file(command.text));
+  files.reads_file("--imatrix", command.imatrix);
+  if (command.imatrix.empty()) files.reads_file("--calib", calibration_file(command.text));
   files.reads_file("--text", evaluation_file(command.text));
   if (command.max_blocks == 0) {
     if (is_slim_path(command.out))
@@ -255,26 +257,29 @@ void print_next_steps(compress_command const& command, std::filesystem::path con
 /// What a run must have in common with the one that goes on.
 nlohmann::json settings_of(compress_command const& command, workspace const& work, nlohmann::json const& recipe) {
   auto const& ranks = command.ranks;
-  return {{"version", slim::version()},
-          {"model", work.file.fingerprint()},
-          {"recipe", {recipe.at("name"), recipe.at("steps"), recipe.at("rules")}},
-          {"rank", ranks.rank + ";" + ranks.by_role + ";" + std::to_string(ranks.budget)},
-          {"calibration text", recipe.at("calib_text")},
-          {"evaluation text", hash_of_file(evaluation_file(command.text))},
-          {"--calib-tokens", command.text.calib_tokens},
-          {"--held-out-tokens", command.text.held_out_tokens},
-          {"--context", command.text.context},
-          {"--max-tokens", command.text.max_tokens},
-          {"evaluation", command.with_evaluation},
-          {"--packed", !command.packed.empty()}};
+  return {
+      {"version", slim::version()},
+      {"model", work.file.fingerprint()},
+      {"recipe", {recipe.at("name"), recipe.at("steps"), recipe.at("rules")}},
+      {"rank", ranks.rank + ";" + ranks.by_role + ";" + std::to_string(ranks.budget) + (ranks.budget != 0 ? ranks.aim : "")},
+      {"--bits", ranks.bits},
+      {"calibration text", recipe.at("calib_text")},
+      {"evaluation text", hash_of_file(evaluation_file(command.text))},
+      {"--calib-tokens", command.text.calib_tokens},
+      {"--held-out-tokens", command.text.held_out_tokens},
+      {"--context", command.text.context},
+      {"--max-tokens", command.text.max_tokens},
+      {"evaluation", command.with_evaluation},
+      {"--packed", !command.packed.empty()}};
 }
 
-/// Ranks as the options ask for them; those of a run that goes on are not planned again.
+/// Ranks and bits as the options ask for them; those of a run that goes on are not planned again.
 void settle_ranks(compress_command const& command, recipe& how, workspace const& work, text_tokens const& tokens,
                   run_folder* run, context const& ctx) {
   if (run)
     if (auto const kept = run->result("ranks"); !kept.is_null()) {
       set_ranks(how, kept);
+      if (auto const bits = run->result("bits"); !bits.is_null()) how.bits = bits.get<std::map<std::string, int>>();
       if (command.ranks.rank.empty()) return;
       how.rank = required(parse_rank(command.ranks.rank));
       return;
@@ -282,7 +287,9 @@ void settle_ranks(compress_command const& command, recipe& how, workspace const&
   progress_line line("planning ranks of " + how.name, "block");
   plan_ranks(how, command.ranks, work.weights, tokens.fitted(), command.text.context, ctx,
              [&](index_t done, index_t total) { line.show(done, total); });
-  if (run) run->keep_result("ranks", ranks_as_json(how));
+  if (!run) return;
+  run->keep_result("bits", how.bits);
+  run->keep_result("ranks", ranks_as_json(how));
 }
 
 void require_sense(compress_command const& command, recipe const& how, std::filesystem::path const& out) {
@@ -291,6 +298,10 @@ void require_sense(compress_command const& command, recipe const& how, std::file
     throw input_error(command.model.string() + ": is compressed already; give the model that it was made of");
   if (command.resume && command.run_path.empty())
     throw input_error("--resume: needs --run, the folder of the run to go on with");
+  if (!command.imatrix.empty() && !command.text.calib.empty())
+    throw input_error("--imatrix: takes the place of a calibration text; leave --calib out");
+  if (!command.imatrix.empty() && (command.ranks.budget != 0 || command.ranks.bits != 0))
+    throw input_error("--imatrix: bits are shared out by what linears read of a text; leave --rank-budget and --bits out");
   if (!command.run_path.empty() && command.max_blocks > 0)
     throw input_error("--run and --max-blocks: a trial keeps nothing to go on with; give one of them");
   bool const needs_codes = is_slim_path(out) || !command.packed.empty() || !command.run_path.empty();
@@ -300,6 +311,175 @@ void require_sense(compress_command const& command, recipe const& how, std::file
                        : !command.packed.empty() ? "--packed"
                                                  : "--run") +
                       " needs; give --out another name (.gguf, or a folder), or another --recipe");
+}
+
+/// The tokens to fit to and to judge by; none to fit to with an imatrix.
+text_tokens tokens_of_texts(tokenizer const& words, compress_command const& command) {
+  text_options options = command.text;
+  if (!command.imatrix.empty()) {
+    options.calib = evaluation_file(options);
+    options.calib_tokens = 1;
+    options.held_out_tokens = 0;
+  }
+  text_tokens tokens = load_text_tokens(words, options);
+  note_shortened(tokens, options);
+  if (!command.imatrix.empty()) tokens.calibration.clear();
+  return tokens;
+}
+
+/// The recipe with all that it is applied to.
+nlohmann::json resolved(compress_command const& command, recipe const& how, text_tokens const& tokens) {
+  if (command.imatrix.empty()) return resolved_recipe(command.text, how, tokens);
+  text_options options = command.text;
+  options.calib = command.imatrix; // its hash takes the place of the text's
+  auto about = resolved_recipe(options, how, tokens);
+  about["calibration"] = "imatrix";
+  return about;
+}
+
+/// Which parts of the work there are.
+struct work_parts {
+  bool whole, evaluates, packs, writes_slim;
+
+  work_parts(compress_command const& command, std::filesystem::path const& out)
+      : whole(command.max_blocks == 0), evaluates(whole && command.with_evaluation), packs(whole && !command.packed.empty()),
+        writes_slim(whole && is_slim_path(out)) {}
+
+  [[nodiscard]] index_t evaluations() const { return !evaluates ? 0 : packs ? 3 : writes_slim ? 2 : 1; }
+};
+
+/// What compressing a model found.
+struct outcome {
+  evaluation dense; ///< if anything was evaluated
+  compression cost;
+  block_results::totals total;
+  std::vector<std::string> warnings;
+};
+
+/// All blocks of the model through compression, evaluation and the writers of files.
+void compress_blocks(compress_command const& command, recipe const& how, workspace const& work, text_tokens const& tokens,
+                     memory_plan const& plan, work_parts const& parts, run_folder* kept, block_results& results, event_log& log,
+                     context const& ctx, outcome& found) {
+  index_t const blocks = work.weights.config.layers;
+  index_t const wanted = command.max_blocks > 0 ? std::min<index_t>(command.max_blocks, blocks) : blocks;
+  std::optional<imatrix_reader> imatrix;
+  if (!command.imatrix.empty()) imatrix.emplace(command.imatrix, work.file, work.weights);
+  compress_config config{.context = command.text.context,
+                         .calib_tokens = command.text.calib_tokens,
+                         .held_out_tokens = command.text.held_out_tokens,
+                         .keep_packed = parts.packs || parts.writes_slim || kept,
+                         .max_blocks = command.max_blocks,
+                         .states_on_disk = plan.states_on_disk};
+  if (imatrix) config.statistics = [&](linear const& l) { return imatrix->of(l); };
+  config.restore = [&](compression_state& state) {
+    found.warnings = results.restore(state);
+    if (state.blocks > 0) std::fprintf(stderr, "going on behind block %td of %td\n", state.blocks, blocks);
+  };
+  config.keep = [&](compression_state& state) {
+    results.keep(state);
+    log.add("block",
+            {{"done", state.blocks},
+             {"blocks", wanted},
+             {"compression_seconds", state.seconds},
+             {"seconds_left", state.seconds / static_cast<double>(state.blocks) * static_cast<double>(wanted - state.blocks)}});
+  };
+  progress_line line("compressing with " + how.name, "block");
+  found.cost = compress_model(
+      work.weights, tokens.calibration, how, config, work.source_bits,
+      [&](index_t number, block& b, packed_weights& layers) {
+        for (auto& warning : results.add(number, b, layers)) found.warnings.push_back(std::move(warning));
+        if (command.strict) refuse_losses(found.warnings);
+      },
+      ctx, [&](index_t done, index_t total) { line.show(done, total); });
+}
+
+double seconds_for_all(compression const& cost, workspace const& work) {
+  return cost.seconds * static_cast<double>(work.weights.config.layers) / static_cast<double>(cost.blocks);
+}
+
+double compact_bytes_of(workspace const& work, compression const& cost) {
+  return compact_bytes(work, work.source_bits, cost.bits_per_weight, static_cast<double>(linear_weight_count(work.weights)));
+}
+
+void print_outcome(compress_command const& command, std::filesystem::path const& written, recipe const& how,
+                   workspace const& work, work_parts const& parts, outcome const& found) {
+  auto const& [dense, cost, total, warnings] = found;
+  table summary({"", "dense", how.name});
+  if (parts.evaluates) {
+    summary.add({"perplexity", fixed(dense.perplexity, 3), fixed(total.compressed.perplexity, 3)});
+    summary.add({"nll per token", fixed(dense.nll, 4) + " +- " + fixed(dense.nll_stderr, 4),
+                 fixed(total.compressed.nll, 4) + " +- " + fixed(total.compressed.nll_stderr, 4)});
+  }
+  if (total.on_int8) summary.add({"perplexity on packed codes, int8 inputs", "", fixed(total.on_int8->perplexity, 3)});
+  if (total.on_floats) summary.add({"perplexity on packed codes, float inputs", "", fixed(total.on_floats->perplexity, 3)});
+  if (parts.packs) summary.add({"bytes of the packed linears, written", "", readable_bytes(total.packed_bytes)});
+  summary.add({"bits per weight of the linears", fixed(work.source_bits, 3), fixed(cost.bits_per_weight, 3)});
+  double const source_bytes = work.file.tensor_bytes();
+  if (!parts.writes_slim)
+    summary.add({"bytes, packed", readable_bytes(source_bytes), readable_bytes(compact_bytes_of(work, cost))});
+  if (parts.whole) summary.add({"bytes of the file", readable_bytes(source_bytes), readable_bytes(total.written_bytes)});
+  summary.add({"mean layer output error", "0", fixed(cost.layer_error, 4)});
+  if (cost.held_out_error > 0) summary.add({"the same on tokens held out", "0", fixed(cost.held_out_error, 4)});
+  summary.add({"seconds to compress", "", fixed(cost.seconds, 1)});
+  if (!parts.whole)
+    summary.add({"seconds for all " + std::to_string(work.weights.config.layers) + " blocks at this pace", "",
+                 fixed(seconds_for_all(cost, work), 0)});
+  summary.add({"peak memory", "", readable_bytes(peak_memory())});
+  std::printf("\n%s", summary.text().c_str());
+  if (parts.evaluates)
+    std::printf("\n%td tokens of text to calibrate, %td predicted tokens to evaluate, windows of %td.\n", cost.calib_tokens,
+                dense.tokens, dense.window);
+  if (!parts.whole)
+    std::printf("\nA trial with %td of %td blocks: nothing was evaluated, and no model was written.\n", cost.blocks,
+                work.weights.config.layers);
+  else if (parts.writes_slim)
+    std::printf("%s holds the whole compressed model: slim-llm eval, generate and inspect need nothing else.\n",
+                written.c_str());
+  else
+    std::printf(
+        "%s holds the compressed weights with the adapters merged, as F16: it runs in stock software but is not small.\n",
+        written.c_str());
+  if (parts.packs)
+    std::printf("%s holds the packed linears: slim-llm eval and generate run on them with --packed, beside %s.\n",
+                command.packed.c_str(), command.model.c_str());
+  print_notes("warning", warnings, "--json");
+  print_notes("note", cost.notes, "--layers-csv");
+  if (parts.whole) print_next_steps(command, written);
+}
+
+nlohmann::json outcome_as_json(compress_command const& command, std::filesystem::path const& written, recipe const& how,
+                               workspace const& work, memory_plan const& plan, work_parts const& parts, outcome const& found) {
+  auto const& [dense, cost, total, warnings] = found;
+  nlohmann::json result = {{"model", command.model.string()},
+                           {"recipe", how.name},
+                           {"bits_per_weight", cost.bits_per_weight},
+                           {"source_bits_per_weight", work.source_bits},
+                           {"source_bytes", work.file.tensor_bytes()},
+                           {"packed_bytes", compact_bytes_of(work, cost)},
+                           {"layer_error", cost.layer_error},
+                           {"held_out_error", cost.held_out_error},
+                           {"seconds", cost.seconds},
+                           {"blocks", cost.blocks},
+                           {"peak_bytes", peak_memory()},
+                           {"planned_bytes", plan.total()},
+                           {"calib_tokens", cost.calib_tokens},
+                           {"notes", cost.notes},
+                           {"warnings", warnings}};
+  if (parts.whole)
+    result.update({{"out", written.string()}, {"written_bytes", total.written_bytes}});
+  else
+    result["seconds_for_all_blocks"] = seconds_for_all(cost, work);
+  if (parts.packs) result["packed_linear_bytes"] = total.packed_bytes;
+  if (total.on_int8) result["packed_int8_perplexity"] = total.on_int8->perplexity;
+  if (total.on_floats) result["packed_exact_perplexity"] = total.on_floats->perplexity;
+  if (parts.evaluates)
+    result.update({{"dense_perplexity", dense.perplexity},
+                   {"dense_nll", dense.nll},
+                   {"perplexity", total.compressed.perplexity},
+                   {"nll", total.compressed.nll},
+                   {"nll_stderr", total.compressed.nll_stderr},
+                   {"tokens", total.compressed.tokens}});
+  return result;
 }
 
 } // namespace
@@ -314,7 +494,7 @@ void compress_command::run() const {
 }
 
 void compress_command::run_until(stop_signal& stop) const {
-  recipe how = required(find_recipe(recipe_name.empty() ? default_recipe(aim) : recipe_name));
+  recipe how = required(find_recipe(recipe_name.empty() ? default_recipe(ranks.aim) : recipe_name));
   auto const written = !out.empty() || run_path.empty() ? out : run_path / "model.slim";
   require_sense(*this, how, written);
   check_files(*this);
@@ -325,18 +505,16 @@ void compress_command::run_until(stop_signal& stop) const {
                        : "nothing was written; with --run FOLDER it could go on");
   context ctx;
   ctx.stop = stop.token();
-  bool const whole = max_blocks == 0, evaluates = whole && with_evaluation, packs = whole && !packed.empty();
-  bool const writes_slim = whole && is_slim_path(written);
+  work_parts const parts(*this, written);
   workspace const work(model);
+  require_exportable(how, work.weights, ranks.aim);
   note_long_context(text.context, work.weights.config);
-  text_tokens const tokens = load_text_tokens(work.words, text);
-  note_shortened(tokens, text);
-  index_t const evaluations = !evaluates ? 0 : packs ? 3 : writes_slim ? 2 : 1;
-  memory_plan const plan = plan_memory(work.weights, planned_compression(tokens, text, how, evaluations),
+  text_tokens const tokens = tokens_of_texts(work.words, *this);
+  memory_plan const plan = plan_memory(work.weights, planned_compression(tokens, text, ranks, how, parts.evaluations()),
                                        memory_limit.empty() ? 0 : parse_bytes("--memory-limit", memory_limit));
   check_room(*this, written, work, plan);
   if (kept) {
-    kept->settle(settings_of(*this, work, resolved_recipe(text, how, tokens)));
+    kept->settle(settings_of(*this, work, resolved(*this, how, tokens)));
     if (!kept->result("result").is_null()) {
       std::printf("%s is complete: there is nothing left to do.\n", run_path.c_str());
       return;
@@ -344,134 +522,34 @@ void compress_command::run_until(stop_signal& stop) const {
   }
   settle_ranks(*this, how, work, tokens, kept, ctx);
   auto const blocks = work.weights.config.layers;
-  auto const linear_weights = static_cast<double>(linear_weight_count(work.weights));
   std::printf("%s: %s, %td blocks, %.1f M weights in linear layers at %.2f bits\n", model.string().c_str(),
-              work.weights.config.name.c_str(), blocks, linear_weights / 1e6, work.source_bits);
+              work.weights.config.name.c_str(), blocks, static_cast<double>(linear_weight_count(work.weights)) / 1e6,
+              work.source_bits);
   for (std::size_t k = 0; k < how.steps.size(); ++k) std::printf("step %zu: %s\n", k + 1, how.steps[k].c_str());
   std::fflush(stdout);
   event_log log(events);
   log.add("begin", {{"model", model.string()}, {"recipe", how.name}, {"blocks", blocks}, {"planned_bytes", plan.total()}});
 
   evaluation_config const evaluated{.context = text.context, .states_on_disk = plan.states_on_disk};
-  evaluation dense;
-  if (evaluates) {
-    dense = evaluate_dense(work.weights, tokens, evaluated, kept, ctx);
-    log.add("dense", {{"perplexity", dense.perplexity}, {"nll", dense.nll}});
+  outcome found;
+  if (parts.evaluates) {
+    found.dense = evaluate_dense(work.weights, tokens, evaluated, kept, ctx);
+    log.add("dense", {{"perplexity", found.dense.perplexity}, {"nll", found.dense.nll}});
   }
-  block_results results(*this, written, work, tokens, evaluated, resolved_recipe(text, how, tokens), kept, ctx);
-  compression cost;
-  std::vector<std::string> warnings;
-  index_t const result_blocks = max_blocks > 0 ? std::min<index_t>(max_blocks, blocks) : blocks;
-  {
-    progress_line line("compressing with " + how.name, "block");
-    cost = compress_model(
-        work.weights, tokens.calibration, how,
-        {.context = text.context,
-         .calib_tokens = text.calib_tokens,
-         .held_out_tokens = text.held_out_tokens,
-         .keep_packed = packs || writes_slim || kept,
-         .max_blocks = max_blocks,
-         .states_on_disk = plan.states_on_disk,
-         .restore =
-             [&](compression_state& state) {
-               warnings = results.restore(state);
-               if (state.blocks > 0) std::fprintf(stderr, "going on behind block %td of %td\n", state.blocks, blocks);
-             },
-         .keep =
-             [&](compression_state& state) {
-               results.keep(state);
-               log.add("block", {{"done", state.blocks},
-                                 {"blocks", result_blocks},
-                                 {"compression_seconds", state.seconds},
-                                 {"seconds_left", state.seconds / static_cast<double>(state.blocks) *
-                                                      static_cast<double>(result_blocks - state.blocks)}});
-             }},
-        work.source_bits,
-        [&](index_t number, block& b, packed_weights& layers) {
-          for (auto& warning : results.add(number, b, layers)) warnings.push_back(std::move(warning));
-          if (strict) refuse_losses(warnings);
-        },
-        ctx, [&](index_t done, index_t total) { line.show(done, total); });
-  }
+  block_results results(*this, written, work, tokens, evaluated, resolved(*this, how, tokens), kept, ctx);
+  compress_blocks(*this, how, work, tokens, plan, parts, kept, results, log, ctx, found);
+  compression& cost = found.cost;
   if (!layers_csv.empty()) write_layer_csv(cost.layers, layers_csv);
-  warnings.insert(warnings.end(), cost.warnings.begin(), cost.warnings.end());
-  if (strict) refuse_losses(warnings);
-  auto total = results.finish();
-  cost.notes.insert(cost.notes.begin(), total.notes.begin(), total.notes.end());
-  if (whole) log.add("written", {{"out", written.string()}, {"bytes", total.written_bytes}});
-  for (auto const& warning : warnings) log.add("warning", {{"text", warning}});
+  found.warnings.insert(found.warnings.end(), cost.warnings.begin(), cost.warnings.end());
+  if (strict) refuse_losses(found.warnings);
+  found.total = results.finish();
+  cost.notes.insert(cost.notes.begin(), found.total.notes.begin(), found.total.notes.end());
+  if (parts.whole) log.add("written", {{"out", written.string()}, {"bytes", found.total.written_bytes}});
+  for (auto const& warning : found.warnings) log.add("warning", {{"text", warning}});
   for (auto const& note : cost.notes) log.add("note", {{"text", note}});
-
-  double const compact = compact_bytes(work, work.source_bits, cost.bits_per_weight, linear_weights);
-  double const seconds_for_all = cost.seconds * static_cast<double>(blocks) / static_cast<double>(cost.blocks);
-  table summary({"", "dense", how.name});
-  if (evaluates) {
-    summary.add({"perplexity", fixed(dense.perplexity, 3), fixed(total.compressed.perplexity, 3)});
-    summary.add({"nll per token", fixed(dense.nll, 4) + " +- " + fixed(dense.nll_stderr, 4),
-                 fixed(total.compressed.nll, 4) + " +- " + fixed(total.compressed.nll_stderr, 4)});
-  }
-  if (total.on_int8) summary.add({"perplexity on packed codes, int8 inputs", "", fixed(total.on_int8->perplexity, 3)});
-  if (total.on_floats) summary.add({"perplexity on packed codes, float inputs", "", fixed(total.on_floats->perplexity, 3)});
-  if (packs) summary.add({"bytes of the packed linears, written", "", readable_bytes(total.packed_bytes)});
-  summary.add({"bits per weight of the linears", fixed(work.source_bits, 3), fixed(cost.bits_per_weight, 3)});
-  if (!writes_slim) summary.add({"bytes, packed", readable_bytes(work.file.tensor_bytes()), readable_bytes(compact)});
-  if (whole) summary.add({"bytes of the file", readable_bytes(work.file.tensor_bytes()), readable_bytes(total.written_bytes)});
-  summary.add({"mean layer output error", "0", fixed(cost.layer_error, 4)});
-  if (cost.held_out_error > 0) summary.add({"the same on tokens held out", "0", fixed(cost.held_out_error, 4)});
-  summary.add({"seconds to compress", "", fixed(cost.seconds, 1)});
-  if (!whole)
-    summary.add({"seconds for all " + std::to_string(blocks) + " blocks at this pace", "", fixed(seconds_for_all, 0)});
-  summary.add({"peak memory", "", readable_bytes(peak_memory())});
-  std::printf("\n%s", summary.text().c_str());
-  if (evaluates)
-    std::printf("\n%td tokens of text to calibrate, %td predicted tokens to evaluate, windows of %td.\n", cost.calib_tokens,
-                dense.tokens, dense.window);
-  if (!whole)
-    std::printf("\nA trial with %td of %td blocks: nothing was evaluated, and no model was written.\n", cost.blocks, blocks);
-  else if (writes_slim)
-    std::printf("%s holds the whole compressed model: slim-llm eval, generate and inspect need nothing else.\n",
-                written.c_str());
-  else
-    std::printf(
-        "%s holds the compressed weights with the adapters merged, as F16: it runs in stock software but is not small.\n",
-        written.c_str());
-  if (packs)
-    std::printf("%s holds the packed linears: slim-llm eval and generate run on them with --packed, beside %s.\n",
-                packed.string().c_str(), model.string().c_str());
-  print_notes("warning", warnings, "--json");
-  print_notes("note", cost.notes, "--layers-csv");
-  if (whole) print_next_steps(*this, written);
-
+  print_outcome(*this, written, how, work, parts, found);
   if (json.empty() && !kept) return;
-  nlohmann::json result = {{"model", model.string()},
-                           {"recipe", how.name},
-                           {"bits_per_weight", cost.bits_per_weight},
-                           {"source_bits_per_weight", work.source_bits},
-                           {"source_bytes", work.file.tensor_bytes()},
-                           {"packed_bytes", compact},
-                           {"layer_error", cost.layer_error},
-                           {"held_out_error", cost.held_out_error},
-                           {"seconds", cost.seconds},
-                           {"blocks", cost.blocks},
-                           {"peak_bytes", peak_memory()},
-                           {"planned_bytes", plan.total()},
-                           {"calib_tokens", cost.calib_tokens},
-                           {"notes", cost.notes},
-                           {"warnings", warnings}};
-  if (whole)
-    result.update({{"out", written.string()}, {"written_bytes", total.written_bytes}});
-  else
-    result["seconds_for_all_blocks"] = seconds_for_all;
-  if (packs) result["packed_linear_bytes"] = total.packed_bytes;
-  if (total.on_int8) result["packed_int8_perplexity"] = total.on_int8->perplexity;
-  if (total.on_floats) result["packed_exact_perplexity"] = total.on_floats->perplexity;
-  if (evaluates)
-    result.update({{"dense_perplexity", dense.perplexity},
-                   {"dense_nll", dense.nll},
-                   {"perplexity", total.compressed.perplexity},
-                   {"nll", total.compressed.nll},
-                   {"nll_stderr", total.compressed.nll_stderr},
-                   {"tokens", total.compressed.tokens}});
+  auto result = outcome_as_json(*this, written, how, work, plan, parts, found);
   if (!json.empty()) write_json(json, result);
   if (!kept) return;
   result["layers"] = layers_as_json(cost.layers);

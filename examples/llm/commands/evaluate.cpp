@@ -1,6 +1,7 @@
 #include "evaluate/evaluate.hpp"
 #include "commands.hpp"
 #include "evaluate/divergence.hpp"
+#include "evaluate/multiple_choice.hpp"
 #include "formats/packed_weights.hpp"
 #include "run/context_length.hpp"
 #include "run/json_output.hpp"
@@ -48,11 +49,17 @@ void set_inputs(workspace& work, std::filesystem::path const& packed, std::strin
     throw input_error("--inputs " + inputs + ": possible are float, fp8, int8" + (is_slim ? ", int16" : ""));
 }
 
+/// What linears saw of their inputs, for the result.
+std::string shown_inputs(evaluate_command const& command) {
+  return !command.inputs.empty() ? command.inputs : command.packed.empty() ? "float" : "int8";
+}
+
 void require_sense(evaluate_command const& command, bool base_is_file) {
   require_context(command.context);
   if (command.max_tokens < 0 || command.max_tokens == 1)
     throw input_error(slim::message("--max-tokens ", command.max_tokens, ": 2 or more are needed, or 0 for all"));
-  if (command.text.empty() && !base_is_file) throw input_error("--text: is needed, unless --kl is a file of predictions");
+  if (command.text.empty() && !base_is_file)
+    throw input_error("--text: is needed, unless --kl is a file of predictions, or there are --choices");
   if (!command.text.empty() && base_is_file)
     throw input_error("--kl " + command.base.string() + ": holds the tokens that it was made of; leave --text out");
   if (!command.save_logits.empty() && (base_is_file || command.protocol != "llama.cpp"))
@@ -122,7 +129,52 @@ nlohmann::json divergence_as_json(divergence const& d, std::filesystem::path con
 
 } // namespace
 
+void evaluate_command::run_choices() const {
+  if (!text.empty() || !base.empty() || !save_logits.empty())
+    throw input_error("--choices: is evaluated in place of a text; leave --text, --kl and --save-logits out");
+  file_plan files;
+  files.reads_model(model);
+  files.reads_file("--choices", choices);
+  files.reads_file("--packed", packed);
+  files.writes_text("--json", json);
+  files.check();
+  workspace work(model, precision_on_codes(*this));
+  set_inputs(work, packed, inputs);
+  index_t const positions = work.weights.config.max_positions;
+  auto const questions = read_questions(work.words, choices, positions > 0 ? positions : largest_context);
+  index_t longest = 0, tokens = 0;
+  for (auto const& question : questions)
+    for (auto const& choice : question.choices) {
+      longest = std::max(longest, std::ssize(choice.tokens));
+      tokens += std::ssize(choice.tokens);
+    }
+  double const limit = memory_limit.empty() ? 0 : parse_bytes("--memory-limit", memory_limit);
+  memory_plan const plan = plan_memory(work.weights, {.window = longest, .evaluated_tokens = tokens, .evaluations = 1}, limit);
+  require_room({plan.scratch_room()});
+  std::vector<std::vector<double>> likelihoods;
+  {
+    progress_line line("answering", "block");
+    likelihoods = choice_likelihoods(work.weights, questions, plan.states_on_disk, {},
+                                     [&](index_t done, index_t total) { line.show(done, total); });
+  }
+  choice_accuracy const found = accuracy_of(questions, likelihoods);
+  auto const print = [](char const* what, paired_difference const& x) {
+    std::printf("%-10s %6.2f %% +- %.2f   [%.2f, %.2f]\n", what, 100 * x.mean, 100 * x.standard_error, 100 * x.low,
+                100 * x.high);
+  };
+  std::printf("%zu questions; 95%% intervals over questions:\n", questions.size());
+  print("acc", found.acc);
+  print("acc_norm", found.acc_norm);
+  if (!json.empty())
+    write_json(json, {{"questions", questions.size()},
+                      {"acc", interval_as_json(found.acc)},
+                      {"acc_norm", interval_as_json(found.acc_norm)},
+                      {"log_likelihoods", likelihoods},
+                      {"inputs", shown_inputs(*this)}});
+}
+
 void evaluate_command::run() const {
+  if (!choices.empty()) return run_choices();
   bool const base_is_file = !base.empty() && is_logits_file(base);
   require_sense(*this, base_is_file);
   auto const chosen = base_is_file ? slim_llm::protocol::llama_cpp : required(find_protocol(protocol));
@@ -176,7 +228,7 @@ void evaluate_command::run() const {
                            {"window_nll", found.window_nll},
                            {"context", found.window},
                            {"protocol", as_llama_cpp ? "llama.cpp" : "windows"},
-                           {"inputs", inputs.empty() ? (packed.empty() ? "float" : "int8") : inputs}};
+                           {"inputs", shown_inputs(*this)}};
   if (found_divergence) result["divergence"] = divergence_as_json(*found_divergence, base);
   write_json(json, result);
 }

@@ -10,9 +10,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
+#include <sstream>
 
 namespace slim_llm {
 namespace {
@@ -51,22 +53,55 @@ void require_known(export_command const& command, std::string const& adapter) {
   if (whole != command.packed.empty())
     throw input_error(whole ? "--packed: a .slim file holds its packed linears"
                             : "--packed: name the packed linears of " + command.model.string() + ", or give a .slim file");
-  if (!command.base.empty() && !is_gguf(command.to)) throw input_error("--base: is used with --to gguf only");
 }
 
-void check_files(export_command const& command, std::filesystem::path const& adapter) {
+/// One format and its files.
+struct planned_file {
+  export_command command; ///< of this format alone
+  std::string adapter;    ///< what is done with adapters
+  std::filesystem::path adapter_out;
+};
+
+/// A format with its file or folder; of several, each has a name of its own in the folder of --out.
+std::vector<planned_file> planned_files(export_command const& command) {
+  std::vector<planned_file> all;
+  std::istringstream formats(command.to);
+  bool const several = command.to.find(',') != std::string::npos;
+  for (std::string to; std::getline(formats, to, ',');) {
+    planned_file one{command, {}, {}};
+    one.command.to = to;
+    if (several) {
+      std::string name = to;
+      std::replace(name.begin(), name.end(), ':', '-');
+      one.command.out = command.out / (is_gguf(to) ? name + ".gguf" : name);
+      if (!is_gguf(to)) one.command.base.clear();
+    }
+    one.adapter = adapter_of(one.command);
+    require_known(one.command, one.adapter);
+    if (one.adapter == "peft" || one.adapter == "mlx" || one.adapter == "gguf")
+      one.adapter_out = adapter_path(one.command, one.adapter);
+    all.push_back(std::move(one));
+  }
+  if (!command.base.empty() && std::none_of(all.begin(), all.end(), [](auto const& one) { return is_gguf(one.command.to); }))
+    throw input_error("--base: is used with --to gguf only");
+  return all;
+}
+
+void check_files(export_command const& command, std::vector<planned_file> const& all) {
   file_plan files;
   files.reads_model(command.model);
   files.reads_file("--packed", command.packed);
   files.reads_file("--base", command.base);
-  if (is_gguf(command.to))
-    files.writes_file("--out", command.out);
-  else
-    files.writes_folder("--out", command.out, {"model.safetensors", "config.json"});
-  if (!adapter.empty() && adapter.extension() == ".gguf")
-    files.writes_file("--adapter", adapter);
-  else if (!adapter.empty())
-    files.writes_folder("--adapter", adapter, {"adapter_config.json"});
+  for (planned_file const& one : all) {
+    if (is_gguf(one.command.to))
+      files.writes_file("--out", one.command.out);
+    else
+      files.writes_folder("--out", one.command.out, {"model.safetensors", "config.json"});
+    if (one.adapter_out.extension() == ".gguf")
+      files.writes_file("--adapter", one.adapter_out);
+    else if (!one.adapter_out.empty())
+      files.writes_folder("--adapter", one.adapter_out, {"adapter_config.json"});
+  }
   files.writes_text("--json", command.json);
   files.check();
 }
@@ -77,47 +112,37 @@ bool has_adapters(export_source const& source) {
   return false;
 }
 
-} // namespace
-
-void export_command::run() const {
-  std::string const kind = adapter_of(*this);
-  require_known(*this, kind);
-  bool const beside = kind == "peft" || kind == "mlx" || kind == "gguf";
-  std::filesystem::path const adapter_out = beside ? adapter_path(*this, kind) : std::filesystem::path();
-  check_files(*this, adapter_out);
+/// Writes one format. Returns what was written, as data.
+nlohmann::json write_format(planned_file const& file, export_source const& source, bool adapted) {
+  export_command const& command = file.command;
   auto const begin = std::chrono::steady_clock::now();
-  checkpoint const file(model);
-  slim_llm::model const dense = required(load_model(model));
-  for (std::string const& note : dense.notes) std::cerr << "note: " << note << "\n";
-  export_source const source = source_of(file, dense, packed);
-  export_options const options{allow_lossy, max_rank};
+  export_options const options{command.allow_lossy, command.max_rank};
   export_report report;
-  bool const adapted = has_adapters(source);
-  if (is_gguf(to))
-    export_gguf(source, gguf_type_of(to), base, out, options, report);
-  else if (to == "hf")
-    export_dense_folder(source, kind == "merge", out, options, report);
+  if (is_gguf(command.to))
+    export_gguf(source, gguf_type_of(command.to), command.base, command.out, options, report);
+  else if (command.to == "hf")
+    export_dense_folder(source, file.adapter == "merge", command.out, options, report);
   else
-    export_folder(source, *find_layer_format(to), out, options, report);
-  if (adapted && kind == "peft") export_peft(source, out, adapter_out, options, report);
-  if (adapted && kind == "mlx") export_mlx_adapter(source, adapter_out, options, report);
-  if (adapted && kind == "gguf") export_lora_gguf(source, adapter_out, options, report);
-  if (adapted && kind == "none")
+    export_folder(source, *find_layer_format(command.to), command.out, options, report);
+  if (adapted && file.adapter == "peft") export_peft(source, command.out, file.adapter_out, options, report);
+  if (adapted && file.adapter == "mlx") export_mlx_adapter(source, file.adapter_out, options, report);
+  if (adapted && file.adapter == "gguf") export_lora_gguf(source, file.adapter_out, options, report);
+  if (adapted && file.adapter == "none")
     report.notes.push_back("adapters were left out: this is another model than the one that was evaluated");
   double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 
-  auto const weights = static_cast<double>(linear_weight_count(dense));
+  auto const weights = static_cast<double>(linear_weight_count(*source.dense));
   auto const bits = [&](double bytes) { return fixed(8 * bytes / weights, 3); };
+  double const both = report.linear_bytes + report.adapter_bytes;
   table summary({"", "bytes", "bits per weight of the linears"});
   summary.add({"linears", readable_bytes(report.linear_bytes), bits(report.linear_bytes)});
   if (report.adapter_bytes > 0) {
     summary.add({"adapters", readable_bytes(report.adapter_bytes), bits(report.adapter_bytes)});
-    summary.add(
-        {"both", readable_bytes(report.linear_bytes + report.adapter_bytes), bits(report.linear_bytes + report.adapter_bytes)});
+    summary.add({"both", readable_bytes(both), bits(both)});
   }
   summary.add({"everything else", readable_bytes(report.other_bytes)});
-  std::printf("%s: %s\n%s", out.c_str(), to.c_str(), summary.text().c_str());
-  if (report.adapter_bytes > 0) std::printf("adapters: %s\n", adapter_out.c_str());
+  std::printf("%s: %s\n%s", command.out.c_str(), command.to.c_str(), summary.text().c_str());
+  if (report.adapter_bytes > 0) std::printf("adapters: %s\n", file.adapter_out.c_str());
   if (report.rounded_layers == 0)
     std::printf("All %zu linears were read back: they are the packed ones, bit for bit.\n", source.linears.size());
   else
@@ -125,20 +150,40 @@ void export_command::run() const {
                 source.linears.size(), report.largest_change, report.most_changed.c_str());
   for (std::string const& note : report.notes) std::printf("note: %s\n", note.c_str());
   std::printf("%.1f s, peak memory %s\n", seconds, readable_bytes(peak_memory()).c_str());
-  if (!json.empty())
-    write_json(json, {{"out", out.string()},
-                      {"format", to},
-                      {"adapter", report.adapter_bytes > 0 ? adapter_out.string() : ""},
-                      {"linear_bytes", report.linear_bytes},
-                      {"adapter_bytes", report.adapter_bytes},
-                      {"other_bytes", report.other_bytes},
-                      {"bits_per_weight", 8 * (report.linear_bytes + report.adapter_bytes) / weights},
-                      {"rounded_layers", report.rounded_layers},
-                      {"largest_change", report.largest_change},
-                      {"most_changed", report.most_changed},
-                      {"notes", report.notes},
-                      {"seconds", seconds},
-                      {"peak_bytes", peak_memory()}});
+  return {{"out", command.out.string()},
+          {"format", command.to},
+          {"adapter", report.adapter_bytes > 0 ? file.adapter_out.string() : ""},
+          {"linear_bytes", report.linear_bytes},
+          {"adapter_bytes", report.adapter_bytes},
+          {"other_bytes", report.other_bytes},
+          {"bits_per_weight", 8 * both / weights},
+          {"rounded_layers", report.rounded_layers},
+          {"largest_change", report.largest_change},
+          {"most_changed", report.most_changed},
+          {"notes", report.notes},
+          {"seconds", seconds},
+          {"peak_bytes", peak_memory()}};
+}
+
+} // namespace
+
+void export_command::run() const {
+  auto const files = planned_files(*this);
+  if (files.size() > 1) {
+    file_plan folder;
+    folder.writes_folder("--out", out, {});
+    folder.check();
+    std::filesystem::create_directory(out);
+  }
+  check_files(*this, files);
+  checkpoint const file(model);
+  slim_llm::model const dense = required(load_model(model));
+  for (std::string const& note : dense.notes) std::cerr << "note: " << note << "\n";
+  export_source const source = source_of(file, dense, packed);
+  bool const adapted = has_adapters(source);
+  auto written = nlohmann::json::array();
+  for (planned_file const& one : files) written.push_back(write_format(one, source, adapted));
+  if (!json.empty()) write_json(json, files.size() == 1 ? written.front() : nlohmann::json{{"exports", written}});
 }
 
 } // namespace slim_llm

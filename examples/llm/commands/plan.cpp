@@ -1,6 +1,7 @@
 #include "commands.hpp"
 #include "compress/resolved_recipe.hpp"
 #include "compress/time_estimate.hpp"
+#include "formats/export_plan.hpp"
 #include "formats/slim_writer.hpp"
 #include "run/context_length.hpp"
 #include "run/json_output.hpp"
@@ -11,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include <cstdio>
+#include <optional>
 #include <tuple>
 
 namespace slim_llm {
@@ -20,7 +22,9 @@ namespace {
 struct planned_kind {
   std::string role, recipe, verdict;
   index_t count = 0, d_out = 0, d_in = 0, rank = 0;
-  packed_layer packed; ///< empty if the linears stay as they are
+  packed_layer packed;                  ///< empty if the linears stay as they are
+  std::optional<slim::any_layer> blank; ///< what was packed, until its export is planned
+  planned_export exported;              ///< if --for names a format
   double source_bytes = 0;
 
   [[nodiscard]] double bytes() const { return packed.weight.empty() ? source_bytes : packed.bytes(); }
@@ -48,8 +52,9 @@ std::string verdict_of(slim::any_layer const& layer) {
 
 class planned_linears {
 public:
-  planned_linears(workspace const& work, recipe const& how) {
+  planned_linears(workspace const& work, recipe const& how, std::string const& aim) : for_export_(is_export_format(aim)) {
     for (linear_info const& l : linears_of(work.weights)) add(work, how, l);
+    if (for_export_) plan_exports(aim);
   }
 
   [[nodiscard]] std::vector<planned_kind> const& kinds() const { return kinds_; }
@@ -75,16 +80,25 @@ private:
       kind.source_bytes = kind.weights() * work.source_bits / 8;
       kind.verdict = "stays as it is";
       if (coded) {
-        auto const layer = mine->blank(l.d_out, l.d_in, wanted);
+        auto layer = mine->blank(l.d_out, l.d_in, wanted);
         kind.packed = pack(l.name, layer);
         kind.rank = layer.adapter ? layer.adapter->rank() : 0;
         kind.verdict = verdict_of(layer);
+        if (for_export_) kind.blank = std::move(layer);
       }
       kinds_.push_back(std::move(kind));
     }
     ++kinds_[at->second].count;
   }
 
+  void plan_exports(std::string const& to) {
+    std::vector<slim::any_layer> blanks;
+    for (auto& kind : kinds_) blanks.push_back(std::move(kind.blank).value());
+    auto planned = plan_export(to, std::move(blanks));
+    for (std::size_t k = 0; k < kinds_.size(); ++k) kinds_[k].exported = std::move(planned[k]);
+  }
+
+  bool for_export_;
   std::vector<planned_kind> kinds_;
   std::map<std::tuple<std::string, index_t, index_t, index_t, recipe const*>, std::size_t> by_key_;
   std::map<std::string, std::size_t> kind_of_;
@@ -114,7 +128,7 @@ std::string readable_time(double seconds) {
 } // namespace
 
 void plan_command::run() const {
-  recipe how = required(find_recipe(recipe_name.empty() ? default_recipe(aim) : recipe_name));
+  recipe how = required(find_recipe(recipe_name.empty() ? default_recipe(ranks.aim) : recipe_name));
   require_context(text.context);
   if (is_slim_path(model)) throw input_error(model.string() + ": is compressed already; give the model that it was made of");
   if (ranks.budget != 0)
@@ -127,26 +141,29 @@ void plan_command::run() const {
   files.writes_text("--json", json);
   files.check();
   workspace const work(model);
+  require_exportable(how, work.weights, ranks.aim);
   note_long_context(text.context, work.weights.config);
   text_tokens const tokens = load_text_tokens(work.words, text);
   note_shortened(tokens, text);
   plan_ranks(how, ranks, work.weights, tokens.fitted(), text.context);
   constexpr index_t evaluations = 2; // as compress does for a .slim file
   double const limit = memory_limit.empty() ? 0 : parse_bytes("--memory-limit", memory_limit);
-  memory_plan const memory = plan_memory(work.weights, planned_compression(tokens, text, how, evaluations), limit);
-  planned_linears const linears(work, how);
+  memory_plan const memory = plan_memory(work.weights, planned_compression(tokens, text, ranks, how, evaluations), limit);
+  planned_linears const linears(work, how, ranks.aim);
   double const bytes = slim_file_bytes(work.file, work.weights, resolved_recipe(text, how, tokens),
                                        [&](linear_info const& l) -> packed_layer const& { return linears.layer_of(l); });
   time_estimate const time = estimate_time(work.weights, how, tokens, text.context, evaluations);
 
   table rows({"linears", "shape", "rank", "bits/weight", "16-bit adapter", "bytes each", "verdict"});
   nlohmann::json kinds = nlohmann::json::array();
-  double stored = 0, with_plain = 0, weights = 0;
+  double stored = 0, with_plain = 0, weights = 0, exported_linears = 0, exported_adapters = 0;
   for (auto const& kind : linears.kinds()) {
     auto const count = static_cast<double>(kind.count);
     stored += count * kind.bytes();
     with_plain += count * kind.bytes_with_plain_adapter();
     weights += count * kind.weights();
+    exported_linears += count * kind.exported.linear_bytes;
+    exported_adapters += count * kind.exported.adapter_bytes;
     double const bits = 8 * kind.bytes() / kind.weights(), plain_bits = 8 * kind.bytes_with_plain_adapter() / kind.weights();
     rows.add({std::to_string(kind.count) + " x " + kind.role, std::to_string(kind.d_out) + " x " + std::to_string(kind.d_in),
               std::to_string(kind.rank), fixed(bits, 3), fixed(plain_bits, 3), fixed(kind.bytes(), 0), kind.verdict});
@@ -168,6 +185,10 @@ void plan_command::run() const {
   std::printf(".slim file       %.0f bytes (the source's tensors have %.0f)\n", bytes, work.file.tensor_bytes());
   std::printf("linears          %.3f bits per weight; %.3f with adapters in 16 bits, as other programs' formats store them\n",
               8 * stored / weights, 8 * with_plain / weights);
+  bool const for_export = is_export_format(ranks.aim);
+  if (for_export)
+    std::printf("as %-13s %.0f bytes for linears, %.0f for adapters: %.3f bits per weight\n", ranks.aim.c_str(),
+                exported_linears, exported_adapters, 8 * (exported_linears + exported_adapters) / weights);
   std::printf("peak memory      %s%s\n", readable_bytes(memory.total()).c_str(),
               memory.states_on_disk ? ", with hidden states in a scratch file" : "");
   for (auto const& part : memory.parts)
@@ -183,21 +204,24 @@ void plan_command::run() const {
         work.source_bits);
   for (auto const& name : missing) std::printf("note: %s has no %s\n", model.c_str(), name.c_str());
   if (json.empty()) return;
-  write_json(json, {{"model", model.string()},
-                    {"recipe", how.name},
-                    {"slim_bytes", bytes},
-                    {"bits_per_weight", 8 * stored / weights},
-                    {"bits_per_weight_16_bit_adapters", 8 * with_plain / weights},
-                    {"source_bits_per_weight", work.source_bits},
-                    {"peak_bytes", memory.total()},
-                    {"disk_bytes", disk},
-                    {"seconds", time.total()},
-                    {"seconds_solving", time.solving},
-                    {"seconds_observing", time.observing},
-                    {"seconds_running", time.running},
-                    {"seconds_predicting", time.predicting},
-                    {"linears", kinds},
-                    {"missing", missing}});
+  nlohmann::json result = {{"model", model.string()},
+                           {"recipe", how.name},
+                           {"slim_bytes", bytes},
+                           {"bits_per_weight", 8 * stored / weights},
+                           {"bits_per_weight_16_bit_adapters", 8 * with_plain / weights},
+                           {"source_bits_per_weight", work.source_bits},
+                           {"peak_bytes", memory.total()},
+                           {"disk_bytes", disk},
+                           {"seconds", time.total()},
+                           {"seconds_solving", time.solving},
+                           {"seconds_observing", time.observing},
+                           {"seconds_running", time.running},
+                           {"seconds_predicting", time.predicting},
+                           {"linears", kinds},
+                           {"missing", missing}};
+  if (for_export)
+    result["export"] = {{"format", ranks.aim}, {"linear_bytes", exported_linears}, {"adapter_bytes", exported_adapters}};
+  write_json(json, result);
 }
 
 } // namespace slim_llm

@@ -1,10 +1,12 @@
 #include "commands.hpp"
 #include "compress/run_folder.hpp"
+#include "formats/code_statistics.hpp"
 #include "run/file_output.hpp"
 #include "run/html_page.hpp"
 #include "run/input_error.hpp"
 #include "run/output_files.hpp"
 #include "run/table.hpp"
+#include "run/workspace.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -96,6 +98,37 @@ std::vector<line_series> errors_by_role(std::vector<layer_result> const& layers,
   return series;
 }
 
+/// Pictures of the codes, if the source is still what the run was made of.
+std::string pictures_of_codes(finished_run const& run) {
+  std::filesystem::path const source = text_at(run.result, "model"), compressed = text_at(run.result, "out");
+  std::error_code ignored;
+  if (!is_slim_path(compressed) || !std::filesystem::exists(compressed, ignored) || !std::filesystem::exists(source, ignored) ||
+      checkpoint(source).fingerprint() != text_at(run.settings, "model"))
+    return "<p class=\"dim\">No pictures of weights and codes: the source, or the file that was made of it, is not where the run "
+           "had it.</p>\n";
+  std::vector<line_series> levels, spectra;
+  std::vector<std::vector<std::string>> rows;
+  for (code_statistics const& one : statistics_of_worst(run.layers, source, compressed)) {
+    levels.push_back({one.role, one.shares});
+    spectra.push_back({one.role + ", rank " + std::to_string(one.rank), one.singular});
+    double left = 1;
+    for (std::size_t k = 0; k < std::min(one.singular.size(), static_cast<std::size_t>(one.rank)); ++k)
+      left -= one.singular[k] * one.singular[k];
+    rows.push_back({one.name, std::to_string(one.lowest) + " to " + std::to_string(one.highest), fixed(100 * one.clipped, 3),
+                    std::to_string(one.rank), fixed(std::sqrt(std::max(left, 0.0)), 4)});
+  }
+  return "<h2>Weights on the levels of their codes</h2>\n<p>Of every role the linear with the largest output error: the share of "
+         "weights by level, in steps of the codes. What lies beyond the lowest and the highest code is clipped.</p>\n" +
+         line_chart("share of weights by level", "level", levels,
+                    [](std::size_t k) {
+                      return fixed(code_statistics::first_level + code_statistics::bin * static_cast<double>(k), 0);
+                    }) +
+         "<h2>Spectrum of what the codes leave</h2>\n<p>Singular values of W - W_codes relative to its norm. An adapter of rank r "
+         "can take the first r away from the weights; this run's adapters were fitted to outputs.</p>\n" +
+         line_chart("singular values", "component", spectra) +
+         html_table({"linear", "codes", "clipped, %", "rank", "of the error's norm behind the rank"}, rows);
+}
+
 std::string layer_rows(std::vector<layer_result> const& layers) {
   std::vector<std::vector<std::string>> rows;
   for (auto const& layer : layers)
@@ -119,6 +152,7 @@ std::string page_of(finished_run const& run) {
   if (result.value("held_out_error", 0.0) > 0)
     body += "<h2>The same on tokens held out</h2>\n" +
             line_chart("held-out error by block", "block", errors_by_role(run.layers, &slim::step_report::held_out_error));
+  body += pictures_of_codes(run);
   body += list_of(result, "warnings", "Warnings") + list_of(result, "notes", "Notes");
   body += "<h2>What was done</h2>\n";
   std::vector<std::vector<std::string>> about = {{"model", text_at(result, "model")}, {"recipe", text_at(result, "recipe")}};

@@ -28,7 +28,7 @@ bit_requests collect(recipe const& how, model const& m, std::span<int const> tok
   bit_requests all;
   for (int const bits : offered) all.offers.widths.push_back(bits);
   for_each_dense_linear(
-      m, tokens, window,
+      m, tokens, window, {.gram = true},
       [&](linear const& l, slim::calibration const& calib) {
         auto const size = static_cast<double>(l.weight.size());
         all.tensors.push_back(l.name);

@@ -71,6 +71,20 @@ public:
     return packed;
   }
 
+  /// Compresses the linears of b by statistics from elsewhere.
+  packed_weights run(index_t number, block& b, std::function<slim::calibration(linear const&)> const& statistics,
+                     std::vector<layer_result>& layers) {
+    packed_weights packed;
+    try {
+      for (stage const& current : pass_.stages())
+        for (std::string const& role : current.linears)
+          compress_linears(number, b, {{role}, statistics(b[role]), {}}, packed, layers);
+    } catch (slim::config_error const& error) {
+      throw slim::config_error("recipe " + how_.name + " needs more than sums of squares: " + error.what());
+    }
+    return packed;
+  }
+
 private:
   void move_on(stage const& s, block const& b, block_state& window) const {
     pass_.move_on(s, b, pass_.input(s, b, window), window);
@@ -330,14 +344,18 @@ compression compress_model(model const& m, std::span<int const> tokens, recipe c
     result.bits_per_weight = source_bits;
     return result;
   }
-  if (tokens.size() < 2)
+  if (config.statistics && (how.needs_hessian || how.towards_dense || how.guided || how.samples > 0))
+    throw slim::config_error("recipe " + how.name +
+                             " needs to see what linears read; sums of squares are enough for recipes such as "
+                             "rtn-int4@range=output, slim-quant-wanda, naive and slim-repo");
+  if (tokens.size() < 2 && !config.statistics)
     throw slim::config_error(slim::message("compress: ", tokens.size(), " calibration tokens, needs 2 or more"));
   if (config.context < 1 || config.calib_tokens < 1 || config.held_out_tokens < 0 || config.max_blocks < 0)
     throw slim::config_error(slim::message("compress: context ", config.context, ", calib_tokens ", config.calib_tokens,
                                            ", held_out_tokens ", config.held_out_tokens, ", max_blocks ", config.max_blocks));
   auto start = std::chrono::steady_clock::now();
   index_t const available = static_cast<index_t>(tokens.size());
-  index_t const window = std::min({config.context, config.calib_tokens, available});
+  index_t const window = std::max<index_t>(1, std::min({config.context, config.calib_tokens, available}));
   index_t const windows = std::min(config.calib_tokens, available) / window;
   index_t const held_out = std::min(config.held_out_tokens, available - windows * window) / window;
   forward_pass const pass(m, window, ctx);
@@ -347,7 +365,7 @@ compression compress_model(model const& m, std::span<int const> tokens, recipe c
   state.windows = state_store(config.states_on_disk);
   state.dense_windows = state_store(config.states_on_disk);
   if (config.restore) config.restore(state);
-  if (state.blocks == 0) {
+  if (state.blocks == 0 && !config.statistics) {
     add_embedded_windows(state.windows, pass, used);
     if (how.towards_dense) add_embedded_windows(state.dense_windows, pass, used);
     m.embedding.drop_pages();
@@ -356,7 +374,8 @@ compression compress_model(model const& m, std::span<int const> tokens, recipe c
   block_compressor compressor(pass, how, weights, held_out, config.keep_packed, ctx);
   while (state.blocks < result.blocks) {
     block b = load_block(m, state.blocks, ctx);
-    auto packed = compressor.run(state.blocks, b, state.windows, state.dense_windows, state.layers);
+    auto packed = config.statistics ? compressor.run(state.blocks, b, config.statistics, state.layers)
+                                    : compressor.run(state.blocks, b, state.windows, state.dense_windows, state.layers);
     state.seconds += seconds_since(start);
     sink(state.blocks++, b, packed);
     if (config.keep) config.keep(state);

@@ -36,6 +36,8 @@ struct compress_config {
   bool keep_packed = false;     ///< the sink gets the packed codes too
   index_t max_blocks = 0;       ///< stop behind so many blocks; 0: all
   bool states_on_disk = false;  ///< hidden states wait in a scratch file between their turns
+  /// Statistics of a linear from elsewhere: then no tokens are needed, and none are run; errors are estimates from these.
+  std::function<slim::calibration(linear const&)> statistics = {};
   /// Fills the state of a run that goes on (blocks, states, layers, seconds); empty: begin with the first block.
   std::function<void(compression_state&)> restore = {};
   /// Called after the sink with every block: what is kept of the state is enough to go on from here.

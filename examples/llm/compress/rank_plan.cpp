@@ -1,7 +1,7 @@
 #include "compress/rank_plan.hpp"
 
 #include "compress/bit_plan.hpp"
-
+#include "formats/export_plan.hpp"
 #include "run/workspace.hpp"
 
 #include "slim/slim.hpp"
@@ -33,6 +33,32 @@ void set_cost(rank_request& made, linear const& l, slim::adapter_format const& s
   made.bare_bits += scale * static_cast<double>(l.d_out());
 }
 
+/// Costs as the files of an export have them. @returns components that have to be taken together: a LoRA GGUF fills ranks up
+index_t set_costs_of_export(std::vector<rank_request>& requests, recipe const& how, model const& m, std::string const& to) {
+  index_t const step = std::max<index_t>(rank_step_of(to), 1);
+  std::vector<slim::any_layer> blanks;
+  std::map<std::pair<index_t, index_t>, std::size_t> kind_of_shape;
+  std::map<std::string, std::size_t> kind_of;
+  for (linear_info const& l : linears_of(m)) {
+    auto const [at, is_new] = kind_of_shape.emplace(std::pair(l.d_out, l.d_in), blanks.size());
+    if (is_new) blanks.push_back(how.blank(l.d_out, l.d_in, {.number = step}));
+    kind_of[l.name] = at->second;
+  }
+  auto const planned = plan_export(to, std::move(blanks));
+  for (rank_request& r : requests) {
+    planned_export const& kind = planned[kind_of.at(r.tensor)];
+    r.bare_bits = 8 * kind.linear_bytes;
+    r.offer.bits_each = 8 * kind.adapter_bytes;
+    std::vector<double> together;
+    for (std::size_t k = 0; k < r.offer.gains.size(); ++k) {
+      if (k % static_cast<std::size_t>(step) == 0) together.push_back(0.0);
+      together.back() += r.offer.gains[k];
+    }
+    r.offer.gains = std::move(together);
+  }
+  return step;
+}
+
 /// The spectrum of the error that `how` leaves without adapter, in the norm of the output, relative to the output.
 rank_request request_of(linear const& l, slim::calibration const& calib, recipe const& how, context const& ctx) {
   auto const bare = how.chain({.number = 0}).compress(l.weight.view(), calib, ctx);
@@ -56,25 +82,34 @@ std::vector<rank_request> collect_requests(recipe const& how, model const& m, st
                                            context const& ctx, progress const& report) {
   std::vector<rank_request> requests;
   for_each_dense_linear(
-      m, tokens, window,
+      m, tokens, window, {.gram = true},
       [&](linear const& l, slim::calibration const& calib) { requests.push_back(request_of(l, calib, how, ctx)); }, ctx,
       report);
   return requests;
 }
 
-void spend_budget(recipe& how, double budget, std::vector<rank_request> const& requests) {
-  double bare = 0, weights = 0;
+void spend_budget(recipe& how, rank_options const& options, model const& m, std::vector<rank_request> requests) {
+  double const budget = options.budget;
+  bool const for_export = is_export_format(options.aim);
+  index_t const step = for_export ? set_costs_of_export(requests, how, m, options.aim) : 1;
+  double bare = 0, weights = 0, bits_of_one_rank = 0;
   std::vector<slim::rank_offer> offers;
   for (auto const& r : requests) {
     bare += r.bare_bits;
     weights += r.weights;
+    bits_of_one_rank += r.offer.bits_each;
     offers.push_back(r.offer);
   }
   if (budget * weights < bare)
     throw input_error(slim::message("--rank-budget ", budget, ": recipe ", how.name, " takes ", bare / weights,
                                     " bits per weight without any adapter"));
+  if (for_export && rank_step_of(options.aim) == 0) { // one rank for all
+    auto const rank = static_cast<index_t>((budget * weights - bare) / bits_of_one_rank);
+    for (auto const& r : requests) how.ranks[r.tensor] = {.number = rank};
+    return;
+  }
   auto const ranks = slim::allocate_ranks(offers, budget * weights - bare);
-  for (std::size_t k = 0; k < requests.size(); ++k) how.ranks[requests[k].tensor] = {.number = ranks[k]};
+  for (std::size_t k = 0; k < requests.size(); ++k) how.ranks[requests[k].tensor] = {.number = ranks[k] * step};
 }
 
 std::string joined(std::vector<std::string> const& words) {
@@ -101,6 +136,7 @@ void read_ranks_by_role(recipe& how, std::string const& text, std::vector<std::s
 } // namespace
 
 void for_each_dense_linear(model const& m, std::span<int const> tokens, index_t window,
+                           slim::calibration_config const& collected,
                            std::function<void(linear const&, slim::calibration const&)> const& visit, context const& ctx,
                            progress const& report) {
   forward_pass const pass(m, window, ctx);
@@ -113,7 +149,7 @@ void for_each_dense_linear(model const& m, std::span<int const> tokens, index_t 
       std::map<stage const*, slim::calibration> calib;
       for (auto& h : hidden)
         pass.run_block(b, h, [&](stage const& s, matrix_view<float const> x) {
-          calib.try_emplace(&s, slim::calibration(x.cols(), {.gram = true})).first->second.observe(x, ctx);
+          calib.try_emplace(&s, slim::calibration(x.cols(), collected)).first->second.observe(x, ctx);
         });
       for (stage const& s : pass.stages())
         for (std::string const& role : s.linears) visit(b[role], calib.at(&s));
@@ -131,7 +167,7 @@ void plan_ranks(recipe& how, rank_options const& options, model const& m, std::s
   if (options.budget == 0) return;
   if (!(options.budget > 0)) throw input_error(slim::message("--rank-budget ", options.budget, ": needed is > 0"));
   index_t const window = std::min(context_tokens, static_cast<index_t>(tokens.size()));
-  spend_budget(how, options.budget, collect_requests(how, m, tokens, window, ctx, report));
+  spend_budget(how, options, m, collect_requests(how, m, tokens, window, ctx, report));
 }
 
 } // namespace slim_llm

@@ -15,8 +15,10 @@ namespace slim_llm {
 void plan_ranks(recipe& how, rank_options const& options, model const& m, std::span<int const> tokens, index_t context_tokens,
                 context const& ctx = {}, progress const& report = {});
 
-/// `visit(linear, calibration)` for every linear of `m`, with what it reads of the tokens in the uncompressed model.
+/// `visit(linear, calibration)` for every linear of `m`, with what it reads of the tokens in the uncompressed model;
+/// `collected` says what of it.
 void for_each_dense_linear(model const& m, std::span<int const> tokens, index_t window,
+                           slim::calibration_config const& collected,
                            std::function<void(linear const&, slim::calibration const&)> const& visit, context const& ctx = {},
                            progress const& report = {});
 

@@ -9,8 +9,12 @@
 
 namespace slim_llm {
 
-/// The recipe that --for names: "size" or "speed". @throws input_error
+/// The recipe that --for names: "size", "speed", or a format of export. @throws input_error
 [[nodiscard]] std::string default_recipe(std::string const& aim);
+
+/// If --for names a format of export: that it will hold what the recipe makes of the model, exactly. @throws input_error with
+/// the linear, the reason, and a recipe that would do; if --for names nothing that is known.
+void require_exportable(recipe const& how, model const& m, std::string const& aim);
 
 /// FNV-1a of a file's content. @throws input_error
 [[nodiscard]] std::string hash_of_file(std::filesystem::path const& file);

@@ -57,18 +57,28 @@ struct factor_type {
 };
 
 /// The narrowest type that holds all factors: the one they were stored in, else F16, BF16 or F32.
-factor_type type_of_factors(export_source const& source, std::vector<adapted_linear> const& linears, bool allow_lossy) {
-  bool in_half = true, in_bf16 = true, stored_in_bf16 = true;
-  for (adapted_linear const& l : linears) {
-    slim::adapter const a = source.read_adapter(l.info);
+class factor_type_finder {
+public:
+  void add(slim::adapter const& a) {
     auto const both = [&](slim::number_format format) { return holds(format, a.left) && holds(format, a.right); };
-    in_half = in_half && both(slim::number_format::fp16);
-    in_bf16 = in_bf16 && both(slim::number_format::bf16);
-    stored_in_bf16 = stored_in_bf16 && !a.left_codes && a.format == slim::number_format::bf16;
+    in_half_ = in_half_ && both(slim::number_format::fp16);
+    in_bf16_ = in_bf16_ && both(slim::number_format::bf16);
+    stored_in_bf16_ = stored_in_bf16_ && !a.left_codes && a.format == slim::number_format::bf16;
   }
-  if (in_bf16 && (stored_in_bf16 || !in_half)) return {slim::tensor_type::bf16, false};
-  if (in_half || allow_lossy) return {slim::tensor_type::f16, !in_half};
-  return {slim::tensor_type::f32, false};
+  [[nodiscard]] factor_type found(bool allow_lossy) const {
+    if (in_bf16_ && (stored_in_bf16_ || !in_half_)) return {slim::tensor_type::bf16, false};
+    if (in_half_ || allow_lossy) return {slim::tensor_type::f16, !in_half_};
+    return {slim::tensor_type::f32, false};
+  }
+
+private:
+  bool in_half_ = true, in_bf16_ = true, stored_in_bf16_ = true;
+};
+
+factor_type type_of_factors(export_source const& source, std::vector<adapted_linear> const& linears, bool allow_lossy) {
+  factor_type_finder finder;
+  for (adapted_linear const& l : linears) finder.add(source.read_adapter(l.info));
+  return finder.found(allow_lossy);
 }
 
 slim::number_format format_of(slim::tensor_type type) {
@@ -307,6 +317,33 @@ void export_lora_gguf(export_source const& source, std::filesystem::path const& 
                      factors[k].values);
     }
   });
+}
+
+std::vector<double> factor_bytes_of(std::vector<slim::adapter> const& adapters, bool one_rank) {
+  factor_type_finder finder;
+  index_t largest = 0;
+  for (slim::adapter const& a : adapters)
+    if (a.rank() > 0) {
+      finder.add(a);
+      largest = std::max(largest, a.rank());
+    }
+  index_t const width = finder.found(false).type == slim::tensor_type::f32 ? 4 : 2;
+  std::vector<double> bytes;
+  for (slim::adapter const& a : adapters)
+    bytes.push_back(static_cast<double>(width * (one_rank ? largest : a.rank()) * (a.left.rows() + a.right.cols())));
+  return bytes;
+}
+
+std::vector<double> lora_gguf_bytes_of(std::vector<slim::adapter> const& adapters) {
+  std::vector<double> bytes;
+  for (slim::adapter const& a : adapters) {
+    double& sum = bytes.emplace_back(0.0);
+    if (a.rank() == 0) continue;
+    for (gguf_factor const& f : factors_of(a, false))
+      sum += f.blocks.empty() ? static_cast<double>(slim::block_of(f.type).bytes * f.values.size())
+                              : static_cast<double>(f.blocks.size());
+  }
+  return bytes;
 }
 
 } // namespace slim_llm

@@ -24,4 +24,9 @@ void export_mlx_adapter(export_source const& source, std::filesystem::path const
 void export_lora_gguf(export_source const& source, std::filesystem::path const& out, export_options const& options,
                       export_report& report);
 
+/// Bytes of both factors of each adapter in the folders of export_peft and export_mlx_adapter (`one_rank`: all filled up to the
+/// largest rank), and in export_lora_gguf's file.
+[[nodiscard]] std::vector<double> factor_bytes_of(std::vector<slim::adapter> const& adapters, bool one_rank);
+[[nodiscard]] std::vector<double> lora_gguf_bytes_of(std::vector<slim::adapter> const& adapters);
+
 } // namespace slim_llm

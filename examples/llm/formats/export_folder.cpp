@@ -12,7 +12,6 @@
 #include "slim/io/safetensors/writer.hpp"
 
 #include <cstring>
-#include <numeric>
 #include <set>
 
 namespace slim_llm {
@@ -118,20 +117,6 @@ std::map<std::string, std::string> files_of(export_source const& source, std::ve
   return files;
 }
 
-/// Columns that may share a scale in all layers.
-index_t common_group(std::vector<placed_linear> const& linears, std::vector<index_t> const& even, layer_format const& format) {
-  index_t common = 0;
-  for (std::size_t k = 0; k < linears.size(); ++k) common = std::gcd(common, even[k]);
-  return format.group_of(common);
-}
-
-/// The widest even groups; rows with one scale in all are cut to groups of at most 128, which all readers take.
-index_t even_group_of(slim::integer_codes const& codes) {
-  index_t const even = slim::even_group(codes);
-  if (codes.block.cols_of(codes.cols()) < codes.cols() || even <= 128) return even;
-  return std::gcd<index_t>(even, 128);
-}
-
 /// The codes that are written: those that were packed, or the nearest ones.
 slim::integer_codes codes_to_write(layer_format const& format, slim::integer_codes const& codes, index_t group,
                                    std::string const& name, bool allow_lossy) {
@@ -203,7 +188,7 @@ void export_folder(export_source const& source, layer_format& format, std::files
     l.stored.symmetric = codes.symmetric();
     if (!(written == codes)) report.compare(l.info.name, values_of(written), values_of(codes));
   }
-  index_t const group = common_group(linears, even, format);
+  index_t const group = common_group(even, format);
   for (placed_linear& l : linears) {
     l.stored.group = group;
     stored.push_back(l.stored);

@@ -141,6 +141,18 @@ std::string gguf_types() {
   return all;
 }
 
+double gguf_bytes_of(slim::integer_codes const& codes, std::string const& type, std::string& why_not) {
+  double bytes = 0;
+  for (block_type const* possible : possible_types(type)) {
+    auto const layout = slim::block_of(possible->type);
+    bytes = static_cast<double>(codes.codes.size() / layout.elements * layout.bytes);
+    auto const blocks = slim::encode_blocks(possible->type, codes);
+    why_not = blocks.why();
+    if (blocks) break;
+  }
+  return bytes;
+}
+
 void export_gguf(export_source const& source, std::string const& type, std::filesystem::path const& base,
                  std::filesystem::path const& out, export_options const& options, export_report& report) {
   std::optional<slim::gguf_file> opened;

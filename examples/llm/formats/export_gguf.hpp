@@ -13,6 +13,10 @@ namespace slim_llm {
 void export_gguf(export_source const& source, std::string const& type, std::filesystem::path const& base,
                  std::filesystem::path const& out, export_options const& options, export_report& report);
 
+/// Bytes of a linear's blocks, before there is a file: of one type, or (`type` empty) of the smallest that holds the codes.
+/// `why_not` says what no type holds; the bytes are then those of the largest. O(elements)
+[[nodiscard]] double gguf_bytes_of(slim::integer_codes const& codes, std::string const& type, std::string& why_not);
+
 /// Types for --to gguf:TYPE, in words.
 [[nodiscard]] std::string gguf_types();
 /// Whether `type` is one of them, or empty.

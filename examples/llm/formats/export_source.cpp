@@ -12,18 +12,20 @@ void permute_rows(Table& to, Table const& from, std::vector<index_t> const& orde
 
 } // namespace
 
+export_layer layer_of(packed_file const& packed, linear_info const& l) {
+  decoded_layer layer = decode(l, packed.layer(l.name));
+  if (layer.kept.count() < layer.codes.codes.size()) {
+    if (!layer.codes.has_zero()) throw input_error(l.name + ": is pruned, and its codes have none for 0");
+    layer.codes.prune(layer.kept);
+  }
+  return {l, std::move(layer.codes), std::move(layer.adapter)};
+}
+
 export_source source_of(checkpoint const& file, model const& dense, std::filesystem::path const& beside) {
   auto const packed = file.container() ? file.container()->linears() : packed_beside(file, dense, beside);
   export_source source{&file, &dense, linears_of(dense), {}, {}};
   for (linear_info const& l : source.linears) packed->require(l.name);
-  source.read = [packed](linear_info const& l) {
-    decoded_layer layer = decode(l, packed->layer(l.name));
-    if (layer.kept.count() < layer.codes.codes.size()) {
-      if (!layer.codes.has_zero()) throw input_error(l.name + ": is pruned, and its codes have none for 0");
-      layer.codes.prune(layer.kept);
-    }
-    return export_layer{l, std::move(layer.codes), std::move(layer.adapter)};
-  };
+  source.read = [packed](linear_info const& l) { return layer_of(*packed, l); };
   source.read_adapter = [packed](linear_info const& l) { return decode_adapter(l, packed->layer(l.name)); };
   return source;
 }

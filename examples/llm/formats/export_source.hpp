@@ -19,6 +19,9 @@ struct export_layer {
   slim::adapter adapter;     ///< of rank 0 if there is none
 };
 
+/// Decodes a linear. @throws input_error if it is not packed, or pruned without a code for 0
+[[nodiscard]] export_layer layer_of(packed_file const& packed, linear_info const& l);
+
 /// A model with compressed linears. What it refers to must live as long.
 struct export_source {
   checkpoint const* file = nullptr;

@@ -8,6 +8,7 @@
 #include "slim/io/safetensors/reader.hpp"
 
 #include <cstring>
+#include <numeric>
 #include <set>
 
 namespace slim_llm {
@@ -271,6 +272,18 @@ std::uint64_t layer_part::bytes() const {
   index_t bits = row->bits;
   for (index_t const n : shape) bits *= n;
   return static_cast<std::uint64_t>(bits / 8);
+}
+
+index_t even_group_of(slim::integer_codes const& codes) {
+  index_t const even = slim::even_group(codes);
+  if (codes.block.cols_of(codes.cols()) < codes.cols() || even <= 128) return even;
+  return std::gcd<index_t>(even, 128);
+}
+
+index_t common_group(std::vector<index_t> const& even, layer_format const& format) {
+  index_t common = 0;
+  for (index_t const columns : even) common = std::gcd(common, columns);
+  return format.group_of(common);
 }
 
 std::unique_ptr<layer_format> find_layer_format(std::string const& name) {

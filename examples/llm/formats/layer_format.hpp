@@ -68,6 +68,12 @@ public:
   [[nodiscard]] virtual std::string framework() const { return "pt"; }
 };
 
+/// The widest groups of equal size that codes allow; rows with one scale in all are cut to groups of at most 128, which all
+/// readers take.
+[[nodiscard]] index_t even_group_of(slim::integer_codes const& codes);
+/// Columns that share a scale in all layers of a folder, where each allows so many.
+[[nodiscard]] index_t common_group(std::vector<index_t> const& even, layer_format const& format);
+
 /// "ct", "gptq" (version 1 for symmetric codes, else 2), "gptq:v1", "gptq:v2", "mlx"; null: none of these.
 [[nodiscard]] std::unique_ptr<layer_format> find_layer_format(std::string const& name);
 

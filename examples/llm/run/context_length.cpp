@@ -7,9 +7,8 @@
 namespace slim_llm {
 
 void require_context(index_t context) {
-  constexpr index_t most = index_t{1} << 24;
-  if (context < 2 || context > most)
-    throw input_error(slim::message("--context ", context, ": possible are 2 to ", most, " tokens per window"));
+  if (context < 2 || context > largest_context)
+    throw input_error(slim::message("--context ", context, ": possible are 2 to ", largest_context, " tokens per window"));
 }
 
 void note_long_context(index_t context, model_config const& config) {

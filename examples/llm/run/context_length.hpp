@@ -6,7 +6,9 @@
 
 namespace slim_llm {
 
-/// @throws input_error below 2 and above 2^24.
+constexpr index_t largest_context = index_t{1} << 24;
+
+/// @throws input_error below 2 and above largest_context.
 void require_context(index_t context);
 
 /// Tells standard error if windows are longer than the model was made for.

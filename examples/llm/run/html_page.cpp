@@ -83,7 +83,8 @@ std::string html_table(std::vector<std::string> const& header, std::vector<std::
   return out + "</tbody></table></div>\n";
 }
 
-std::string line_chart(std::string const& title, std::string const& x_label, std::vector<line_series> const& series) {
+std::string line_chart(std::string const& title, std::string const& x_label, std::vector<line_series> const& series,
+                       std::function<std::string(std::size_t)> const& label) {
   double largest = 0;
   std::size_t count = 1;
   for (auto const& s : series) {
@@ -102,7 +103,8 @@ std::string line_chart(std::string const& title, std::string const& x_label, std
     out += svg_line(left, y(value), width - right, y(value)) + svg_text(left - 8, y(value) + 4, "end", fixed(value, 3));
   }
   std::size_t const step = std::max<std::size_t>(1, count / 10);
-  for (std::size_t k = 0; k < count; k += step) out += svg_text(x(k), height - bottom + 18, "middle", std::to_string(k));
+  for (std::size_t k = 0; k < count; k += step)
+    out += svg_text(x(k), height - bottom + 18, "middle", label ? label(k) : std::to_string(k));
   out += svg_text((left + width) / 2, height - 4, "middle", x_label);
   for (std::size_t k = 0; k < series.size(); ++k) {
     std::string points;

@@ -3,6 +3,7 @@
 /// A page of HTML that opens without network and needs no scripts: style and pictures are inside it, light or dark as the
 /// reader has it.
 
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,9 +22,11 @@ struct line_series {
   std::vector<double> values;
 };
 
-/// A line per series over the number of the point, values from 0 on; a legend. At most eight series get a colour of their own.
+/// A line per series over the number of the point, which `label` writes out, values from 0 on; a legend. At most eight series
+/// get a colour of their own.
 [[nodiscard]] std::string line_chart(std::string const& title, std::string const& x_label,
-                                     std::vector<line_series> const& series);
+                                     std::vector<line_series> const& series,
+                                     std::function<std::string(std::size_t)> const& label = {});
 
 /// Bars from 0 on, with their values written out.
 [[nodiscard]] std::string bar_chart(std::string const& title, std::vector<std::pair<std::string, double>> const& bars,

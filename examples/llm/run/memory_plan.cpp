@@ -16,6 +16,8 @@ constexpr double float_bytes = 4, sum_bytes = 8;
 constexpr double program_bytes = 70e6;
 constexpr double copies_of_linear = 9;  ///< of the largest linear, while it is compressed
 constexpr double copies_of_hessian = 5; ///< d_in x d_in floats, by recipes that solve with the Hessian
+constexpr double copies_of_record = 2;  ///< of what a backward pass keeps of a block, with the gradients on their way
+constexpr double guided_tokens = 2048;  ///< that a backward pass takes at once (compress/token_energies.cpp), at least a window
 
 /// Sizes of a block that the parts are made of.
 struct block_sizes {
@@ -24,6 +26,8 @@ struct block_sizes {
   double widest_input = 0, widest_outputs = 0; ///< of a stage
   double gram = 0;                             ///< numbers of the largest Gram matrix
   double cross = 0;                            ///< numbers of the largest X^T Y
+  double all_grams = 0;                        ///< numbers of the Gram matrices of all stages
+  double kept_per_token = 0;                   ///< numbers that a backward pass keeps of a block
 };
 
 block_sizes sizes_of(model const& m) {
@@ -46,6 +50,8 @@ block_sizes sizes_of(model const& m) {
     sizes.widest_outputs = std::max(sizes.widest_outputs, outputs);
     sizes.gram = std::max(sizes.gram, inputs * inputs);
     sizes.cross = std::max(sizes.cross, inputs * outputs);
+    sizes.all_grams += inputs * inputs;
+    sizes.kept_per_token += static_cast<double>(m.config.hidden) + inputs + outputs;
   }
   return sizes;
 }
@@ -65,7 +71,7 @@ double sum_of(std::vector<memory_part> const& parts) {
 memory_plan planned(model const& m, planned_work const& work, bool states_on_disk) {
   block_sizes const sizes = sizes_of(m);
   double const hidden = static_cast<double>(m.config.hidden), window = static_cast<double>(work.window);
-  bool const compresses = work.calib_tokens > 0 && work.how && work.how->chain;
+  bool const compresses = work.how && work.how->chain;
   bool const aims = compresses && work.how->towards_dense;
   double const held_out = work.held_out_tokens > 0 ? 1 : 0;
   double const states =
@@ -86,20 +92,40 @@ memory_plan planned(model const& m, planned_work const& work, bool states_on_dis
     compressing = {{"statistics", sum_bytes * (sizes.gram * (1 + held_out) + (aims ? sizes.cross : 0.0))},
                    {"work on one linear", float_bytes * (copies_of_linear * sizes.largest_linear + hessians)}};
   }
-  auto const& larger = sum_of(compressing) > sum_of(running) ? compressing : running; // they follow each other
-  plan.parts.insert(plan.parts.end(), larger.begin(), larger.end());
+  std::vector<memory_part> sharing, guiding;
+  if (work.shares_bits)
+    sharing = {
+        {"statistics of all stages of a block, to share out bits", sum_bytes * sizes.all_grams},
+        {"work on one linear", float_bytes * (copies_of_linear * sizes.largest_linear + copies_of_hessian * sizes.gram)}};
+  if (compresses && work.how->guided) {
+    double const tokens = static_cast<double>(work.calib_tokens + work.held_out_tokens);
+    double const together = std::max(window, guided_tokens);
+    double const weights_of_tokens = 2 * tokens * static_cast<double>(linears_of(m).size()); // as energies, then as weights
+    double const activations = copies_of_record * (sizes.kept_per_token + 3 * sizes.widest_outputs);
+    guiding = {
+        {"embedding as stored", m.embedding.stored_bytes()},
+        {"head as floats", float_bytes * static_cast<double>(m.config.vocab) * static_cast<double>(m.config.embedding_dim)},
+        {"gradients of one batch", float_bytes * together * (static_cast<double>(m.config.layers) * hidden + activations)},
+        {"weights of tokens", float_bytes * weights_of_tokens}};
+    compressing.push_back({"weights of tokens", float_bytes * weights_of_tokens / 2});
+  }
+  auto const* most = &running; // phases that follow each other
+  for (auto const* phase : {&compressing, &sharing, &guiding})
+    if (sum_of(*phase) > sum_of(*most)) most = phase;
+  plan.parts.insert(plan.parts.end(), most->begin(), most->end());
   return plan;
 }
 
 } // namespace
 
-planned_work planned_compression(text_tokens const& tokens, text_options const& options, recipe const& how,
-                                 index_t evaluations) {
+planned_work planned_compression(text_tokens const& tokens, text_options const& options, rank_options const& ranks,
+                                 recipe const& how, index_t evaluations) {
   return {.window = options.context,
           .calib_tokens = static_cast<index_t>(tokens.fitted().size()),
           .held_out_tokens = tokens.held_out,
           .evaluated_tokens = static_cast<index_t>(tokens.evaluation.size()),
           .evaluations = evaluations,
+          .shares_bits = ranks.budget != 0 || ranks.bits != 0,
           .how = &how};
 }
 

@@ -21,12 +21,13 @@ struct planned_work {
   index_t held_out_tokens = 0;  ///< measured on
   index_t evaluated_tokens = 0; ///< in windows of evaluation
   index_t evaluations = 0;      ///< that run beside each other
+  bool shares_bits = false;     ///< every linear is compressed once before, to share out a budget of bits or ranks
   recipe const* how = nullptr;
 };
 
 /// Compressing with a recipe, with so many evaluations beside it.
-[[nodiscard]] planned_work planned_compression(text_tokens const& tokens, text_options const& options, recipe const& how,
-                                               index_t evaluations);
+[[nodiscard]] planned_work planned_compression(text_tokens const& tokens, text_options const& options,
+                                               rank_options const& ranks, recipe const& how, index_t evaluations);
 
 struct memory_plan {
   std::vector<memory_part> parts;
