@@ -16,7 +16,7 @@ namespace slim {
 inline namespace SLIM_ABI {
 
 /// The type that llama-quantize takes instead where rows are no whole blocks of 256: the nearest one in blocks of 32, or F16
-/// where not even those fit (llama.cpp 0c1e5709, `src/llama-quant.cpp`).
+/// where not even those fit (llama.cpp 0c1e5709, `tensor_type_fallback`).
 [[nodiscard]] constexpr tensor_type fallback_for_rows(tensor_type type, index_t cols) {
   if (cols % block_of(type).elements == 0) return type;
   tensor_type smaller = tensor_type::f16;

@@ -238,7 +238,9 @@ private:
       choose_step(deepest, offsets, best.offset_step, best.offset, [&](std::size_t g, row_numbers const& depth) {
         return error_of(g, scaled(best.step, best.scale[g]), negated(depth));
       });
-    for (std::size_t g = 0; g < groups; ++g) choose_integers(best, g, top, error_of);
+    constexpr int rounds = 2; // a neighbour of a neighbour may be better
+    for (int k = 0; k < rounds; ++k)
+      for (std::size_t g = 0; g < groups; ++g) choose_integers(best, g, top, error_of);
     store_second_level(codes, row, count, first_group, best, scales);
   }
 
