@@ -19,7 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CONTEXT, CALIBRATION, EVALUATED = 512, 16384, 32
+CONTEXT, CALIBRATION, EVALUATED = 512, 16384, 16
 
 
 def options():
