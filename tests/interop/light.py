@@ -341,8 +341,28 @@ def toy_checks(slim, folder):
     check("GGUF source, MLX + adapter: logits, float32", relative(mlx_logits(folder / "g-mlx", folder / "g-mlx-adapter", prompts, mx.float32), reference(full_w)), RELATIVE_BAR)
     check_gguf("GGUF source, GGUF of the smallest exact types: weights", folder / "g.gguf", weights)
     check("GGUF source, GGUF + LoRA: KL, llama.cpp", mean_kl(reference(full_w), llama_cpp(folder / "g.gguf", folder / "g-lora.gguf", 512, prompts, folder)), KL_BAR)
+    check_stock_grids(slim, folder, prompts)
     check_transformers(slim, folder)
     check_refusals(slim, folder, model)
+
+
+def check_stock_grids(slim, folder, prompts):
+    """Models solved on ggml's grids: the perplexity that compress prints is that of what gguf decodes from its file, in NumPy."""
+    from model_oracle import llama, read_gguf
+
+    slim("tokenize", folder / "toy.gguf", "--text", folder / "a.txt", "--json", folder / "t.json")
+    windows = np.array(json.loads((folder / "t.json").read_text())["tokens"][-256:]).reshape(-1, 64)
+    for kind in ("q4_0", "iq4_nl", "q2_k", "q3_k_m", "q4_k_m", "q5_k_m"):
+        path = folder / f"stock-{kind}.gguf"
+        slim("compress", folder / "toy.gguf", "--recipe", "gguf:" + kind, "--calib", folder / "a.txt", "--text", folder / "a.txt", "--context", 64,
+             "--calib-tokens", 512, "--held-out-tokens", 0, "--max-tokens", 256, "--out", path, "--json", folder / "stock.json")
+        cfg, w = read_gguf(path)
+        w = {n: v.astype(np.float64) for n, v in w.items()}
+        nll = np.mean([-log_softmax(llama(cfg, w, ids)[:-1])[np.arange(63), ids[1:]] for ids in windows])
+        check(f"gguf:{kind}: nll of compress against gguf + NumPy", abs(nll - json.loads((folder / "stock.json").read_text())["nll"]), 2e-5)
+        if kind in ("q4_0", "q4_k_m"):
+            bare = np.array([llama(cfg, w, np.array(ids))[-1] for ids in prompts])
+            check(f"gguf:{kind}: KL, llama.cpp", mean_kl(bare, llama_cpp(path, None, 512, prompts, folder)), KL_BAR)
 
 
 def check_peft(label, folder, adapters):

@@ -57,6 +57,33 @@ TEST_CASE("compress writes a model that loads again and does what the compressed
   CHECK(std::count(csv.begin(), csv.end(), '\n') == 1 + 14 * 3); // header, 14 linears of 3 steps
 }
 
+TEST_CASE("a recipe on ggml's grids writes the file that was evaluated, in the types that llama-quantize would take") {
+  slim_test::temporary_folder const folder;
+  model m = random_llama(256, rope_style::rotate_half, 16);
+  write_tiny_gguf(folder / "tiny.gguf", m);
+  slim_test::write_file(folder / "a.txt", letters(400));
+  auto const path = [&](char const* name) { return (folder / name).string(); };
+  std::string const common = "compress " + path("tiny.gguf") + " --calib " + path("a.txt") + " --text " + path("a.txt") +
+                             " --context 32 --calib-tokens 256 --max-tokens 128 --recipe gguf:q4_k_m";
+  REQUIRE(run(common + " --out " + path("out.gguf") + " --json " + path("c.json"), folder / "log") == 0);
+  auto const result = nlohmann::json::parse(slim_test::read_file(folder / "c.json"));
+  REQUIRE(run("eval " + path("out.gguf") + " --text " + path("a.txt") + " --context 32 --max-tokens 128 --last --json " +
+                  path("e.json"),
+              folder / "log") == 0);
+  auto const again = nlohmann::json::parse(slim_test::read_file(folder / "e.json"));
+  CHECK(again["nll"].get<double>() == Approx(result["nll"].get<double>()).epsilon(1e-9));
+  auto const file = slim::gguf_file::open(folder / "out.gguf").value();
+  CHECK(file.find("blk.0.attn_q.weight")->type == slim::tensor_type::q5_0); // rows of 96: Q4_K falls back
+  CHECK(file.find("blk.0.attn_v.weight")->type == slim::tensor_type::q5_0);
+  CHECK(file.find("blk.1.attn_v.weight")->type == slim::tensor_type::q8_0); // Q6_K in the last eighth of the blocks
+  CHECK(file.find("blk.1.ffn_down.weight")->type == slim::tensor_type::q8_0);
+  CHECK(file.find("token_embd.weight")->type == slim::tensor_type::q8_0);
+  CHECK(file.find("blk.0.attn_norm.weight")->type == slim::tensor_type::f32);
+  CHECK(result.dump().find("blk.0.attn_q.weight: Q5_0 in place of Q4_K, as llama-quantize does") != std::string::npos);
+  CHECK(run(common + " --out " + path("out.slim"), folder / "log") == 1);
+  CHECK(slim_test::read_file(folder / "log").find("recipe gguf:q4_k_m makes no integer codes") != std::string::npos);
+}
+
 TEST_CASE("a GGUF file comes back from pack --lossless byte by byte, and damage is named") {
   slim_test::temporary_folder const folder;
   model m = random_llama(256);

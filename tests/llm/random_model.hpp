@@ -37,18 +37,18 @@ inline rotary_table rotary_of_pairs(std::vector<double> frequencies) {
   return table;
 }
 
-/// Two blocks of 6 heads on 3 key-value heads; `vocab` tokens.
-inline model random_llama(index_t vocab = 61, rope_style style = rope_style::rotate_half) {
+/// Two blocks of 6 heads on 3 key-value heads; `vocab` tokens. With a head_dim of 16 rows are whole blocks of 32.
+inline model random_llama(index_t vocab = 61, rope_style style = rope_style::rotate_half, index_t head_dim = 4) {
   model m;
   model_config& c = m.config;
   c.family = &llama_family;
   c.name = "llama";
   c.layers = 2;
-  c.hidden = 24;
+  c.hidden = 6 * head_dim;
   c.heads = 6;
   c.kv_heads = 3;
-  c.head_dim = 4;
-  c.intermediate = 40;
+  c.head_dim = head_dim;
+  c.intermediate = 10 * head_dim;
   c.vocab = vocab;
   c.embedding_dim = c.hidden;
   c.rope = style;

@@ -91,8 +91,8 @@ TEST_CASE("scales of symmetric grids are rounded to their format as numbers of i
     for (int const highest : {1, 7})
       for (number_format const format : {number_format::fp32, number_format::fp16, number_format::bf16}) {
         std::vector<float> scales = maxima;
-        slim::detail::rounding_kernels_of(level).symmetric_scales(scales.data(), static_cast<index_t>(scales.size()), highest,
-                                                                  format);
+        slim::detail::rounding_kernels_of(level).symmetric_scales(scales.data(), static_cast<index_t>(scales.size()),
+                                                                  static_cast<float>(highest), format);
         index_t wrong = 0;
         for (std::size_t k = 0; k < scales.size(); ++k)
           wrong += !same_bits(scales[k], slim::detail::stored_scale(format, maxima[k] / static_cast<float>(highest)));

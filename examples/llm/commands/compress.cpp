@@ -1,6 +1,8 @@
 #include "compress/compress_model.hpp"
 #include "compress/resolved_recipe.hpp"
 #include "compress/run_folder.hpp"
+#include "compress/stock_types.hpp"
+#include "formats/blocks_writer.hpp"
 #include "formats/export_model.hpp"
 #include "formats/imatrix_file.hpp"
 #include "formats/slim_writer.hpp"
@@ -58,18 +60,20 @@ class block_results {
 public:
   /// Everything but `run` must live as long; `run` may be null.
   block_results(compress_command const& command, std::filesystem::path const& out, workspace const& work,
-                text_tokens const& text, evaluation_config const& config, nlohmann::json const& recipe, run_folder* run,
-                context const& ctx)
+                text_tokens const& text, evaluation_config const& config, nlohmann::json const& recipe,
+                std::string const& preset, run_folder* run, context const& ctx)
       : work_(work), on_disk_(config.states_on_disk), run_(run), ctx_(ctx) {
     if (command.max_blocks > 0) return; // a trial
     bool const packs = !command.packed.empty();
     if (is_slim_path(out))
       slim_.emplace(work.file, work.weights, out, recipe);
+    else if (!preset.empty())
+      blocks_.emplace(work.file, work.weights, out, recipe.at("name").get<std::string>(), file_type_of(preset));
     else
       file_.emplace(work.file, out, recipe.at("name").get<std::string>());
     if (packs) packed_file_.emplace(command.packed, recipe.at("name").get<std::string>(), work.file.fingerprint());
     if (!command.with_evaluation) return;
-    model const& written = slim_ ? slim_->written() : work.weights;
+    model const& written = slim_ ? slim_->written() : blocks_ ? blocks_->written() : work.weights;
     compressed_.emplace(written, text.evaluation, config, ctx);
     if (packs || slim_) on_int8_.emplace(written, text.evaluation, config, ctx);
     if (packs) on_floats_.emplace(written, text.evaluation, config, ctx);
@@ -129,6 +133,8 @@ public:
     if (file_) all.written_bytes = file_->finish();
     if (slim_) all.written_bytes = slim_->finish();
     if (slim_) all.notes = slim_->notes();
+    if (blocks_) all.written_bytes = blocks_->finish();
+    if (blocks_) all.notes = blocks_->notes();
     if (!no_kernel_.empty()) all.notes.push_back("not evaluated with int8 inputs: " + no_kernel_);
     if (!packed_file_) return all;
     all.packed_bytes = packed_file_->bytes();
@@ -141,6 +147,7 @@ private:
     std::vector<std::string> warnings;
     if (file_) warnings = file_->add(b);
     if (slim_) slim_->add(b, layers);
+    if (blocks_) blocks_->add(b, layers);
     if (!packed_file_) return warnings;
     for (linear const& l : b.linears)
       if (!layers.contains(l.name))
@@ -177,6 +184,7 @@ private:
   context const& ctx_;
   std::optional<model_writer> file_;
   std::optional<slim_writer> slim_;
+  std::optional<blocks_writer> blocks_;
   std::optional<packed_writer> packed_file_;
   std::optional<block_evaluation> compressed_, on_int8_, on_floats_;
   std::string no_kernel_;
@@ -367,7 +375,7 @@ void compress_blocks(compress_command const& command, recipe const& how, workspa
   compress_config config{.context = command.text.context,
                          .calib_tokens = command.text.calib_tokens,
                          .held_out_tokens = command.text.held_out_tokens,
-                         .keep_packed = parts.packs || parts.writes_slim || kept,
+                         .keep_packed = parts.packs || parts.writes_slim || kept || !how.preset.empty(),
                          .max_blocks = command.max_blocks,
                          .states_on_disk = plan.states_on_disk};
   if (imatrix) config.statistics = [&](linear const& l) { return imatrix->of(l); };
@@ -434,6 +442,9 @@ void print_outcome(compress_command const& command, std::filesystem::path const&
                 work.weights.config.layers);
   else if (parts.writes_slim)
     std::printf("%s holds the whole compressed model: slim-llm eval, generate and inspect need nothing else.\n",
+                written.c_str());
+  else if (!how.preset.empty())
+    std::printf("%s holds the weights in ggml's own types: llama.cpp and what reads its files load it as it is.\n",
                 written.c_str());
   else
     std::printf(
@@ -536,7 +547,7 @@ void compress_command::run_until(stop_signal& stop) const {
     found.dense = evaluate_dense(work.weights, tokens, evaluated, kept, ctx);
     log.add("dense", {{"perplexity", found.dense.perplexity}, {"nll", found.dense.nll}});
   }
-  block_results results(*this, written, work, tokens, evaluated, resolved(*this, how, tokens), kept, ctx);
+  block_results results(*this, written, work, tokens, evaluated, resolved(*this, how, tokens), how.preset, kept, ctx);
   compress_blocks(*this, how, work, tokens, plan, parts, kept, results, log, ctx, found);
   compression& cost = found.cost;
   if (!layers_csv.empty()) write_layer_csv(cost.layers, layers_csv);

@@ -1,5 +1,6 @@
 #include "compress/compress_model.hpp"
 
+#include "compress/stock_types.hpp"
 #include "compress/token_energies.hpp"
 #include "run/file_output.hpp"
 #include "run/memory.hpp"
@@ -215,10 +216,15 @@ private:
                                      : chain.compress(l.weight.view(), calib, ctx_);
       first += l.d_out();
       matrix<float> const dense = std::exchange(l.weight, slim::decompress(compressed, ctx_));
-      if (keep_packed_) packed.emplace(l.name, pack(l.name, compressed, ctx_));
+      auto const type = how_.types.find(l.name);
+      if (keep_packed_)
+        packed.emplace(l.name, type == how_.types.end() ? pack(l.name, compressed, ctx_)
+                                                        : pack_blocks(l.name, type->second, compressed, ctx_));
       l.round_input = how_.round_input;
       if (how_.rounds_for_codes) round_for_codes(l, compressed);
       layers.push_back({number, l.name, role, compressed.report, vanished_rows(dense, l.weight)});
+      if (auto const why = how_.fallbacks.find(l.name); why != how_.fallbacks.end())
+        layers.back().report.notes.push_back(why->second);
       return_freed_memory();
     }
   }
@@ -331,8 +337,9 @@ void summarise(compression& result) {
 
 } // namespace
 
-compression compress_model(model const& m, std::span<int const> tokens, recipe const& how, compress_config const& config,
+compression compress_model(model const& m, std::span<int const> tokens, recipe const& wanted, compress_config const& config,
                            double source_bits, block_sink const& sink, context const& ctx, progress const& report) {
+  recipe const how = with_stock_types(wanted, m);
   if (how.distilled)
     throw slim::config_error("recipe " + how.name +
                              " trains the whole model, and only `ablate` does that in one go; compress without @kl and "

@@ -4,6 +4,7 @@
 /// modifiers behind `@`, which say in which granularity, pattern and input precision.
 
 #include "slim/core/result.hpp"
+#include "slim/io/tensor.hpp"
 #include "slim/joint/feedback_adapter.hpp"
 #include "slim/pipeline/any.hpp"
 
@@ -30,6 +31,11 @@ struct recipe {
   std::function<slim::any_chain(slim::adapter_rank)> chain; ///< for adapters of that rank; empty: the weights stay as they are
   /// The same with codes of so many bits; empty: they have one width.
   std::function<slim::any_chain(slim::adapter_rank, int bits)> chain_of_bits;
+  /// The same with codes on the grid of a ggml type; empty: the recipe is none of those that solve on such grids.
+  std::function<slim::any_chain(slim::tensor_type)> chain_of_type;
+  std::string preset;                             ///< what decides the types, see stock_types.hpp
+  std::map<std::string, slim::tensor_type> types; ///< by tensor name, once they are decided
+  std::map<std::string, std::string> fallbacks;   ///< why a tensor has another type than the preset says
   /// A layer d_out x d_in that takes the bytes of any that the chain makes, with numbers of no meaning; empty if `makes_codes`
   /// is false.
   std::function<slim::any_layer(slim::index_t d_out, slim::index_t d_in, slim::adapter_rank)> blank;

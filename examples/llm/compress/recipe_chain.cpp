@@ -1,5 +1,9 @@
 #include "compress/recipe_parts.hpp"
 
+#include "slim/io/gguf/blocks.hpp"
+#include "slim/io/gguf/stock_grids.hpp"
+#include "slim/quantization/grid_quantizer.hpp"
+#include "slim/quantization/grids/codebook_grid.hpp"
 #include "slim/quantization/range_quantizer.hpp"
 #include "slim/slim.hpp"
 
@@ -15,11 +19,31 @@ slim::slim_quantizer slim_repo_quantizer(code_part const& codes) {
       {.bits = codes.bits, .block = codes.block, .search = slim::scale_search::reference, .scale_format = codes.scale_format});
 }
 
+/// Codes of `code_part::searched`: symmetric ones with scales of either sign.
+slim::stock_grid signed_grid(code_part const& codes) {
+  return {.bits = codes.bits, .block = codes.block, .scale_format = codes.scale_format};
+}
+slim::uniform_grid weighted_grid(code_part const& codes) {
+  return {.bits = codes.bits,
+          .block = codes.block,
+          .symmetric = false,
+          .rule = slim::scale_rule::weighted_error,
+          .scale_format = codes.scale_format};
+}
+
+slim::any_quantizer rounding_of(code_part const& codes) {
+  if (codes.searched && codes.symmetric) return slim::grid_quantizer(signed_grid(codes));
+  if (codes.searched) return slim::grid_quantizer(weighted_grid(codes));
+  return slim::absmax_quantizer({.bits = codes.bits,
+                                 .block = codes.block,
+                                 .symmetric = codes.symmetric,
+                                 .scale_format = codes.scale_format,
+                                 .full_range = codes.full_range});
+}
+
 std::optional<slim::any_quantizer> quantizer_of(code_part const& codes) {
   switch (codes.method) {
-  case code_method::absmax:
-    return slim::absmax_quantizer(
-        {.bits = codes.bits, .block = codes.block, .symmetric = codes.symmetric, .scale_format = codes.scale_format});
+  case code_method::absmax: return rounding_of(codes);
   case code_method::range:
     return slim::range_quantizer({.bits = codes.bits,
                                   .block = codes.block,
@@ -123,7 +147,9 @@ slim::uniform_grid grid_of(code_part const& codes) {
   return {.bits = codes.bits,
           .block = codes.block,
           .symmetric = codes.symmetric,
-          .rule = plain ? slim::scale_rule::absmax : slim::scale_rule::least_error,
+          .rule = codes.searched ? slim::scale_rule::weighted_error
+                  : plain        ? slim::scale_rule::full_range
+                                 : slim::scale_rule::least_error,
           .scale_format = codes.scale_format};
 }
 
@@ -133,12 +159,36 @@ slim::joint_config joint_config_of(recipe_parts const& parts, slim::adapter_rank
   return {.rank = rank, .stored = stored};
 }
 
+/// Dense codes of any grid by error feedback.
+template <slim::grid Grid>
+slim::any_chain feedback_on(Grid const& grid, slim::error_feedback_config const& config, bool towards_dense) {
+  slim::error_feedback const solver(slim::quantized_set<Grid, slim::dense_pattern>(grid), config);
+  if (towards_dense) return slim::chain(slim::toward_target{}, solver);
+  return slim::chain(solver);
+}
+
+/// IQ4_NL, the one type of the recipes whose levels are not evenly spaced.
+slim::codebook_grid iq4_nl_grid() {
+  slim::codebook_grid grid{.levels = {}, .block = slim::per_group(32), .signed_scales = true};
+  for (std::int8_t const level : slim::ggml::iq4_levels) grid.levels.push_back(static_cast<float>(level));
+  return grid;
+}
+
+slim::any_chain chain_on_stock_grid(recipe_parts const& parts) {
+  slim::error_feedback_config config{.damping = 0.1, .act_order = true, .descents = 4};
+  if (parts.codes.damping > 0.0) config.damping = parts.codes.damping;
+  if (auto const grid = slim::stock_grid_of(parts.codes.type)) return feedback_on(*grid, config, parts.towards_dense());
+  return feedback_on(iq4_nl_grid(), config, parts.towards_dense());
+}
+
 /// Mask and codes together, and the adapter with them or behind them.
 slim::any_chain chain_of_solver(recipe_parts const& parts, slim::adapter_rank rank) {
+  if (parts.is_stock()) return chain_on_stock_grid(parts);
   return with_pattern(parts.mask, [&](auto pattern) -> slim::any_chain {
     slim::quantized_set const set(grid_of(parts.codes), pattern);
     slim::error_feedback_config feedback{.act_order = parts.codes.method == code_method::gptq};
     if (parts.codes.damping > 0.0) feedback.damping = parts.codes.damping;
+    if (parts.codes.searched && parts.codes.symmetric) return feedback_on(signed_grid(parts.codes), feedback, false);
     if (parts.codes.method == code_method::gptq) return slim::chain(slim::error_feedback(set, feedback));
     if (parts.codes.method == code_method::error_feedback) {
       if (auto const adapter = adapter_of(parts.adapter, rank))

@@ -74,6 +74,7 @@ void set_rank(recipe_parts& parts, json const& rank) {
 recipe_parts parts_of_rule(json const& rule, std::string const& base) {
   recipe_parts parts = required_of(find_parts(rule.contains("recipe") ? text_at(rule, "recipe") : base));
   require(parts.codes.method != code_method::none, "its recipe makes no codes");
+  require(!parts.is_stock(), "its recipe solves a whole model for a GGUF file");
   if (rule.contains("bits")) parts.codes.bits = whole_at(rule, "bits", 2, 8);
   if (rule.contains("group")) parts.codes.block = slim::per_group(whole_at(rule, "group", 1, 1 << 24));
   if (rule.contains("symmetric")) parts.codes.symmetric = flag_at(rule, "symmetric");

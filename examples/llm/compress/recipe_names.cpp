@@ -81,6 +81,7 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
     parts.prune_first = true;
   } else if (modifier.starts_with("range=")) {
     auto const rule = range_modifier(modifier.substr(6));
+    if (parts.codes.searched) return meaningless("has searched scales already");
     if (!rule) return slim::message("modifier @", modifier, ": possible ranges are minmax, percentile, dobi, output");
     if (parts.codes.method != code_method::absmax) return meaningless("does not round to nearest on uniform codes");
     parts.codes.method = code_method::range;
@@ -91,8 +92,13 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
         parts.codes.method == code_method::squeeze_llm || parts.codes.method == code_method::kmeans)
       return meaningless("has no error feedback of its own");
     parts.codes.damping = damping;
+  } else if (modifier == "search") {
+    bool const uniform = parts.codes.method == code_method::absmax || parts.codes.method == code_method::gptq;
+    if (!uniform) return meaningless("does not take its scales from the largest weights");
+    if (parts.codes.block.rows != 1) return meaningless("has a scale that rows share");
+    parts.codes.searched = true;
   } else if (modifier == "no-target") {
-    if (parts.codes.method != code_method::joint) return meaningless("aims at the weights anyway");
+    if (parts.codes.method != code_method::joint && !parts.is_stock()) return meaningless("aims at the weights anyway");
     parts.aims_at_weights = true;
   } else if ((modifier == "fp8" || modifier == "int8") && parts.input_bits > 0) {
     return meaningless("rounds its inputs already");
@@ -109,7 +115,7 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
   } else {
     return slim::message(
         "modifier @", modifier,
-        " is not known; there are @50 @channel @gN @rR @bf16-scales @dampD @range=RULE @prune-first @no-target @guided @kl @fp8 @int8");
+        " is not known; there are @50 @channel @gN @rR @bf16-scales @dampD @search @range=RULE @prune-first @no-target @guided @kl @fp8 @int8");
   }
   return {};
 }
@@ -125,7 +131,7 @@ recipe make_recipe(std::string const& name, recipe_parts const& parts, input_rou
   made.rank = parts.adapter.rank;
   if (parts.adapter.method != adapter_method::none)
     made.stored = slim::adapter_format{.bits = parts.adapter.bits, .scale_format = parts.adapter.scale_format};
-  made.makes_codes = parts.codes.method != code_method::none && !parts.is_system();
+  made.makes_codes = parts.codes.method != code_method::none && !parts.is_system() && !parts.is_stock();
   made.needs_hessian = parts.has_solver() || parts.adapter.method == adapter_method::exact;
   made.towards_dense = parts.towards_dense();
   made.guided = parts.guided;
@@ -142,6 +148,15 @@ recipe make_recipe(std::string const& name, recipe_parts const& parts, input_rou
         other.codes.bits = bits;
         return chain_of(other, rank);
       };
+  }
+  if (parts.is_stock()) {
+    made.preset = parts.codes.preset;
+    made.steps.back() = slim::message("error feedback and descent on the grids of gguf:", made.preset, ", types by tensor");
+    made.chain_of_type = [parts](slim::tensor_type type) {
+      recipe_parts other = parts;
+      other.codes.type = type;
+      return chain_of(other, {});
+    };
   }
   if (made.makes_codes)
     made.blank = [parts](slim::index_t d_out, slim::index_t d_in, slim::adapter_rank rank) {
@@ -199,6 +214,9 @@ std::vector<recipe_summary> recipe_modifiers() {
            "exports to MLX and 16-bit adapters want"},
           {"@dampD",
            "error feedback with damping D of the mean diagonal of X^T X, e.g. @damp1; without it 0.01, of the other systems 1"},
+          {"@search",
+           "scales of rtn-* and gptq-* by a search under the weights of the inputs, of either sign where codes are symmetric; "
+           "without it from the largest weight of each group"},
           {"@range=RULE",
            "ends of the codes' range by minmax, percentile (99.9), dobi (2DQuant's search) or output (the same search by the "
            "output's error), for recipes that round to nearest"},
@@ -234,6 +252,7 @@ recipe const* recipe::of(std::string const& tensor) const {
 
 slim::any_chain recipe::chain_for(std::string const& tensor, std::string const& role) const {
   recipe const& how = *of(tensor);
+  if (auto const type = types.find(tensor); type != types.end()) return how.chain_of_type(type->second);
   auto const rank_here = ranks.contains(tensor) ? rank_of(tensor, role) : how.rank_of(tensor, role);
   auto const found = bits.find(tensor);
   return found == bits.end() ? how.chain(rank_here) : how.chain_of_bits(rank_here, found->second);

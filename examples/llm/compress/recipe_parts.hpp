@@ -4,6 +4,7 @@
 
 #include "compress/recipe.hpp"
 
+#include "slim/io/tensor.hpp"
 #include "slim/quantization/range_search.hpp"
 
 #include <span>
@@ -22,6 +23,7 @@ enum class code_method {
   gptq,           ///< GPTQ with act-order
   alternating,    ///< error feedback and exact adapter in turn
   joint,          ///< mask, codes and adapter together
+  stock,          ///< error feedback and descent on the grids of ggml's block types
   // Other systems, see recipe_systems.cpp
   squeeze_llm,   ///< books per row by weighted k-means, perhaps with weights apart
   kmeans,        ///< the same by k-means without weights
@@ -48,6 +50,10 @@ struct code_part {
   double damping = 0.0;                            ///< of error feedback; 0: the method's own
   slim::range_rule range = slim::range_rule::dobi; ///< of the method `range`
   bool by_output = false;                          ///< ranges are judged by the output's error
+  bool full_range = false;                         ///< absmax: all codes share the range, as GPTQ's code has it
+  bool searched = false; ///< scales by a search under the weights of the inputs, of either sign where codes are symmetric
+  char const* preset = nullptr; ///< of the method stock: what decides the type of each tensor, see stock_types.hpp
+  slim::tensor_type type = slim::tensor_type::q4_0; ///< of the method stock, once it is decided
 };
 
 struct mask_part {
@@ -72,7 +78,8 @@ struct recipe_parts {
   bool distilled = false;       ///< scales and adapters train when the whole model is compressed
   bool guided = false;          ///< calibration weighs tokens by gradients of the end loss
 
-  [[nodiscard]] bool towards_dense() const { return codes.method == code_method::joint && !aims_at_weights; }
+  [[nodiscard]] bool is_stock() const { return codes.method == code_method::stock; }
+  [[nodiscard]] bool towards_dense() const { return (codes.method == code_method::joint || is_stock()) && !aims_at_weights; }
   [[nodiscard]] bool is_system() const { return codes.method >= code_method::squeeze_llm; }
   [[nodiscard]] bool needs_samples() const {
     return codes.method == code_method::smooth_quant || codes.method == code_method::svdquant;
@@ -80,12 +87,12 @@ struct recipe_parts {
   [[nodiscard]] bool has_solver() const { return codes.method >= code_method::error_feedback; }
   /// Whether codes have groups of columns, whose size may be asked for.
   [[nodiscard]] bool has_groups() const {
-    return codes.method != code_method::none && codes.method != code_method::squeeze_llm &&
+    return codes.method != code_method::none && !is_stock() && codes.method != code_method::squeeze_llm &&
            codes.method != code_method::kmeans && codes.method != code_method::spqr && !needs_samples();
   }
   /// Whether codes have one width, which another may take the place of.
   [[nodiscard]] bool has_width() const {
-    return codes.method != code_method::none && codes.method != code_method::balanced_bits &&
+    return codes.method != code_method::none && !is_stock() && codes.method != code_method::balanced_bits &&
            codes.method != code_method::bits_2_4_16 && !needs_samples();
   }
   [[nodiscard]] bool changes_weights() const { return codes.method != code_method::none || mask.method != mask_method::none; }

@@ -26,6 +26,11 @@ constexpr code_part asymmetric(code_method method, int bits, slim::scale_block b
   return {.method = method, .bits = bits, .block = block, .symmetric = false};
 }
 
+/// The types that llama-quantize would give a model, solved on their grids.
+constexpr recipe_parts on_stock_grids(char const* preset) {
+  return {.codes = {.method = code_method::stock, .preset = preset}};
+}
+
 constexpr base_recipe table[] = {
     {"dense", "the model as it is", {}},
     {"absmax", "4-bit codes, step from the largest weight", {.codes = {.method = code_method::absmax}}},
@@ -73,7 +78,9 @@ constexpr base_recipe table[] = {
     {"joint-int8",
      "joint with 8-bit adapters of half the rank",
      {.codes = joint_codes, .mask = pruned_by_solver, .adapter = solved_adapter(0.05, 8)}},
-    {"rtn-int4", "dense 4-bit groups of 128, rounded to nearest", {.codes = {.method = code_method::absmax, .block = g128}}},
+    {"rtn-int4",
+     "dense 4-bit groups of 128, rounded to nearest",
+     {.codes = {.method = code_method::absmax, .block = g128, .full_range = true}}},
     {"gptq-int4", "dense 4-bit groups of 128 by GPTQ with act-order", {.codes = {.method = code_method::gptq, .block = g128}}},
     {"gptq-int3",
      "dense 3-bit groups of 128 with zero points by GPTQ with act-order",
@@ -123,6 +130,23 @@ constexpr base_recipe table[] = {
     {"int4-lr",
      "dense 4-bit groups of 128 with zero points and 4-bit adapters, solved together",
      {.codes = asymmetric(code_method::joint, 4, g128), .adapter = solved_adapter(0.03, 4)}},
+    {"gguf:q4_0",
+     "every linear on the grid of ggml's Q4_0, by error feedback and descent towards the dense model's outputs; --out X.gguf "
+     "loads in llama.cpp as it is",
+     on_stock_grids("q4_0")},
+    {"gguf:q4_1", "... on that of Q4_1", on_stock_grids("q4_1")},
+    {"gguf:q5_0", "... on that of Q5_0", on_stock_grids("q5_0")},
+    {"gguf:q5_1", "... on that of Q5_1", on_stock_grids("q5_1")},
+    {"gguf:q8_0", "... on that of Q8_0", on_stock_grids("q8_0")},
+    {"gguf:iq4_nl", "... on that of IQ4_NL", on_stock_grids("iq4_nl")},
+    {"gguf:q3_k", "... on that of Q3_K, or Q4_0 where rows are no multiples of 256", on_stock_grids("q3_k")},
+    {"gguf:q4_k", "... on that of Q4_K, or Q5_0", on_stock_grids("q4_k")},
+    {"gguf:q5_k", "... on that of Q5_K, or Q5_1", on_stock_grids("q5_k")},
+    {"gguf:q6_k", "... on that of Q6_K, or Q8_0", on_stock_grids("q6_k")},
+    {"gguf:q2_k", "... on the mix of types that llama-quantize calls Q2_K", on_stock_grids("q2_k")},
+    {"gguf:q3_k_m", "... Q3_K_M", on_stock_grids("q3_k_m")},
+    {"gguf:q4_k_m", "... Q4_K_M", on_stock_grids("q4_k_m")},
+    {"gguf:q5_k_m", "... Q5_K_M", on_stock_grids("q5_k_m")},
 };
 
 } // namespace

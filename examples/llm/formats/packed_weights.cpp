@@ -4,6 +4,7 @@
 #include "run/memory.hpp"
 #include "run/workspace.hpp"
 
+#include "slim/io/gguf/encode_blocks.hpp"
 #include "slim/packing/unpack.hpp"
 
 #include <cstdio>
@@ -127,6 +128,19 @@ packed_layer pack(slim::integer_codes const& codes, slim::mask const* kept, slim
     packed.left_values = a.left;
     packed.right_values = a.right;
   }
+  return packed;
+}
+
+packed_layer pack_blocks(std::string const& name, slim::tensor_type type, slim::any_layer const& layer, context const& ctx) {
+  auto const* const even = layer.weight.codes.get_if<slim::integer_codes>();
+  auto const* const book = layer.weight.codes.get_if<slim::codebook_codes>();
+  if (!even && !book) throw slim::config_error(name + " has no blocks: the recipe makes no codes");
+  auto const* const kept = layer.weight.mask_or_null();
+  auto made = even ? slim::encode_blocks(type, *even, kept, ctx) : slim::encode_blocks(type, *book, kept, ctx);
+  if (!made) throw slim::config_error(name + ": " + made.why());
+  packed_layer packed;
+  packed.weight = std::move(made).value();
+  packed.blocks = type;
   return packed;
 }
 

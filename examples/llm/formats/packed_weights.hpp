@@ -27,6 +27,7 @@ struct packed_layer {
   std::vector<std::byte> left, right;                     ///< of the adapter (d_in x r, r x d_out), if it has codes
   matrix<float> left_values, right_values;                ///< ... if it has none
   slim::number_format format = slim::number_format::bf16; ///< of those
+  std::optional<slim::tensor_type> blocks = {};           ///< `weight` is blocks of this type of ggml, in no packed format
 
   [[nodiscard]] double bytes() const;
 };
@@ -39,6 +40,9 @@ using packed_weights = std::map<std::string, packed_layer>;
 /// The same of a layer's parts.
 [[nodiscard]] packed_layer pack(slim::integer_codes const& codes, slim::mask const* kept, slim::adapter const* low_rank,
                                 context const& ctx = {});
+/// The blocks of a ggml type. @throws slim::config_error naming the layer if the type does not hold the codes exactly.
+[[nodiscard]] packed_layer pack_blocks(std::string const& name, slim::tensor_type type, slim::any_layer const& layer,
+                                       context const& ctx = {});
 
 /// Collects packed layers outside of memory and writes them to one file.
 class packed_writer {

@@ -1,39 +1,18 @@
 #include "formats/slim_writer.hpp"
 
 #include "formats/assemble.hpp"
+#include "formats/rounded_matrix.hpp"
 #include "run/fnv_hash.hpp"
 #include "run/memory.hpp"
 #include "run/output_files.hpp"
 
 #include "slim/core/version.hpp"
-#include "slim/io/gguf/encode_blocks.hpp"
 #include "slim/io/gguf/writer.hpp"
-#include "slim/quantization/absmax.hpp"
 
 #include <algorithm>
-#include <cmath>
 
 namespace slim_llm {
 namespace {
-
-constexpr auto small_type = slim::tensor_type::q8_0;
-
-/// Bits per number of Q8_0.
-double small_bits() {
-  auto const block = slim::block_of(small_type);
-  return 8.0 * static_cast<double>(block.bytes) / static_cast<double>(block.elements);
-}
-
-/// Of the floats; both zeros count as one.
-std::uint64_t hash_of(matrix<float> const& values) {
-  fnv_hash hash;
-  std::vector<float> row(static_cast<std::size_t>(values.cols()));
-  for (index_t i = 0; i < values.rows(); ++i) {
-    std::transform(values.row(i), values.row(i) + values.cols(), row.begin(), [](float w) { return w + 0.0f; });
-    hash.add(std::as_bytes(std::span(row)));
-  }
-  return hash.value();
-}
 
 /// Metadata of a GGUF file as a GGUF file without tensors.
 std::string header_of(slim::gguf_file const& file) {
@@ -105,11 +84,6 @@ std::map<std::string, std::string> metadata_of(std::string const& source, nlohma
   return metadata;
 }
 
-/// Whether the rule for embedding and head rounds a tensor to Q8_0.
-bool is_rounded(slim::tensor_info const& tensor) {
-  return tensor.bits_per_element() > small_bits() && tensor.cols() % slim::block_of(small_type).elements == 0;
-}
-
 } // namespace
 
 slim_writer::slim_writer(checkpoint const& source, model const& m, std::filesystem::path out, nlohmann::json recipe)
@@ -121,44 +95,8 @@ slim_writer::slim_writer(checkpoint const& source, model const& m, std::filesyst
   written_.project_in = m.project_in;
   written_.project_out = m.project_out;
   written_.final_norm = m.final_norm;
-  written_.embedding = rounded(m.embedding);
-  written_.head = rounded(m.head);
-}
-
-/// The matrix in Q8_0, in the scratch file; or as it is.
-stored_matrix slim_writer::rounded(stored_matrix const& values) {
-  auto const* const tensor = values.tensor();
-  auto const block = slim::block_of(small_type);
-  if (!tensor || !is_rounded(*tensor)) return values;
-  slim::absmax_quantizer const rounding(
-      {.bits = 8, .block = slim::per_group(block.elements), .scale_format = slim::number_format::fp16});
-  slim::tensor_info small{tensor->name, small_type, std::string(slim::name_of(small_type)), tensor->shape, {}};
-  std::uint64_t const size = static_cast<std::uint64_t>(values.rows() * values.cols() / block.elements * block.bytes);
-  std::uint64_t const begin = scratch_.reserve(size);
-  std::uint64_t offset = begin;
-  double change = 0, all = 0;
-  constexpr index_t rows_at_once = 1024;
-  for (index_t first = 0; first < values.rows(); first += rows_at_once) {
-    matrix<float> part(std::min(rows_at_once, values.rows() - first), values.cols());
-    values.rows_into(first, part.view());
-    auto const codes = rounding.quantize(part.view(), slim::calibration(part.cols()));
-    auto const bytes = required(slim::encode_blocks(small_type, codes));
-    matrix<float> read(part.rows(), part.cols());
-    codes.dequantize_into(read.view());
-    for (index_t k = 0; k < part.size(); ++k) {
-      double const w = static_cast<double>(part.data()[k]), d = w - static_cast<double>(read.data()[k]);
-      change += d * d;
-      all += w * w;
-    }
-    scratch_.write(offset, bytes);
-    offset += bytes.size();
-  }
-  values.drop_pages();
-  auto const mapped = scratch_.map(begin, size);
-  small.bytes = mapped.bytes;
-  notes_.push_back(slim::message(tensor->name, ": written as Q8_0 in place of ", tensor->stored_type, ", relative error ",
-                                 all > 0 ? std::sqrt(change / all) : 0.0));
-  return {std::move(small), mapped.keeps};
+  written_.embedding = rounded_to_q8(m.embedding, scratch_, notes_);
+  written_.head = rounded_to_q8(m.head, scratch_, notes_);
 }
 
 void slim_writer::add_scratch(std::string name, std::string type, std::vector<index_t> shape,
@@ -204,7 +142,7 @@ void slim_writer::add(block const& b, packed_weights const& layers) {
       add_source_slice(l);
       continue;
     }
-    weights_[l.name] = {hash_of(l.weight), {l.name, l.role, l.d_out(), l.d_in()}};
+    weights_[l.name] = {hash_of_floats(l.weight.view()), {l.name, l.role, l.d_out(), l.d_in()}};
     listed_[l.name] = listed(l.name, std::string(coded_type), {l.d_out(), l.d_in()});
     for_each_part(l.name, found->second, [&](std::string const& name, char const* type, auto shape, auto const& bytes) {
       add_scratch(name, type, std::move(shape), bytes);
@@ -258,7 +196,7 @@ void slim_writer::verify(std::filesystem::path const& written) const {
     l.name = name;
     l.weight = matrix<float>(added.second.d_out, added.second.d_in);
     use_packed(l, file.linears()->layer(name), std::nullopt);
-    if (hash_of(l.weight) != added.first) fail("the weights of '" + name + "' are not those that were evaluated");
+    if (hash_of_floats(l.weight.view()) != added.first) fail("the weights of '" + name + "' are not those that were evaluated");
   }
 }
 
@@ -288,10 +226,10 @@ double slim_file_bytes(checkpoint const& source, model const& m, nlohmann::json 
     bool const is_embedding = m.embedding.tensor() && m.embedding.tensor()->name == tensor.name;
     bool const is_head = m.head.tensor() && m.head.tensor()->name == tensor.name;
     scratch_tensor stored = plain_tensor(tensor);
-    if ((is_embedding || is_head) && is_rounded(tensor)) {
-      tensor.stored_type = slim::name_of(small_type);
+    if ((is_embedding || is_head) && is_rounded_to_q8(tensor)) {
+      tensor.stored_type = slim::name_of(slim::tensor_type::q8_0);
       stored.type = "U8";
-      auto const block = slim::block_of(small_type);
+      auto const block = slim::block_of(slim::tensor_type::q8_0);
       stored.size = static_cast<std::uint64_t>(tensor.size() / block.elements * block.bytes);
       stored.shape = {static_cast<index_t>(stored.size)};
     }

@@ -34,7 +34,6 @@ private:
   void add_scratch(std::string name, std::string type, std::vector<index_t> shape, std::span<std::byte const> bytes);
   void add_plain(slim::tensor_info const& tensor);
   void add_source_slice(linear const& l);
-  [[nodiscard]] stored_matrix rounded(stored_matrix const& values);
   void verify(std::filesystem::path const& written) const;
 
   checkpoint const& source_;

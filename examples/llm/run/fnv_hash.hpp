@@ -2,12 +2,16 @@
 /// @file
 /// FNV-1a, 64 bits: tells contents apart that nobody forged, and finds damage.
 
+#include "slim/core/matrix_view.hpp"
+
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace slim_llm {
 
@@ -42,5 +46,16 @@ private:
 
   std::uint64_t value_ = 0xcbf29ce484222325u;
 };
+
+/// Of the numbers of a matrix; both zeros count as one.
+[[nodiscard]] inline std::uint64_t hash_of_floats(slim::matrix_view<float const> values) {
+  fnv_hash hash;
+  std::vector<float> row(static_cast<std::size_t>(values.cols()));
+  for (slim::index_t i = 0; i < values.rows(); ++i) {
+    std::transform(values.row(i), values.row(i) + values.cols(), row.begin(), [](float w) { return w + 0.0f; });
+    hash.add(std::as_bytes(std::span(row)));
+  }
+  return hash.value();
+}
 
 } // namespace slim_llm

@@ -35,6 +35,24 @@ struct unstructured_pattern {
   [[nodiscard]] std::string describe() const { return message(100 * sparsity, "% sparse"); }
 };
 
+namespace detail {
+
+/// What an error of each column costs once the columns behind it have made up for it: 1 / u_jj^2, largest 1; `upper` is in the
+/// order in which columns are visited.
+[[nodiscard]] inline std::vector<float> column_curvature(matrix_view<float const> upper, std::span<index_t const> order) {
+  std::vector<float> weights(static_cast<std::size_t>(upper.rows()));
+  float largest = 0.0f;
+  for (index_t k = 0; k < upper.rows(); ++k) {
+    float const weight = 1.0f / (upper(k, k) * upper(k, k));
+    weights[static_cast<std::size_t>(order.empty() ? k : order[static_cast<std::size_t>(k)])] = weight;
+    largest = std::max(largest, weight);
+  }
+  for (float& weight : weights) weight /= largest;
+  return weights;
+}
+
+} // namespace detail
+
 /// The set of a grid and a pattern.
 template <grid Grid, class Pattern>
 class quantized_set {
@@ -66,7 +84,10 @@ public:
   void sweep(matrix_view<float const> v, matrix_view<float const> upper, element& p, feedback_options options = {},
              context const& ctx = {}) const {
     p.check("quantized_set::sweep");
-    grid_.fit(p.codes, masked(v, p).view(), ctx);
+    if constexpr (requires { grid_.fit_under(p.codes, v, std::span<float const>(), ctx); })
+      grid_.fit_under(p.codes, masked(v, p).view(), detail::column_curvature(upper, options.order), ctx);
+    else
+      grid_.fit(p.codes, masked(v, p).view(), ctx);
     matrix<float> w(v);
     choose_on_the_way(options, pattern_);
     feed_back(w.view(), upper, grid_, p.codes, p.mask_or_null(), options, ctx);

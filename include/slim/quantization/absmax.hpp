@@ -15,12 +15,14 @@ struct absmax_config {
   scale_block block = per_group(128);               ///< which weights share a scale
   bool symmetric = true;                            ///< no zero point
   number_format scale_format = number_format::fp32; ///< scales are rounded to it before weights are rounded to them
+  bool full_range = false;                          ///< symmetric: all 2^bits codes share the range, as GPTQ's code has it
 
   friend bool operator==(absmax_config const&, absmax_config const&) = default;
 };
 
 /// Symmetric: scale = max|w| / (2^(bits-1) - 1), as SLiM's code has it; the lowest code is reached by rounding of a snapped
-/// scale only. Asymmetric: scale = (max - min) / (2^bits - 1) over the block's range extended to hold 0, so that 0 is on the
+/// scale only. With `full_range` scale = 2 max|w| / (2^bits - 1): a weight above the highest code is clipped to it, by half a
+/// scale at most. Asymmetric: scale = (max - min) / (2^bits - 1) over the block's range extended to hold 0, so that 0 is on the
 /// grid exactly and pruned weights stay 0.
 ///
 /// **Numerics** Ties round to even. |error| <= scale / 2 up to one rounding of float, for fp32 scales. A block of zeros gets
@@ -79,7 +81,7 @@ public:
     int const highest = (1 << (config_.bits - 1)) - 1, lowest = -highest - 1;
     if (config_.symmetric) {
       kernels.group_maxima(w, cols, group, detail::magnitudes, scales);
-      kernels.symmetric_scales(scales, groups, highest, config_.scale_format);
+      kernels.symmetric_scales(scales, groups, top(highest), config_.scale_format);
     } else {
       constexpr index_t some = 64;
       std::array<float, some> above, below;
@@ -95,11 +97,19 @@ public:
   }
 
   [[nodiscard]] std::string describe() const {
-    return message("absmax ", config_.bits, " bit ", slim::describe(config_.block), config_.symmetric ? "" : " with zero point",
+    return message("absmax ", config_.bits, " bit ", slim::describe(config_.block),
+                   !config_.symmetric   ? " with zero point"
+                   : config_.full_range ? ", all codes"
+                                        : "",
                    config_.scale_format == number_format::fp32 ? "" : message(", ", name_of(config_.scale_format), " scales"));
   }
 
 private:
+  /// What the largest weight is divided by.
+  [[nodiscard]] float top(int highest) const noexcept {
+    return static_cast<float>(highest) + (config_.full_range ? 0.5f : 0.0f);
+  }
+
   /// Scales and zero points of blocks that span rows.
   void set_grids(integer_codes& result, matrix_view<float const> w, context const& ctx) const {
     auto const& kernels = detail::rounding_kernels_of(ctx.simd);
@@ -120,8 +130,8 @@ private:
           farthest_below = std::max(farthest_below, below(i, g));
         }
         if (config_.symmetric)
-          result.scales(b, g) = detail::stored_scale(config_.scale_format, std::max(farthest_above, farthest_below) /
-                                                                               static_cast<float>(result.highest()));
+          result.scales(b, g) =
+              detail::stored_scale(config_.scale_format, std::max(farthest_above, farthest_below) / top(result.highest()));
         else
           set_grid(farthest_above, farthest_below, result.scales(b, g), result.zeros(b, g));
       }

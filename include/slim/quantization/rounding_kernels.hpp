@@ -35,7 +35,7 @@ struct bin_grid {
 /// Inner loops of one instruction set; explained in rounding_kernels.inc.
 struct rounding_kernels {
   void (*group_maxima)(float const* w, index_t cols, index_t group, of_weights what, float* maxima);
-  void (*symmetric_scales)(float* maxima, index_t count, int highest, number_format format);
+  void (*symmetric_scales)(float* maxima, index_t count, float top, number_format format);
   void (*round_row)(float const* w, index_t cols, row_grid const& grid, signed char* codes);
   void (*bin_numbers)(float const* w, index_t cols, bin_grid const& grid, int* numbers);
   void (*bf16_numbers)(float const* w, index_t cols, float largest, int* numbers);

@@ -128,6 +128,13 @@ public:
     decode_block(b, g);
   }
 
+  /// Another code of the second level for entry (i, j), 0 to 2^bits - 1.
+  void set_code(index_t i, index_t j, int code) {
+    codes_(i, j) = static_cast<std::uint8_t>(code);
+    index_t const b = i / stored_.block.rows_of(rows()), g = j / stored_.block.cols_of(cols());
+    values_(i, j) = steps_(b, g) * static_cast<float>(code) + (stored_.shifted ? offsets_(b, g) : 0.0f);
+  }
+
   /// A second level from its parts, as a file has them. @throws shape_error unless codes fit the table, steps and offsets its
   /// blocks; config_error on a table without a second level, or a code that does not fit in its bits.
   void set_second_level(matrix<std::uint8_t> codes, matrix<float> steps, matrix<float> offsets) {

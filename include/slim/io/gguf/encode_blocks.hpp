@@ -16,11 +16,12 @@ namespace slim {
 inline namespace SLIM_ABI {
 
 /// The type that llama-quantize takes instead where rows are no whole blocks of 256: the nearest one in blocks of 32, or F16
-/// where not even those fit.
+/// where not even those fit (llama.cpp 0c1e5709, `tensor_type_fallback`).
 [[nodiscard]] constexpr tensor_type fallback_for_rows(tensor_type type, index_t cols) {
   if (cols % block_of(type).elements == 0) return type;
   tensor_type smaller = tensor_type::f16;
-  if (type == tensor_type::q2_k || type == tensor_type::q3_k || type == tensor_type::iq4_xs) smaller = tensor_type::iq4_nl;
+  if (type == tensor_type::iq4_xs) smaller = tensor_type::iq4_nl;
+  if (type == tensor_type::q2_k || type == tensor_type::q3_k) smaller = tensor_type::q4_0;
   if (type == tensor_type::q4_k) smaller = tensor_type::q5_0;
   if (type == tensor_type::q5_k) smaller = tensor_type::q5_1;
   if (type == tensor_type::q6_k) smaller = tensor_type::q8_0;
@@ -33,6 +34,11 @@ namespace detail {
 [[nodiscard]] inline std::optional<fp16> exact_half(float value) noexcept {
   fp16 const half(value);
   return static_cast<float>(half) == value ? std::optional(half) : std::nullopt;
+}
+
+/// Whether the scale of a group is negative in ggml's terms.
+[[nodiscard]] inline bool is_mirrored(integer_codes const& codes, index_t i, index_t j) noexcept {
+  return codes.signed_scales && codes.zero_at(i, j) != 0;
 }
 
 /// Levels of one run of columns that share a scale: w = scale * level + offset, level an integer.
@@ -49,6 +55,9 @@ struct level_run {
   int const nothing = run.scale > 0.0f ? static_cast<int>(std::nearbyint(-run.offset / run.scale)) : 0;
   for (index_t k = 0; k < count; ++k)
     run.levels[static_cast<std::size_t>(k)] = kept && !kept->kept(i, j + k) ? nothing : codes.codes(i, j + k) - zero;
+  if (!is_mirrored(codes, i, j)) return run;
+  run.scale = -run.scale;
+  for (int& level : run.levels) level = -level;
   return run;
 }
 
@@ -138,6 +147,9 @@ template <class Block>
 struct super_block {
   fp16 d, dmin;
   std::array<std::uint8_t, 16> scale{}, minimum{};
+  std::array<bool, 16> negative{}; ///< scales
+
+  [[nodiscard]] int signed_scale(std::size_t g) const noexcept { return negative[g] ? -int{scale[g]} : int{scale[g]}; }
 };
 
 /// The second level of the columns from j on of row i: `groups` groups of `wide` columns, codes up to `top`. `lowest_level`,
@@ -164,6 +176,7 @@ struct super_block {
     return {};
   };
   if (std::string why = read(codes.scales, 1.0f, out.d, out.scale); !why.empty()) return why;
+  for (int g = 0; g < groups; ++g) out.negative[static_cast<std::size_t>(g)] = is_mirrored(codes, i, j + g * wide);
   if (!with_minima) return codes.offsets.empty() ? std::string() : "offsets have no place";
   if (!codes.zeros.empty()) return "integer zero points have no place";
   if (codes.offsets.empty()) {
@@ -241,7 +254,7 @@ inline void set_low_pairs(std::array<std::uint8_t, 64>& qs, std::array<int, 256>
   set_low_pairs(b.qs, q);
   b.scales = {};
   for (std::size_t g = 0; g < 16; ++g) {
-    int const scale = super.scale[g] + 32;
+    int const scale = super.signed_scale(g) + 32;
     b.scales[g % 8] |= static_cast<std::uint8_t>((scale & 15) << (g / 8 * 4));
     b.scales[8 + g % 4] |= static_cast<std::uint8_t>((scale >> 4) << (g / 4 * 2));
   }
@@ -287,7 +300,7 @@ template <class Block>
     b.ql[half * 64 + quarter % 2 * 32 + k % 32] |= static_cast<std::uint8_t>((q[k] & 15) << (quarter / 2 * 4));
     b.qh[half * 32 + k % 32] |= static_cast<std::uint8_t>((q[k] >> 4) << (quarter * 2));
   }
-  for (std::size_t g = 0; g < 16; ++g) b.scales[g] = static_cast<std::int8_t>(super.scale[g]);
+  for (std::size_t g = 0; g < 16; ++g) b.scales[g] = static_cast<std::int8_t>(super.signed_scale(g));
   b.d = super.d;
   return why;
 }

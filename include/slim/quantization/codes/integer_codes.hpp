@@ -36,6 +36,8 @@ inline std::int8_t encode(float w, float scale, int zero, int lowest, int highes
 ///  * integer zero points: `zeros`;
 ///  * real offsets: `offsets`; the zero point is then the lowest code, so that levels count from 0 upwards (GGUF's Q4_1 and
 ///    K-quants with a minimum, SpQR's real zero).
+/// With `signed_scales` zero points are 0 or -1 and say the sign of a scale: codes -1 - q with zero point -1 have the values of
+/// codes q with the scale -s (ggml's Q4_0, Q3_K, Q6_K, where the side with one level more is chosen so).
 /// `group_bits`, if not empty, gives the bits of each group of columns (a column of the scale table), at most `bits` each.
 struct integer_codes {
   int bits = 4;
@@ -44,6 +46,7 @@ struct integer_codes {
   matrix<std::int8_t> codes;          ///< d_out x d_in
   scale_table scales;                 ///< one per block
   matrix<std::int8_t> zeros;          ///< as scales, or empty
+  bool signed_scales = false;         ///< zero points are 0 or -1, the signs of the scales
   scale_table offsets;                ///< as scales, or empty; not together with zeros
   std::vector<float> channel_factors; ///< d_in, or empty
 
@@ -72,8 +75,9 @@ struct integer_codes {
   [[nodiscard]] int lowest_of(index_t g) const noexcept { return -(1 << (bits_of(g) - 1)); }
   [[nodiscard]] int highest_of(index_t g) const noexcept { return (1 << (bits_of(g) - 1)) - 1; }
 
-  /// Codes in the bits of their group, scales and offsets as they are stored, zero points in the bits of their group; each
-  /// channel factor other than 1 as a 32-bit number and a 16-bit position. @throws as check; shape_error on another mask
+  /// Codes in the bits of their group, scales and offsets as they are stored, zero points in the bits of their group (signs of
+  /// scales are a bit of the number; one more where scales have a second level); each channel factor other than 1 as a 32-bit
+  /// number and a 16-bit position. @throws as check; shape_error on another mask
   [[nodiscard]] double stored_bits(mask const* kept = nullptr) const {
     check("stored_bits");
     if (kept) kept->check("stored_bits", rows(), cols());
@@ -81,7 +85,8 @@ struct integer_codes {
     index_t const wide = block.cols_of(cols());
     if (group_bits.empty()) {
       auto const stored = static_cast<double>(kept ? kept->count() : codes.size());
-      total += stored * bits + static_cast<double>(zeros.size()) * bits;
+      int const zero_bits = !signed_scales ? bits : scales.has_second_level() ? 1 : 0;
+      total += stored * bits + static_cast<double>(zeros.size()) * zero_bits;
     } else {
       for (index_t g = 0; g < scales.cols(); ++g) {
         auto const stored = detail::kept_in_columns(kept, rows(), g * wide, std::min(cols(), (g + 1) * wide));
@@ -154,6 +159,11 @@ struct integer_codes {
     require(offsets.empty() || (offsets.rows() == tall && offsets.cols() == wide), "offsets", offsets.rows(), offsets.cols());
     require(group_bits.empty() || std::ssize(group_bits) == wide, "bits of groups", 1, std::ssize(group_bits));
     if (!zeros.empty() && !offsets.empty()) throw config_error(message(who, ": codes have zero points and offsets"));
+    if (signed_scales && (zeros.rows() != tall || zeros.cols() != wide || !group_bits.empty()))
+      throw config_error(message(who, ": signs of scales need zero points, and groups of one width"));
+    for (index_t k = 0; signed_scales && k < zeros.size(); ++k)
+      if (int const zero = zeros.data()[k]; zero != 0 && zero != -1)
+        throw config_error(message(who, ": zero point ", k, " is ", zero, ", the sign of a scale is 0 or -1"));
     for (int const b : group_bits)
       if (b < 1 || b > bits) throw config_error(message(who, ": a group of ", b, " bits, possible are 1 to ", bits));
     if (!channel_factors.empty() && std::ssize(channel_factors) != cols())

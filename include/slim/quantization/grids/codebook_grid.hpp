@@ -18,6 +18,8 @@ struct codebook_grid {
   scale_block block = per_group(64);        ///< weights of one row that share a scale
   scale_rule rule = scale_rule::absmax;     ///< absmax: the outermost levels reach all weights
   number_format scale_format = number_format::fp16;
+  /// Scales may be negative, and are searched under the weights of the columns with either sign (IQ4_NL), whatever `rule` says.
+  bool signed_scales = false;
 
   friend bool operator==(codebook_grid const&, codebook_grid const&) = default;
 
@@ -31,9 +33,16 @@ struct codebook_grid {
   }
 
   /// @throws shape_error
-  void fit(codebook_codes& codes, matrix_view<float const> v, context const& ctx = {}) const {
+  void fit(codebook_codes& codes, matrix_view<float const> v, context const& ctx = {}) const { fit_under(codes, v, {}, ctx); }
+
+  /// The same with squared errors of the columns weighted (d_in numbers; none: alike) where scales are signed. @throws
+  /// shape_error
+  void fit_under(codebook_codes& codes, matrix_view<float const> v, std::span<float const> weights,
+                 context const& ctx = {}) const {
     detail::require_shape(codes.rows(), codes.cols(), v.rows(), v.cols(), "codebook_grid::fit");
     check(codes, "codebook_grid::fit");
+    if (!weights.empty() && std::ssize(weights) != v.cols())
+      throw shape_error(message("codebook_grid::fit_under: ", weights.size(), " weights for ", v.cols(), " columns"));
     if (v.empty()) return;
     index_t const wide = group_cols(codes);
     ctx.parallel_for(v.rows(), grid_lanes, [&](index_t begin, index_t end) {
@@ -41,7 +50,8 @@ struct codebook_grid {
       for (index_t g = 0; g < codes.scales.cols(); ++g) {
         index_t const first = g * wide, width = std::min(wide, v.cols() - first);
         detail::load_tile(v, begin, first, width, tile.data());
-        fit_tile(codes, tile.data(), begin, end - begin, first, width, ctx);
+        fit_group(codes, tile.data(), begin, end - begin, first, width, weights.empty() ? nullptr : weights.data() + first,
+                  ctx);
       }
     });
   }
@@ -53,14 +63,7 @@ struct codebook_grid {
   }
   void fit_tile(codebook_codes& codes, float const* tile, index_t row, index_t count, index_t first, index_t width,
                 context const& ctx = {}) const {
-    auto const fractions = scale_fractions(rule, true);
-    std::vector<float> table(levels.size() * static_cast<std::size_t>(grid_lanes));
-    spread_levels(table.data());
-    float scale[grid_lanes];
-    detail::grid_kernels_of(ctx.simd).search_table_scales(
-        tile, width, {fractions.data(), static_cast<index_t>(fractions.size()), nullptr}, table.data(), level_count(), scale);
-    for (index_t lane = 0; lane < count; ++lane)
-      codes.scales(row + lane, first / group_cols(codes)) = detail::stored_scale(codes.scales.format(), scale[lane]);
+    fit_group(codes, tile, row, count, first, width, nullptr, ctx);
   }
 
   [[nodiscard]] index_t level_count() const noexcept { return static_cast<index_t>(levels.size()); }
@@ -68,15 +71,16 @@ struct codebook_grid {
     for (index_t lane = 0; lane < grid_lanes; ++lane) {
       float const scale = codes.scales(row + std::min(lane, count - 1), g);
       for (index_t k = 0; k < level_count(); ++k)
-        lanes.levels[k * grid_lanes + lane] = scale * levels[static_cast<std::size_t>(k)];
+        lanes.levels[k * grid_lanes + lane] = scale * levels[static_cast<std::size_t>(ascending(scale, k))];
     }
   }
   /// The code of a pruned weight is the level nearest to 0.
   void store(codebook_codes& codes, index_t i, index_t j, float level, bool kept) const noexcept {
-    codes.codes(i, j) = static_cast<std::uint8_t>(kept ? static_cast<index_t>(level) : nearest_to_zero());
+    codes.codes(i, j) =
+        static_cast<std::uint8_t>(kept ? ascending(codes.scale_at(i, j), static_cast<index_t>(level)) : nearest_to_zero());
   }
   [[nodiscard]] float level(codebook_codes const& codes, index_t i, index_t j) const noexcept {
-    return static_cast<float>(codes.codes(i, j));
+    return static_cast<float>(ascending(codes.scale_at(i, j), codes.codes(i, j)));
   }
   [[nodiscard]] float value(codebook_codes const& codes, index_t i, index_t j) const noexcept { return codes.value(i, j); }
 
@@ -92,9 +96,10 @@ struct codebook_grid {
           if (!(curvature > 0.0)) return 0.0;
           float& scale = codes.scales(b, g);
           float const moved =
-              detail::stored_scale(codes.scales.format(), static_cast<float>(static_cast<double>(scale) + slope / curvature));
+              detail::stored_number(codes.scales.format(), static_cast<float>(static_cast<double>(scale) + slope / curvature));
           double const by = static_cast<double>(moved) - static_cast<double>(scale);
-          if (!(moved > 0.0f) || !detail::is_finite(moved) || !detail::lowers_error(curvature, slope, by)) return 0.0;
+          bool const same_sign = scale < 0.0f ? moved < 0.0f : moved > 0.0f; // levels keep their order
+          if (!same_sign || !detail::is_finite(moved) || !detail::lowers_error(curvature, slope, by)) return 0.0;
           scale = moved;
           return by;
         },
@@ -103,7 +108,9 @@ struct codebook_grid {
 
   [[nodiscard]] std::string describe() const {
     return message("table of ", levels.size(), " levels ", slim::describe(block),
-                   rule == scale_rule::absmax ? ", absmax scales" : "",
+                   signed_scales                ? ", signed scales"
+                   : rule == scale_rule::absmax ? ", absmax scales"
+                                                : "",
                    scale_format == number_format::fp32 ? "" : message(", ", name_of(scale_format), " scales"));
   }
 
@@ -119,6 +126,28 @@ struct codebook_grid {
   }
 
 private:
+  void fit_group(codebook_codes& codes, float const* tile, index_t row, index_t count, index_t first, index_t width,
+                 float const* weights, context const& ctx) const {
+    auto const& kernels = detail::grid_kernels_of(ctx.simd);
+    float scale[grid_lanes];
+    if (signed_scales) {
+      kernels.fit_signed_table(tile, width, weights, levels.data(), level_count(), scale);
+    } else {
+      auto const fractions = scale_fractions(rule, true);
+      std::vector<float> table(levels.size() * static_cast<std::size_t>(grid_lanes));
+      spread_levels(table.data());
+      kernels.search_table_scales(tile, width, {fractions.data(), static_cast<index_t>(fractions.size()), nullptr},
+                                  table.data(), level_count(), scale);
+    }
+    for (index_t lane = 0; lane < count; ++lane)
+      codes.scales(row + lane, first / group_cols(codes)) = detail::stored_number(codes.scales.format(), scale[lane]);
+  }
+
+  /// The place of a level among the values of a scale in ascending order, and back.
+  [[nodiscard]] index_t ascending(float scale, index_t level) const noexcept {
+    return scale < 0.0f ? level_count() - 1 - level : level;
+  }
+
   void spread_levels(float* table) const noexcept {
     for (std::size_t k = 0; k < levels.size(); ++k)
       std::fill_n(table + static_cast<index_t>(k) * grid_lanes, grid_lanes, levels[k]);

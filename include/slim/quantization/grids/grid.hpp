@@ -41,6 +41,9 @@ struct lane_group {
 ///  * `level(codes, i, j)`, `value(codes, i, j)`: of a stored code.
 ///  * `refit(codes, kept, gradient, H, ctx)`: scales move to where ||V - S||_H is smaller, codes as they are; weights outside
 ///    `kept` (null: none) are 0. It never raises ||V - S||_H beyond rounding. `gradient` is (V - S) H on entry and on return.
+///  * optional: `fit_under(codes, V, weights, ctx)`: `fit` with squared errors of the columns weighted, d_in numbers; sweeps
+///  call
+///    it instead.
 ///  * optional: `check(codes, who)` throws unless the codes are sound and such as `empty` makes; sweeps call it first.
 template <class G>
 concept grid = requires(G const& g, typename G::codes_type& codes, typename G::codes_type const& made, mask const* kept,

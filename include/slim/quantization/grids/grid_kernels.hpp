@@ -28,6 +28,16 @@ struct grid_kernels {
   /// Tables of `count` ascending levels, [level][lane].
   void (*search_table_scales)(float const* x, index_t cols, scale_candidates const& with, float const* levels, index_t count,
                               float* scale);
+  /// Levels low .. high times a scale of either sign. Squared errors are times `weights` (null: 1 each), as below.
+  void (*fit_signed)(float const* x, index_t cols, float const* weights, float low, float high, float* scale);
+  /// The same for `count` ascending levels of both signs, one number each.
+  void (*fit_signed_table)(float const* x, index_t cols, float const* weights, float const* levels, index_t count,
+                           float* scale);
+  /// Levels 0 .. top times a scale, plus an offset that may be positive only if `free`.
+  void (*fit_affine)(float const* x, index_t cols, float const* weights, float top, bool free, float* scale, float* offset);
+  /// Per lane, the error of scale * level + offset, level from low[lane] to high[lane].
+  void (*rounding_error)(float const* x, index_t cols, float const* weights, float const* scale, float const* offset,
+                         float const* low, float const* high, float* error);
 };
 
 #define SLIM_KERNELS grid

@@ -16,12 +16,14 @@ inline namespace SLIM_ABI {
 
 /// How a grid's scales are chosen before weights are rounded.
 enum class scale_rule {
-  least_error, ///< least squared error of rounding
-  absmax,      ///< nothing is clipped
+  least_error,    ///< least squared error of rounding
+  absmax,         ///< nothing is clipped
+  full_range,     ///< 2 max|w| / (2^bits - 1), GPTQ's: a symmetric grid uses all its levels; with zero points as absmax
+  weighted_error, ///< as least_error, with the columns weighted where a solver says how (`fit_under`)
 };
 
 /// Fractions of the scale that clips nothing which a search tries: 48 of them, 0.15 to 1 in equal ratios, for symmetric grids;
-/// 26 from 0.5 to 1 for grids with a zero point; 1 alone for absmax.
+/// 26 from 0.5 to 1 for grids with a zero point; 1 alone for absmax, and for full_range, whose scale is a little smaller.
 [[nodiscard]] inline std::span<float const> scale_fractions(scale_rule rule, bool symmetric) {
   static std::vector<float> const ratios = [] {
     std::vector<float> all;
@@ -34,7 +36,7 @@ enum class scale_rule {
     return all;
   }();
   static float const whole = 1.0f;
-  if (rule == scale_rule::absmax) return {&whole, 1};
+  if (rule == scale_rule::absmax || rule == scale_rule::full_range) return {&whole, 1};
   return symmetric ? ratios : steps;
 }
 
@@ -101,9 +103,13 @@ struct uniform_grid {
     if (!group_bits.empty()) throw config_error("uniform_grid: groups of several rows cannot have bits of their own");
     calibration const unseen(codes.cols());
     integer_codes const fitted =
-        symmetric && rule == scale_rule::least_error
+        symmetric && !takes_largest()
             ? slim_quantizer({.bits = bits, .block = block, .scale_format = scale_format}).quantize(v, unseen, ctx)
-            : absmax_quantizer({.bits = bits, .block = block, .symmetric = symmetric, .scale_format = scale_format})
+            : absmax_quantizer({.bits = bits,
+                                .block = block,
+                                .symmetric = symmetric,
+                                .scale_format = scale_format,
+                                .full_range = rule == scale_rule::full_range})
                   .quantize(v, unseen, ctx);
     codes.scales = fitted.scales;
     codes.zeros = fitted.zeros;
@@ -159,7 +165,10 @@ struct uniform_grid {
   [[nodiscard]] std::string describe() const {
     return message(bits, " bit ", slim::describe(block), symmetric ? "" : " with zero points",
                    group_bits.empty() ? "" : ", bits by group",
-                   rule == scale_rule::absmax || (!symmetric && block.rows != 1) ? ", absmax scales" : "",
+                   takes_largest() && symmetric && rule == scale_rule::full_range ? ", absmax scales for all codes"
+                   : takes_largest() || (!symmetric && block.rows != 1)           ? ", absmax scales"
+                   : rule == scale_rule::weighted_error                           ? ", weighted scales"
+                                                                                  : "",
                    scale_format == number_format::fp32 ? "" : message(", ", name_of(scale_format), " scales"));
   }
 
@@ -174,16 +183,25 @@ struct uniform_grid {
     fit_row_groups(codes, v, ctx, weights);
   }
 
+  /// What sweeps call in place of `fit`: weighted if the rule says so and scales belong to single rows. @throws shape_error
+  void fit_under(integer_codes& codes, matrix_view<float const> v, std::span<float const> weights,
+                 context const& ctx = {}) const {
+    if (rule == scale_rule::weighted_error && !weights.empty() && block.rows == 1) return fit_weighted(codes, v, weights, ctx);
+    fit(codes, v, ctx);
+  }
+
   /// What takes codes of this grid calls it first. @throws as integer_codes::check; config_error on codes that `empty` does not
   /// make, but for the bits of their groups
   void check(integer_codes const& codes, std::string_view who) const {
     codes.check(who);
     if (codes.bits != bits || codes.block != block || !codes.offsets.empty() || codes.scales.has_second_level() ||
-        (!codes.scales.empty() && codes.zeros.empty() != symmetric))
+        codes.signed_scales || (!codes.scales.empty() && codes.zeros.empty() != symmetric))
       throw config_error(message(who, ": codes of another grid; this one is ", describe()));
   }
 
 private:
+  [[nodiscard]] bool takes_largest() const noexcept { return rule == scale_rule::absmax || rule == scale_rule::full_range; }
+
   /// Groups that lie in one row: sixteen rows in the lanes of a vector.
   void fit_row_groups(integer_codes& codes, matrix_view<float const> v, context const& ctx,
                       std::span<float const> weights = {}) const {
@@ -205,6 +223,8 @@ private:
     float scale[grid_lanes], zero[grid_lanes];
     int const lowest = codes.lowest_of(g), highest = codes.highest_of(g);
     auto const top = static_cast<float>(symmetric ? highest : highest - lowest);
+    float const all_levels = top / (top + 0.5f); // the fraction of full_range: top + 1/2 levels reach the largest weight
+    if (symmetric && rule == scale_rule::full_range) fractions = {&all_levels, 1};
     detail::grid_kernels_of(ctx.simd).search_scales(
         tile, width, {fractions.data(), static_cast<index_t>(fractions.size()), weights}, symmetric, top, scale, zero);
     for (index_t lane = 0; lane < count; ++lane) {
