@@ -7,13 +7,12 @@ The model should lie on no quantization grid: SmolLM2-135M-Instruct (Q4_1) with 
 inverses folded into what stands before them. Calibration: the first 16,384 tokens of the text. Evaluation: its last tokens.
 Both programs get the same two texts. Every file, ours and llama.cpp's, is evaluated by llama-perplexity at context 512 on its CPU
 backend; embedding and head are Q8_0 in all of them. BIN holds llama-imatrix, llama-quantize and llama-perplexity.
-Prints a Markdown table, the versions, and the SHA-256 of model and texts. What is made stays in the folder and is not made again.
+Prints a Markdown table, llama.cpp's version, and the SHA-256 of slim-llm, model and texts. What is made stays in the folder and is not made again.
 """
 import argparse
 import hashlib
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -120,9 +119,8 @@ def main():
         (peer_bits, _), (bits, types) = linear_bits(peer), linear_bits(ours)
         print(f"| {name.upper()} | {bits:.3f} ({peer_bits:.3f}) | {theirs:.4f} | {mine:.4f} | {mine / theirs:.2f}x | {types} |", flush=True)
     print(f"\ndense perplexity {math.exp(dense):.4f}; excess NLL in nats per token, {EVALUATED} windows of {CONTEXT}, second halves")
-    print("slim-llm", said([o.slim_llm, "--version"]).strip(), "; llama.cpp", re.search(r"version: (.*)", said(
-        [o.llama_cpp / "llama-perplexity", "--version"]))[1])
-    for path in (o.model, o.text, calibration, text):
+    print("llama.cpp", re.search(r"version: (.*)", said([o.llama_cpp / "llama-perplexity", "--version"]))[1])
+    for path in (o.slim_llm, o.model, o.text, calibration, text):
         print(sha256(path), path.name)
 
 
