@@ -119,7 +119,8 @@ std::vector<std::vector<double>> choice_likelihoods(model const& m, std::vector<
   std::vector<std::vector<double>> likelihoods;
   for (auto const& question : questions) likelihoods.emplace_back(question.choices.size(), 0.0);
   std::size_t k = 0;
-  for (auto const& [length, group] : lengths) {
+  for (auto const& same_length : lengths) {
+    auto const& group = same_length.second;
     block_evaluation& run = runs[k++];
     run.visit_windows([&](index_t w, matrix_view<float const> head_in, std::span<int const> targets) {
       auto const [q, c] = group.from[static_cast<std::size_t>(w)];
