@@ -50,7 +50,8 @@ void write_imatrix(std::filesystem::path const& out, std::map<std::string, imatr
   writer.set("imatrix.datasets", std::vector<std::string>{text.name});
   writer.set("imatrix.chunk_count", static_cast<std::uint32_t>(text.windows));
   writer.set("imatrix.chunk_size", static_cast<std::uint32_t>(text.window));
-  for (auto const& [name, tensor] : tensors) {
+  for (auto const& entry : tensors) {
+    auto const& tensor = entry.second;
     if (tensor.channels == 0) continue;
     matrix<float> squares(tensor.count, tensor.channels), counts(tensor.count, 1);
     for (auto const& [expert, calib] : tensor.experts) {
@@ -62,10 +63,11 @@ void write_imatrix(std::filesystem::path const& out, std::map<std::string, imatr
     }
     auto const add = [&](char const* suffix, matrix<float> values) {
       std::vector<index_t> const shape = {values.rows(), values.cols()};
-      writer.add(
-          {name + suffix, slim::tensor_type::f32, {}, shape, std::function<matrix<float>()>([values = std::move(values)] {
-             return values;
-           })});
+      writer.add({entry.first + suffix,
+                  slim::tensor_type::f32,
+                  {},
+                  shape,
+                  std::function<matrix<float>()>([values = std::move(values)] { return values; })});
     };
     add(sums_suffix, std::move(squares));
     add(counts_suffix, std::move(counts));
