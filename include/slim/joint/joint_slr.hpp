@@ -19,6 +19,8 @@
 #include "slim/joint/error_feedback.hpp"
 #include "slim/joint/feedback_adapter.hpp"
 
+#include <utility>
+
 namespace slim {
 inline namespace SLIM_ABI {
 
@@ -189,7 +191,8 @@ private:
         factor = {}; // its memory is needed
         factor = factor_beside(one, low, notes);
       }
-      set_.sweep(without(w, low, ctx).view(), factor.upper.view(), p, {}, ctx);
+      matrix<float> const v = without(w, low, ctx);
+      set_.sweep(v.view(), std::as_const(factor.upper).view(), p, {}, ctx);
       auto fitted = fit<T>(one, p, low);
       low = std::move(fitted.factors);
       record(fitted.energy);
