@@ -85,8 +85,9 @@ TEST_CASE("plan --for a format says the bytes that an export of the .slim file w
   CHECK_FALSE(std::filesystem::exists(here.folder / "no"));
 }
 
-TEST_CASE("--for a format counts the bits of its files for a budget of ranks, and is refused before the work if it cannot hold "
-          "the recipe") {
+TEST_CASE(
+    "a format named by --for counts the bits of its files for a budget of ranks, and is refused before the work if it cannot hold "
+    "the recipe") {
   place const here;
   auto const other_ranks_for = [&](std::string const& to, double bits) {
     REQUIRE(here.compress("compress", "--recipe int3-lr@g32@bf16-scales --no-eval --for " + to + " --rank-budget " +
