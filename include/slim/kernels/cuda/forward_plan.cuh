@@ -125,7 +125,7 @@ inline void share_out(kernel_plan& p, int tokens, launch_limits const& limits) {
 }
 
 /// Plans Y = X W^T + (X L) R, or Y +=, of at most most_jobs layers that read the same X. `inner` has room for inner_size
-/// numbers, on 16 bytes.
+/// numbers, on 16 bytes; null where only the launches' sizes are asked for.
 [[nodiscard]] inline forward_plans plan_forward(std::span<layer_call const> calls, input_rows const& x, std::uint16_t* inner,
                                                 bool add, launch_limits const& limits) {
   forward_plans plans;
@@ -139,7 +139,7 @@ inline void share_out(kernel_plan& p, int tokens, launch_limits const& limits) {
       left.operands[0] = detail::operand_of(call.bytes + layout.left_offset(), layout.left, x);
       detail::add_job(plans.left, left);
       job.operands[1] = detail::operand_of(call.bytes + layout.right_offset(), layout.right, {inner, stride, x.tokens});
-      inner += stride * x.tokens;
+      if (inner) inner += stride * x.tokens; // not null + n, which is undefined
     }
     detail::add_job(plans.outputs, job);
   }
