@@ -45,7 +45,7 @@ SIBLINGS = {
                 "slim/quantization/codes/any_codes.hpp", "slim/quantization/sparse_codes.hpp", "slim/pruning/mask.hpp"},
     "kernels": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/plain_values.hpp", "slim/pruning/mask.hpp",
                 "slim/adapters/adapter.hpp"},
-    "interop": {"slim/kernels/cuda/dense_product.cuh"},
+    "interop": {"slim/kernels/cuda/dense_product.cuh", "slim/io/tensor.hpp"},
     "io": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/codebook_codes.hpp", "slim/pruning/mask.hpp"},
 }
 

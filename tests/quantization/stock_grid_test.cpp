@@ -1,9 +1,9 @@
 // Grids of ggml's block types: the laws, and searches against trying everything in double.
 #include "slim/quantization/grids/stock_grid.hpp"
 
+#include "slim/interop/gguf_grids.hpp"
 #include "slim/io/gguf/blocks.hpp"
 #include "slim/io/gguf/encode_blocks.hpp"
-#include "slim/io/gguf/stock_grids.hpp"
 #include "slim/joint/error_feedback.hpp"
 #include "slim/quantization/grid_quantizer.hpp"
 #include "slim/quantization/grids/codebook_grid.hpp"

@@ -1,7 +1,7 @@
 #include "compress/recipe_parts.hpp"
 
+#include "slim/interop/gguf_grids.hpp"
 #include "slim/io/gguf/blocks.hpp"
-#include "slim/io/gguf/stock_grids.hpp"
 #include "slim/quantization/grid_quantizer.hpp"
 #include "slim/quantization/grids/codebook_grid.hpp"
 #include "slim/quantization/range_quantizer.hpp"
