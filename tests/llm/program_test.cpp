@@ -160,6 +160,21 @@ TEST_CASE("ablate gives a row per recipe, excess over dense paired, and refuses 
   // latter.
   CHECK(rows[1]["bits_per_weight"].get<double>() == Approx(4.0 + 16.0 * (152 * 2 + 24 * 3) / (152 * 24 + 24 * 40)));
   CHECK(slim_test::read_file(folder / "log").find("against slim") != std::string::npos);
+  // The divergence is that which eval finds for the same compressed model, written and read again.
+  CHECK(rows[0]["kl"] == 0.0);
+  CHECK(rows[0]["same_top"] == 1.0);
+  REQUIRE(run("compress " + path("tiny.gguf") + " --calib " + path("a.txt") + " --text " + path("a.txt") +
+                  " --context 32 --calib-tokens 128 --max-tokens 128 --recipe absmax@g16 --no-eval --out " + path("out.slim"),
+              folder / "log") == 0);
+  auto const text = slim_test::read_file(folder / "a.txt"); // ablate takes its last tokens, eval the first
+  slim_test::write_file(folder / "last.txt", text.substr(text.size() - 128));
+  REQUIRE(run("eval " + path("out.slim") + " --kl " + path("tiny.gguf") + " --text " + path("last.txt") +
+                  " --context 32 --json " + path("e.json"),
+              folder / "log") == 0);
+  auto const apart = nlohmann::json::parse(slim_test::read_file(folder / "e.json"))["divergence"];
+  CHECK(apart["kl"]["mean"].get<double>() > 0.0);
+  CHECK(rows[1]["kl"].get<double>() == Approx(apart["kl"]["mean"].get<double>()).epsilon(1e-3));
+  CHECK(rows[1]["same_top"].get<double>() == Approx(apart["same_top"]["mean"].get<double>()));
 
   slim_test::write_file(folder / "points.csv", "label,bits,excess\nelsewhere,4.5,0.5\n");
   REQUIRE(

@@ -1,5 +1,6 @@
 #include "compress/compress_model.hpp"
 #include "compress/rank_plan.hpp"
+#include "evaluate/divergence.hpp"
 #include "run/context_length.hpp"
 #include "run/file_output.hpp"
 #include "run/frontier_plot.hpp"
@@ -27,6 +28,7 @@ namespace {
 /// One recipe on one calibration draw, measured.
 struct measurement {
   evaluation measured;
+  divergence from_dense; ///< of the predictions
   compression cost;
   double peak_bytes = 0;
 };
@@ -38,6 +40,8 @@ struct ablation_row {
   std::vector<double> window_nll; ///< mean over draws
   double nll = 0, perplexity = 0, nll_stderr = 0;
   paired_difference excess; ///< over the dense model, windows paired
+  paired_difference kl;     ///< from the dense model, per window the mean over draws
+  double same_top = 0;      ///< share of positions
   double bits_per_weight = 0, layer_error = 0, held_out_error = 0, seconds = 0, peak_bytes = 0;
 };
 
@@ -67,8 +71,19 @@ double train_and_advance(workspace const& work, recipe const& how, packed_weight
   return result.seconds;
 }
 
-/// Compresses the model and evaluates it, block by block.
-measurement measure(workspace const& work, recipe how, text_tokens const& text, ablate_command const& command) {
+/// How all models of the table are evaluated. The dense one stays in memory beside each of them.
+evaluation_config evaluation_of(workspace const& work, recipe const& how, text_tokens const& text,
+                                ablate_command const& command) {
+  evaluation_config config{.context = command.text.context, .protocol = required(find_protocol(command.protocol))};
+  if (config.protocol == protocol::llama_cpp && work.words.adds_bos()) config.first_token = work.words.bos();
+  config.states_on_disk =
+      plan_memory(work.weights, planned_compression(text, command.text, command.ranks, how, 2), 0).states_on_disk;
+  return config;
+}
+
+/// Compresses the model and evaluates it, block by block; `dense` is the dense model behind its last block.
+measurement measure(workspace const& work, recipe how, text_tokens const& text, ablate_command const& command,
+                    block_evaluation& dense) {
   reset_peak_memory();
   measurement found;
   {
@@ -76,11 +91,7 @@ measurement measure(workspace const& work, recipe how, text_tokens const& text, 
     plan_ranks(how, command.ranks, work.weights, text.fitted(), command.text.context, {},
                [&](index_t done, index_t total) { line.show(done, total); });
   }
-  evaluation_config config{.context = command.text.context, .protocol = required(find_protocol(command.protocol))};
-  if (config.protocol == protocol::llama_cpp && work.words.adds_bos()) config.first_token = work.words.bos();
-  bool const on_disk =
-      plan_memory(work.weights, planned_compression(text, command.text, command.ranks, how, 1), 0).states_on_disk;
-  config.states_on_disk = on_disk;
+  evaluation_config const config = evaluation_of(work, how, text, command);
   block_evaluation run(work.weights, text.evaluation, config);
   bool const trains = std::exchange(how.distilled, false);
   packed_weights layers;
@@ -92,7 +103,7 @@ measurement measure(workspace const& work, recipe how, text_tokens const& text, 
          .calib_tokens = command.text.calib_tokens,
          .held_out_tokens = command.text.held_out_tokens,
          .keep_packed = trains,
-         .states_on_disk = on_disk},
+         .states_on_disk = config.states_on_disk},
         work.source_bits,
         [&](index_t, block& b, packed_weights& packed) {
           if (trains)
@@ -104,6 +115,24 @@ measurement measure(workspace const& work, recipe how, text_tokens const& text, 
   }
   if (trains) found.cost.seconds += train_and_advance(work, how, layers, text, run);
   found.measured = run.finish();
+  found.from_dense = diverge(dense, run);
+  found.peak_bytes = peak_memory();
+  return found;
+}
+
+/// The dense model through all its blocks.
+measurement measure_dense(workspace const& work, block_evaluation& run) {
+  reset_peak_memory();
+  measurement found;
+  progress_line line("evaluating the dense model", "block");
+  for (index_t n = 0; n < work.weights.config.layers; ++n) {
+    with_block(work.weights, n, {}, [&](block const& b) { run.advance(b); });
+    line.show(n + 1, work.weights.config.layers);
+  }
+  found.measured = run.finish();
+  found.from_dense.same_top.mean = 1;
+  found.from_dense.window_kl.assign(found.measured.window_nll.size(), 0.0);
+  found.cost.bits_per_weight = work.source_bits;
   found.peak_bytes = peak_memory();
   return found;
 }
@@ -112,9 +141,12 @@ measurement measure(workspace const& work, recipe how, text_tokens const& text, 
 void summarise(ablation_row& row, ablation_row const& dense) {
   auto const count = static_cast<double>(row.draws.size());
   row.window_nll.assign(row.draws.front().measured.window_nll.size(), 0.0);
-  row.bits_per_weight = row.layer_error = row.held_out_error = row.seconds = row.peak_bytes = 0;
+  std::vector<double> window_kl(row.window_nll.size(), 0.0);
+  row.bits_per_weight = row.layer_error = row.held_out_error = row.seconds = row.peak_bytes = row.same_top = 0;
   for (measurement const& m : row.draws) {
     for (std::size_t w = 0; w < row.window_nll.size(); ++w) row.window_nll[w] += m.measured.window_nll[w] / count;
+    for (std::size_t w = 0; w < window_kl.size(); ++w) window_kl[w] += m.from_dense.window_kl[w] / count;
+    row.same_top += m.from_dense.same_top.mean / count;
     row.bits_per_weight += m.cost.bits_per_weight / count;
     row.layer_error += m.cost.layer_error / count;
     row.held_out_error += m.cost.held_out_error / count;
@@ -125,6 +157,7 @@ void summarise(ablation_row& row, ablation_row const& dense) {
   row.nll = own.mean;
   row.nll_stderr = own.standard_error;
   row.perplexity = std::exp(row.nll);
+  row.kl = summarise_windows(window_kl);
   if (&row != &dense) row.excess = compare(row.window_nll, dense.window_nll);
 }
 
@@ -135,6 +168,9 @@ std::vector<std::string> cells_of(ablation_row const& row) {
           fixed(row.excess.mean, 4),
           fixed(row.excess.standard_error, 4),
           fixed(row.excess.low, 4) + " .. " + fixed(row.excess.high, 4),
+          fixed(row.kl.mean, 4),
+          fixed(row.kl.standard_error, 4),
+          fixed(100 * row.same_top, 2) + " %",
           fixed(row.bits_per_weight, 3),
           fixed(row.layer_error, 4),
           fixed(row.held_out_error, 4),
@@ -156,6 +192,9 @@ std::vector<std::string> raw_cells(ablation_row const& row, ablation_row const& 
           fixed(excess.standard_error, 6),
           fixed(excess.low, 6),
           fixed(excess.high, 6),
+          fixed(m.from_dense.kl.mean, 6),
+          fixed(m.from_dense.kl.standard_error, 6),
+          fixed(m.from_dense.same_top.mean, 6),
           fixed(m.cost.bits_per_weight, 5),
           fixed(m.cost.layer_error, 6),
           fixed(m.cost.held_out_error, 6),
@@ -168,6 +207,8 @@ nlohmann::json json_of(ablation_row const& row, ablation_row const& dense) {
   for (measurement const& m : row.draws) {
     draws.push_back({{"nll", m.measured.nll},
                      {"excess_nll", compare(m.measured.window_nll, dense.window_nll).mean},
+                     {"kl", m.from_dense.kl.mean},
+                     {"same_top", m.from_dense.same_top.mean},
                      {"layer_error", m.cost.layer_error},
                      {"held_out_error", m.cost.held_out_error},
                      {"seconds", m.cost.seconds},
@@ -182,6 +223,9 @@ nlohmann::json json_of(ablation_row const& row, ablation_row const& dense) {
           {"excess_stderr", row.excess.standard_error},
           {"excess_low", row.excess.low},
           {"excess_high", row.excess.high},
+          {"kl", row.kl.mean},
+          {"kl_stderr", row.kl.standard_error},
+          {"same_top", row.same_top},
           {"bits_per_weight", row.bits_per_weight},
           {"layer_error", row.layer_error},
           {"held_out_error", row.held_out_error},
@@ -291,20 +335,22 @@ void ablate_command::run() const {
               tokens.fitted().size(), tokens.held_out, tokens.evaluation.size(), text.context, draws);
   std::fflush(stdout);
 
-  ablation_row dense{.recipe = "dense", .draws = {}, .window_nll = {}, .excess = {}};
-  dense.draws.push_back(measure(work, required(find_recipe("dense")), tokens, *this));
+  ablation_row dense{.recipe = "dense", .draws = {}, .window_nll = {}, .excess = {}, .kl = {}};
+  recipe const untouched = required(find_recipe("dense"));
+  block_evaluation dense_run(work.weights, tokens.evaluation, evaluation_of(work, untouched, tokens, *this));
+  dense.draws.push_back(measure_dense(work, dense_run));
   summarise(dense, dense);
   std::vector<ablation_row> rows;
-  for (recipe const& how : grid) rows.push_back({.recipe = how.name, .draws = {}, .window_nll = {}, .excess = {}});
+  for (recipe const& how : grid) rows.push_back({.recipe = how.name, .draws = {}, .window_nll = {}, .excess = {}, .kl = {}});
   table raw({"recipe", "draw", "perplexity", "nll", "nll_stderr", "excess_nll", "excess_stderr", "excess_low", "excess_high",
-             "bits_per_weight", "layer_error", "held_out_error", "seconds", "peak_bytes"});
+             "kl", "kl_stderr", "same_top", "bits_per_weight", "layer_error", "held_out_error", "seconds", "peak_bytes"});
 
   for (std::ptrdiff_t draw = first_draw; draw < first_draw + draws; ++draw) {
     if (draw > first_draw) tokens = load_text_tokens(work.words, text, draw);
     for (std::size_t k = 0; k < grid.size(); ++k) {
       ablation_row& row = rows[k];
       if (row.recipe == "dense" && draw > first_draw) continue; // nothing in it depends on the draw
-      row.draws.push_back(row.recipe == "dense" ? dense.draws.front() : measure(work, grid[k], tokens, *this));
+      row.draws.push_back(row.recipe == "dense" ? dense.draws.front() : measure(work, grid[k], tokens, *this, dense_run));
       summarise(row, dense);
       raw.add(raw_cells(row, dense, row.draws.size() - 1, draw));
       std::fprintf(stderr, "%s: perplexity %.3f, %.3f bits, layer error %.4f\n", row.recipe.c_str(), row.perplexity,
@@ -316,8 +362,8 @@ void ablate_command::run() const {
       if (!layers_csv.empty() && !cost.layers.empty()) write_layer_csv(cost.layers, layers_file(*this, row.recipe, draw));
     }
   }
-  table shown({"recipe", "perplexity", "nll", "excess nll", "+-", "95% interval", "bits/weight", "layer error", "held out",
-               "seconds", "peak memory"});
+  table shown({"recipe", "perplexity", "nll", "excess nll", "+-", "95% interval", "kl", "+-", "same top", "bits/weight",
+               "layer error", "held out", "seconds", "peak memory"});
   for (auto const& row : rows) shown.add(cells_of(row));
   std::printf("\n%s", shown.text().c_str());
   for (auto const& row : rows)
