@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Prompt and generation speed of slim-llm's packed models and of llama.cpp's quantized ones, side by side.
+"""Prompt and generation speed of slim-llm's .slim files and of llama.cpp's quantized ones, side by side.
 
     run.py --slim-llm build/release/examples/llm/slim-llm --llama-cpp LLAMA_CPP_BUILD [--rounds 5] [--threads 1,2] [--csv FILE]
 
 Everybody takes turns in every round: each a process of its own, warmed up by an untimed repetition, a prompt of 512 tokens,
-then 128 single tokens behind it. Prints medians, spread and ratios as a Markdown table. With --csv, measurements are
+then 128 single tokens behind it. llama.cpp runs with and without flash attention and counts with the faster of the two, for
+the prompt and for the tokens behind it apart. Of ours also the seconds that a process takes to write one token behind a short prompt,
+start and end included. Prints medians, spread and ratios as a Markdown table. With --csv, measurements are
 appended to the file and the table is made of all that it holds, so that a long run can be done in parts. OMP_WAIT_POLICY is
 the caller's, and the same for all; leave it unset on a machine that is otherwise idle: with "passive" every parallel region
 of ours wakes its threads, while llama.cpp's spin in barriers of their own.
@@ -20,10 +22,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 PROMPT, GENERATED = 512, 128
-FIELDS = ["round", "what", "threads", "prompt", "generation"]
+FIELDS = ["round", "what", "threads", "prompt", "generation", "one_token"]
 # name -> recipe. The speed does not depend on what the weights are: few tokens of calibration will do.
 OURS = {"2:4 int4 g128 + int4 adapters": "slim-q@g128", "dense int4 g128": "rtn-int4@g128"}
 PEERS = {"llama.cpp Q4_0": "Q4_0", "llama.cpp Q4_K_M": "Q4_K_M"}
@@ -48,15 +51,13 @@ def checked(command):
     return done.stdout
 
 
-def packed_file(o, model, recipe):
-    file = o.cache / f"speed.{recipe}.safetensors"
+def slim_file(o, model, recipe):
+    file = o.cache / f"speed.{recipe}.slim"
     if not file.exists():
         print(f"making {file}", file=sys.stderr)
-        with tempfile.TemporaryDirectory(dir=o.cache) as scratch:
-            checked([o.slim_llm, "compress", model, "--recipe", recipe, "--out", f"{scratch}/out.gguf",
-                     "--packed", f"{scratch}/packed", "--no-eval", "--calib", o.cache / "jargon.first.txt",
-                     "--text", o.cache / "jargon.last.txt", "--calib-tokens", 512, "--held-out-tokens", 256, "--context", 256])
-            Path(f"{scratch}/packed").rename(file)
+        checked([o.slim_llm, "compress", model, "--recipe", recipe, "--out", file, "--no-eval", "--calib",
+                 o.cache / "jargon.first.txt", "--text", o.cache / "jargon.last.txt", "--calib-tokens", 512,
+                 "--held-out-tokens", 256, "--context", 256])
     return file
 
 
@@ -69,24 +70,27 @@ def peer_file(o, model, preset):
     return file
 
 
-def our_speed(o, model, packed, threads):
-    """(prompt, generation) in tokens per second; the first generated token comes with the prompt."""
+def our_speed(o, file, threads):
+    """(prompt, generation) in tokens per second, the first generated token comes with the prompt; seconds for one token."""
     text = (o.cache / "jargon.last.txt").read_text()[:8 * PROMPT]
+    command = [o.slim_llm, "--threads", threads, "generate", file]
+    start = time.monotonic()
+    checked([*command, "--prompt", "Once upon a time", "--max-tokens", 1])
+    one_token = time.monotonic() - start
     with tempfile.TemporaryDirectory() as scratch:
-        checked([o.slim_llm, "--threads", threads, "generate", model, "--packed", packed, "--prompt", text,
-                 "--prompt-tokens", PROMPT, "--max-tokens", GENERATED + 1, "--ignore-end", "--repetitions", 2,
-                 "--json", f"{scratch}/speed.json"])
+        checked([*command, "--prompt", text, "--prompt-tokens", PROMPT, "--max-tokens", GENERATED + 1, "--ignore-end",
+                 "--repetitions", 2, "--json", f"{scratch}/speed.json"])
         result = json.loads(Path(f"{scratch}/speed.json").read_text())
-    return result["prompt_tokens_per_second"], result["tokens_per_second"]
+    return result["prompt_tokens_per_second"], result["tokens_per_second"], one_token
 
 
 def peer_speed(o, file, threads):
     """llama-bench warms up by itself. Its generation starts behind a prompt, as ours does."""
     def speed(what):
-        command = [o.llama_cpp / "bin/llama-bench", "-m", file, "-t", threads, "-r", 1, "-o", "json", *what]
-        return json.loads(checked(command))[0]["avg_ts"]
+        command = [o.llama_cpp / "bin/llama-bench", "-m", file, "-t", threads, "-fa", "0,1", "-r", 1, "-o", "json", *what]
+        return max(run["avg_ts"] for run in json.loads(checked(command)))
 
-    return speed(["-p", PROMPT, "-n", 0]), speed(["-p", 0, "-n", GENERATED, "-d", PROMPT])
+    return speed(["-p", PROMPT, "-n", 0]), speed(["-p", 0, "-n", GENERATED, "-d", PROMPT]), 0
 
 
 def measure(o, contestants, rows):
@@ -95,8 +99,8 @@ def measure(o, contestants, rows):
     for k in range(first_round, first_round + o.rounds):
         for threads in map(int, o.threads.split(",")):
             for what, speed in contestants.items():
-                prompt, generation = speed(threads)
-                rows.append(dict(zip(FIELDS, [k, what, threads, round(prompt, 2), round(generation, 2)])))
+                prompt, generation, one_token = speed(threads)
+                rows.append(dict(zip(FIELDS, [k, what, threads, round(prompt, 2), round(generation, 2), round(one_token, 3)])))
                 print(f"round {k}, {threads} threads, {what}: {prompt:.0f}, {generation:.0f}", file=sys.stderr)
             if o.csv:
                 with o.csv.open("w", newline="") as file:
@@ -110,8 +114,8 @@ def table(rows):
     speeds = {what: {(int(r["round"]), int(r["threads"])): r for r in rows if r["what"] == what} for what in [*OURS, *PEERS]}
     names = [*PEERS]
     ratios_to = " | ".join(f"to {name.split()[-1]}" for name in names)
-    print(f"| threads | what | prompt, tokens/s | {ratios_to} | generation, tokens/s | {ratios_to} |")
-    print("|--:|:--|" + "--:|" * (2 + 2 * len(names)))
+    print(f"| threads | what | prompt, tokens/s | {ratios_to} | generation, tokens/s | {ratios_to} | one token, s |")
+    print("|--:|:--|" + "--:|" * (3 + 2 * len(names)))
     for threads in sorted({int(r["threads"]) for r in rows}):
         for what, runs in speeds.items():
             keys = [key for key in runs if key[1] == threads]
@@ -122,6 +126,8 @@ def table(rows):
                 for name in names:
                     ratios = [float(runs[key][phase]) / float(speeds[name][key][phase]) for key in keys]
                     cells.append(f"{statistics.median(ratios):.2f}x")
+            one_token = statistics.median(float(runs[key]["one_token"]) for key in keys)
+            cells.append(f"{one_token:.2f}" if one_token > 0 else "")
             print(f"| {threads} | {what} | " + " | ".join(cells) + " |")
     print(f"\n{len({r['round'] for r in rows})} rounds, OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', '(not set)')}")
 
@@ -133,7 +139,7 @@ def main():
         sys.exit(f"{model} is not there: bash examples/fetch_model.sh brings it")
     contestants = {}
     for what, recipe in OURS.items():
-        contestants[what] = lambda threads, file=packed_file(o, model, recipe): our_speed(o, model, file, threads)
+        contestants[what] = lambda threads, file=slim_file(o, model, recipe): our_speed(o, file, threads)
     for what, preset in PEERS.items():
         contestants[what] = lambda threads, file=peer_file(o, model, preset): peer_speed(o, file, threads)
     rows = list(csv.DictReader(o.csv.open())) if o.csv and o.csv.exists() else []

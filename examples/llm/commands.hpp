@@ -96,6 +96,7 @@ struct evaluate_command {
   std::ptrdiff_t context = 2048, max_tokens = 0;
   std::string protocol = "windows";
   std::string inputs;       ///< empty: float, or int8 with packed weights
+  std::string kv_cache = "fp32";
   std::string memory_limit; ///< as in compress_command
   bool last = false;
   void run() const;
@@ -106,9 +107,11 @@ private:
 
 struct generate_command {
   std::filesystem::path model, packed, json;
-  std::string prompt, inputs = "int8";
+  std::filesystem::path prompts; ///< a file of them, in place of `prompt`; empty: none
+  std::string prompt, inputs = "int8", kv_cache = "fp16";
+  std::ptrdiff_t batch = 16; ///< texts of `prompts` that are written at a time
   std::ptrdiff_t max_tokens = 128;
-  std::ptrdiff_t prompt_tokens = 0; ///< so many from the beginning of the prompt; 0: all
+  std::ptrdiff_t prompt_tokens = 0; ///< so many from the beginning of a prompt; 0: all
   std::ptrdiff_t repetitions = 1;   ///< the same again, to measure
   double temperature = 0;
   std::uint64_t seed = 0;

@@ -230,15 +230,23 @@ int main(int argc, char** argv) {
   sub->add_option("--inputs", evaluate.inputs,
                   "what linear layers see of their inputs: float, fp8, int8 (default float); packed: int8, int16, float "
                   "(default int8)");
+  sub->add_option("--kv-cache", evaluate.kv_cache,
+                  "numbers that keys and values are rounded to: fp16, as generate does, or fp32")
+      ->capture_default_str();
   add_memory_limit(sub, evaluate);
   sub->callback([&] { evaluate.run(); });
 
   generate_command generate;
-  sub = add_command(app, "generate", "continue a text, and say how fast", generate);
+  sub = add_command(app, "generate", "continue a text or many, and say how fast", generate);
   add_model(sub, generate);
-  sub->add_option("--prompt", generate.prompt, "the text to continue")->required();
+  sub->add_option("--prompt", generate.prompt, "the text to continue");
+  sub->add_option("--prompts", generate.prompts,
+                  "a file of texts to continue: a text per line, or .jsonl, an object with \"prompt\" per line");
+  add_count(*sub, "--batch", generate.batch, "texts of --prompts that are written at a time");
   sub->add_option("--packed", generate.packed, "run on these packed linears, written by compress --packed; the head at 8 bits");
   sub->add_option("--inputs", generate.inputs, "packed: what linear layers see of their inputs: int8, int16, float")
+      ->capture_default_str();
+  sub->add_option("--kv-cache", generate.kv_cache, "numbers that keys and values are kept in: fp16, fp32")
       ->capture_default_str();
   sub->add_flag("--chat", generate.chat, "the prompt is what a user says to an instruct model (ChatML)");
   add_count(*sub, "--max-tokens", generate.max_tokens, "tokens to write at most");

@@ -10,8 +10,11 @@
 #include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/reference_linear.hpp"
 #include "slim/testing/same_bits.hpp"
+#include "support/emulated_tiles.hpp"
 
 #include <catch2/catch.hpp>
+
+#include <cstdlib>
 
 using namespace slim;
 using namespace slim::testing;
@@ -350,6 +353,80 @@ TEST_CASE("how row blocks are shared out does not show: all in one call of a ker
         }
       }
 }
+
+#if SLIM_SIMD_X86
+namespace {
+
+/// Y = X W^T, or Y +=, with kernels that need not be those of a level.
+matrix<float> product_by(slim::detail::r16_kernels const& kernels, r16_matrix const& w, matrix<float> const& x, bool add,
+                         input_precision inputs) {
+  matrix<float> y = add ? normal_matrix(x.rows(), w.rows(), 3) : matrix<float>(x.rows(), w.rows());
+  slim::detail::integer_product product(w, inputs, kernels);
+  for (index_t first = 0; first < x.rows(); first += product.most_tokens) {
+    index_t const count = std::min(product.most_tokens, x.rows() - first);
+    product.prepare(x.view().middle_rows(first, count), {});
+    product.multiply(0, product.parts(), y.view().middle_rows(first, count), add);
+  }
+  return y;
+}
+
+/// Every kind of stage, scales of every form, ragged rows and columns.
+std::vector<packed_case> cases_of_all_kinds() {
+  std::vector<packed_case> cases;
+  for (int const bits : {2, 3, 4, 8}) {
+    cases.push_back(dense_case(48, 300, bits, per_group(128), true, 20));
+    cases.push_back(dense_case(37, 160, bits, per_group(32), false, 21));
+    cases.push_back(dense_case(20, 100, bits, per_channel, false, 22));
+  }
+  cases.push_back(dense_case(17, 132, 4, per_group(64), false, 23, number_format::fp32));
+  cases.push_back(sparse_case(48, 300, per_group(128), 24));
+  cases.push_back(sparse_case(37, 94, per_channel, 25));
+  cases.push_back(sparse_case(17, 132, per_group(64), 26, number_format::fp32));
+  for (bool const sparse : {false, true}) cases.push_back(book_case(33, 200, per_group(64), uneven, sparse));
+  return cases;
+}
+
+} // namespace
+
+TEST_CASE("tiles find the bits of the VNNI kernels, for every kind, scale, precision and number of tokens, in an emulator") {
+  if (!__builtin_cpu_supports("avx512vnni")) return; // codes are spread with AVX-512
+  using slim::detail::r16_kernels;
+  static constexpr r16_kernels tiles = slim::detail::tile_kernels<slim_test::emulated_tiles>();
+  r16_kernels const vnni = slim::detail::vnni_kernels(nullptr), both = slim::detail::vnni_kernels(&tiles);
+  index_t const batches[] = {4, 8, 9, 16, 30, 64, 65, 70};
+  std::size_t n = 0;
+  for (packed_case const& c : cases_of_all_kinds())
+    for (auto const inputs : {input_precision::int8, input_precision::int8_128, input_precision::int16})
+      for (int k = 0; k < 3; ++k, ++n) { // three of the eight batches for each, others for the next matrix
+        matrix<float> const x = normal_matrix(batches[n % 8], c.w.cols(), n);
+        CAPTURE(name_of(c.packed.layout().kind), c.packed.layout().scale_cols, static_cast<int>(inputs), x.rows());
+        REQUIRE(
+            same_bits(product_by(vnni, c.packed, x, n % 2 == 1, inputs), product_by(both, c.packed, x, n % 2 == 1, inputs)));
+      }
+}
+
+TEST_CASE("tiles are refused where there are none; where there are, SLIM_TEST_AMX=1 compares their bits with VNNI's") {
+  if (!slim::detail::may_use_amx()) {
+    CHECK_THROWS_WITH(resolve(simd_level::amx), Catch::Contains("no AMX tiles"));
+    return;
+  }
+  CHECK(resolve(simd_level::amx) == simd_level::avx512);
+  if (!std::getenv("SLIM_TEST_AMX")) return;
+  context with_tiles, without;
+  with_tiles.simd = simd_level::amx;
+  without.simd = simd_level::avx512;
+  for (packed_case const& c : cases_of_all_kinds())
+    for (auto const inputs : {input_precision::int8, input_precision::int8_128, input_precision::int16})
+      for (index_t const tokens : {1, 8, 9, 16, 30, 64, 70}) {
+        matrix<float> const x = normal_matrix(tokens, c.w.cols(), 1);
+        matrix<float> y(tokens, c.w.rows()), z(tokens, c.w.rows());
+        linear_into(c.packed, x.view(), y.view(), {.inputs = inputs}, with_tiles);
+        linear_into(c.packed, x.view(), z.view(), {.inputs = inputs}, without);
+        CAPTURE(name_of(c.packed.layout().kind), static_cast<int>(inputs), tokens);
+        REQUIRE(same_bits(y, z));
+      }
+}
+#endif
 
 TEST_CASE("NaN and infinity of a token reach its outputs and no others") {
   packed_case const c = sparse_case(18, 64, per_channel, 11);

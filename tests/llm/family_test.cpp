@@ -110,15 +110,16 @@ TEST_CASE("every family: a text that grows token by token, or by pieces, has the
     INFO(name);
     auto const ids = random_tokens(90, 61);
     auto const whole = all_logits(m, ids, 90);
-    generation by_one(m, 90, false), by_pieces(m, 90, false);
+    generation const engine(m, 90, {.kv_cache = slim::number_format::fp32});
+    growing_text by_one = engine.begin(), by_pieces = engine.begin();
     for (std::size_t first = 0; first < ids.size(); first += 30)
       for (std::size_t k = 0; k < 30; ++k) {
-        auto const logits = by_one.append({ids.data() + first + k, 1});
-        for (index_t j = 0; j < 61; ++j) REQUIRE(logits[std::size_t(j)] == Approx(whole(index_t(first + k), j)).margin(2e-4));
+        auto const logits = engine.append(by_one, {ids.data() + first + k, 1});
+        for (index_t j = 0; j < 61; ++j) REQUIRE(logits(0, j) == Approx(whole(index_t(first + k), j)).margin(2e-4));
       }
     for (std::size_t first = 0; first < ids.size(); first += 30) {
-      auto const logits = by_pieces.append({ids.data() + first, 30});
-      for (index_t j = 0; j < 61; ++j) REQUIRE(logits[std::size_t(j)] == Approx(whole(index_t(first + 29), j)).margin(2e-4));
+      auto const logits = engine.append(by_pieces, {ids.data() + first, 30});
+      for (index_t j = 0; j < 61; ++j) REQUIRE(logits(0, j) == Approx(whole(index_t(first + 29), j)).margin(2e-4));
     }
   }
 }

@@ -1,6 +1,7 @@
 #include "models/forward.hpp"
 
 #include "llm/random_model.hpp"
+#include "models/attention.hpp"
 #include "models/elementwise.hpp"
 
 #include <algorithm>
@@ -78,41 +79,72 @@ TEST_CASE("sums in lanes agree with plain loops for every length around the numb
   }
 }
 
-TEST_CASE("one token's attention over cached keys agrees with float64, on every instruction set, around whole blocks") {
-  constexpr index_t heads = 2, queries = 3; // of keys and values; of queries that share one of those
+TEST_CASE("attention over a cache agrees with float64, in either format, on every instruction set, around blocks and spans") {
+  constexpr index_t kv_heads = 2, shared = 3, heads = kv_heads * shared;
+  struct shape {
+    index_t dim, before, tokens, reach;
+    float soft_cap;
+  };
   for (slim::simd_level level : {slim::simd_level::scalar, slim::simd_level::avx2, slim::simd_level::avx512}) {
     if (level > slim::best_simd_level()) continue;
-    for (index_t const dim : {4, 64, 80})
-      for (index_t const visible : {1, 63, 64, 65, 130}) {
-        auto const k = random_matrix(visible + 5, heads * dim, 1, 0.3), v = random_matrix(visible + 5, heads * dim, 2);
-        auto const q = random_matrix(queries, dim, 3, 0.3);
-        attention_cache cache(visible + 5, heads, dim);
-        cache.put(0, k.view().middle_rows(0, 40 % visible), v.view().middle_rows(0, 40 % visible));
-        cache.put(40 % visible, k.view().middle_rows(40 % visible, visible + 5 - 40 % visible),
-                  v.view().middle_rows(40 % visible, visible + 5 - 40 % visible));
-        CHECK(cache.keys(visible) == slim::matrix<float>(k.view().middle_rows(0, visible)));
-        CHECK(cache.values(visible) == slim::matrix<float>(v.view().middle_rows(0, visible)));
-        index_t const head = 1; // not the first
-        for (index_t const first : {index_t{0}, visible / 2, visible - 1}) {
-          cached_attention const a{q.data(), queries, dim, cache.padded_dim(), cache.keys_of(head), cache.values_of(head),
-                                   first,    visible, 0.5f};
-          slim::matrix<float> scores(1, a.score_size()), out(queries, a.padded_dim);
-          attend_cached(a, scores.data(), out.data(), level);
-          for (index_t h = 0; h < queries; ++h) {
+    for (slim::number_format const format : {slim::number_format::fp32, slim::number_format::fp16})
+      for (shape const& s :
+           {shape{4, 0, 1, 0, 0}, shape{64, 62, 1, 0, 0}, shape{4, 63, 2, 0, 0}, shape{80, 64, 1, 0, 0}, shape{4, 255, 3, 0, 5},
+            shape{4, 500, 50, 0, 0}, shape{64, 240, 40, 7, 0}, shape{4, 590, 1, 300, 0}}) {
+        index_t const dim = s.dim, all = s.before + s.tokens;
+        auto const k = random_matrix(all, kv_heads * dim, 1, 0.3), v = random_matrix(all, kv_heads * dim, 2);
+        auto const q = random_matrix(s.tokens, heads * dim, 3, 4.0 / std::sqrt(double(dim)));
+        context ctx;
+        ctx.simd = level;
+        attention_cache cache(all, kv_heads, dim, format);
+        index_t const first_piece = all / 3; // put in two pieces
+        cache.put(0, k.view().middle_rows(0, first_piece), v.view().middle_rows(0, first_piece), ctx);
+        cache.put(first_piece, k.view().middle_rows(first_piece, all - first_piece),
+                  v.view().middle_rows(first_piece, all - first_piece), ctx);
+        attention_rule const rule{s.reach, 0.5f, s.soft_cap};
+        slim::matrix<float> out(s.tokens, heads * dim), alone(1, heads * dim);
+        grown_text const text{&cache, s.tokens, s.before}, last{&cache, 1, all - 1};
+        attend(q, heads, kv_heads, {&text, 1}, rule, out, ctx);
+        attend(q.view().middle_rows(s.tokens - 1, 1), heads, kv_heads, {&last, 1}, rule, alone, ctx);
+        CAPTURE(dim, s.before, s.tokens, s.reach, static_cast<int>(level), static_cast<int>(format));
+        CHECK(std::equal(alone.data(), alone.data() + heads * dim, out.row(s.tokens - 1)));
+        double worst = 0;
+        for (index_t t = 0; t < s.tokens; ++t)
+          for (index_t h = 0; h < heads; ++h) {
             std::vector<double> mixed(std::size_t(dim), 0.0);
             double sum = 0;
-            for (index_t t = first; t < visible; ++t) {
+            index_t const kv = h / shared * dim, at = s.before + t;
+            for (index_t p = s.reach > 0 ? std::max<index_t>(0, at - s.reach + 1) : 0; p <= at; ++p) {
               double score = 0;
-              for (index_t d = 0; d < dim; ++d) score += double(q(h, d)) * double(k(t, head * dim + d));
-              sum += std::exp(0.5 * score);
-              for (index_t d = 0; d < dim; ++d) mixed[std::size_t(d)] += std::exp(0.5 * score) * double(v(t, head * dim + d));
+              for (index_t d = 0; d < dim; ++d)
+                score += double(q(t, h * dim + d)) * double(slim::rounded_to(format, k(p, kv + d)));
+              score *= 0.5;
+              if (s.soft_cap > 0) score = double(s.soft_cap) * std::tanh(score / double(s.soft_cap));
+              double const weight = std::exp(score);
+              sum += weight;
+              for (index_t d = 0; d < dim; ++d)
+                mixed[std::size_t(d)] += weight * double(slim::rounded_to(format, v(p, kv + d)));
             }
-            CAPTURE(dim, visible, first, h, static_cast<int>(level));
-            for (index_t d = 0; d < dim; ++d) REQUIRE(double(out(h, d)) == Approx(mixed[std::size_t(d)] / sum).margin(1e-5));
+            for (index_t d = 0; d < dim; ++d)
+              worst = std::max(worst, std::abs(double(out(t, h * dim + d)) - mixed[std::size_t(d)] / sum));
           }
-        }
+        CHECK(worst < 1e-5);
       }
   }
+}
+
+TEST_CASE("keys and values that fp16 does not hold are refused by position") {
+  slim::matrix<float> k(3, 8), v(3, 8);
+  v(1, 7) = 65519.0f; // the largest number that is rounded to a finite one
+  attention_cache cache(20, 2, 4, slim::number_format::fp16);
+  cache.put(5, k, v);
+  for (float const beyond : {65520.0f, -1e30f, std::numeric_limits<float>::quiet_NaN()}) {
+    k(2, 3) = beyond;
+    CHECK_THROWS_WITH(cache.put(5, k, v),
+                      Catch::Contains("at position 7 is NaN or beyond") && Catch::Contains("--kv-cache fp32"));
+  }
+  attention_cache(20, 2, 4, slim::number_format::fp32).put(5, k, v);
+  CHECK_THROWS_AS(attention_cache(20, 2, 4, slim::number_format::bf16), slim::config_error);
 }
 
 TEST_CASE("logits are bit-identical for any number of threads") {

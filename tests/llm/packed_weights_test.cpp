@@ -101,33 +101,80 @@ TEST_CASE("a text that grows token by token, or by pieces, has the logits of the
     model const m = random_llama(61, style);
     auto const ids = random_tokens(150, 61);
     auto const expected = all_logits(m, ids, 150);
-    generation by_one(m, 150, false), by_pieces(m, 150, false);
-    auto const check = [&](std::vector<float> const& logits, index_t t) {
-      for (index_t j = 0; j < 61; ++j) REQUIRE(logits[static_cast<std::size_t>(j)] == Approx(expected(t, j)).margin(1e-4));
+    generation const engine(m, 150, {.kv_cache = slim::number_format::fp32});
+    growing_text by_one = engine.begin(), by_pieces = engine.begin(), short_one = engine.begin(5);
+    auto const check = [&](matrix<float> const& logits, index_t t) {
+      for (index_t j = 0; j < 61; ++j) REQUIRE(logits(0, j) == Approx(expected(t, j)).margin(1e-4));
     };
-    for (index_t t = 0; t < 140; ++t) check(by_one.append(std::span(ids).subspan(static_cast<std::size_t>(t), 1)), t);
-    check(by_one.append(std::span(ids).subspan(140)), 149);
+    for (index_t t = 0; t < 140; ++t) check(engine.append(by_one, std::span(ids).subspan(static_cast<std::size_t>(t), 1)), t);
+    check(engine.append(by_one, std::span(ids).subspan(140)), 149);
     index_t done = 0;
     for (index_t const piece : {7, 130, 13}) {
       auto const logits =
-          by_pieces.append(std::span(ids).subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(piece)));
+          engine.append(by_pieces, std::span(ids).subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(piece)));
       done += piece;
       check(logits, done - 1);
     }
     CHECK(by_pieces.size() == 150);
-    CHECK_THROWS_AS(by_pieces.append(std::span(ids).first(1)), slim::config_error);
-    CHECK_THROWS_AS(generation(m, 5, false).append({}), slim::shape_error);
+    CHECK_THROWS_AS(engine.append(by_pieces, std::span(ids).first(1)), slim::config_error);
+    CHECK_THROWS_AS(engine.append(short_one, std::span(ids).first(6)), slim::config_error);
+    CHECK_THROWS_AS(engine.append(short_one, {}), slim::shape_error);
   }
+}
+
+TEST_CASE("texts that grow side by side have the logits that each has alone, bit for bit, on codes with fp16 keys and values") {
+  model m = random_llama(61, rope_style::adjacent_pairs, 16);
+  name_linears(m);
+  packed_weights packed;
+  (void)compress_in_place(m, random_tokens(40, 61), find_recipe("slim-q@g32").value(), packed_windows_of_8, 32, {}, &packed);
+  for (block& b : m.blocks) use_packed(b, packed, slim::input_precision::int8);
+  generation const engine(m, 90, {.packed_head = true});
+  auto const ids = random_tokens(200, 61);
+  auto const piece = [&](std::size_t first, std::size_t count) { return std::span(ids).subspan(first, count); };
+  std::vector<growing_text> together(5), alone(5);
+  for (std::size_t n = 0; n < 5; ++n) {
+    together[n] = engine.begin();
+    alone[n] = engine.begin();
+  }
+  for (std::size_t round = 0; round < 4;
+       ++round) { // prompts of different lengths, then single tokens, one text fewer each time
+    std::vector<appended_tokens> parts;
+    for (std::size_t n = 0; n + round < 5; ++n)
+      parts.push_back({&together[n], piece(40 * n + (round > 0 ? 30 + round : 0), round > 0 ? 1 : 3 + 5 * n)});
+    auto const logits = engine.append(parts);
+    for (std::size_t n = 0; n < parts.size(); ++n) {
+      auto const row = engine.append(alone[n], parts[n].tokens);
+      CAPTURE(round, n);
+      CHECK(std::equal(row.data(), row.data() + row.cols(), logits.row(static_cast<index_t>(n))));
+    }
+  }
+}
+
+TEST_CASE("keys and values of 16 bits change logits a little") {
+  model const m = random_llama();
+  auto const ids = random_tokens(150, 61);
+  generation const half(m, 150, {}), whole(m, 150, {.kv_cache = slim::number_format::fp32});
+  growing_text a = half.begin(), b = whole.begin();
+  auto const x = half.append(a, ids), y = whole.append(b, ids);
+  double wrong = 0, size = 0;
+  for (index_t j = 0; j < 61; ++j) {
+    wrong = std::max(wrong, std::abs(double(x(0, j)) - double(y(0, j))));
+    size = std::max(size, std::abs(double(y(0, j))));
+  }
+  CHECK(wrong < 2e-3 * size);
+  CHECK(wrong > 0);
 }
 
 TEST_CASE("an output head of 8 bits is close to that of floats") {
   model const m = random_llama();
   auto const ids = random_tokens(12, 61);
-  auto const exact = generation(m, 12, false).append(ids), rounded = generation(m, 12, true).append(ids);
+  generation const of_floats(m, 12, {}), of_codes(m, 12, {.packed_head = true});
+  growing_text a = of_floats.begin(), b = of_codes.begin();
+  auto const exact = of_floats.append(a, ids), rounded = of_codes.append(b, ids);
   double wrong = 0, size = 0;
-  for (std::size_t j = 0; j < exact.size(); ++j) {
-    wrong += std::pow(static_cast<double>(exact[j] - rounded[j]), 2);
-    size += std::pow(static_cast<double>(exact[j]), 2);
+  for (index_t j = 0; j < exact.cols(); ++j) {
+    wrong += std::pow(static_cast<double>(exact(0, j) - rounded(0, j)), 2);
+    size += std::pow(static_cast<double>(exact(0, j)), 2);
   }
   CHECK(wrong < 1e-3 * size);
   CHECK(wrong > 0);

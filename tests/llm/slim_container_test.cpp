@@ -133,6 +133,64 @@ TEST_CASE("a .slim file is the whole model: eval finds to the last bit what comp
   }
 }
 
+TEST_CASE("prompts of a file are continued as each is alone, however many are written at a time") {
+  place const here;
+  model m = wide_llama();
+  write_tiny_gguf(here.folder / "source", m);
+  REQUIRE(here.compress("source", "--recipe slim-q@g32 --out " + here.at("small.slim")) == 0);
+  std::vector<std::string> const prompts = {"abc", "the second prompt is longer", "x", "and one more"};
+  std::string lines = "\n", json_lines;
+  for (std::string const& prompt : prompts) {
+    lines += prompt + "\r\n \n";
+    json_lines += nlohmann::json{{"prompt", prompt}}.dump() + "\n";
+  }
+  slim_test::write_file(here.folder / "prompts.txt", lines);
+  slim_test::write_file(here.folder / "prompts.jsonl", json_lines);
+  auto const generate = [&](std::string const& more) {
+    return here.run("generate " + here.at("small.slim") + " --max-tokens 9 --ignore-end --json " + here.at("g.json") + " " +
+                    more);
+  };
+  std::vector<std::string> alone;
+  for (std::string const& prompt : prompts) {
+    REQUIRE(generate("--prompt '" + prompt + "'") == 0);
+    alone.push_back(here.json("g.json")["answer"]);
+    CHECK(here.json("g.json")["tokens"] == 9);
+  }
+  for (std::string const more : {"prompts.txt --batch 1", "prompts.txt --batch 3", "prompts.jsonl"}) {
+    REQUIRE(generate("--prompts " + (here.folder / more).string()) == 0);
+    auto const found = here.json("g.json");
+    REQUIRE(found["texts"].size() == prompts.size());
+    for (std::size_t n = 0; n < prompts.size(); ++n) {
+      CHECK(found["texts"][n]["prompt"] == prompts[n]);
+      CHECK(found["texts"][n]["answer"] == alone[n]);
+    }
+    CHECK(here.log().find("[2] " + prompts[1]) != std::string::npos);
+    CHECK(here.log().find("[2]") < here.log().find("[3]"));
+  }
+  slim_test::write_file(here.folder / "chat.jsonl", "{\"messages\": []}\n");
+  slim_test::write_file(here.folder / "none.txt", "\n\n");
+  for (auto const& [more, why] : std::vector<std::pair<std::string, std::string>>{
+           {"", "--prompt TEXT or --prompts FILE is needed"},
+           {"--prompt a --prompts " + here.at("prompts.txt"), "takes the place of --prompt"},
+           {"--prompts " + here.at("chat.jsonl"), "chat.jsonl: line 1: holds 'messages'"},
+           {"--prompts " + here.at("none.txt"), "none.txt: holds no prompt"},
+           {"--prompt a --batch 0", "--batch 0: at least 1"},
+           {"--prompt a --kv-cache bf16", "--kv-cache bf16: possible are fp16, fp32"}}) {
+    CHECK(generate(more) == 1);
+    CAPTURE(more, here.log());
+    CHECK(here.log().find(why) != std::string::npos);
+  }
+}
+
+TEST_CASE("eval says what keys and values of 16 bits cost") {
+  place const here;
+  model m = wide_llama();
+  write_tiny_gguf(here.folder / "source", m);
+  double const whole = here.nll("source"), half = here.nll("source", "--kv-cache fp16");
+  CHECK(half == Approx(whole).epsilon(1e-3));
+  CHECK(half != whole);
+}
+
 TEST_CASE("an expert without codes, and tensors that a rule skips, are stored in a .slim file as the source has them") {
   place const here;
   model m = random_of(mixture_family, [](model_config& c) {

@@ -46,6 +46,28 @@ TEST_CASE("fields of every width come back, and every row starts on a byte") {
     }
 }
 
+TEST_CASE("codes that are read many at a time are the fields, from any place in a row") {
+  for (int bits = 1; bits <= 8; ++bits)
+    for (std::int64_t count = 0; count < 40; ++count)
+      for (std::int64_t const before : {0, 1, 3}) { // read one by one first
+        std::vector<std::byte> bytes;
+        slim::detail::field_writer writer(slim::detail::append_room(bytes, slim::detail::field_bytes(before + count, bits)));
+        auto const code = [&](std::int64_t k) {
+          int const drawn = static_cast<int>(slim::random_bits(5, static_cast<std::uint64_t>(k)) % (1u << bits));
+          return drawn - (1 << (bits - 1));
+        };
+        for (std::int64_t k = 0; k < before + count; ++k) writer.put(slim::detail::field_of(code(k), bits), bits);
+        writer.end_row();
+        slim::detail::field_reader reader(bytes);
+        for (std::int64_t k = 0; k < before; ++k) REQUIRE(slim::detail::code_of(reader.get(bits), bits) == code(k));
+        std::vector<std::int8_t> found(static_cast<std::size_t>(count) + 1, 77);
+        reader.get_codes(bits, count, found.data());
+        for (std::int64_t k = 0; k < count; ++k) REQUIRE(found[static_cast<std::size_t>(k)] == code(before + k));
+        CHECK(found.back() == 77);
+        CHECK(reader.end_row());
+      }
+}
+
 TEST_CASE("a bit that is set behind the last field of a row is seen") {
   std::vector<std::byte> const bytes = {std::byte{0x80}, std::byte{0x07}};
   slim::detail::field_reader reader(bytes);

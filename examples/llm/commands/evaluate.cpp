@@ -132,6 +132,7 @@ nlohmann::json divergence_as_json(divergence const& d, std::filesystem::path con
 void evaluate_command::run_choices() const {
   if (!text.empty() || !base.empty() || !save_logits.empty())
     throw input_error("--choices: is evaluated in place of a text; leave --text, --kl and --save-logits out");
+  if (kv_cache != "fp32") throw input_error("--choices: is evaluated with keys and values in fp32; leave --kv-cache out");
   file_plan files;
   files.reads_model(model);
   files.reads_file("--choices", choices);
@@ -195,6 +196,7 @@ void evaluate_command::run() const {
   auto const tokens = predictions ? predictions->tokens() : evaluated_tokens(*this, work, as_llama_cpp);
   evaluation_config config{
       .context = predictions ? predictions->window() : context, .max_tokens = predictions ? 0 : max_tokens, .protocol = chosen};
+  config.kv_cache = required(find_kv_cache(kv_cache));
   if (as_llama_cpp && work.words.adds_bos()) config.first_token = work.words.bos();
   double const limit = memory_limit.empty() ? 0 : parse_bytes("--memory-limit", memory_limit);
   index_t const evaluated = block_evaluation::tokens_in_windows(config, static_cast<index_t>(tokens.size()));
@@ -210,6 +212,7 @@ void evaluate_command::run() const {
   if (predictions) found_divergence = diverge(*predictions, run);
   if (two_models) {
     workspace const other(base);
+    config.kv_cache = slim::number_format::fp32;
     block_evaluation base_run(other.weights, tokens, config);
     run_all(base_run, other.weights, "evaluating the base");
     found_divergence = diverge(base_run, run);

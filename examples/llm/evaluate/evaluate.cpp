@@ -34,6 +34,12 @@ std::pair<double, double> mean_and_standard_error(std::vector<double> const& val
   return {mean, values.size() < 2 ? 0.0 : std::sqrt(squares / (count - 1) / count)};
 }
 
+slim::result<slim::number_format> find_kv_cache(std::string const& name) {
+  if (name == "fp16") return slim::number_format::fp16;
+  if (name == "fp32") return slim::number_format::fp32;
+  return slim::failure{"--kv-cache " + name + ": possible are fp16, fp32"};
+}
+
 slim::result<protocol> find_protocol(std::string const& name) {
   if (name == "windows") return protocol::windows;
   if (name == "llama.cpp") return protocol::llama_cpp;
@@ -78,6 +84,7 @@ block_evaluation::block_evaluation(model const& m, std::span<int const> tokens, 
                                    context const& ctx)
     : plan_(plan_windows(config, static_cast<index_t>(tokens.size()))), model_(m), pass_(m, plan_.length, ctx),
       states_(config.states_on_disk) {
+  pass_.round_keys_and_values(config.kv_cache);
   index_t const batch = std::max<index_t>(1, tokens_per_batch(m.config) / plan_.length);
   for (index_t first = 0; first < plan_.count; first += batch) {
     index_t const count = std::min(batch, plan_.count - first);

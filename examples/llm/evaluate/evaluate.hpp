@@ -19,6 +19,9 @@ enum class protocol {
   llama_cpp, ///< llama-perplexity: the same windows, only targets context / 2 + 1 .. context - 1
 };
 
+/// Formats of keys and values: "fp16" or "fp32".
+[[nodiscard]] slim::result<slim::number_format> find_kv_cache(std::string const& name);
+
 /// "windows" or "llama.cpp".
 [[nodiscard]] slim::result<protocol> find_protocol(std::string const& name);
 
@@ -27,7 +30,8 @@ struct evaluation_config {
   index_t stride = 0;     ///< from one window's start to the next; 0 means context. Larger: a sample of a long text
   index_t max_tokens = 0; ///< tokens inside windows at most; 0 means all
   slim_llm::protocol protocol = protocol::windows;
-  bool states_on_disk = false;         ///< hidden states wait in a scratch file for the next block
+  bool states_on_disk = false;                              ///< hidden states wait in a scratch file for the next block
+  slim::number_format kv_cache = slim::number_format::fp32; ///< of keys and values
   std::optional<int> first_token = {}; ///< takes the place of the first token of every window (llama-perplexity: BOS)
 };
 

@@ -123,7 +123,8 @@ norm read_norm(tensor_source& source, model_config const& c, norm_tensor const& 
   return n;
 }
 
-/// The blocks of a model in its file. Norms and biases are in memory, weights are not.
+/// The blocks of a model in its file. Norms and biases are in memory, weights are not. Weights that are codes are left to
+/// read_packed.
 struct stored_blocks {
   std::shared_ptr<void const> file;
   std::vector<block> described;                        ///< without weights
@@ -133,9 +134,8 @@ struct stored_blocks {
     auto const n = static_cast<std::size_t>(number);
     block b = described[n];
     for (std::size_t k = 0; k < b.linears.size(); ++k) {
-      auto const& tensor = weights[n][k];
-      bool const coded = tensor.stored_type == coded_type;
-      b.linears[k].weight = coded ? matrix<float>(tensor.rows(), tensor.cols()) : read_parallel(tensor, ctx);
+      if (auto const& tensor = weights[n][k]; tensor.stored_type != coded_type)
+        b.linears[k].weight = read_parallel(tensor, ctx);
     }
     return b;
   }

@@ -251,16 +251,29 @@ slim::adapter decode_adapter(linear_info const& l, packed_layer const& layer, co
   return a;
 }
 
+namespace {
+
+/// Lets a linear run on the codes of a layer.
+void run_on_codes(linear& l, decoded_layer const& layer, slim::input_precision inputs, context const& ctx) {
+  auto const& [kept, codes, a] = layer;
+  bool const dense = kept.count() == codes.codes.size();
+  l.packed = std::make_shared<slim::packed_linear const>(
+      slim::pack_linear(codes, dense ? nullptr : &kept, a.rank() > 0 ? &a : nullptr, ctx));
+  l.packed_inputs = inputs;
+}
+
+void take_values(linear& l, decoded_layer const& layer, context const& ctx) {
+  l.weight = matrix<float>(layer.codes.rows(), layer.codes.cols());
+  layer.codes.dequantize_into(l.weight.view(), ctx);
+  if (layer.adapter.rank() > 0) layer.adapter.add_to(l.weight.view(), ctx);
+}
+
+} // namespace
+
 void use_packed(linear& l, packed_layer const& layer, std::optional<slim::input_precision> inputs, context const& ctx) {
-  auto const [kept, codes, a] = decode({l.name, l.role, l.d_out(), l.d_in()}, layer, ctx);
-  if (inputs) {
-    bool const dense = kept.count() == codes.codes.size();
-    l.packed = std::make_shared<slim::packed_linear const>(
-        slim::pack_linear(codes, dense ? nullptr : &kept, a.rank() > 0 ? &a : nullptr, ctx));
-    l.packed_inputs = *inputs;
-  }
-  codes.dequantize_into(l.weight.view(), ctx);
-  if (a.rank() > 0) a.add_to(l.weight.view(), ctx);
+  auto const decoded = decode({l.name, l.role, l.d_out(), l.d_in()}, layer, ctx);
+  if (inputs) run_on_codes(l, decoded, *inputs, ctx);
+  take_values(l, decoded, ctx);
 }
 
 void use_packed(block& b, packed_weights const& layers, std::optional<slim::input_precision> inputs, context const& ctx) {
@@ -272,10 +285,19 @@ void use_packed(block& b, packed_weights const& layers, std::optional<slim::inpu
 }
 
 void read_packed(model& m, std::shared_ptr<packed_file const> layers, std::optional<slim::input_precision> inputs) {
-  m.read_block = [read = m.read_block, layers, inputs](index_t number, context const& ctx) {
+  std::map<std::string, linear_info> shapes;
+  for (linear_info const& l : m.file_linears) shapes.emplace(l.name, l);
+  m.read_block = [read = m.read_block, shapes = std::move(shapes), layers, inputs](index_t number, context const& ctx) {
     block b = read(number, ctx);
-    for (linear& l : b.linears)
-      if (layers->names().contains(l.name)) use_packed(l, layers->layer(l.name), inputs, ctx);
+    for (linear& l : b.linears) {
+      if (!layers->names().contains(l.name)) continue;
+      auto const layer = decode(shapes.at(l.name), layers->layer(l.name), ctx);
+      l.weight = {};
+      if (inputs)
+        run_on_codes(l, layer, *inputs, ctx);
+      else
+        take_values(l, layer, ctx);
+    }
     return b;
   };
 }

@@ -122,7 +122,8 @@ struct decoded_layer {
 void use_packed(linear& l, packed_layer const& layer, std::optional<slim::input_precision> inputs, context const& ctx = {});
 /// The same for all linears of a block. @throws input_error also if a linear has no layer.
 void use_packed(block& b, packed_weights const& layers, std::optional<slim::input_precision> inputs, context const& ctx = {});
-/// Blocks that are read from the model's file from now on have the linears that a packed file holds. `inputs` as above.
+/// Blocks that are read from the model's file from now on have the linears that a packed file holds. `inputs` as above, but
+/// linears that run on their codes have no values.
 void read_packed(model& m, std::shared_ptr<packed_file const> layers, std::optional<slim::input_precision> inputs);
 
 } // namespace slim_llm

@@ -168,8 +168,9 @@ attention_gradient backward_pass::attention_adjoint(adjoint_scope const& at, mat
                                                     block_gradient& g) const {
   auto const& config = model_.config;
   attention_gradient seen{q, k, v}; // as attention sees them
-  pass_.normalize_and_rotate(at.b, "q_norm", seen.q.view(), config.heads, 0);
-  pass_.normalize_and_rotate(at.b, "k_norm", seen.k.view(), config.kv_heads, 0);
+  auto const positions = pass_.positions_of(q.rows(), {});
+  pass_.normalize_and_rotate(at.b, "q_norm", seen.q.view(), config.heads, positions);
+  pass_.normalize_and_rotate(at.b, "k_norm", seen.k.view(), config.kv_heads, positions);
   attention_gradient d{matrix<float>(q.rows(), q.cols()), matrix<float>(k.rows(), k.cols()), matrix<float>(v.rows(), v.cols())};
   attention_rule const rule = pass_.rule_of(at.b);
   index_t const windows = q.rows() / pass_.window();

@@ -1,12 +1,14 @@
 #pragma once
 /// @file
-/// The elementwise and row-wise arithmetic of a forward pass. Sums run in a fixed number of lanes, in an order that depends on
-/// the length alone. The functions that take a `simd_level` have one meaning and one kernel per instruction set
-/// (elementwise_kernels.inc); between levels, bits may differ where the machine fuses products and sums.
+/// The inner loops of a forward pass outside its linears: elementwise and row-wise arithmetic, products of attention. Sums run
+/// in a fixed number of lanes, in an order that depends on the length alone. The functions that take a `simd_level` have one
+/// meaning and one kernel per instruction set (elementwise_kernels.inc); between levels, bits may differ where the machine
+/// fuses products and sums.
 
 #include "slim/simd/levels.hpp"
 
 #include <array>
+#include <cstdint>
 
 namespace slim_llm {
 
@@ -23,21 +25,25 @@ float exp_inplace(float* x, index_t n, float shift, float scale, slim::simd_leve
 /// up[j] *= gate[j] sigmoid(gate[j]).
 void multiply_by_silu(float* up, float const* gate, index_t n, slim::simd_level level);
 
-/// One token's queries of the heads that share a head of keys and values, kept as attention_cache keeps them.
-struct cached_attention {
-  float const* q; ///< queries x dim
-  index_t queries, dim, padded_dim;
-  float const *keys, *values;
-  index_t first;   ///< positions before it are not seen
-  index_t visible; ///< positions up to here are seen
-  float scale;     ///< of the scores
-
-  /// Floats of scores: whole blocks of 64 positions.
-  [[nodiscard]] index_t score_size() const { return queries * ((visible + 63) / 64 * 64); }
+/// C = A B or C += A B with B as attention_cache keeps keys and values.
+struct panel_product {
+  float const* a;
+  index_t a_stride, rows, inner; ///< A is rows x inner
+  void const* b;
+  bool is_fp16;              ///< B holds finite fp16 numbers, else floats
+  index_t b_stride, columns; ///< a multiple of 64
+  float* c;
+  index_t c_stride;
+  bool add;
 };
 
-/// out (queries x padded_dim) += softmax(scale q K^T) V. `scores` is room for score_size() floats.
-void attend_cached(cached_attention const& a, float* scores, float* out, slim::simd_level level);
+/// **Numerics** Each element of C is one sum in the order of `inner`, whatever else is computed with it.
+void multiply_panels(panel_product const& p, slim::simd_level level);
+
+/// Bits of fp16, rounded to nearest, ties to even, to infinity beyond 65504.
+void to_fp16(float const* x, index_t n, std::uint16_t* out, slim::simd_level level);
+/// The other way, of finite numbers; n is a multiple of 16.
+void from_fp16(std::uint16_t const* x, index_t n, float* out, slim::simd_level level);
 
 /// Adds f(j) for j in [0, n) in 16 lanes, then the lanes pairwise.
 template <class F>

@@ -5,6 +5,7 @@
 /// the input of a stage, compresses its linears and moves on. One file per family in models/families; they are found by the
 /// table in models/family.cpp. docs/developing/architecture.md shows how to add one.
 
+#include "models/attention_cache.hpp"
 #include "models/config_reader.hpp"
 #include "models/model.hpp"
 
@@ -15,15 +16,13 @@
 
 namespace slim_llm {
 
-class attention_cache;
 class forward_pass;
 
-/// What a block's stages read and change, for whole windows of tokens.
+/// What a block's stages read and change, for whole windows of tokens or for new tokens of texts.
 struct block_state {
   matrix<float> hidden;               ///< the residual stream (tokens, hidden)
   std::vector<matrix<float>> carried; ///< what one stage computes and a later one reads; numbered by the family
-  attention_cache* cache = nullptr;   ///< keys and values of the tokens before `position`, when a text grows token by token
-  index_t position = 0;               ///< of the first token, with a cache
+  std::vector<grown_text> texts;      ///< whose tokens the rows are, one text behind the other; empty: whole windows
 
   /// Carried value number `k`; empty at first.
   [[nodiscard]] matrix<float>& carry(std::size_t k) {

@@ -1,6 +1,6 @@
 #include "models/forward.hpp"
 
-#include "models/causal_softmax.hpp"
+#include "models/attention.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -8,9 +8,8 @@
 namespace slim_llm {
 namespace {
 
-constexpr index_t rows_per_task = 16;     // elementwise work
-constexpr index_t queries_per_task = 128; // scores of one attention task: 128 x window floats
-constexpr index_t logit_columns = 4096;   // logits at a time: rows x 4096 floats
+constexpr index_t rows_per_task = 16;   // elementwise work
+constexpr index_t logit_columns = 4096; // logits at a time: rows x 4096 floats
 
 void require_columns(char const* what, index_t have, index_t want) {
   if (have != want) throw slim::shape_error(slim::message(what, ": has ", have, " columns, needs ", want));
@@ -61,10 +60,21 @@ matrix<float> forward_pass::embed(std::span<int const> tokens) const {
   index_t const count = static_cast<index_t>(tokens.size());
   if (count % window_ != 0)
     throw slim::shape_error(slim::message("embed: ", count, " tokens do not fill windows of ", window_));
-  return embed_at(tokens, 0);
+  return embed(tokens, {});
 }
 
-matrix<float> forward_pass::embed_at(std::span<int const> tokens, index_t position) const {
+std::vector<index_t> forward_pass::positions_of(index_t rows, std::span<grown_text const> texts) const {
+  std::vector<index_t> positions;
+  for (grown_text const& text : texts)
+    for (index_t t = 0; t < text.tokens; ++t) positions.push_back(text.position + t);
+  if (texts.empty())
+    for (index_t t = 0; t < rows; ++t) positions.push_back(t % window_);
+  if (static_cast<index_t>(positions.size()) != rows)
+    throw slim::shape_error(slim::message("forward_pass: ", rows, " rows for texts of ", positions.size(), " tokens"));
+  return positions;
+}
+
+matrix<float> forward_pass::embed(std::span<int const> tokens, std::span<grown_text const> texts) const {
   index_t const count = static_cast<index_t>(tokens.size());
   auto const& table = model_.embedding;
   matrix<float> embedded(count, table.cols());
@@ -81,8 +91,9 @@ matrix<float> forward_pass::embed_at(std::span<int const> tokens, index_t positi
   }
   if (!model_.project_in.empty()) embedded = apply(model_.project_in, embedded, ctx_);
   if (model_.positions.empty()) return embedded;
+  auto const positions = positions_of(count, texts);
   for (index_t t = 0; t < count; ++t) { // OPT keeps two rows in front for padding
-    float const* const learned = model_.positions.row((position + t) % window_ + 2);
+    float const* const learned = model_.positions.row(positions[static_cast<std::size_t>(t)] + 2);
     for (index_t j = 0; j < embedded.cols(); ++j) embedded(t, j) += learned[j];
   }
   return embedded;
@@ -118,7 +129,7 @@ matrix<float> forward_pass::normalized(norm const& n, matrix_view<float const> x
 }
 
 void forward_pass::normalize_and_rotate(block const& b, char const* norm_role, matrix_view<float> x, index_t heads,
-                                        index_t position) const {
+                                        std::span<index_t const> positions) const {
   index_t const dim = model_.config.head_dim;
   norm const* head_norm = b.find_norm(norm_role);
   if (head_norm && static_cast<index_t>(head_norm->weight.size()) != dim) {
@@ -136,7 +147,7 @@ void forward_pass::normalize_and_rotate(block const& b, char const* norm_role, m
   index_t const step = half ? 1 : 2;
   ctx_.parallel_for(x.rows(), rows_per_task, [&](index_t begin, index_t end) {
     for (index_t i = begin; i < end; ++i) {
-      index_t const at = (position + i) % window_;
+      index_t const at = positions[static_cast<std::size_t>(i)];
       float const* const c = pairs > 0 ? angles.cos.row(at) : nullptr;
       float const* const s = pairs > 0 ? angles.sin.row(at) : nullptr;
       for (index_t h = 0; h < heads; ++h) {
@@ -153,28 +164,6 @@ void forward_pass::normalize_and_rotate(block const& b, char const* norm_role, m
   });
 }
 
-/// One head. Rows of q stand behind `before` earlier rows of k and v; each sees those and the ones up to itself, as far as the
-/// rule lets it.
-void forward_pass::attend(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v, index_t head,
-                          index_t before, attention_rule const& rule, matrix_view<float> out) const {
-  auto const& config = model_.config;
-  index_t const dim = config.head_dim;
-  index_t const kv_head = head / (config.heads / config.kv_heads);
-  index_t const queries = q.rows();
-  index_t const first = visible_to(before, rule.reach).first; // no query sees an earlier key
-  index_t const keys = before + queries - first;              // causal: nothing later is looked at
-  context const inner = ctx_.inside_task();
-  matrix<float> scores(queries, keys);
-  slim::gemm_into(q.block(0, head * dim, queries, dim), slim::transposed(k.block(first, kv_head * dim, keys, dim)), scores,
-                  inner);
-  if (rule.soft_cap > 0) cap_softly(scores, rule.scale, rule.soft_cap);
-  auto const inverse_sums = causal_softmax(scores, before, first, rule.reach, rule.soft_cap > 0 ? 1.0f : rule.scale, ctx_.simd);
-  auto const mixed = out.block(0, head * dim, queries, dim);
-  slim::gemm_into(matrix_view<float const>(scores), v.block(first, kv_head * dim, keys, dim), mixed, inner);
-  for (index_t i = 0; i < queries; ++i)
-    for (index_t j = 0; j < dim; ++j) mixed(i, j) *= inverse_sums[static_cast<std::size_t>(i)];
-}
-
 attention_rule forward_pass::rule_of(block const& b) const {
   auto const& config = model_.config;
   double const scale =
@@ -188,75 +177,27 @@ matrix<float> forward_pass::attention(block const& b, block_state& state, matrix
   require_columns("attention: q", q.cols(), config.q_size());
   require_columns("attention: k", k.cols(), config.kv_size());
   require_columns("attention: v", v.cols(), config.kv_size());
-  normalize_and_rotate(b, "q_norm", q, config.heads, state.position);
-  normalize_and_rotate(b, "k_norm", k, config.kv_heads, state.position);
-  attention_rule const rule = rule_of(b);
-  return state.cache ? attend_cached(q, k, v, state.position, *state.cache, rule) : attend_in_windows(q, k, v, rule);
-}
-
-matrix<float> forward_pass::attend_in_windows(matrix_view<float const> q, matrix_view<float const> k,
-                                              matrix_view<float const> v, attention_rule const& rule) const {
-  auto const& config = model_.config;
-  if (q.rows() % window_ != 0 || k.rows() != q.rows() || v.rows() != q.rows())
-    throw slim::shape_error(slim::message("attention: q, k, v of ", q.rows(), ", ", k.rows(), ", ", v.rows(),
-                                          " tokens do not fill windows of ", window_));
-  matrix<float> mixed(q.rows(), q.cols());
-  index_t const parts = (window_ + queries_per_task - 1) / queries_per_task;
-  index_t const windows = q.rows() / window_;
-  ctx_.parallel_for(windows * config.heads * parts, 1, [&](index_t begin, index_t end) {
-    for (index_t task = begin; task < end; ++task) {
-      index_t const first = task / (config.heads * parts) * window_, before = task % parts * queries_per_task;
-      index_t const queries = std::min(queries_per_task, window_ - before);
-      attend(q.middle_rows(first + before, queries), k.middle_rows(first, before + queries),
-             v.middle_rows(first, before + queries), task / parts % config.heads, before, rule,
-             mixed.view().middle_rows(first + before, queries));
-    }
-  });
-  return mixed;
-}
-
-matrix<float> forward_pass::attend_cached(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v,
-                                          index_t position, attention_cache& cache, attention_rule const& rule) const {
   index_t const tokens = q.rows();
-  cache.put(position, k, v);
+  if (k.rows() != tokens || v.rows() != tokens || (state.texts.empty() && tokens % window_ != 0))
+    throw slim::shape_error(slim::message("attention: q, k, v of ", tokens, ", ", k.rows(), ", ", v.rows(),
+                                          " tokens do not fill windows of ", window_));
+  auto const positions = positions_of(tokens, state.texts);
+  normalize_and_rotate(b, "q_norm", q, config.heads, positions);
+  normalize_and_rotate(b, "k_norm", k, config.kv_heads, positions);
+  std::vector<attention_cache> of_windows;
+  std::vector<grown_text> texts = state.texts;
+  if (texts.empty()) {
+    for (index_t first = 0; first < tokens; first += window_)
+      of_windows.emplace_back(window_, config.kv_heads, config.head_dim, kv_format_);
+    for (attention_cache& cache : of_windows) texts.push_back({&cache, window_, 0});
+  }
+  for (index_t row = 0; grown_text const& text : texts) {
+    text.cache->put(text.position, k.view().middle_rows(row, text.tokens), v.view().middle_rows(row, text.tokens), ctx_);
+    row += text.tokens;
+  }
   matrix<float> mixed(tokens, q.cols());
-  if (tokens == 1 && rule.soft_cap == 0)
-    attend_one(q, cache, position + 1, rule, mixed);
-  else if (position == 0)
-    attend_all(q, k, v, 0, rule, mixed);
-  else
-    attend_all(q, cache.keys(position + tokens), cache.values(position + tokens), position, rule, mixed);
+  attend(q, config.heads, config.kv_heads, texts, rule_of(b), mixed, ctx_);
   return mixed;
-}
-
-/// All heads. Rows of q stand behind `before` earlier rows of k and v.
-void forward_pass::attend_all(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v,
-                              index_t before, attention_rule const& rule, matrix_view<float> out) const {
-  index_t const parts = (q.rows() + queries_per_task - 1) / queries_per_task;
-  ctx_.parallel_for(model_.config.heads * parts, 1, [&](index_t begin, index_t end) {
-    for (index_t task = begin; task < end; ++task) {
-      index_t const first = task % parts * queries_per_task, queries = std::min(queries_per_task, q.rows() - first);
-      index_t const earlier = before + first;
-      attend(q.middle_rows(first, queries), k.middle_rows(0, earlier + queries), v.middle_rows(0, earlier + queries),
-             task / parts, earlier, rule, out.middle_rows(first, queries));
-    }
-  });
-}
-
-/// One token.
-void forward_pass::attend_one(matrix_view<float const> q, attention_cache const& cache, index_t visible,
-                              attention_rule const& rule, matrix_view<float> out) const {
-  auto const& config = model_.config;
-  index_t const dim = config.head_dim, queries = config.heads / config.kv_heads;
-  index_t const first_key = visible_to(visible - 1, rule.reach).first;
-  ctx_.parallel_for(config.kv_heads, 1, [&](index_t head, index_t) {
-    index_t const first = head * queries * dim;
-    cached_attention const a{q.row(0) + first,      queries,   dim,     cache.padded_dim(), cache.keys_of(head),
-                             cache.values_of(head), first_key, visible, rule.scale};
-    matrix<float> scores(1, a.score_size()), mixed(queries, a.padded_dim);
-    slim_llm::attend_cached(a, scores.data(), mixed.data(), ctx_.simd);
-    for (index_t h = 0; h < queries; ++h) std::copy_n(mixed.row(h), dim, out.row(0) + first + h * dim);
-  });
 }
 
 matrix<float> forward_pass::gated_by_silu(matrix<float> const& gate, matrix<float> up) const {

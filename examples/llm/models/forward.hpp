@@ -14,7 +14,6 @@
 /// long as slim::gemm_into computes a row of a product independently of the others.
 
 #include "models/apply.hpp"
-#include "models/attention_cache.hpp"
 #include "models/causal_softmax.hpp"
 #include "models/family.hpp"
 
@@ -30,11 +29,14 @@ public:
   /// @param window tokens per window. @throws slim::config_error if it is below 1 or beyond what the model can do.
   forward_pass(model const& m, index_t window, context const& ctx = {});
 
+  /// Keys and values of whole windows are rounded to a format from now on, as a text's cache would round them.
+  void round_keys_and_values(slim::number_format format) { kv_format_ = format; }
+
   /// Hidden states of tokens (whole windows). @throws slim::shape_error unless tokens fill whole windows,
   /// slim::config_error on an id outside the vocabulary.
   [[nodiscard]] matrix<float> embed(std::span<int const> tokens) const;
-  /// The same for tokens that stand at `position` and on of one window.
-  [[nodiscard]] matrix<float> embed_at(std::span<int const> tokens, index_t position) const;
+  /// The same for new tokens of texts.
+  [[nodiscard]] matrix<float> embed(std::span<int const> tokens, std::span<grown_text const> texts) const;
 
   /// The stages of a block, in order of execution.
   [[nodiscard]] std::vector<stage> const& stages() const { return stages_; }
@@ -67,9 +69,9 @@ public:
   [[nodiscard]] matrix<float> normalized(norm const& n, matrix_view<float const> x) const;
   void normalize_inplace(norm const& n, matrix_view<float> x) const { normalize_into(n, x, x); }
   /// Norms "q_norm" and "k_norm" (if the block has them; of every head, or of the whole row if they are as long as that),
-  /// rotary positions (if the block has them), and causal attention inside windows, as far back as the block sees; or to the
-  /// cache of the state if there is one, behind whose positions q, k and v are put. q (tokens, q_size), k and v (tokens,
-  /// kv_size).
+  /// rotary positions (if the block has them), and causal attention inside windows, as far back as the block sees; or inside
+  /// the state's texts if there are some, behind the keys and values of their caches, to which k and v are added. q (tokens,
+  /// q_size), k and v (tokens, kv_size).
   [[nodiscard]] matrix<float> attention(block const& b, block_state& state, matrix<float> q, matrix<float> k,
                                         matrix<float> v) const;
   /// silu(gate) * up, element by element. @throws slim::shape_error
@@ -92,21 +94,15 @@ private:
   };
 
   [[nodiscard]] angle_table angles_of(rotary_table const& rotary) const;
-  void normalize_and_rotate(block const& b, char const* norm_role, matrix_view<float> x, index_t heads, index_t position) const;
-  [[nodiscard]] matrix<float> attend_in_windows(matrix_view<float const> q, matrix_view<float const> k,
-                                                matrix_view<float const> v, attention_rule const& rule) const;
-  [[nodiscard]] matrix<float> attend_cached(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v,
-                                            index_t position, attention_cache& cache, attention_rule const& rule) const;
-  void attend_all(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v, index_t before,
-                  attention_rule const& rule, matrix_view<float> out) const;
-  void attend_one(matrix_view<float const> q, attention_cache const& cache, index_t visible, attention_rule const& rule,
-                  matrix_view<float> out) const;
-  void attend(matrix_view<float const> q, matrix_view<float const> k, matrix_view<float const> v, index_t head, index_t before,
-              attention_rule const& rule, matrix_view<float> out) const;
+  /// `positions` of the rows in their windows or texts.
+  void normalize_and_rotate(block const& b, char const* norm_role, matrix_view<float> x, index_t heads,
+                            std::span<index_t const> positions) const;
+  [[nodiscard]] std::vector<index_t> positions_of(index_t rows, std::span<grown_text const> texts) const;
 
   model const& model_;
   index_t window_;
   context ctx_;
+  slim::number_format kv_format_ = slim::number_format::fp32; ///< of whole windows
   std::vector<stage> stages_;
   std::vector<angle_table> angles_; ///< of each table of model::rotary
 };

@@ -34,9 +34,14 @@ block load_block(model const& m, index_t number, context const& ctx) {
   return m.blocks.empty() ? m.read_block(number, ctx) : m.blocks[static_cast<std::size_t>(number)];
 }
 
-void load_into_memory(model& m, context const& ctx) {
+void load_blocks(model& m, context const& ctx) {
   if (!m.blocks.empty()) return;
   for (index_t n = 0; n < m.config.layers; ++n) m.blocks.push_back(m.read_block(n, ctx));
+}
+
+void load_into_memory(model& m, context const& ctx) {
+  if (!m.blocks.empty()) return;
+  load_blocks(m, ctx);
   stored_matrix& head = m.head.empty() ? m.embedding : m.head;
   head = head.to_float(ctx);
 }

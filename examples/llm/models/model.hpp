@@ -88,7 +88,7 @@ struct model_config {
 struct linear {
   std::string role;                                    ///< what it is in its block: "q", "down"
   std::string name;                                    ///< tensor name of the weight in the file it came from
-  matrix<float> weight;                                ///< (d_out, d_in)
+  matrix<float> weight;                                ///< (d_out, d_in); may be empty where `packed` is set
   std::vector<float> bias;                             ///< (d_out)
   matrix<float> L, R;                                  ///< adapters (d_in, r), (r, d_out): Y += (X L) R
   std::function<void(matrix_view<float>)> round_input; ///< rounds a copy of X in place (FP8, int8) before any product
@@ -97,8 +97,8 @@ struct linear {
   std::shared_ptr<slim::packed_linear const> packed; ///< if set, runs in place of weight, L and R
   slim::input_precision packed_inputs = slim::input_precision::int8;
 
-  [[nodiscard]] index_t d_in() const { return weight.cols(); }
-  [[nodiscard]] index_t d_out() const { return weight.rows(); }
+  [[nodiscard]] index_t d_in() const { return packed ? packed->weight.cols() : weight.cols(); }
+  [[nodiscard]] index_t d_out() const { return packed ? packed->weight.rows() : weight.rows(); }
   [[nodiscard]] bool empty() const { return weight.empty(); }
 };
 
@@ -168,7 +168,9 @@ void with_block(model const& m, index_t number, context const& ctx, F const& f) 
   f(read);
 }
 
-/// Brings all blocks and the output head into memory as floats, for work that needs them again and again.
+/// Brings all blocks into memory, for work that needs them again and again.
+void load_blocks(model& m, context const& ctx = {});
+/// The same with the output head as floats.
 void load_into_memory(model& m, context const& ctx = {});
 
 /// The linears of all blocks, in order.

@@ -24,8 +24,9 @@ enum class nonfinite {
   propagate, ///< do not look: the caller vouches for the data
 };
 
-/// Instruction set of the hand-written kernels. `automatic` asks the CPU once.
-enum class simd_level { automatic, scalar, avx2, avx512 };
+/// Instruction set of the hand-written kernels. `automatic` asks the CPU once. `amx` is avx512 with Intel's tiles for products
+/// of packed codes with 8 tokens and more, which `automatic` does not choose: they have run in an emulator only.
+enum class simd_level { automatic, scalar, avx2, avx512, amx };
 
 /// Somebody's product of row-major float matrices: C = alpha op(A) op(B) + beta C, op the transpose where the flag says so.
 /// op(A) is (m, k), op(B) is (k, n), C is (m, n); lda, ldb, ldc are the distances of rows in memory. C is not read where beta

@@ -5,6 +5,8 @@
 
 #include "slim/core/byte_stream.hpp"
 
+#include <cstring>
+
 namespace slim {
 inline namespace SLIM_ABI {
 namespace detail {
@@ -41,6 +43,14 @@ private:
   int filled_ = 0;
 };
 
+/// Signed codes as unsigned fields: the lowest code, -2^(bits-1), is 0.
+[[nodiscard]] constexpr unsigned field_of(int code, int bits) noexcept {
+  return static_cast<unsigned>(code + (1 << (bits - 1)));
+}
+[[nodiscard]] constexpr std::int8_t code_of(unsigned field, int bits) noexcept {
+  return static_cast<std::int8_t>(static_cast<int>(field) - (1 << (bits - 1)));
+}
+
 /// Reads rows of fields of 1 to 8 bits. Behind the end there are zeros.
 class field_reader {
 public:
@@ -57,6 +67,19 @@ public:
     return field;
   }
 
+  /// The next codes. At the beginning of a row eight of them, which are whole bytes, come at a time.
+  void get_codes(int bits, index_t count, std::int8_t* out) noexcept {
+    index_t k = 0;
+    std::uint64_t word;
+    if (filled_ == 0)
+      for (; k + 8 <= count && position_ + sizeof word <= bytes_.size(); k += 8, position_ += static_cast<std::size_t>(bits)) {
+        std::memcpy(&word, bytes_.data() + position_, sizeof word);
+        for (int field = 0; field < 8; ++field)
+          out[k + field] = code_of(static_cast<unsigned>(word >> (field * bits)) & ((1u << bits) - 1u), bits);
+      }
+    for (; k < count; ++k) out[k] = code_of(get(bits), bits);
+  }
+
   /// Goes on with the next byte. False if a bit that is left in this one is set.
   [[nodiscard]] bool end_row() noexcept {
     bool const clean = pending_ == 0;
@@ -71,14 +94,6 @@ private:
   unsigned pending_ = 0;
   int filled_ = 0;
 };
-
-/// Signed codes as unsigned fields: the lowest code, -2^(bits-1), is 0.
-[[nodiscard]] constexpr unsigned field_of(int code, int bits) noexcept {
-  return static_cast<unsigned>(code + (1 << (bits - 1)));
-}
-[[nodiscard]] constexpr std::int8_t code_of(unsigned field, int bits) noexcept {
-  return static_cast<std::int8_t>(static_cast<int>(field) - (1 << (bits - 1)));
-}
 
 } // namespace detail
 } // namespace SLIM_ABI

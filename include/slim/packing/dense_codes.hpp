@@ -4,6 +4,8 @@
 
 #include "slim/packing/side_data.hpp"
 
+#include <algorithm>
+
 namespace slim {
 inline namespace SLIM_ABI {
 
@@ -94,11 +96,8 @@ private:
 
   static std::string read_row(index_t i, detail::packed_parts& read, std::span<std::byte const> bytes) {
     detail::field_reader fields(bytes);
-    std::int8_t* const row = read.codes.codes.row(i);
-    int const bits = read.codes.bits;
-    index_t const cols = read.codes.cols();
-    for (index_t j = 0; j < cols; ++j) row[j] = detail::code_of(fields.get(bits), bits);
-    for (index_t j = 0; j < cols; ++j) read.kept.keep(i, j);
+    fields.get_codes(read.codes.bits, read.codes.cols(), read.codes.codes.row(i));
+    std::fill_n(read.kept.row(i), read.kept.cols(), std::uint8_t{1});
     return fields.end_row() ? "" : message(i, ": bits behind its end are set");
   }
 

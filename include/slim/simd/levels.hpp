@@ -4,6 +4,7 @@
 /// compiler gets, and chosen at run time. `context.simd` forces a level; tests run every level the machine has.
 
 #include "slim/core/context.hpp"
+#include "slim/simd/amx.hpp"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 /// Kernels for x86-64 can be compiled: GCC and Clang take target pragmas. @see SLIM_SIMD_BEGIN_AVX2
@@ -52,10 +53,17 @@ inline namespace SLIM_ABI {
 #endif
 }
 
-/// `automatic` becomes the best level; any other is returned as it is. @throws config_error if the machine lacks it.
+/// `automatic` becomes the best level, `amx` the one whose loops run beside tiles, avx512; any other is returned as it is.
+/// @throws config_error if the machine lacks it.
 [[nodiscard]] inline simd_level resolve(simd_level wanted) {
   simd_level const best = best_simd_level();
   if (wanted == simd_level::automatic) return best;
+  if (wanted == simd_level::amx) {
+    if (!detail::may_use_amx())
+      throw config_error("simd_level amx is forced, but this machine has no AMX tiles of 8-bit integers, or its kernel does "
+                         "not permit them");
+    return simd_level::avx512;
+  }
   if (wanted > best)
     throw config_error(message("simd_level ", static_cast<int>(wanted), " is forced, but this machine's best is ",
                                static_cast<int>(best), " (1 scalar, 2 avx2, 3 avx512)"));

@@ -15,8 +15,8 @@ class integer_product {
 public:
   static constexpr index_t most_tokens = 64; ///< their inputs and outputs should stay in the caches
 
-  integer_product(r16_matrix const& w, input_precision inputs, simd_level level)
-      : w_(&w), kernels_(&r16_kernels_of(level)), planes_(inputs == input_precision::int16 ? 2 : 1),
+  integer_product(r16_matrix const& w, input_precision inputs, r16_kernels const& kernels)
+      : w_(&w), few_(&kernels), kernels_(&kernels), planes_(inputs == input_precision::int16 ? 2 : 1),
         row_block_bytes_(w.layout().row_block_bytes()) {
     constexpr index_t wide = r16_block_cols / r16_stage_cols;
     r16_layout const& layout = w.layout();
@@ -24,7 +24,8 @@ public:
     bool const scales = layout.scale_cols > 0;
     index_t const set_stages = scales ? layout.scale_cols / r16_stage_cols : wide; // as if groups of 128 had no scales
     index_t const chunk_sets = layout.chunk_sets(), rest = layout.sets() % chunk_sets;
-    walk_ = {.stage_count = layout.stages(),
+    walk_ = {.kind = layout.kind,
+             .stage_count = layout.stages(),
              .scales = scales,
              .chunk_sets = chunk_sets,
              .header_bytes = layout.header_bytes(chunk_sets),
@@ -41,6 +42,7 @@ public:
   }
 
   void prepare(matrix_view<float const> x, context const& ctx) {
+    choose_kernels(x.rows());
     index_t const most = tokens_per_tile(), tiles = (x.rows() + most - 1) / most;
     tokens_ = x.rows();
     inputs_.assign(static_cast<std::size_t>(tiles), {});
@@ -57,6 +59,7 @@ public:
 
   /// `prepare` of the tokens that another product was prepared for, if both round them alike; else false, and nothing is done.
   [[nodiscard]] bool prepare_as(integer_product const& other) {
+    choose_kernels(other.tokens_);
     bool const alike = kernels_ == other.kernels_ && planes_ == other.planes_ && w_->cols() == other.w_->cols() &&
                        walk_.input_stages == other.walk_.input_stages && walk_.set_inputs == other.walk_.set_inputs &&
                        w_->input_factors().empty() && other.w_->input_factors().empty();
@@ -87,7 +90,11 @@ public:
   }
 
 private:
-  static constexpr index_t at_a_time = 8; ///< vectors times row blocks, where the kernel's sums are not the outputs
+  static constexpr index_t at_a_time = 64; ///< vectors times row blocks, where the kernel's sums are not the outputs
+
+  void choose_kernels(index_t tokens) {
+    kernels_ = few_->many && tokens * planes_ >= r16_kernels::fewest_of_many ? few_->many : few_;
+  }
 
   [[nodiscard]] index_t tokens_per_tile() const noexcept { return kernels_->most_vectors / planes_; }
 
@@ -162,7 +169,7 @@ private:
   }
 
   r16_matrix const* w_;
-  r16_kernels const* kernels_;
+  r16_kernels const *few_, *kernels_; ///< given, and chosen for the number of vectors
   index_t planes_, row_block_bytes_, stages_per_scale_ = 1, tokens_ = 0;
   r16_walk walk_;
   std::vector<input_tile> inputs_;

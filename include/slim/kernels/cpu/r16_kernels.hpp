@@ -9,6 +9,7 @@
 #if !SLIM_DECLARES_ONLY
 #pragma GCC diagnostic push // sizes of arrays of vectors are ints
 #pragma GCC diagnostic ignored "-Wsign-conversion"
+#include "slim/kernels/cpu/r16_amx.hpp"
 #include "slim/kernels/cpu/r16_avx2.hpp"
 #include "slim/kernels/cpu/r16_avx512.hpp"
 #include "slim/kernels/cpu/r16_neon.hpp"
@@ -37,9 +38,13 @@ struct r16_kernels {
   bool unsigned_inputs[2]; ///< products with sparse24, sparse24_book want the inputs + 128
   input_kernel round_inputs;
   /// [kind][log2 of the vectors of a tile]
-  r16_kernel of[7][4];
+  r16_kernel of[7][7];
   /// The same for two streams: memory answers two faster than one. Tiles of 1 and 2 vectors, which wait for it.
   r16_kernel two[7][2];
+  /// Takes over from `fewest_of_many` vectors on, and finds the same bits; null: nobody does.
+  r16_kernels const* many;
+
+  static constexpr index_t fewest_of_many = 8;
 
   [[nodiscard]] bool flips_inputs(r16_kind kind) const noexcept {
     return is_sparse(kind) && unsigned_inputs[static_cast<int>(kind)];
@@ -177,26 +182,50 @@ void r16_product(r16_walk const& a, std::uint8_t const* const* streams, index_t 
   {of_kind(space, r16_kind::sparse24), of_kind(space, r16_kind::sparse24_book), of_kind(space, r16_kind::dense2),              \
    of_kind(space, r16_kind::dense3),   of_kind(space, r16_kind::dense4),        of_kind(space, r16_kind::dense4_book),         \
    of_kind(space, r16_kind::dense8)}
-#define SLIM_R16_TABLE(of_kind, space, most, flips, flips_book, rounding)                                                      \
-  {most, {flips, flips_book}, rounding, SLIM_R16_KINDS(of_kind, space), SLIM_R16_KINDS(SLIM_R16_TWO_OF_KIND, space)}
+#define SLIM_R16_TABLE(of_kind, space, most, flips, flips_book, rounding, many)                                                \
+  {most, {flips, flips_book}, rounding, SLIM_R16_KINDS(of_kind, space), SLIM_R16_KINDS(SLIM_R16_TWO_OF_KIND, space), many}
 
-/// The kernels of a level; AVX-512 without VNNI runs those of AVX2, `automatic` on ARM those of NEON if there is `sdot`.
+#if SLIM_SIMD_X86
+/// Kernels of 8 to 64 vectors of a type of tiles, in place of those of VNNI: the same of every kind.
+template <class Tiles>
+[[nodiscard]] constexpr r16_kernels tile_kernels() {
+  r16_kernels found{amx::most_vectors, {false, false}, avx2::round_inputs, {}, {}, nullptr};
+  for (auto& widths : found.of) {
+    widths[3] = amx::product_of<Tiles, 8>;
+    widths[4] = amx::product_of<Tiles, 16>;
+    widths[5] = amx::product_of<Tiles, 32>;
+    widths[6] = amx::product_of<Tiles, 64>;
+  }
+  return found;
+}
+
+/// Kernels of AVX-512 VNNI, others for many vectors unless that is null.
+[[nodiscard]] constexpr r16_kernels vnni_kernels(r16_kernels const* many) {
+  return SLIM_R16_TABLE(SLIM_R16_OF_KIND, avx512vnni, 8, true, true, avx2::round_inputs, many);
+}
+#endif
+
+/// The kernels of a level; AVX-512 without VNNI runs those of AVX2, `amx` those of VNNI below 8 vectors, `automatic` on ARM
+/// those of NEON if there is `sdot`.
 /// @throws config_error if the machine lacks the level.
 [[nodiscard]] SLIM_DOOR r16_kernels const& r16_kernels_of(simd_level wanted) {
 #if SLIM_SIMD_X86
-  static constexpr r16_kernels vnni = SLIM_R16_TABLE(SLIM_R16_OF_KIND, avx512vnni, 8, true, true, avx2::round_inputs);
-  static constexpr r16_kernels avx2_table = SLIM_R16_TABLE(SLIM_R16_UP_TO_4_OF_KIND, avx2, 4, true, false, avx2::round_inputs);
+  static constexpr r16_kernels vnni = vnni_kernels(nullptr), tiles = tile_kernels<amx_tiles>();
+  static constexpr r16_kernels vnni_and_tiles = vnni_kernels(&tiles);
+  static constexpr r16_kernels avx2_table =
+      SLIM_R16_TABLE(SLIM_R16_UP_TO_4_OF_KIND, avx2, 4, true, false, avx2::round_inputs, nullptr);
   simd_level const level = resolve(wanted);
+  if (wanted == simd_level::amx) return vnni_and_tiles;
   if (level == simd_level::avx512 && __builtin_cpu_supports("avx512vnni")) return vnni;
   if (level >= simd_level::avx2) return avx2_table;
 #elif SLIM_SIMD_ARM
-  static constexpr r16_kernels dot = SLIM_R16_TABLE(SLIM_R16_OF_KIND, neon, 8, false, false, scalar::round_inputs);
+  static constexpr r16_kernels dot = SLIM_R16_TABLE(SLIM_R16_OF_KIND, neon, 8, false, false, scalar::round_inputs, nullptr);
   (void)resolve(wanted);
   if (wanted == simd_level::automatic && has_dot_product()) return dot;
 #else
   (void)resolve(wanted);
 #endif
-  static constexpr r16_kernels plain = SLIM_R16_TABLE(SLIM_R16_OF_KIND, scalar, 8, false, false, scalar::round_inputs);
+  static constexpr r16_kernels plain = SLIM_R16_TABLE(SLIM_R16_OF_KIND, scalar, 8, false, false, scalar::round_inputs, nullptr);
   return plain;
 }
 

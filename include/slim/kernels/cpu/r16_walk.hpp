@@ -14,6 +14,7 @@ inline constexpr float smallest_input_scale = 0x1p-126f;
 /// Over every row block of a matrix: in chunks of sets of stages. Where a row has one scale, sets have no bytes, and some
 /// stages.
 struct r16_walk {
+  r16_kind kind;
   index_t stage_count;
   bool scales;
   index_t chunk_sets;
