@@ -304,6 +304,22 @@ def random_weights(config, rng):
     return w
 
 
+def stacked(w):
+    """Experts as Qwen3MoeExperts and OlmoeExperts of transformers 5 hold them, see its conversion_mapping.py; none if w has none."""
+    out, matrices = {}, {}
+    for name, value in w.items():
+        if ".experts." in name:
+            head, tail = name.split(".experts.")
+            number, part = tail.split(".", 1)
+            matrices.setdefault(head + ".experts.", {}).setdefault(part.removesuffix("_proj.weight"), []).append((int(number), value))
+        else:
+            out[name] = value
+    for prefix, parts in matrices.items():
+        gate, up, down = (np.stack([value for _, value in sorted(parts[p], key=lambda x: x[0])]) for p in ("gate", "up", "down"))
+        out[prefix + "gate_up_proj"], out[prefix + "down_proj"] = np.concatenate([gate, up], 1), down
+    return out if matrices else None
+
+
 def write_folder(folder, config, w, extra=None):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config | (extra or {})))
@@ -456,11 +472,14 @@ def families(dump):
             write_folder(folder, config, w)
             if in_llama_cpp:
                 write_gguf(file, config, w)
-            for path in [folder] + [file] * in_llama_cpp:
+            other = stacked(w)
+            if other:
+                write_folder(Path(temporary) / f"{number}.stacked", config, other)
+            for path in [folder] + [file] * in_llama_cpp + [Path(temporary) / f"{number}.stacked"] * bool(other):
                 have, said = dumped(dump, path, length, ids)
                 error = np.abs(have - want).max() / np.abs(want).max()
                 worst = max(worst, error)
-                print(f"{title:36} {'gguf' if path == file else 'folder':7} relative error {error:.2e}")
+                print(f"{title:36} {path.suffix[1:] or 'folder':7} relative error {error:.2e}")
                 assert have.shape == want.shape and error < 1e-5, (title, error)
                 assert "not known" not in said, (title, said)
     print(f"worst {worst:.2e}")
@@ -478,13 +497,17 @@ def by_transformers(dump):
             w, folder = random_weights(config, rng), Path(temporary) / str(number)
             ids = rng.integers(0, config["vocab_size"], length)
             write_folder(folder, config, w)
-            made = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-            with torch.no_grad():
-                want = made(torch.tensor(ids[None])).logits[0].double().numpy()
-            have = forward(config, w, ids) if dump == "-" else dumped(dump, folder, length, ids)[0]
-            error = np.abs(have - want).max() / np.abs(want).max()
-            worst = max(worst, error)
-            print(f"{title:36} relative error {error:.2e}")
+            for form in filter(None, [w, stacked(w)]):
+                if form is not w:
+                    folder, title = Path(temporary) / f"{number}.stacked", title + ", stacked"
+                    write_folder(folder, config, form)
+                made = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+                with torch.no_grad():
+                    want = made(torch.tensor(ids[None])).logits[0].double().numpy()
+                have = forward(config, w, ids) if dump == "-" else dumped(dump, folder, length, ids)[0]
+                error = np.abs(have - want).max() / np.abs(want).max()
+                worst = max(worst, error)
+                print(f"{title:36} relative error {error:.2e}")
     print(f"worst {worst:.2e}")
     assert worst < 1e-4
 
@@ -494,6 +517,7 @@ def twice(dump):
     sentence that names what was passed over; or a refusal that names it."""
     rng, plain = np.random.default_rng(5), small("llama")
     w = random_weights(plain, rng)
+    experts = random_weights(small("qwen3_moe"), np.random.default_rng(6))
     tied = {name: value for name, value in w.items() if name != "lm_head.weight"}
     biased_config = small("llama", attention_bias=True)
     biased = random_weights(biased_config, rng)
@@ -537,6 +561,8 @@ def twice(dump):
         ("unknown key", {**plain, "fancy_new_norm": True}, w, nothing, (plain, w), ["'fancy_new_norm'", "not known"]),
         ("harmless keys", {**plain, "torch_dtype": "float32", "pretraining_tp": 2, "top_p": 0.9, "attention_dropout": 0.1, "final_logit_softcapping": None, "use_qk_norm": False, "layer_types": []}, w, nothing, (plain, w), []),
         ("cap of another type", {**plain, "final_logit_softcapping": 30.0}, w, nothing, None, ["final_logit_softcapping", "30.0"]),
+        ("experts stacked with another size", {**small("qwen3_moe"), "moe_intermediate_size": 12}, stacked(experts), nothing, None, ["experts.gate_up_proj", "5 x 48 x 48", "5 x 24 x 48"]),
+        ("experts stacked in one block", small("qwen3_moe"), {**experts, "model.layers.1.mlp.experts.down_proj": stacked(experts)["model.layers.1.mlp.experts.down_proj"]}, nothing, None, ["model.layers.1.mlp.experts.down_proj", "no place"]),
         ("experts of another type", {**plain, "num_local_experts": 8}, w, nothing, None, ["num_local_experts"]),
         ("layers of another kind", {**small("qwen2"), "layer_types": ["full_attention", "chunked_attention"]}, w, nothing, None, ["chunked_attention"]),
         ("window without a size", {**small("qwen2"), "layer_types": ["full_attention", "sliding_attention"]}, w, nothing, None, ["sliding_attention", "use_sliding_window"]),

@@ -33,12 +33,16 @@ std::string module_of(std::string const& weight) {
 
 std::vector<placed_linear> place_linears(export_source const& source, tensor_names const& names) {
   std::vector<placed_linear> placed;
-  for (linear_info const& l : source.linears) {
-    if (tensor_of(l.name) != l.name)
-      throw input_error(l.name + ": is one of several matrices of a tensor (experts), which this format has no form for");
+  for (linear_info const& l : source.linears)
     placed.push_back({l, names.row_order(l, source.dense->config), {module_of(names.of(l.name)), l.d_out, l.d_in}});
-  }
   return placed;
+}
+
+/// Tensors of the source that hold linears.
+std::set<std::string> tensors_of_linears(export_source const& source) {
+  std::set<std::string> tensors;
+  for (linear_info const& l : source.linears) tensors.insert({l.name, tensor_of(l.name)});
+  return tensors;
 }
 
 export_layer read_layer(export_source const& source, placed_linear const& l) { return with_rows(source.read(l.info), l.order); }
@@ -81,8 +85,7 @@ slim::outgoing_tensor converted(slim::tensor_info const& tensor, std::string con
 folder_draft copy_others(export_source const& source, tensor_names const& names, bool allow_lossy,
                          std::vector<slim::tensor_info> const& skipped, std::vector<std::string>& notes) {
   folder_draft draft;
-  std::set<std::string> linears;
-  for (linear_info const& l : source.linears) linears.insert(l.name);
+  auto const linears = tensors_of_linears(source);
   for (auto const& tensor : source.file->tensors()) {
     bool const in_codes = std::any_of(skipped.begin(), skipped.end(), [&](auto const& s) { return s.name == tensor.name; });
     if (linears.contains(tensor.name) || in_codes) continue;
@@ -147,8 +150,7 @@ slim::integer_codes codes_of_q8_0(slim::tensor_info const& tensor) {
 /// Matrices in Q8_0 beside the linears (embedding, head) where MLX's format holds their bits; none in other formats.
 std::vector<slim::tensor_info> others_in_codes(export_source const& source, layer_format const& format) {
   std::vector<slim::tensor_info> found;
-  std::set<std::string> linears;
-  for (linear_info const& l : source.linears) linears.insert(l.name);
+  auto const linears = tensors_of_linears(source);
   for (auto const& tensor : source.file->tensors()) {
     bool const fits = tensor.type == slim::tensor_type::q8_0 && tensor.shape.size() == 2 && !linears.contains(tensor.name);
     if (format.name() == "mlx" && fits && format.why_not(codes_of_q8_0(tensor), slim::ggml::block_q8_0::elements).empty())

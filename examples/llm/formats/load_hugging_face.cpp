@@ -37,14 +37,6 @@ model_config read_config(json_config& config, rope_defaults& rope) {
   return c;
 }
 
-/// Checkpoints of the bare decoder lack the outer prefixes.
-tensor_layout layout_in(tensor_source const& source, model_config const& config) {
-  auto const& format = config.family->hugging_face;
-  for (std::string const& root : format.roots)
-    if (auto layout = format.tensors(config, root); source.has(layout.embedding)) return layout;
-  return format.tensors(config, format.roots.front());
-}
-
 } // namespace
 
 slim::result<model> model_of_hugging_face(model_files const& files, model_tensors const& tensors) {
@@ -65,8 +57,9 @@ slim::result<model> model_of_hugging_face(model_files const& files, model_tensor
   tensor_source source(files.place().string());
   source.add(tensors.list);
   for (std::string const& note : tensors.notes) source.note(note);
-  auto const layout = layout_in(source, config);
-  auto m = assemble(std::move(config), layout, source, tensors.file);
+  auto const layout =
+      find_layout(config.family->hugging_face, config, [&](std::string const& name) { return source.has(name); });
+  auto m = assemble(std::move(config), layout.tensors, source, tensors.file);
   if (!m) return m;
   m->rotary = std::move(rotary);
   m->notes.insert(m->notes.begin(), reader.notes().begin(), reader.notes().end());

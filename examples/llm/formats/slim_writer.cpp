@@ -128,7 +128,7 @@ void slim_writer::add_source_slice(linear const& l) {
   slice.name = l.name;
   slice.shape = {l.d_out(), l.d_in()};
   if (name != l.name) {
-    std::size_t const size = found->bytes.size() / static_cast<std::size_t>(found->shape.front());
+    std::size_t const size = found->bytes.size() / static_cast<std::size_t>(found->size() / slice.size());
     slice.bytes = found->bytes.subspan(std::stoul(l.name.substr(name.size() + 1)) * size, size);
   }
   add_plain(slice);

@@ -90,7 +90,8 @@ struct linear_tensor {
   index_t d_out = 0, d_in = 0;
   bias_rule bias = bias_rule::none;
   index_t slice = -1; ///< of a tensor that stacks matrices of several linears; -1: the tensor is the matrix
-  index_t slices = 0; ///< how many matrices such a tensor stacks
+  index_t slices = 0; ///< how many of its linears such a tensor stacks
+  index_t below = 1;  ///< ... of which so many lie below each other in a matrix of the stack: gate and up of an expert
 };
 
 /// The tensors of a model by the names of one file format. Names of parts that the model lacks are empty.
@@ -123,6 +124,9 @@ struct family_format {
   /// `root` is in front of all names that do not belong to the head.
   tensor_layout (*tensors)(model_config const&, std::string const& root) = nullptr;
   std::vector<std::string> roots = {""}; ///< roots that files may have; the embedding tells which
+  /// Another form that the same tensors may have: experts stacked. Files are in it if its last linear of the first block is
+  /// there. Null: there is none.
+  tensor_layout (*stacked_tensors)(model_config const&, std::string const& root) = nullptr;
 };
 
 struct model_family {
@@ -134,6 +138,17 @@ struct model_family {
   family_format gguf = {}; ///< without names if GGUF knows no such model
   family_format hugging_face = {};
 };
+
+/// The names that a file's tensors have.
+struct found_layout {
+  tensor_layout tensors;
+  std::string root;     ///< of format.roots
+  bool stacked = false; ///< they are format.stacked_tensors
+};
+
+/// Which root and form of a format the tensors have for which `has(name)` holds; the first ones if the embedding is nowhere.
+[[nodiscard]] found_layout find_layout(family_format const& format, model_config const& config,
+                                       std::function<bool(std::string const&)> const& has);
 
 /// All families.
 [[nodiscard]] std::span<model_family const* const> families();

@@ -129,6 +129,8 @@ struct block {
 
 /// A matrix of a tensor that stacks matrices has the tensor's name and "[3]" behind; this is the name without that.
 [[nodiscard]] std::string tensor_of(std::string const& linear_name);
+/// The other way: the name of matrix `slice` of a tensor.
+[[nodiscard]] std::string slice_name(std::string const& tensor, index_t slice);
 
 /// A linear of a model by name and shape.
 struct linear_info {
