@@ -171,13 +171,26 @@ def silu(x):
     return x / (1 + np.exp(-x))
 
 
+erf = np.vectorize(math.erf, otypes=[float])
+
+
 def gelu(x):
+    return 0.5 * x * (1 + erf(x / np.sqrt(2.0)))
+
+
+def gelu_tanh(x):
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+# Names of transformers' ACT2CLS.
+ACTIVATIONS = {"silu": silu, "swish": silu, "relu": lambda x: np.maximum(x, 0), "gelu": gelu, "gelu_python": gelu,
+               "gelu_new": gelu_tanh, "gelu_fast": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh, "gelu_accurate": gelu_tanh}
 
 
 def forward(config, w, ids):
     s, w = Settings(config), {name: value.astype(np.float64) for name, value in w.items()}
     gemma, length = s.kind.startswith("gemma"), len(ids)
+    act = ACTIVATIONS[s.c.get("hidden_activation", "gelu_pytorch_tanh") if gemma else s.c.get("hidden_act", "silu")]
 
     def norm(x, name):
         weight = w[name + ".weight"] + gemma
@@ -214,13 +227,12 @@ def forward(config, w, ids):
         return linear(np.concatenate(out, 1), p + "o_proj")
 
     def gated(x, p):
-        act = gelu if gemma else silu
         return linear(act(linear(x, p + "gate_proj")) * linear(x, p + "up_proj"), p + "down_proj")
 
     def mlp(x, p):
         if s.kind == "phi3":
             gate, up = np.split(linear(x, p + "gate_up_proj"), 2, axis=1)
-            return linear(silu(gate) * up, p + "down_proj")
+            return linear(act(gate) * up, p + "down_proj")
         if "num_experts" not in s.c:
             return gated(x, p)
         router = linear(x, p + "gate")
@@ -429,6 +441,12 @@ CASES = [
     ("llama, both objects", 60, small("llama", rope_parameters={"rope_type": "default", "rope_theta": 50.0}, rope_scaling={"type": "linear", "factor": 2.0, "rope_theta": 70.0}), True),
     ("llama, dynamic, within", 60, small("llama", rope_scaling={"type": "dynamic", "factor": 2.0}), False),
     ("llama, biases", 23, small("llama", attention_bias=True, mlp_bias=True), False),
+    ("llama, gelu", 23, small("llama", hidden_act="gelu"), False),
+    ("qwen3, gelu_new", 23, small("qwen3", hidden_act="gelu_new"), False),
+    ("olmo2, relu", 23, small("olmo2", hidden_act="relu"), False),
+    ("phi3, gelu_fast", 23, small("phi3", hidden_act="gelu_fast"), False),
+    ("olmoe, gelu_pytorch_tanh", 23, small("olmoe", hidden_act="gelu_pytorch_tanh"), False),
+    ("gemma2, gelu", 23, small("gemma2", hidden_act="silu", hidden_activation="gelu"), False),
     ("mistral, window", 150, small("mistral", sliding_window=70), False),
     ("mistral, window of 1", 9, small("mistral", sliding_window=1), False),
     ("mistral, window of 4096 by default", 4200, small("mistral", vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, max_position_embeddings=8192), False),

@@ -37,7 +37,7 @@ void run_both(forward_pass const& pass, block const& b, block_state& state, std:
   auto const& qkv = outputs[0];
   state.carry(attention_mix) = pass.attention(b, state, columns(qkv, 0, c.q_size()), columns(qkv, c.q_size(), c.kv_size()),
                                               columns(qkv, c.q_size() + c.kv_size(), c.kv_size()));
-  state.carry(mlp_mix) = pass.relu(std::move(outputs[1]));
+  state.carry(mlp_mix) = pass.activated(std::move(outputs[1]));
 }
 
 void add_normalized(forward_pass const& pass, block const& b, block_state& state, std::vector<matrix<float>> outputs) {
@@ -312,6 +312,14 @@ TEST_CASE(
   auto const in_gguf = names_in_gguf(source, *read);
   CHECK(in_gguf.of(experts + "gate_up_proj[6]") == "blk.1.ffn_gate_exps.weight");
   CHECK(in_gguf.of(experts + "gate_up_proj[7]") == "blk.1.ffn_up_exps.weight");
+}
+
+TEST_CASE("an activation that llama.cpp would not compute keeps a model out of GGUF files") {
+  model_config c = random_llama().config;
+  c.name = "mistral";
+  CHECK(gguf_architecture(c) == "llama");
+  c.activation = activation_kind::gelu;
+  CHECK_THROWS_WITH(gguf_architecture(c), Catch::Contains("silu") && Catch::Contains("gelu") && Catch::Contains("GGUF"));
 }
 
 TEST_CASE("numbers that overflow inside a model leave as errors, not as a perplexity or a compressed model") {

@@ -221,6 +221,9 @@ std::string gguf_architecture(model_config const& config) {
   auto const& known = config.family->gguf.names;
   if (std::find(known.begin(), known.end(), name) == known.end())
     throw input_error("GGUF knows no models of type " + config.name);
+  if (config.activation != config.family->gguf.activation)
+    throw input_error(std::string("GGUF has no key for the activation: llama.cpp would compute ") +
+                      name_of(config.family->gguf.activation) + " in place of this model's " + name_of(config.activation));
   return name;
 }
 

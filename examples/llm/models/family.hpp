@@ -123,7 +123,8 @@ struct family_format {
   void (*read_config)(config_reader&, model_config&, rope_defaults&) = nullptr;
   /// `root` is in front of all names that do not belong to the head.
   tensor_layout (*tensors)(model_config const&, std::string const& root) = nullptr;
-  std::vector<std::string> roots = {""}; ///< roots that files may have; the embedding tells which
+  std::vector<std::string> roots = {""};              ///< roots that files may have; the embedding tells which
+  activation_kind activation = activation_kind::silu; ///< of all models in GGUF, which has no key for it
   /// Another form that the same tensors may have: experts stacked. Files are in it if its last linear of the first block is
   /// there. Null: there is none.
   tensor_layout (*stacked_tensors)(model_config const&, std::string const& root) = nullptr;

@@ -11,21 +11,12 @@
 namespace slim_llm {
 namespace {
 
-void gate(forward_pass const& pass, block const&, block_state& state, std::vector<matrix<float>> both) {
-  state.carry(common::mixed) = pass.gated_by_gelu(both[0], std::move(both[1]));
-}
-
 void add_attention(forward_pass const& pass, block const& b, block_state& state, std::vector<matrix<float>> o) {
   common::add_normalized(pass, b, state, "after_attention_norm", std::move(o));
 }
 
 void add_mlp(forward_pass const& pass, block const& b, block_state& state, std::vector<matrix<float>> down) {
   common::add_normalized(pass, b, state, "after_mlp_norm", std::move(down));
-}
-
-std::vector<matrix<float>> gate_adjoint(adjoint_scope const& at, block_gradient& g) {
-  auto const& gate = at.record.outputs[0];
-  return at.pass.gelu_adjoint(gate, at.record.outputs[1], common::take_carried(g, common::mixed, gate.rows(), gate.cols()));
 }
 
 std::vector<matrix<float>> add_attention_adjoint(adjoint_scope const& at, block_gradient& g) {
@@ -47,8 +38,8 @@ std::vector<stage> stages(model_config const&) {
            .adjoint = {common::mixed_input_adjoint, add_attention_adjoint}},
           {.linears = {"gate", "up"},
            .input = common::mlp_input,
-           .combine = gate,
-           .adjoint = {common::mlp_input_adjoint, gate_adjoint}},
+           .combine = common::gate,
+           .adjoint = {common::mlp_input_adjoint, common::gate_adjoint}},
           {.linears = {"down"},
            .input = common::mixed_input,
            .combine = add_mlp,
@@ -168,7 +159,10 @@ model_family const gemma_family = {.name = "gemma",
                                    .norm = norm_kind::rms,
                                    .positions = position_kind::rotary,
                                    .stages = stages,
-                                   .gguf = {.names = {"gemma2", "gemma3"}, .read_config = read_gguf, .tensors = gguf_tensors},
+                                   .gguf = {.names = {"gemma2", "gemma3"},
+                                            .read_config = read_gguf,
+                                            .tensors = gguf_tensors,
+                                            .activation = activation_kind::gelu_tanh},
                                    .hugging_face = {.names = {"gemma2", "gemma3_text"},
                                                     .read_config = read_hugging_face,
                                                     .tensors = hugging_face_tensors,
