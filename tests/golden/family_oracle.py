@@ -338,6 +338,23 @@ def write_folder(folder, config, w, extra=None):
     save_file(w, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+
+
+def multimodal(config, w, root, head):
+    """Configuration and tensors of the model whose text part this is: Gemma3Config; none for other types."""
+    if config["model_type"] != "gemma3_text":
+        return None
+    outer = {"model_type": "gemma3", "text_config": config, "vision_config": VISION, "mm_tokens_per_image": 4, "image_token_index": 90}
+    if "tie_word_embeddings" in config:
+        outer["tie_word_embeddings"] = config["tie_word_embeddings"]
+    names = {name: root + name.removeprefix("model.") if name.startswith("model.") else head for name in w}
+    beside = root.split("language_model.")[0]
+    tower = np.full((3, 16), np.float32(np.nan))  # of no use to the text
+    return outer, {names[name]: value for name, value in w.items()} | {beside + "vision_tower.vision_model.post_layernorm.weight": tower,
+                                                                      beside + "multi_modal_projector.mm_input_projection_weight": tower}
+
+
 # ------------------------------------------------------------------------------------- GGUF as llama.cpp's converter has it
 
 ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3", "qwen3_moe": "qwen3moe"}
@@ -463,6 +480,7 @@ CASES = [
     ("gemma2, no caps, own head", 150, small("gemma2", query_pre_attn_scalar=24, attn_logit_softcapping=None, final_logit_softcapping=None, tie_word_embeddings=False, rope_theta=500.0), False),
     ("gemma3, two tables", 60, small("gemma3_text", num_hidden_layers=7, sliding_window=7, query_pre_attn_scalar=16, rope_parameters={"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5000.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}), True),
     ("gemma3, older spelling", 60, small("gemma3_text", num_hidden_layers=3, sliding_window=7, sliding_window_pattern=2, query_pre_attn_scalar=20, rope_theta=5000.0, rope_local_base_freq=70.0, rope_scaling={"factor": 8.0, "rope_type": "linear"}, final_logit_softcapping=4.0, attention_bias=True), False),
+    ("gemma3, own head", 30, small("gemma3_text", sliding_window=7, query_pre_attn_scalar=16, tie_word_embeddings=False), False),
     ("phi3, fused, window", 60, small("phi3", sliding_window=9), False),
     ("phi3, a part of heads rotated", 40, small("phi3", partial_rotary_factor=0.75, sliding_window=None, tie_word_embeddings=True), True),
     ("phi3, longrope, short text", 60, small("phi3", partial_rotary_factor=0.75, original_max_position_embeddings=64, rope_scaling={"type": "longrope", **FACTORS}), True),
@@ -493,13 +511,19 @@ def families(dump):
             other = stacked(w)
             if other:
                 write_folder(Path(temporary) / f"{number}.stacked", config, other)
-            for path in [folder] + [file] * in_llama_cpp + [Path(temporary) / f"{number}.stacked"] * bool(other):
+            paths = [folder] + [file] * in_llama_cpp + [Path(temporary) / f"{number}.stacked"] * bool(other)
+            for form, root, head in (("hub", "language_model.model.", "language_model.lm_head.weight"), ("whole", "model.language_model.", "lm_head.weight")):
+                if config["model_type"] == "gemma3_text":
+                    paths.append(Path(temporary) / f"{number}.{form}")
+                    write_folder(paths[-1], *multimodal(config, w, root, head))
+            for path in paths:
                 have, said = dumped(dump, path, length, ids)
                 error = np.abs(have - want).max() / np.abs(want).max()
                 worst = max(worst, error)
                 print(f"{title:36} {path.suffix[1:] or 'folder':7} relative error {error:.2e}")
                 assert have.shape == want.shape and error < 1e-5, (title, error)
                 assert "not known" not in said, (title, said)
+                assert ("vision_tower" in said and "text model" in said) == (path.suffix in (".hub", ".whole")), (title, said)
     print(f"worst {worst:.2e}")
 
 
@@ -515,10 +539,16 @@ def by_transformers(dump):
             w, folder = random_weights(config, rng), Path(temporary) / str(number)
             ids = rng.integers(0, config["vocab_size"], length)
             write_folder(folder, config, w)
-            for form in filter(None, [w, stacked(w)]):
+            forms = [(title, config, w), (title + ", stacked", config, stacked(w))]
+            hub = multimodal(config, w, "language_model.model.", "language_model.lm_head.weight")
+            if hub:
+                forms.append((title + ", multimodal", hub[0], {name: value for name, value in hub[1].items() if name.startswith("language")}))
+            for title, written, form in forms:
+                if form is None:
+                    continue
                 if form is not w:
-                    folder, title = Path(temporary) / f"{number}.stacked", title + ", stacked"
-                    write_folder(folder, config, form)
+                    folder = Path(temporary) / f"{number}.{title[-5:]}"
+                    write_folder(folder, written, form)
                 made = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
                 with torch.no_grad():
                     want = made(torch.tensor(ids[None])).logits[0].double().numpy()
@@ -536,6 +566,9 @@ def twice(dump):
     rng, plain = np.random.default_rng(5), small("llama")
     w = random_weights(plain, rng)
     experts = random_weights(small("qwen3_moe"), np.random.default_rng(6))
+    gemma = small("gemma3_text")
+    gemma_w = random_weights(gemma, np.random.default_rng(7))
+    outer, whole = multimodal(gemma, gemma_w, "language_model.model.", "language_model.lm_head.weight")
     tied = {name: value for name, value in w.items() if name != "lm_head.weight"}
     biased_config = small("llama", attention_bias=True)
     biased = random_weights(biased_config, rng)
@@ -579,6 +612,10 @@ def twice(dump):
         ("unknown key", {**plain, "fancy_new_norm": True}, w, nothing, (plain, w), ["'fancy_new_norm'", "not known"]),
         ("harmless keys", {**plain, "torch_dtype": "float32", "pretraining_tp": 2, "top_p": 0.9, "attention_dropout": 0.1, "final_logit_softcapping": None, "use_qk_norm": False, "layer_types": []}, w, nothing, (plain, w), []),
         ("cap of another type", {**plain, "final_logit_softcapping": 30.0}, w, nothing, None, ["final_logit_softcapping", "30.0"]),
+        ("multimodal, flag twice", {**outer, "tie_word_embeddings": False, "text_config": {**gemma, "tie_word_embeddings": True}}, whole, nothing, None, ["tie_word_embeddings", "text_config", "twice"]),
+        ("multimodal, a key of the text", {**outer, "text_config": {**gemma, "fancy_new_norm": 1, "query_pre_attn_scalar": "x"}}, whole, nothing, None, ["text_config", "query_pre_attn_scalar"]),
+        ("multimodal, unknown part", outer, {**whole, "audio_tower.weight": inv}, nothing, None, ["audio_tower.weight", "no place"]),
+        ("vision without a vision model", gemma, {**gemma_w, "vision_tower.weight": inv}, nothing, None, ["vision_tower.weight", "no place"]),
         ("experts stacked with another size", {**small("qwen3_moe"), "moe_intermediate_size": 12}, stacked(experts), nothing, None, ["experts.gate_up_proj", "5 x 48 x 48", "5 x 24 x 48"]),
         ("experts stacked in one block", small("qwen3_moe"), {**experts, "model.layers.1.mlp.experts.down_proj": stacked(experts)["model.layers.1.mlp.experts.down_proj"]}, nothing, None, ["model.layers.1.mlp.experts.down_proj", "no place"]),
         ("experts of another type", {**plain, "num_local_experts": 8}, w, nothing, None, ["num_local_experts"]),

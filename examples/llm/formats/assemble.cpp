@@ -252,10 +252,25 @@ void tensor_source::deny_blocks_from(std::string const& prefix, index_t number) 
   if (!beyond.empty()) deny(*beyond.begin(), slim::message("the configuration says that the model has ", number, " blocks"));
 }
 
+void tensor_source::leave_out(std::vector<std::string> const& prefixes) {
+  for (std::string const& prefix : prefixes) {
+    index_t count = 0;
+    for (auto const& entry : tensors_)
+      if (entry.first.starts_with(prefix)) {
+        ++count;
+        left_out_.insert(entry.first);
+      }
+    if (count > 0)
+      note(slim::message("the ", count, " tensors of '", prefix,
+                         "' are no part of the text model, which is what is read: files of ",
+                         "this form are written with them as they are, GGUF files without them"));
+  }
+}
+
 void tensor_source::settle_unused() {
   std::set<std::string> left; // in order, so that what is said does not depend on hashing
   for (auto const& entry : tensors_)
-    if (!used_.contains(entry.first)) left.insert(entry.first);
+    if (!used_.contains(entry.first) && !left_out_.contains(entry.first)) left.insert(entry.first);
   std::vector<std::string> passed_over;
   for (std::string const& name : left) {
     slim::tensor_info const& tensor = tensors_.at(name);
@@ -332,6 +347,7 @@ slim::result<model> assemble(model_config config, tensor_layout const& layout, t
     source.fail("there is no tensor '" + layout.head + "', and the configuration does not say that the head is the embedding " +
                 "(tie_word_embeddings)");
   if (source.has(layout.head)) m.head = {source.find(layout.head, config.vocab, config.embedding_dim), file};
+  source.leave_out(layout.left_out);
   source.deny_blocks_from(layout.block_prefix, config.layers);
   source.settle_unused();
   source.check_numbers();

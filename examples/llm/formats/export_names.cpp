@@ -217,7 +217,10 @@ tensor_names names_in_gguf(checkpoint const& file, model const& m) {
 }
 
 std::string gguf_architecture(model_config const& config) {
-  std::string const name = config.name == "mistral" ? "llama" : config.name;
+  static std::map<std::string, std::string> const theirs = {
+      {"mistral", "llama"}, {"gemma3_text", "gemma3"}, {"qwen3_moe", "qwen3moe"}};
+  auto const other = theirs.find(config.name);
+  std::string const name = other == theirs.end() ? config.name : other->second;
   auto const& known = config.family->gguf.names;
   if (std::find(known.begin(), known.end(), name) == known.end())
     throw input_error("GGUF knows no models of type " + config.name);

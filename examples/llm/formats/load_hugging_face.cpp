@@ -9,6 +9,31 @@
 namespace slim_llm {
 namespace {
 
+/// The configuration of the text model of a multimodal folder (Gemma3Config of transformers 5.24), whose class has defaults for
+/// sizes that other types must name. What the folder says of the whole model is settled here.
+json_config text_part_of(json_config& whole) {
+  nlohmann::json text = {{"model_type", "gemma3_text"}, {"vocab_size", 262208},    {"hidden_size", 2304},
+                         {"intermediate_size", 9216},   {"num_hidden_layers", 26}, {"num_attention_heads", 8}};
+  if (whole.has("text_config")) {
+    if (!whole.object().at("text_config").is_object())
+      whole.fail("'text_config' is no object");
+    else
+      text.update(whole.object().at("text_config"));
+  }
+  bool const tied = whole.flag("tie_word_embeddings", true);
+  auto const said = text.find("tie_word_embeddings");
+  if (said != text.end() && !said->is_null() && *said != tied)
+    whole.fail("'tie_word_embeddings' is said twice, and differently in 'text_config'");
+  text["tie_word_embeddings"] = tied;
+  for (char const* key : {"model_type", "vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index",
+                          "image_token_index", "boi_token_id", "eoi_token_id", "image_token_id"})
+    whole.used(key);
+  whole.settle_unused();
+  json_config part = whole.part("text_config", std::move(text));
+  part.take_from(whole);
+  return part;
+}
+
 model_config read_config(json_config& config, rope_defaults& rope) {
   model_config c;
   c.name = config.text("model_type");
@@ -44,7 +69,8 @@ slim::result<model> model_of_hugging_face(model_files const& files, model_tensor
   auto object = files.json("config.json");
   if (!object) return slim::failure{object.why()};
   if (!object->is_object()) return slim::failure{file + ": is not a JSON object"};
-  json_config reader(file, std::move(*object));
+  json_config whole(file, std::move(*object));
+  json_config reader = whole.text("model_type", "") == "gemma3" ? text_part_of(whole) : std::move(whole);
   rope_defaults defaults;
   model_config config = read_config(reader, defaults);
   if (!reader.why().empty()) return slim::failure{reader.why()};

@@ -101,6 +101,7 @@ struct tensor_layout {
   std::vector<norm_tensor> norms;
   std::vector<linear_tensor> linears;   ///< in order of execution
   std::vector<linear_tensor> kept = {}; ///< block::kept
+  std::vector<std::string> left_out;    ///< prefixes of tensors that are no part of the text model: a vision tower
   float norm_offset = 0;                ///< is added to the weights of all norms: Gemma's folders hold them less 1
 };
 
