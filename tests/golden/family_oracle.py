@@ -343,7 +343,7 @@ VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "n
 
 def multimodal(config, w, root, head):
     """Configuration and tensors of the model whose text part this is: Gemma3Config; none for other types."""
-    if config["model_type"] != "gemma3_text":
+    if config["model_type"] != "gemma3_text" or config.get("final_logit_softcapping"):  # the whole model does not cap its logits
         return None
     outer = {"model_type": "gemma3", "text_config": config, "vision_config": VISION, "mm_tokens_per_image": 4, "image_token_index": 90}
     if "tie_word_embeddings" in config:
@@ -513,7 +513,7 @@ def families(dump):
                 write_folder(Path(temporary) / f"{number}.stacked", config, other)
             paths = [folder] + [file] * in_llama_cpp + [Path(temporary) / f"{number}.stacked"] * bool(other)
             for form, root, head in (("hub", "language_model.model.", "language_model.lm_head.weight"), ("whole", "model.language_model.", "lm_head.weight")):
-                if config["model_type"] == "gemma3_text":
+                if multimodal(config, w, root, head):
                     paths.append(Path(temporary) / f"{number}.{form}")
                     write_folder(paths[-1], *multimodal(config, w, root, head))
             for path in paths:
@@ -614,6 +614,7 @@ def twice(dump):
         ("cap of another type", {**plain, "final_logit_softcapping": 30.0}, w, nothing, None, ["final_logit_softcapping", "30.0"]),
         ("multimodal, flag twice", {**outer, "tie_word_embeddings": False, "text_config": {**gemma, "tie_word_embeddings": True}}, whole, nothing, None, ["tie_word_embeddings", "text_config", "twice"]),
         ("multimodal, a key of the text", {**outer, "text_config": {**gemma, "fancy_new_norm": 1, "query_pre_attn_scalar": "x"}}, whole, nothing, None, ["text_config", "query_pre_attn_scalar"]),
+        ("multimodal, capped logits", {**outer, "text_config": {**gemma, "final_logit_softcapping": 4.0}}, whole, nothing, None, ["text_config", "final_logit_softcapping"]),
         ("multimodal, unknown part", outer, {**whole, "audio_tower.weight": inv}, nothing, None, ["audio_tower.weight", "no place"]),
         ("vision without a vision model", gemma, {**gemma_w, "vision_tower.weight": inv}, nothing, None, ["vision_tower.weight", "no place"]),
         ("experts stacked with another size", {**small("qwen3_moe"), "moe_intermediate_size": 12}, stacked(experts), nothing, None, ["experts.gate_up_proj", "5 x 48 x 48", "5 x 24 x 48"]),

@@ -25,6 +25,10 @@ json_config text_part_of(json_config& whole) {
   if (said != text.end() && !said->is_null() && *said != tied)
     whole.fail("'tie_word_embeddings' is said twice, and differently in 'text_config'");
   text["tie_word_embeddings"] = tied;
+  if (auto const cap = text.find("final_logit_softcapping"); cap != text.end() && !cap->is_null())
+    whole.fail(
+        "'text_config' caps logits ('final_logit_softcapping'), which Gemma3ForConditionalGeneration does not do and the "
+        "text model alone does");
   for (char const* key : {"model_type", "vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index",
                           "image_token_index", "boi_token_id", "eoi_token_id", "image_token_id"})
     whole.used(key);
