@@ -1,7 +1,7 @@
 #pragma once
 /// @file
-/// The function between the first and the second product of an MLP. Names and formulas: ACT2CLS of transformers 5.24
-/// (activations.py); GELU: Hendrycks and Gimpel, "Gaussian Error Linear Units", arXiv 1606.08415.
+/// The function between the first and the second product of an MLP. Names and formulas are those of ACT2CLS in
+/// transformers 5.24; GELU: Hendrycks and Gimpel, "Gaussian Error Linear Units", arXiv 1606.08415.
 
 #include <cmath>
 
