@@ -278,8 +278,8 @@ TEST_CASE(
     for (linear const& l : dense.blocks[n].linears) CHECK(again.blocks[n][l.role].weight == l.weight);
 
   auto const ids = random_tokens(400, 256);
-  slim_writer whole(source, *read, folder / "whole.slim", nlohmann::json::object());
-  slim_writer partial(source, *read, folder / "partial.slim", nlohmann::json::object());
+  slim_writer whole(source, *read, folder / "whole.slim", nlohmann::json::object(), {});
+  slim_writer partial(source, *read, folder / "partial.slim", nlohmann::json::object(), {.sides = {}, .entropy_coded = true});
   (void)compress_model(*read, ids, find_recipe("slim-quant@g8").value(),
                        {.context = 40, .calib_tokens = 320, .keep_packed = true}, 32,
                        [&](index_t n, block& b, packed_weights& layers) {
