@@ -238,7 +238,8 @@ def check_circles(root):
 
 OPT_IN = {"io", "interop", "testing", "training", "training.hpp"}
 # Entropy coding is for files; what compresses and runs layers does not need it.
-OPT_IN_HEADERS = {"slim/packing/entropy_coded.hpp", "slim/packing/rans.hpp", "slim/packing/rans_kernels.hpp"}
+OPT_IN_HEADERS = {"slim/packing/entropy_coded.hpp", "slim/packing/entropy_coded_matrix.hpp",
+                  "slim/packing/rans.hpp", "slim/packing/rans_kernels.hpp"}
 
 
 def check_umbrella(root):

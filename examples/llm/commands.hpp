@@ -47,7 +47,8 @@ struct compress_command {
   std::string memory_limit;      ///< "6G"; empty: none
   std::ptrdiff_t max_blocks = 0; ///< a trial: stop behind so many blocks and write nothing; 0: all
   bool with_evaluation = true;
-  bool strict = false; ///< a layer that lost more than compression should is an error
+  bool strict = false;        ///< a layer that lost more than compression should is an error
+  bool entropy_coded = false; ///< codes of the .slim file take as few bits as their frequencies say
   void run() const;
 
 private:
@@ -61,7 +62,8 @@ struct plan_command {
   rank_options ranks;
   std::string recipe_name; ///< as compress_command
   std::string memory_limit;
-  bool with_run = false; ///< count the room of a run folder
+  std::string embeddings; ///< as export_command, with --for a format
+  bool with_run = false;  ///< count the room of a run folder
   void run() const;
 };
 
@@ -159,10 +161,12 @@ struct imatrix_command {
 
 struct export_command {
   std::filesystem::path model, packed, out, base, json; ///< out: of several formats, a folder with a file or folder for each
-  std::string to;      ///< ct, gptq, gptq:v1, gptq:v2, mlx, hf, gguf, gguf:TYPE; or several, separated by commas
-  std::string adapter; ///< peft, mlx, gguf, merge, none; empty: what goes with `to`
+  std::string to;         ///< slim, ct, gptq, gptq:v1, gptq:v2, mlx, hf, gguf, gguf:TYPE; or several, separated by commas
+  std::string adapter;    ///< peft, mlx, gguf, merge, none; empty: what goes with `to`
+  std::string embeddings; ///< f16, bf16, f32: type of embedding and head in folders; empty: the smallest that is exact
   std::ptrdiff_t max_rank = 0;
   bool allow_lossy = false;
+  bool entropy_coded = false; ///< with `to` slim, as compress_command
   void run() const;
 };
 

@@ -161,6 +161,8 @@ int main(int argc, char** argv) {
                 "that became 0, an output error of 1");
   sub->add_option("--packed", compress.packed,
                   "also write the packed linears to this file, and measure perplexity on them as they run on this CPU");
+  sub->add_flag("--entropy-coded", compress.entropy_coded,
+                "codes of the .slim file in as few bits as their frequencies say; they are decoded when it is loaded");
   add_memory_limit(sub, compress);
   add_count(*sub, "--max-blocks", compress.max_blocks,
             "a trial for time and memory: stop behind so many blocks, evaluate and write nothing (0: all)")
@@ -179,6 +181,7 @@ int main(int argc, char** argv) {
   sub->add_option("--for", plan.ranks.aim, "as compress has it")->capture_default_str();
   add_rank_options(*sub, plan.ranks);
   add_memory_limit(sub, plan);
+  sub->add_option("--embeddings", plan.embeddings, "as export has it, with --for a format of export");
   sub->add_flag("--run", plan.with_run, "count the disk that compress --run needs, too");
   add_text_options(*sub, plan.text);
   sub->callback([&] { plan.run(); });
@@ -314,15 +317,19 @@ int main(int argc, char** argv) {
   sub = add_command(app, "export", "write a compressed model as files that other software loads", exported);
   add_model(sub, exported);
   sub->add_option("--packed", exported.packed, "the packed linears, written by compress --packed (a .slim file has them)");
-  sub->add_option("--to", exported.to,
-                  "ct (compressed-tensors), gptq, gptq:v1, gptq:v2, mlx, hf (numbers), gguf (smallest exact types), gguf:q4_1 "
-                  "and the like; several, separated by commas, go into one folder")
+  sub->add_option(
+         "--to", exported.to,
+         "slim (a .slim file again, with or without --entropy-coded), ct (compressed-tensors), gptq, gptq:v1, gptq:v2, mlx, hf (numbers), gguf (smallest exact types), gguf:q4_1 "
+         "and the like; several, separated by commas, go into one folder")
       ->required();
   sub->add_option("--out", exported.out, "the folder or GGUF file to write")->required();
   sub->add_option("--adapter", exported.adapter,
                   "peft, mlx or gguf: a file beside it, OUT-adapter or OUT-lora.gguf; merge (hf); none (default: what goes "
                   "with the format)");
+  sub->add_option("--embeddings", exported.embeddings,
+                  "f16, bf16 or f32: round embedding and head of a folder to it (default: the smallest of them that is exact)");
   sub->add_option("--base", exported.base, "gguf: a GGUF file of the model, if the model is a folder");
+  sub->add_flag("--entropy-coded", exported.entropy_coded, "slim: codes in as few bits as their frequencies say");
   sub->add_flag("--allow-lossy", exported.allow_lossy, "round what the format does not hold, and say how much that changed");
   add_count(*sub, "--max-rank", exported.max_rank, "refuse adapters of a higher rank (vLLM: 512; 0: none is refused)")
       ->check(CLI::NonNegativeNumber);

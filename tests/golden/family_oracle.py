@@ -171,13 +171,26 @@ def silu(x):
     return x / (1 + np.exp(-x))
 
 
+erf = np.vectorize(math.erf, otypes=[float])
+
+
 def gelu(x):
+    return 0.5 * x * (1 + erf(x / np.sqrt(2.0)))
+
+
+def gelu_tanh(x):
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+# Names of transformers' ACT2CLS.
+ACTIVATIONS = {"silu": silu, "swish": silu, "relu": lambda x: np.maximum(x, 0), "gelu": gelu, "gelu_python": gelu,
+               "gelu_new": gelu_tanh, "gelu_fast": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh, "gelu_accurate": gelu_tanh}
 
 
 def forward(config, w, ids):
     s, w = Settings(config), {name: value.astype(np.float64) for name, value in w.items()}
     gemma, length = s.kind.startswith("gemma"), len(ids)
+    act = ACTIVATIONS[s.c.get("hidden_activation", "gelu_pytorch_tanh") if gemma else s.c.get("hidden_act", "silu")]
 
     def norm(x, name):
         weight = w[name + ".weight"] + gemma
@@ -214,13 +227,12 @@ def forward(config, w, ids):
         return linear(np.concatenate(out, 1), p + "o_proj")
 
     def gated(x, p):
-        act = gelu if gemma else silu
         return linear(act(linear(x, p + "gate_proj")) * linear(x, p + "up_proj"), p + "down_proj")
 
     def mlp(x, p):
         if s.kind == "phi3":
             gate, up = np.split(linear(x, p + "gate_up_proj"), 2, axis=1)
-            return linear(silu(gate) * up, p + "down_proj")
+            return linear(act(gate) * up, p + "down_proj")
         if "num_experts" not in s.c:
             return gated(x, p)
         router = linear(x, p + "gate")
@@ -304,10 +316,43 @@ def random_weights(config, rng):
     return w
 
 
+def stacked(w):
+    """Experts as Qwen3MoeExperts and OlmoeExperts of transformers 5 hold them, see its conversion_mapping.py; none if w has none."""
+    out, matrices = {}, {}
+    for name, value in w.items():
+        if ".experts." in name:
+            head, tail = name.split(".experts.")
+            number, part = tail.split(".", 1)
+            matrices.setdefault(head + ".experts.", {}).setdefault(part.removesuffix("_proj.weight"), []).append((int(number), value))
+        else:
+            out[name] = value
+    for prefix, parts in matrices.items():
+        gate, up, down = (np.stack([value for _, value in sorted(parts[p], key=lambda x: x[0])]) for p in ("gate", "up", "down"))
+        out[prefix + "gate_up_proj"], out[prefix + "down_proj"] = np.concatenate([gate, up], 1), down
+    return out if matrices else None
+
+
 def write_folder(folder, config, w, extra=None):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config | (extra or {})))
     save_file(w, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+
+
+def multimodal(config, w, root, head):
+    """Configuration and tensors of the model whose text part this is: Gemma3Config; none for other types."""
+    if config["model_type"] != "gemma3_text" or config.get("final_logit_softcapping"):  # the whole model does not cap its logits
+        return None
+    outer = {"model_type": "gemma3", "text_config": config, "vision_config": VISION, "mm_tokens_per_image": 4, "image_token_index": 90}
+    if "tie_word_embeddings" in config:
+        outer["tie_word_embeddings"] = config["tie_word_embeddings"]
+    names = {name: root + name.removeprefix("model.") if name.startswith("model.") else head for name in w}
+    beside = root.split("language_model.")[0]
+    tower = np.full((3, 16), np.float32(np.nan))  # of no use to the text
+    return outer, {names[name]: value for name, value in w.items()} | {beside + "vision_tower.vision_model.post_layernorm.weight": tower,
+                                                                      beside + "multi_modal_projector.mm_input_projection_weight": tower}
 
 
 # ------------------------------------------------------------------------------------- GGUF as llama.cpp's converter has it
@@ -413,6 +458,12 @@ CASES = [
     ("llama, both objects", 60, small("llama", rope_parameters={"rope_type": "default", "rope_theta": 50.0}, rope_scaling={"type": "linear", "factor": 2.0, "rope_theta": 70.0}), True),
     ("llama, dynamic, within", 60, small("llama", rope_scaling={"type": "dynamic", "factor": 2.0}), False),
     ("llama, biases", 23, small("llama", attention_bias=True, mlp_bias=True), False),
+    ("llama, gelu", 23, small("llama", hidden_act="gelu"), False),
+    ("qwen3, gelu_new", 23, small("qwen3", hidden_act="gelu_new"), False),
+    ("olmo2, relu", 23, small("olmo2", hidden_act="relu"), False),
+    ("phi3, gelu_fast", 23, small("phi3", hidden_act="gelu_fast"), False),
+    ("olmoe, gelu_pytorch_tanh", 23, small("olmoe", hidden_act="gelu_pytorch_tanh"), False),
+    ("gemma2, gelu", 23, small("gemma2", hidden_act="silu", hidden_activation="gelu"), False),
     ("mistral, window", 150, small("mistral", sliding_window=70), False),
     ("mistral, window of 1", 9, small("mistral", sliding_window=1), False),
     ("mistral, window of 4096 by default", 4200, small("mistral", vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, max_position_embeddings=8192), False),
@@ -429,6 +480,7 @@ CASES = [
     ("gemma2, no caps, own head", 150, small("gemma2", query_pre_attn_scalar=24, attn_logit_softcapping=None, final_logit_softcapping=None, tie_word_embeddings=False, rope_theta=500.0), False),
     ("gemma3, two tables", 60, small("gemma3_text", num_hidden_layers=7, sliding_window=7, query_pre_attn_scalar=16, rope_parameters={"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5000.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}), True),
     ("gemma3, older spelling", 60, small("gemma3_text", num_hidden_layers=3, sliding_window=7, sliding_window_pattern=2, query_pre_attn_scalar=20, rope_theta=5000.0, rope_local_base_freq=70.0, rope_scaling={"factor": 8.0, "rope_type": "linear"}, final_logit_softcapping=4.0, attention_bias=True), False),
+    ("gemma3, own head", 30, small("gemma3_text", sliding_window=7, query_pre_attn_scalar=16, tie_word_embeddings=False), False),
     ("phi3, fused, window", 60, small("phi3", sliding_window=9), False),
     ("phi3, a part of heads rotated", 40, small("phi3", partial_rotary_factor=0.75, sliding_window=None, tie_word_embeddings=True), True),
     ("phi3, longrope, short text", 60, small("phi3", partial_rotary_factor=0.75, original_max_position_embeddings=64, rope_scaling={"type": "longrope", **FACTORS}), True),
@@ -456,13 +508,22 @@ def families(dump):
             write_folder(folder, config, w)
             if in_llama_cpp:
                 write_gguf(file, config, w)
-            for path in [folder] + [file] * in_llama_cpp:
+            other = stacked(w)
+            if other:
+                write_folder(Path(temporary) / f"{number}.stacked", config, other)
+            paths = [folder] + [file] * in_llama_cpp + [Path(temporary) / f"{number}.stacked"] * bool(other)
+            for form, root, head in (("hub", "language_model.model.", "language_model.lm_head.weight"), ("whole", "model.language_model.", "lm_head.weight")):
+                if multimodal(config, w, root, head):
+                    paths.append(Path(temporary) / f"{number}.{form}")
+                    write_folder(paths[-1], *multimodal(config, w, root, head))
+            for path in paths:
                 have, said = dumped(dump, path, length, ids)
                 error = np.abs(have - want).max() / np.abs(want).max()
                 worst = max(worst, error)
-                print(f"{title:36} {'gguf' if path == file else 'folder':7} relative error {error:.2e}")
+                print(f"{title:36} {path.suffix[1:] or 'folder':7} relative error {error:.2e}")
                 assert have.shape == want.shape and error < 1e-5, (title, error)
                 assert "not known" not in said, (title, said)
+                assert ("vision_tower" in said and "text model" in said) == (path.suffix in (".hub", ".whole")), (title, said)
     print(f"worst {worst:.2e}")
 
 
@@ -478,13 +539,23 @@ def by_transformers(dump):
             w, folder = random_weights(config, rng), Path(temporary) / str(number)
             ids = rng.integers(0, config["vocab_size"], length)
             write_folder(folder, config, w)
-            made = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-            with torch.no_grad():
-                want = made(torch.tensor(ids[None])).logits[0].double().numpy()
-            have = forward(config, w, ids) if dump == "-" else dumped(dump, folder, length, ids)[0]
-            error = np.abs(have - want).max() / np.abs(want).max()
-            worst = max(worst, error)
-            print(f"{title:36} relative error {error:.2e}")
+            forms = [(title, config, w), (title + ", stacked", config, stacked(w))]
+            hub = multimodal(config, w, "language_model.model.", "language_model.lm_head.weight")
+            if hub:
+                forms.append((title + ", multimodal", hub[0], {name: value for name, value in hub[1].items() if name.startswith("language")}))
+            for title, written, form in forms:
+                if form is None:
+                    continue
+                if form is not w:
+                    folder = Path(temporary) / f"{number}.{title[-5:]}"
+                    write_folder(folder, written, form)
+                made = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+                with torch.no_grad():
+                    want = made(torch.tensor(ids[None])).logits[0].double().numpy()
+                have = forward(config, w, ids) if dump == "-" else dumped(dump, folder, length, ids)[0]
+                error = np.abs(have - want).max() / np.abs(want).max()
+                worst = max(worst, error)
+                print(f"{title:36} relative error {error:.2e}")
     print(f"worst {worst:.2e}")
     assert worst < 1e-4
 
@@ -494,6 +565,10 @@ def twice(dump):
     sentence that names what was passed over; or a refusal that names it."""
     rng, plain = np.random.default_rng(5), small("llama")
     w = random_weights(plain, rng)
+    experts = random_weights(small("qwen3_moe"), np.random.default_rng(6))
+    gemma = small("gemma3_text")
+    gemma_w = random_weights(gemma, np.random.default_rng(7))
+    outer, whole = multimodal(gemma, gemma_w, "language_model.model.", "language_model.lm_head.weight")
     tied = {name: value for name, value in w.items() if name != "lm_head.weight"}
     biased_config = small("llama", attention_bias=True)
     biased = random_weights(biased_config, rng)
@@ -537,6 +612,13 @@ def twice(dump):
         ("unknown key", {**plain, "fancy_new_norm": True}, w, nothing, (plain, w), ["'fancy_new_norm'", "not known"]),
         ("harmless keys", {**plain, "torch_dtype": "float32", "pretraining_tp": 2, "top_p": 0.9, "attention_dropout": 0.1, "final_logit_softcapping": None, "use_qk_norm": False, "layer_types": []}, w, nothing, (plain, w), []),
         ("cap of another type", {**plain, "final_logit_softcapping": 30.0}, w, nothing, None, ["final_logit_softcapping", "30.0"]),
+        ("multimodal, flag twice", {**outer, "tie_word_embeddings": False, "text_config": {**gemma, "tie_word_embeddings": True}}, whole, nothing, None, ["tie_word_embeddings", "text_config", "twice"]),
+        ("multimodal, a key of the text", {**outer, "text_config": {**gemma, "fancy_new_norm": 1, "query_pre_attn_scalar": "x"}}, whole, nothing, None, ["text_config", "query_pre_attn_scalar"]),
+        ("multimodal, capped logits", {**outer, "text_config": {**gemma, "final_logit_softcapping": 4.0}}, whole, nothing, None, ["text_config", "final_logit_softcapping"]),
+        ("multimodal, unknown part", outer, {**whole, "audio_tower.weight": inv}, nothing, None, ["audio_tower.weight", "no place"]),
+        ("vision without a vision model", gemma, {**gemma_w, "vision_tower.weight": inv}, nothing, None, ["vision_tower.weight", "no place"]),
+        ("experts stacked with another size", {**small("qwen3_moe"), "moe_intermediate_size": 12}, stacked(experts), nothing, None, ["experts.gate_up_proj", "5 x 48 x 48", "5 x 24 x 48"]),
+        ("experts stacked in one block", small("qwen3_moe"), {**experts, "model.layers.1.mlp.experts.down_proj": stacked(experts)["model.layers.1.mlp.experts.down_proj"]}, nothing, None, ["model.layers.1.mlp.experts.down_proj", "no place"]),
         ("experts of another type", {**plain, "num_local_experts": 8}, w, nothing, None, ["num_local_experts"]),
         ("layers of another kind", {**small("qwen2"), "layer_types": ["full_attention", "chunked_attention"]}, w, nothing, None, ["chunked_attention"]),
         ("window without a size", {**small("qwen2"), "layer_types": ["full_attention", "sliding_attention"]}, w, nothing, None, ["sliding_attention", "use_sliding_window"]),

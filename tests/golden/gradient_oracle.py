@@ -17,6 +17,7 @@ try:
     import gguf
     import numpy as np
     from autograd import grad
+    from autograd.extend import defvjp, primitive
 
     import family_oracle
     import model_oracle
@@ -25,11 +26,15 @@ except ImportError as missing:
     sys.exit(77)
 
 family_oracle.np = model_oracle.np = anp  # their forward passes become differentiable
+family_oracle.erf = primitive(family_oracle.erf)
+defvjp(family_oracle.erf, lambda y, x: lambda g: g * 2 / np.sqrt(np.pi) * np.exp(-x * x))
 small = family_oracle.small
 
 FAMILIES = [
     ("llama, llama3 positions, gguf", 20, small("llama", rope_theta=500.0, tie_word_embeddings=False, rope_scaling={**family_oracle.LLAMA3, "original_max_position_embeddings": 32})),
     ("llama, biases, tied head", 17, small("llama", attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
+    ("llama, gelu", 17, small("llama", hidden_act="gelu")),
+    ("llama, relu", 17, small("llama", hidden_act="relu")),
     ("mistral, window, two tiles", 150, small("mistral", sliding_window=70, vocab_size=53)),
     ("qwen2", 20, small("qwen2")),
     ("qwen3", 20, small("qwen3")),
@@ -53,8 +58,8 @@ def models(rng):
         write = family_oracle.write_gguf if title.endswith("gguf") else family_oracle.write_folder
         yield title, length, lambda path, w, config=config, write=write: write(path, config, w), \
             lambda config=config: family_oracle.random_weights(config, rng), run, scale
-    for title, before, embed in (("opt", True, None), ("opt, norms behind, projections", False, 16)):
-        cfg, _ = model_oracle.random_opt(rng, before, embed)
+    for title, before, embed, act in (("opt", True, None, "relu"), ("opt, norms behind, projections", False, 16, "relu"), ("opt, gelu", True, None, "gelu")):
+        cfg, _ = model_oracle.random_opt(rng, before, embed, act=act)
         yield title, 20, lambda path, w, cfg=cfg: model_oracle.write_folder(path, cfg, w, 5), \
             lambda before=before, embed=embed: model_oracle.random_opt(rng, before, embed)[1], \
             lambda w, ids, cfg=cfg: model_oracle.opt(cfg, w, ids), 1.0

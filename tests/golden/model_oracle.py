@@ -22,6 +22,8 @@ try:
     import numpy as np
     from gguf.quants import dequantize
     from safetensors.numpy import save_file
+
+    import family_oracle
 except ImportError as missing:
     print(f"skipped: {missing}")
     sys.exit(77)
@@ -115,7 +117,7 @@ def opt(cfg, w, ids):
         x = x + linear(w, p + "self_attn.out_proj", attention(cfg, q, k, v, lambda head, _: head))
         x = x if before else first(x)
         h = second(x) if before else x
-        x = x + linear(w, p + "fc2", np.maximum(linear(w, p + "fc1", h), 0))
+        x = x + linear(w, p + "fc2", family_oracle.ACTIVATIONS[cfg.get("act", "relu")](linear(w, p + "fc1", h)))
         x = x if before else second(x)
     if before:
         x = layer_norm(x, w[r + "final_layer_norm.weight"], w[r + "final_layer_norm.bias"])
@@ -222,7 +224,7 @@ def write_folder(folder, cfg, w, version, shards=1):
               "num_hidden_layers": cfg["layers"], "num_attention_heads": cfg["heads"], "vocab_size": cfg["vocab"],
               "max_position_embeddings": cfg.get("max_positions", 64), "bos_token_id": 1, "dtype" if version == 5 else "torch_dtype": "float32"}
     if cfg["type"] == "opt":
-        config |= {"ffn_dim": cfg["inter"], "word_embed_proj_dim": cfg.get("embed", cfg["hidden"]), "activation_function": "relu",
+        config |= {"ffn_dim": cfg["inter"], "word_embed_proj_dim": cfg.get("embed", cfg["hidden"]), "activation_function": cfg.get("act", "relu"),
                    "do_layer_norm_before": cfg["norm_before"]}
     else:
         config |= {"intermediate_size": cfg["inter"], "num_key_value_heads": cfg["kv_heads"], "rms_norm_eps": cfg["eps"],
@@ -275,9 +277,9 @@ def random_llama(rng, kind, **changes):
     return cfg, w
 
 
-def random_opt(rng, norm_before, embed=None, positions=64):
+def random_opt(rng, norm_before, embed=None, positions=64, act="relu"):
     cfg = {"type": "opt", "layers": 2, "hidden": 48, "heads": 6, "kv_heads": 6, "head_dim": 8, "inter": 100, "vocab": 97,
-           "norm_before": norm_before, "max_positions": positions}
+           "norm_before": norm_before, "max_positions": positions, "act": act}
     normal = lambda *shape: (rng.standard_normal(shape) * (1.5 / np.sqrt(shape[-1]))).astype(np.float32)
     d, r = cfg["hidden"], "model.decoder."
     cfg["embed"] = embed or d
@@ -330,6 +332,7 @@ def random_models(rng):
     yield "qwen3, wide heads", 23, random_llama(rng, "qwen3", head_dim=16, eps=1e-6, tied=False)
     yield "opt, norm before", 23, random_opt(rng, True)
     yield "opt, norm after, projected", 23, random_opt(rng, False, embed=24)
+    yield "opt, gelu", 23, random_opt(rng, True, act="gelu")
 
 
 def families(dump):
@@ -377,7 +380,7 @@ def refusals(dump):
         (["model.layers.2.", "2 blocks"], lambda f: rewrite(f, lambda w: w.update({"model.layers.2.input_layernorm.weight": w["model.norm.weight"]}))),
         (["'gemma'", "not known"], change(model_type="gemma")),
         (["ntk", "not known"], change(rope_scaling={"type": "ntk", "factor": 2.0})),
-        (["gelu", "not known"], change(hidden_act="gelu")),
+        (["mish", "hidden_act", "not known", "gelu_new"], change(hidden_act="mish")),
         (["num_hidden_layers", "whole number"], change(num_hidden_layers="2")),
         (["num_hidden_layers", "missing"], change(num_hidden_layers=None)),
         (["max_position_embeddings", "9223372036854775807"], change(max_position_embeddings=2**63 - 1)),

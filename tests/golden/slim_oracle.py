@@ -5,6 +5,7 @@ It makes a small model as a Hugging Face folder, compresses it to a .slim file a
 """
 import json
 import pathlib
+import struct
 import subprocess
 import sys
 import tempfile
@@ -86,6 +87,120 @@ def decoded(data):
     return np.where(np.array(mask).reshape(rows, cols) != 0, values, 0.0)
 
 
+def rans_decoded(data, share, count):
+    """One plane of a chunk, from docs/formats/entropy_coded.md."""
+    first, value_at = [0] * 256, []
+    for s in range(256):
+        first[s] = len(value_at)
+        value_at += [s] * share[s]
+    assert len(value_at) == 4096
+    states = [int(x) for x in np.frombuffer(data[:128], "<u4")]
+    words, taken, out = np.frombuffer(data[128:], "<u2"), 0, bytearray()
+    for k in range(count):
+        x = states[k % 32]
+        s = value_at[x % 4096]
+        x = share[s] * (x // 4096) + x % 4096 - first[s]
+        if x < 1 << 16:
+            x, taken = x << 16 | int(words[taken]), taken + 1
+        states[k % 32] = x
+        out.append(s)
+    assert taken == len(words) and set(states) == {1 << 16}
+    return out
+
+
+def entropy_decoded(data):
+    magic, version, planes, size, record, chunk = struct.unpack("<4sHHQII", data[:24])
+    assert (magic, version) == (b"SLRA", 1)
+    plane_of, at = list(data[24:24 + record]), 24 + record
+    shares = []
+    for _ in range(planes):
+        present = [s for s in range(256) if data[at + s // 8] >> s % 8 & 1]
+        at += 32
+        share = [0] * 256
+        for s in present:
+            share[s] = int.from_bytes(data[at:at + 2], "little")
+            at += 2
+        shares.append(share)
+    records, places = size // record, [[j for j in range(record) if plane_of[j] == p] for p in range(planes)]
+    chunks = -(-records // chunk)
+    sizes = np.frombuffer(data[at:at + 4 * chunks * planes], "<u4").reshape(chunks, planes)
+    at += 4 * chunks * planes
+    out = np.zeros((records, record), np.uint8)
+    for c in range(chunks):
+        rows = slice(c * chunk, min(records, (c + 1) * chunk))
+        for p in range(planes):
+            part, count = data[at:at + sizes[c, p]], (rows.stop - rows.start) * len(places[p])
+            at += int(sizes[c, p])
+            plane = part if len(part) == count else rans_decoded(part, shares[p], count)
+            out[rows, places[p]] = np.frombuffer(bytes(plane), np.uint8).reshape(-1, len(places[p]))
+    rest = data[at:]
+    assert len(rest) == size % record
+    return out.tobytes() + rest
+
+
+def packed_of(tensor):
+    """Bytes of a tensor of codes, entropy coded or not, as packed bytes: the section on packed matrices of entropy_coded.md."""
+    data = tensor.tobytes()
+    if data[:4] != b"SLRM":
+        return tensor
+    assert int.from_bytes(data[4:8], "little") == 1
+    total, header, at = int.from_bytes(data[8:16], "little"), data[16:80], 80
+    kind, bits, scale_format, flags = header[6:10]
+    factors = int.from_bytes(header[20:24], "little")
+    rows, cols, tall, wide = np.frombuffer(header[24:56], "<i8").tolist()
+    scales = -(-rows // (tall or rows)) * -(-cols // (wide or cols))
+    field_bytes = lambda count: -(-count * bits // 8)
+    parts = [(scales * (2 if scale_format else 4), None)]
+    if flags & 1:
+        parts.append((field_bytes(scales), (1, scales)))
+    parts.append((factors * ((2 if cols <= 65536 else 4) + 4) + (64 if flags & 4 else 0), None))
+    count = {1: cols, 2: -(-cols // 4) * 2}.get(kind)
+    if count is not None:
+        parts.append((rows * field_bytes(count), (rows, count)))
+    parts.append((total - 64 - sum(size for size, _ in parts), None))
+    out = header
+    for size, fields in parts:
+        if size == 0:
+            continue
+        coded = int.from_bytes(data[at:at + 8], "little")
+        plain, at = entropy_decoded(data[at + 8:at + 8 + coded]), at + 8 + coded
+        if fields and 8 % bits:
+            per_byte = 8 // bits
+            spread = np.frombuffer(plain, np.uint8).reshape(fields[0], -1)
+            values = np.stack([spread >> k * bits & (1 << bits) - 1 for k in range(per_byte)], -1).reshape(fields[0], -1)[:, :fields[1]]
+            plain = np.packbits(np.unpackbits(values[..., None].astype(np.uint8), axis=-1, bitorder="little")[..., :bits].reshape(fields[0], -1),
+                                axis=1, bitorder="little").tobytes()
+        assert len(plain) == size
+        out += plain
+    assert at == len(data) and len(out) == total
+    return np.frombuffer(out, np.uint8)
+
+
+def check_entropy_coded(folder, program, common):
+    """Written entropy coded at once, or made of the plain file and back: the same linears, byte for byte."""
+    plain, coded, made, back = (folder / f"{name}.slim" for name in ("small", "coded", "made", "back"))
+    run(program, *common, "--out", coded, "--entropy-coded", "--json", folder / "coded.json")
+    run(program, "export", plain, "--to", "slim", "--entropy-coded", "--out", made)
+    run(program, "export", coded, "--to", "slim", "--out", back)
+    run(program, "validate", coded)
+    assert coded.read_bytes() == made.read_bytes() and back.read_bytes() == plain.read_bytes()
+    metadata, tensors = read_container(coded)
+    assert metadata["version"] == "2"
+    before = read_container(plain)[1]
+    smaller, resident, in_file = 0, 0, 0
+    codes = {entry["name"] for entry in json.loads(metadata["tensors"]) if entry["type"] == "codes"}
+    for name, tensor in tensors.items():
+        linear = name.removesuffix(".left").removesuffix(".right") in codes
+        same = packed_of(tensor) if linear and tensor.dtype == np.uint8 else tensor
+        assert same.tobytes() == before[name].tobytes(), name
+        smaller += tensor.nbytes < before[name].nbytes
+        resident, in_file = resident + linear * before[name].nbytes, in_file + linear * tensor.nbytes
+    said = json.loads((folder / "coded.json").read_text())
+    assert (said["linear_bytes_resident"], said["linear_bytes_in_file"]) == (resident, in_file)
+    assert smaller > 0 and coded.stat().st_size < plain.stat().st_size, (smaller, coded.stat().st_size, plain.stat().st_size)
+    print(f"entropy coded: {smaller} tensors smaller, {in_file} bytes of linears for {resident}")
+
+
 def matrix_of(tensor):
     if tensor.dtype == np.uint16:  # BF16, which NumPy does not have
         return (tensor.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
@@ -153,6 +268,8 @@ def check(folder, program, recipe, source, linears):
     assert (np.abs(read.reshape(blocks.shape) - blocks) <= 0.5001 * step).all()
     for name in source.keys() - set(linears) - {"model.embed_tokens.weight"}:
         assert (tensors[name] == source[name]).all()
+    if recipe in ("int3-lr@g32@r6", "joint-q@g32", "slim-quant-wanda@50"):
+        check_entropy_coded(folder, program, common)
     print(f"{recipe}: {len(linears)} linears are what docs/formats/slim.md says, within {worst:.1e} of the F16 file; "
           f"{path.stat().st_size} bytes as planned")
 

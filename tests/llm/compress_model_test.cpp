@@ -71,7 +71,7 @@ TEST_CASE("every layer is calibrated on what the compressed layers before it mak
     apply_into(b["o"], a, hidden, slim::destination::add);
     auto const y = pass.normalized(*b.find_norm("mlp_norm"), hidden);
     for (char const* role : {"gate", "up"}) compress(b[role], y);
-    auto const h = pass.gated_by_silu(apply(b["gate"], y), apply(b["up"], y));
+    auto const h = pass.gated(apply(b["gate"], y), apply(b["up"], y));
     compress(b["down"], h);
     apply_into(b["down"], h, hidden, slim::destination::add);
   }

@@ -1,10 +1,12 @@
 #include "compress/compress_model.hpp"
 #include "evaluate/evaluate.hpp"
 #include "evaluate/generate.hpp"
+#include "formats/export_folder.hpp"
 #include "formats/export_model.hpp"
+#include "formats/export_names.hpp"
 #include "formats/load.hpp"
-#include "support/temporary_folder.hpp"
-#include "tiny_gguf.hpp"
+#include "formats/slim_writer.hpp"
+#include "tiny_folder.hpp"
 
 #include "slim/testing/same_bits.hpp"
 
@@ -35,7 +37,7 @@ void run_both(forward_pass const& pass, block const& b, block_state& state, std:
   auto const& qkv = outputs[0];
   state.carry(attention_mix) = pass.attention(b, state, columns(qkv, 0, c.q_size()), columns(qkv, c.q_size(), c.kv_size()),
                                               columns(qkv, c.q_size() + c.kv_size(), c.kv_size()));
-  state.carry(mlp_mix) = pass.relu(std::move(outputs[1]));
+  state.carry(mlp_mix) = pass.activated(std::move(outputs[1]));
 }
 
 void add_normalized(forward_pass const& pass, block const& b, block_state& state, std::vector<matrix<float>> outputs) {
@@ -66,6 +68,25 @@ model random_parallel() {
                  random_linear("down", c.hidden, c.intermediate, ++seed)};
   }
   return m;
+}
+
+model mixture_of_bytes() {
+  model m = random_of(mixture_family, [](model_config& c) {
+    c.vocab = 256;
+    c.experts = 5;
+    c.experts_per_token = 2;
+    c.has.head_norms = c.normalize_expert_weights = true;
+  });
+  m.embedding = random_matrix(256, m.config.hidden, 1);
+  return m;
+}
+
+/// Names and shapes of the tensors of a folder.
+std::map<std::string, std::vector<index_t>> shapes_in(std::filesystem::path const& folder) {
+  std::map<std::string, std::vector<index_t>> shapes;
+  checkpoint const file(folder); // whose tensors must outlive the loop
+  for (auto const& tensor : file.tensors()) shapes[tensor.name] = tensor.shape;
+  return shapes;
 }
 
 } // namespace
@@ -191,13 +212,7 @@ TEST_CASE("an expert that no token was sent to is left as it is, and named") {
 
 TEST_CASE("experts that a GGUF file stacks in one tensor are read, packed, and written back into their places") {
   slim_test::temporary_folder const folder;
-  model made = random_of(mixture_family, [](model_config& c) {
-    c.vocab = 256;
-    c.experts = 5;
-    c.experts_per_token = 2;
-    c.has.head_norms = c.normalize_expert_weights = true;
-  });
-  made.embedding = random_matrix(256, made.config.hidden, 1);
+  model made = mixture_of_bytes();
   write_tiny_gguf(folder / "in.gguf", made);
   checkpoint const source(folder / "in.gguf");
   auto const read = load_model(folder / "in.gguf");
@@ -231,6 +246,81 @@ TEST_CASE("experts that a GGUF file stacks in one tensor are read, packed, and w
   auto const again = load_model(folder / "out.gguf");
   REQUIRE(again.why() == "");
   CHECK(evaluate(*again, ids, {.context = 40}).nll == Approx(evaluate(dense, ids, {.context = 40}).nll).epsilon(2e-3)); // F16
+}
+
+TEST_CASE(
+    "experts that a folder stacks in two tensors are read, written back so, kept in a .slim file, and exported one by one") {
+  slim_test::temporary_folder const folder;
+  model const made = mixture_of_bytes();
+  write_tiny_folder(folder / "single", made);
+  write_tiny_folder(folder / "stacked", made, "F32", true);
+  std::string const experts = "model.layers.1.mlp.experts.";
+  auto const shapes = shapes_in(folder / "stacked");
+  REQUIRE(shapes.at(experts + "gate_up_proj") == std::vector<index_t>{5, 80, 24});
+  REQUIRE(shapes.at(experts + "down_proj") == std::vector<index_t>{5, 24, 40});
+  REQUIRE(shapes.size() < shapes_in(folder / "single").size());
+  checkpoint const source(folder / "stacked");
+  auto const read = load_model(folder / "stacked");
+  REQUIRE(read.why() == "");
+  CHECK(source.bits_per_weight(linears_of(*read)) == Approx(32));
+  model dense = *read;
+  load_into_memory(dense);
+  for (std::size_t n = 0; n < dense.blocks.size(); ++n)
+    for (linear const& l : made.blocks[n].linears) CHECK(dense.blocks[n][l.role].weight == l.weight);
+  CHECK(dense.blocks[1]["expert3.up"].name == experts + "gate_up_proj[7]");
+
+  model_writer back(source, folder / "back", "a test");
+  for (block& b : dense.blocks) CHECK(back.add(b).empty()); // a writer rounds what it writes
+  CHECK(back.finish() > 0);
+  CHECK(shapes_in(folder / "back") == shapes);
+  model again = required(load_model(folder / "back"));
+  load_into_memory(again);
+  for (std::size_t n = 0; n < dense.blocks.size(); ++n)
+    for (linear const& l : dense.blocks[n].linears) CHECK(again.blocks[n][l.role].weight == l.weight);
+
+  auto const ids = random_tokens(400, 256);
+  slim_writer whole(source, *read, folder / "whole.slim", nlohmann::json::object(), {});
+  slim_writer partial(source, *read, folder / "partial.slim", nlohmann::json::object(), {.sides = {}, .entropy_coded = true});
+  (void)compress_model(*read, ids, find_recipe("slim-quant@g8").value(),
+                       {.context = 40, .calib_tokens = 320, .keep_packed = true}, 32,
+                       [&](index_t n, block& b, packed_weights& layers) {
+                         whole.add(b, layers);
+                         again.blocks[static_cast<std::size_t>(n)] = b;
+                         if (n == 1) layers.erase(b["expert3.up"].name); // as if it had been sent no token
+                         partial.add(b, layers);
+                       });
+  CHECK(whole.finish() > 0);
+  CHECK(partial.finish() > 0);
+  auto const require_same = [&](std::filesystem::path const& path, bool but_one) {
+    INFO(path);
+    model m = required(load_model(path));
+    load_into_memory(m);
+    for (std::size_t n = 0; n < m.blocks.size(); ++n)
+      for (linear const& l : again.blocks[n].linears) {
+        bool const left = but_one && n == 1 && l.role == "expert3.up";
+        CHECK(m.blocks[n][l.role].weight == (left ? made.blocks[n][l.role].weight : l.weight));
+      }
+  };
+  require_same(folder / "whole.slim", false);
+  require_same(folder / "partial.slim", true);
+
+  checkpoint const file(folder / "whole.slim");
+  model const described = required(load_model(folder / "whole.slim"));
+  export_report report;
+  export_dense_folder(source_of(file, described, {}), false, folder / "exported", {}, report);
+  CHECK(shapes_in(folder / "exported") == shapes_in(folder / "single"));
+  require_same(folder / "exported", false);
+  auto const in_gguf = names_in_gguf(source, *read);
+  CHECK(in_gguf.of(experts + "gate_up_proj[6]") == "blk.1.ffn_gate_exps.weight");
+  CHECK(in_gguf.of(experts + "gate_up_proj[7]") == "blk.1.ffn_up_exps.weight");
+}
+
+TEST_CASE("an activation that llama.cpp would not compute keeps a model out of GGUF files") {
+  model_config c = random_llama().config;
+  c.name = "mistral";
+  CHECK(gguf_architecture(c) == "llama");
+  c.activation = activation_kind::gelu;
+  CHECK_THROWS_WITH(gguf_architecture(c), Catch::Contains("silu") && Catch::Contains("gelu") && Catch::Contains("GGUF"));
 }
 
 TEST_CASE("numbers that overflow inside a model leave as errors, not as a perplexity or a compressed model") {

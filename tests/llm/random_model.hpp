@@ -101,6 +101,7 @@ inline model random_opt(bool as_350m = false, index_t vocab = 61) {
   model_config& c = m.config;
   c.family = &opt_family;
   c.name = "opt";
+  c.activation = activation_kind::relu;
   c.layers = 2;
   c.hidden = 24;
   c.heads = c.kv_heads = 6;
@@ -151,6 +152,7 @@ inline model random_of(model_family const& family, std::function<void(model_conf
   model_config& c = m.config;
   c.family = &family;
   c.name = family.name;
+  c.activation = family.gguf.activation;
   if (change) change(c);
   m.rotary.resize(2, rotary_of_pairs({0.7, 0.03}));
   tensor_layout const layout = family.hugging_face.tensors(c, "");

@@ -1,6 +1,7 @@
 #include "compress/recipe_file.hpp"
 
 #include "compress/compress_model.hpp"
+#include "compress/side_rules.hpp"
 #include "random_model.hpp"
 #include "support/temporary_folder.hpp"
 
@@ -72,4 +73,60 @@ TEST_CASE("a recipe file that says something unknown is refused with the rule, t
   CHECK(rule(R"({"match": "b", "pattern": "4:8"})").find("possible are dense, 2:4, 50%") != std::string::npos);
   CHECK(rule(R"({"match": "b", "recipe": "gptq-int4", "rank": 3})").find("the recipe has no adapter") != std::string::npos);
   CHECK(rule(R"({"match": "b", "rank": 1.5})").find("rank '1.5'") != std::string::npos);
+  CHECK(rule(R"({"match": "b", "type": "q8_1"})").find("rule 2: 'type' is 'q8_1'; did you mean 'q8_0'?") != std::string::npos);
+  CHECK(rule(R"({"match": "b", "type": "q8_0", "bits": 4})").find("keys for linears") != std::string::npos);
+}
+
+TEST_CASE("rules of a recipe file give embedding and head their types, and only them") {
+  matrix<float> const values = random_matrix(300, 64, 3, 0.1);
+  auto const stored = [&](char const* name) {
+    return stored_matrix(
+        {name, slim::tensor_type::f32, "F32", {300, 64}, std::as_bytes(std::span(values.data(), std::size_t(values.size())))},
+        std::make_shared<int>());
+  };
+  model m = random_llama();
+  m.embedding = stored("token_embd.weight");
+  m.head = stored("output.weight");
+  auto const sides = [&](std::string const& rules) {
+    auto const how = recipe_in(R"({"recipe": "int3-lr", "rules": [)" + rules + "]}");
+    REQUIRE(how.why() == "");
+    CHECK(how->of("blk.0.attn_q.weight") != nullptr);
+    return side_types_of(*how, m);
+  };
+  using slim::tensor_type;
+  CHECK(sides("") == side_types{{"token_embd.weight", tensor_type::q8_0}, {"output.weight", tensor_type::q8_0}});
+  CHECK(sides(R"({"match": "token.*", "skip": true})") == side_types{{"output.weight", tensor_type::q8_0}});
+  CHECK(
+      sides(R"({"match": ".*attn_k.*", "bits": 2}, {"match": "output.*", "type": "bf16"}, {"match": ".*", "type": "q5_1"})") ==
+      side_types{{"token_embd.weight", tensor_type::q5_1}, {"output.weight", tensor_type::bf16}});
+  CHECK_THROWS_WITH(sides(R"({"match": "blk.*", "type": "q4_0"})"),
+                    Catch::Contains("'blk.*'") && Catch::Contains("token_embd.weight") && Catch::Contains("fits neither"));
+  CHECK_THROWS_WITH(sides(R"({"match": ".*", "type": "q6_k"})"),
+                    Catch::Contains("token_embd.weight: rows of 64") && Catch::Contains("256"));
+
+  slim_test::temporary_folder const folder;
+  scratch_file scratch(folder / "");
+  double last = 1;
+  for (auto const type :
+       {tensor_type::q4_0, tensor_type::q4_1, tensor_type::q5_1, tensor_type::q8_0, tensor_type::bf16, tensor_type::f16}) {
+    INFO(slim::name_of(type));
+    std::vector<std::string> notes;
+    stored_matrix const rounded = rounded_to(m.embedding, {{"token_embd.weight", type}}, scratch, notes);
+    REQUIRE(rounded.tensor());
+    CHECK(rounded.tensor()->type == type);
+    CHECK(rounded.tensor()->bytes.size() == bytes_in(*m.embedding.tensor(), type));
+    matrix<float> const read = rounded.to_float();
+    double change = 0, all = 0;
+    for (index_t k = 0; k < read.size(); ++k) {
+      change += std::pow(double(read.data()[k]) - double(values.data()[k]), 2.0);
+      all += std::pow(double(values.data()[k]), 2.0);
+    }
+    double const error = std::sqrt(change / all);
+    REQUIRE(notes.size() == 1);
+    CHECK(notes[0] ==
+          slim::message("token_embd.weight: written as ", slim::name_of(type), " in place of F32, relative error ", error));
+    CHECK(error < last);
+    CHECK(error > 0);
+    last = error;
+  }
 }

@@ -284,7 +284,7 @@ TEST_CASE("a .slim file whose bytes have changed is found out, and one whose par
     return opened ? opened->find_damage() : opened.why();
   };
   CHECK(why([](auto&, auto& data) { data["recipe"] = "{}"; }) == "metadata: are not as they were written");
-  CHECK(why([](auto&, auto& data) { data["version"] = "2"; }).find("is of version 2") != std::string::npos);
+  CHECK(why([](auto&, auto& data) { data["version"] = "3"; }).find("is of version 3") != std::string::npos);
   CHECK(why([](auto&, auto& data) { data["format"] = "pt"; }).find("no compressed model") != std::string::npos);
   CHECK(why([](auto&, auto& data) { data["tensors"] = "[]"; }).find("is not in its list of tensors") != std::string::npos);
   CHECK(why([](auto& bytes, auto&) { bytes.clear(); }).find("tensor '" + linear + "' is missing") != std::string::npos);

@@ -24,6 +24,29 @@ inline std::string printable_byte(int byte) {
   return {static_cast<char>(0xc0 | (code >> 6)), static_cast<char>(0x80 | (code & 63))};
 }
 
+/// The tensors of a block as a layout has them; stacked ones hold several linears.
+inline std::vector<slim::outgoing_tensor> tensors_of_block(tensor_layout const& layout, block const& b, index_t number,
+                                                           slim::tensor_type type) {
+  std::string const prefix = layout.block_prefix + std::to_string(number) + ".";
+  std::vector<slim::outgoing_tensor> tensors;
+  for (norm_tensor const& t : layout.norms)
+    tensors.push_back(slim::outgoing_vector(prefix + t.name, type, b.find_norm(t.role)->weight));
+  for (linear_tensor const& t : layout.kept)
+    tensors.push_back(slim::outgoing_matrix(prefix + t.name, type, b.find_kept(t.role).weight.view()));
+  for (linear_tensor const& t : layout.linears) {
+    if (t.slice < 0) tensors.push_back(slim::outgoing_matrix(prefix + t.name, type, b[t.role].weight.view()));
+    if (t.slice != 0) continue;
+    matrix<float> all(t.slices * t.d_out, t.d_in);
+    for (linear_tensor const& part : layout.linears)
+      if (part.name == t.name) std::copy_n(b[part.role].weight.data(), t.d_out * t.d_in, all.row(part.slice * t.d_out));
+    tensors.push_back(
+        {prefix + t.name, type, {}, {t.slices / t.below, t.below * t.d_out, t.d_in}, std::function<matrix<float>()>([all] {
+           return all;
+         })});
+  }
+  return tensors;
+}
+
 /// Writes random_llama, or a model with experts, with 256 tokens, one per byte. `m` names its tensors as the file does
 /// afterwards. `change` may add metadata.
 inline void write_tiny_gguf(std::filesystem::path const& path, model& m,
@@ -61,29 +84,10 @@ inline void write_tiny_gguf(std::filesystem::path const& path, model& m,
     block& b = m.blocks[n];
     std::string const prefix = "blk." + std::to_string(n) + ".";
     auto const layout = c.family->gguf.tensors(c, "");
-    for (norm_tensor const& tensor : layout.norms)
-      file.add(slim::outgoing_vector(prefix + tensor.name, slim::tensor_type::f32, b.find_norm(tensor.role)->weight));
-    for (linear_tensor const& tensor : layout.kept)
-      file.add(slim::outgoing_matrix(prefix + tensor.name, slim::tensor_type::f32, b.find_kept(tensor.role).weight.view()));
-    std::vector<std::pair<std::string, std::vector<linear const*>>> tensors; // stacked ones hold several linears
-    for (linear_tensor const& tensor : layout.linears) {
-      linear& l = b[tensor.role];
-      l.name = prefix + tensor.name;
-      auto at = std::find_if(tensors.begin(), tensors.end(), [&](auto const& entry) { return entry.first == l.name; });
-      if (at == tensors.end()) at = tensors.insert(at, {l.name, {}});
-      at->second.push_back(&l);
-      if (tensor.slice >= 0) l.name += "[" + std::to_string(tensor.slice) + "]";
-    }
-    for (auto const& [name, slices] : tensors) {
-      index_t const rows = slices[0]->d_out(), cols = slices[0]->d_in(), count = static_cast<index_t>(slices.size());
-      matrix<float> all(rows * count, cols);
-      for (index_t k = 0; k < count; ++k)
-        std::copy_n(slices[static_cast<std::size_t>(k)]->weight.data(), rows * cols, all.row(k * rows));
-      slim::outgoing_tensor out{
-          name, slim::tensor_type::f32, {}, {rows, cols}, std::function<matrix<float>()>([all] { return all; })};
-      if (slices[0]->name != name) out.shape = {count, rows, cols};
-      file.add(std::move(out));
-    }
+    for (auto& tensor : tensors_of_block(layout, b, static_cast<index_t>(n), slim::tensor_type::f32))
+      file.add(std::move(tensor));
+    for (linear_tensor const& tensor : layout.linears)
+      b[tensor.role].name = tensor.slice < 0 ? prefix + tensor.name : slice_name(prefix + tensor.name, tensor.slice);
   }
   if (change) change(file);
   if (auto const done = file.write(path); !done) throw std::runtime_error(done.why());

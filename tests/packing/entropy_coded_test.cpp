@@ -1,9 +1,10 @@
 // Entropy-coded bytes: what comes back, how few bytes it takes, and what damage does.
 
-#include "slim/packing/entropy_coded.hpp"
+#include "slim/packing/entropy_coded_matrix.hpp"
 
 #include "slim/core/random.hpp"
 #include "slim/io/gguf/record_planes.hpp"
+#include "slim/packing/unpack.hpp"
 #include "slim/testing/executors.hpp"
 #include "support/simd_levels.hpp"
 
@@ -44,6 +45,95 @@ bytes decoded(bytes const& coded, std::size_t most, slim::context const& ctx = {
 }
 
 } // namespace
+
+namespace {
+
+/// Codes of a bell, as quantizers leave them: 1.4 steps wide for 3 bits.
+slim::integer_codes bell_codes(slim::index_t rows, slim::index_t cols, int bits, bool zeros, slim::number_format scales) {
+  slim::integer_codes codes(rows, cols, bits, slim::per_group(16), scales);
+  if (zeros) codes.zeros = slim::matrix<std::int8_t>(codes.scales.rows(), codes.scales.cols());
+  double const width = 0.175 * (1 << bits);
+  for (slim::index_t k = 0; k < codes.codes.size(); ++k) {
+    double const x = std::floor(width * slim::random_normal(7, static_cast<std::uint64_t>(k)));
+    codes.codes.data()[k] = static_cast<std::int8_t>(std::clamp(x, double(codes.lowest()), double(codes.highest())));
+  }
+  for (slim::index_t k = 0; k < codes.scales.size(); ++k) {
+    codes.scales.data()[k] = 0.25f * static_cast<float>(1 + k % 3);
+    if (zeros) codes.zeros.data()[k] = static_cast<std::int8_t>(k % 5 == 0 ? 1 : -1);
+  }
+  return codes;
+}
+
+slim::mask half_kept(slim::index_t rows, slim::index_t cols, slim::sparsity_pattern pattern) {
+  slim::mask kept(rows, cols, pattern);
+  for (slim::index_t i = 0; i < rows; ++i)
+    for (slim::index_t j = 0; j < cols; ++j) kept.keep(i, j, j % 4 == i % 2 || j % 4 == 2 + i % 2);
+  return kept;
+}
+
+} // namespace
+
+TEST_CASE(
+    "an entropy-coded matrix is the packed matrix, of every kind, width and shape, and smaller where its codes are a bell") {
+  int const bits = GENERATE(2, 3, 4, 5, 6, 7, 8);
+  bool const zeros = GENERATE(false, true);
+  slim::index_t const rows = GENERATE(1, 33, 96), cols = rows == 96 ? 400 : 2 * rows + 1;
+  auto const codes = bell_codes(rows, cols, bits, zeros, zeros ? slim::number_format::fp32 : slim::number_format::fp16);
+  auto const kept = half_kept(rows, cols, {}), of_four = half_kept(rows, cols, {.n = 2, .m = 4});
+  slim::testing::backwards_executor const backwards;
+  slim::context on;
+  on.where = backwards;
+  for (bytes const& packed : {bytes(slim::dense_codes::pack(codes)), slim::sparse24::pack(codes, of_four),
+                              slim::nm_bitmask::pack(codes, kept), slim::csr_codes::pack(codes, kept)}) {
+    INFO(bits << " bits, " << rows << " x " << cols << ", kind " << std::to_integer<int>(packed[6]));
+    bytes const coded = slim::entropy_encode_matrix(packed);
+    CHECK(slim::entropy_encode_matrix(packed, on) == coded);
+    CHECK(slim::is_coded_matrix(coded));
+    CHECK(!slim::is_coded_matrix(packed));
+    CHECK(slim::read_coded_header(coded).value() == slim::read_packed_header(packed).value());
+    auto const read = slim::entropy_decode_matrix(coded, {}, on);
+    INFO(read.why());
+    REQUIRE(read);
+    CHECK(*read == packed);
+    if (rows == 96) CHECK(coded.size() < packed.size());
+  }
+}
+
+TEST_CASE("codes of three bits cost their entropy, though they cross bytes") {
+  auto const codes = bell_codes(256, 1024, 3, false, slim::number_format::fp16);
+  std::array<double, 8> count{};
+  for (slim::index_t k = 0; k < codes.codes.size(); ++k) ++count[static_cast<std::size_t>(codes.codes.data()[k] + 4)];
+  double bits = 0;
+  for (double const c : count) bits -= c * std::log2(c / static_cast<double>(codes.codes.size()));
+  bytes const packed = slim::dense_codes::pack(codes), coded = slim::entropy_encode_matrix(packed);
+  double const scales = 2.0 * static_cast<double>(codes.scales.size());
+  CHECK(static_cast<double>(coded.size()) < bits / 8 * 1.002 + scales / 4 + 1500); // scales of three values
+  CHECK(static_cast<double>(coded.size()) > bits / 8);
+  CHECK(bits < 2.9 * static_cast<double>(codes.codes.size()));
+}
+
+TEST_CASE("an entropy-coded matrix that is damaged, cut off, or promises too much is refused, and nothing outside is touched") {
+  bytes const packed = slim::dense_codes::pack(bell_codes(6, 40, 3, true, slim::number_format::fp16));
+  bytes const coded = slim::entropy_encode_matrix(packed);
+  for (std::size_t size = 0; size < coded.size(); ++size) CHECK(!slim::entropy_decode_matrix(std::span(coded.data(), size)));
+  for (std::size_t at = 0; at < coded.size(); ++at)
+    for (int const flip : {1, 0x80, 0xff}) {
+      bytes other = coded;
+      other[at] ^= static_cast<std::byte>(flip);
+      auto const read = slim::entropy_decode_matrix(other); // a scale may be another number: that is for hashes to find
+      if (read)
+        CHECK(read->size() == packed.size());
+      else
+        CHECK(read.why().find("entropy-coded") == 0);
+    }
+  bytes longer = coded;
+  longer.push_back(std::byte{});
+  CHECK(slim::entropy_decode_matrix(longer).why().find("1 bytes too many") != std::string::npos);
+  bytes promised = coded;
+  promised[15] = std::byte{1}; // 2^56 bytes
+  CHECK(slim::entropy_decode_matrix(promised).why().find("are promised for 6 x 40") != std::string::npos);
+  CHECK_THROWS_AS(slim::entropy_encode_matrix(bytes(70)), slim::config_error);
+}
 
 TEST_CASE("entropy-coded bytes come back, at every level and on every executor") {
   std::size_t const count = GENERATE(as<std::size_t>{}, 0, 1, 2, 31, 32, 33, 63, 64, 1000, 4097, 100000, 1200001);

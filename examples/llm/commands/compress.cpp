@@ -1,6 +1,7 @@
 #include "compress/compress_model.hpp"
 #include "compress/resolved_recipe.hpp"
 #include "compress/run_folder.hpp"
+#include "compress/side_rules.hpp"
 #include "compress/stock_types.hpp"
 #include "formats/blocks_writer.hpp"
 #include "formats/export_model.hpp"
@@ -60,18 +61,18 @@ class block_results {
 public:
   /// Everything but `run` must live as long; `run` may be null.
   block_results(compress_command const& command, std::filesystem::path const& out, workspace const& work,
-                text_tokens const& text, evaluation_config const& config, nlohmann::json const& recipe,
-                std::string const& preset, run_folder* run, context const& ctx)
+                text_tokens const& text, evaluation_config const& config, nlohmann::json const& about, recipe const& how,
+                run_folder* run, context const& ctx)
       : work_(work), on_disk_(config.states_on_disk), run_(run), ctx_(ctx) {
     if (command.max_blocks > 0) return; // a trial
     bool const packs = !command.packed.empty();
     if (is_slim_path(out))
-      slim_.emplace(work.file, work.weights, out, recipe);
-    else if (!preset.empty())
-      blocks_.emplace(work.file, work.weights, out, recipe.at("name").get<std::string>(), file_type_of(preset));
+      slim_.emplace(work.file, work.weights, out, about, slim_options{side_types_of(how, work.weights), command.entropy_coded});
+    else if (!how.preset.empty())
+      blocks_.emplace(work.file, work.weights, out, how.name, file_type_of(how.preset), side_types_of(how, work.weights));
     else
-      file_.emplace(work.file, out, recipe.at("name").get<std::string>());
-    if (packs) packed_file_.emplace(command.packed, recipe.at("name").get<std::string>(), work.file.fingerprint());
+      file_.emplace(work.file, out, how.name);
+    if (packs) packed_file_.emplace(command.packed, how.name, work.file.fingerprint());
     if (!command.with_evaluation) return;
     model const& written = slim_ ? slim_->written() : blocks_ ? blocks_->written() : work.weights;
     compressed_.emplace(written, text.evaluation, config, ctx);
@@ -122,6 +123,7 @@ public:
     evaluation compressed;
     std::optional<evaluation> on_int8, on_floats; ///< on the packed codes, by the inputs' precision
     double written_bytes = 0, packed_bytes = 0;
+    linear_bytes linears; ///< of a .slim file
     std::vector<std::string> notes;
   };
 
@@ -133,6 +135,7 @@ public:
     if (file_) all.written_bytes = file_->finish();
     if (slim_) all.written_bytes = slim_->finish();
     if (slim_) all.notes = slim_->notes();
+    if (slim_) all.linears = slim_->bytes();
     if (blocks_) all.written_bytes = blocks_->finish();
     if (blocks_) all.notes = blocks_->notes();
     if (!no_kernel_.empty()) all.notes.push_back("not evaluated with int8 inputs: " + no_kernel_);
@@ -278,7 +281,8 @@ nlohmann::json settings_of(compress_command const& command, workspace const& wor
       {"--context", command.text.context},
       {"--max-tokens", command.text.max_tokens},
       {"evaluation", command.with_evaluation},
-      {"--packed", !command.packed.empty()}};
+      {"--packed", !command.packed.empty()},
+      {"--entropy-coded", command.entropy_coded}};
 }
 
 /// Ranks and bits as the options ask for them; those of a run that goes on are not planned again.
@@ -301,6 +305,12 @@ void settle_ranks(compress_command const& command, recipe& how, workspace const&
 }
 
 void require_sense(compress_command const& command, recipe const& how, std::filesystem::path const& out) {
+  if (command.entropy_coded && !is_slim_path(out) && command.max_blocks == 0)
+    throw input_error("--entropy-coded: is for .slim files; slim-llm pack --lossless does it to GGUF files");
+  for (recipe_rule const& rule : how.rules)
+    if (rule.type && command.max_blocks == 0 && !is_slim_path(out) && how.preset.empty())
+      throw input_error("recipe " + how.name + ": the rule for '" + rule.match + "' gives a type of embedding or head, which " +
+                        out.string() + " keeps as the model has them; give --out a name that ends with .slim");
   require_context(command.text.context);
   if (is_slim_path(command.model))
     throw input_error(command.model.string() + ": is compressed already; give the model that it was made of");
@@ -422,6 +432,13 @@ void print_outcome(compress_command const& command, std::filesystem::path const&
   if (total.on_floats) summary.add({"perplexity on packed codes, float inputs", "", fixed(total.on_floats->perplexity, 3)});
   if (parts.packs) summary.add({"bytes of the packed linears, written", "", readable_bytes(total.packed_bytes)});
   summary.add({"bits per weight of the linears", fixed(work.source_bits, 3), fixed(cost.bits_per_weight, 3)});
+  auto const bits_of = [&](double bytes) {
+    return fixed(8 * bytes / static_cast<double>(linear_weight_count(work.weights)), 3);
+  };
+  if (parts.writes_slim) {
+    summary.add({"bits resident", "", bits_of(total.linears.resident)});
+    summary.add({"bits in the file", "", bits_of(total.linears.in_file)});
+  }
   double const source_bytes = work.file.tensor_bytes();
   if (!parts.writes_slim)
     summary.add({"bytes, packed", readable_bytes(source_bytes), readable_bytes(compact_bytes_of(work, cost))});
@@ -481,6 +498,10 @@ nlohmann::json outcome_as_json(compress_command const& command, std::filesystem:
   else
     result["seconds_for_all_blocks"] = seconds_for_all(cost, work);
   if (parts.packs) result["packed_linear_bytes"] = total.packed_bytes;
+  if (parts.writes_slim)
+    result.update({{"entropy_coded", command.entropy_coded},
+                   {"linear_bytes_resident", total.linears.resident},
+                   {"linear_bytes_in_file", total.linears.in_file}});
   if (total.on_int8) result["packed_int8_perplexity"] = total.on_int8->perplexity;
   if (total.on_floats) result["packed_exact_perplexity"] = total.on_floats->perplexity;
   if (parts.evaluates)
@@ -547,7 +568,7 @@ void compress_command::run_until(stop_signal& stop) const {
     found.dense = evaluate_dense(work.weights, tokens, evaluated, kept, ctx);
     log.add("dense", {{"perplexity", found.dense.perplexity}, {"nll", found.dense.nll}});
   }
-  block_results results(*this, written, work, tokens, evaluated, resolved(*this, how, tokens), how.preset, kept, ctx);
+  block_results results(*this, written, work, tokens, evaluated, resolved(*this, how, tokens), how, kept, ctx);
   compress_blocks(*this, how, work, tokens, plan, parts, kept, results, log, ctx, found);
   compression& cost = found.cost;
   if (!layers_csv.empty()) write_layer_csv(cost.layers, layers_csv);

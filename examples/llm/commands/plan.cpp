@@ -1,5 +1,6 @@
 #include "commands.hpp"
 #include "compress/resolved_recipe.hpp"
+#include "compress/side_rules.hpp"
 #include "compress/time_estimate.hpp"
 #include "formats/export_plan.hpp"
 #include "formats/slim_writer.hpp"
@@ -129,6 +130,9 @@ std::string readable_time(double seconds) {
 
 void plan_command::run() const {
   recipe how = required(find_recipe(recipe_name.empty() ? default_recipe(ranks.aim) : recipe_name));
+  auto const wanted = embedding_type("--embeddings", embeddings);
+  if (wanted && !is_export_format(ranks.aim))
+    throw input_error("--embeddings: says what an export holds; give its format with --for");
   require_context(text.context);
   if (is_slim_path(model)) throw input_error(model.string() + ": is compressed already; give the model that it was made of");
   if (ranks.budget != 0)
@@ -150,7 +154,8 @@ void plan_command::run() const {
   double const limit = memory_limit.empty() ? 0 : parse_bytes("--memory-limit", memory_limit);
   memory_plan const memory = plan_memory(work.weights, planned_compression(tokens, text, ranks, how, evaluations), limit);
   planned_linears const linears(work, how, ranks.aim);
-  double const bytes = slim_file_bytes(work.file, work.weights, resolved_recipe(text, how, tokens),
+  side_types const sides = side_types_of(how, work.weights);
+  double const bytes = slim_file_bytes(work.file, work.weights, resolved_recipe(text, how, tokens), {sides, false},
                                        [&](linear_info const& l) -> packed_layer const& { return linears.layer_of(l); });
   time_estimate const time = estimate_time(work.weights, how, tokens, text.context, evaluations);
 
@@ -186,9 +191,19 @@ void plan_command::run() const {
   std::printf("linears          %.3f bits per weight; %.3f with adapters in 16 bits, as other programs' formats store them\n",
               8 * stored / weights, 8 * with_plain / weights);
   bool const for_export = is_export_format(ranks.aim);
+  double embedding_bytes = 0;
+  for (stored_matrix const* const side : {&work.weights.embedding, &work.weights.head}) {
+    if (!for_export || !side->tensor()) continue;
+    auto const rounded = sides.find(side->tensor()->name);
+    embedding_bytes += side_bytes_in(ranks.aim, side->rows(), side->cols(),
+                                     rounded == sides.end() ? side->tensor()->type : rounded->second, wanted);
+  }
   if (for_export)
     std::printf("as %-13s %.0f bytes for linears, %.0f for adapters: %.3f bits per weight\n", ranks.aim.c_str(),
                 exported_linears, exported_adapters, 8 * (exported_linears + exported_adapters) / weights);
+  if (for_export)
+    std::printf("                 at most %.0f for embedding and head%s\n", embedding_bytes,
+                wanted || ranks.aim.starts_with("gguf") ? "" : " (--embeddings f16 or bf16 rounds them)");
   std::printf("peak memory      %s%s\n", readable_bytes(memory.total()).c_str(),
               memory.states_on_disk ? ", with hidden states in a scratch file" : "");
   for (auto const& part : memory.parts)
@@ -220,7 +235,10 @@ void plan_command::run() const {
                            {"linears", kinds},
                            {"missing", missing}};
   if (for_export)
-    result["export"] = {{"format", ranks.aim}, {"linear_bytes", exported_linears}, {"adapter_bytes", exported_adapters}};
+    result["export"] = {{"format", ranks.aim},
+                        {"linear_bytes", exported_linears},
+                        {"adapter_bytes", exported_adapters},
+                        {"embedding_bytes", embedding_bytes}};
   write_json(json, result);
 }
 

@@ -21,8 +21,9 @@ struct recipe;
 
 /// Another recipe for some tensors.
 struct recipe_rule {
-  std::string match;                 ///< regular expression (ECMAScript) that the whole name of a tensor fits
-  std::shared_ptr<recipe const> how; ///< null: the tensor stays as it is
+  std::string match;                          ///< regular expression (ECMAScript) that the whole name of a tensor fits
+  std::shared_ptr<recipe const> how;          ///< null: the tensor stays as it is
+  std::optional<slim::tensor_type> type = {}; ///< how embedding or head are stored; then the rule is not about linears
 };
 
 /// What to do with every linear layer of a model.

@@ -5,6 +5,8 @@
 
 #include "slim/io/json.hpp"
 
+#include <algorithm>
+#include <cctype>
 #include <regex>
 
 namespace slim_llm {
@@ -16,6 +18,12 @@ using nlohmann::json;
 struct unusable_recipe {
   std::string why;
 };
+
+/// What embedding and head can be rounded to.
+constexpr slim::tensor_type side_type_choices[] = {slim::tensor_type::f16,  slim::tensor_type::bf16, slim::tensor_type::q8_0,
+                                                   slim::tensor_type::q6_k, slim::tensor_type::q5_k, slim::tensor_type::q5_1,
+                                                   slim::tensor_type::q5_0, slim::tensor_type::q4_k, slim::tensor_type::q4_1,
+                                                   slim::tensor_type::q4_0, slim::tensor_type::q3_k, slim::tensor_type::q2_k};
 
 void require(bool condition, std::string const& why) {
   if (!condition) throw unusable_recipe{why};
@@ -83,11 +91,26 @@ recipe_parts parts_of_rule(json const& rule, std::string const& base) {
   return parts;
 }
 
+/// "q8_0", "bf16".
+slim::tensor_type type_of_name(std::string const& name) {
+  std::vector<std::string> names;
+  for (auto const type : side_type_choices) {
+    std::string lower(slim::name_of(type));
+    std::transform(lower.begin(), lower.end(), lower.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    if (lower == name) return type;
+    names.push_back(lower);
+  }
+  std::string all;
+  for (auto const& each : names) all += (all.empty() ? "" : ", ") + each;
+  throw unusable_recipe{"'type' is '" + name + "'" + did_you_mean(name, names) + "; possible are " + all};
+}
+
 recipe_rule rule_of(json const& rule, std::string const& base) {
   require(rule.is_object(), "is not an object");
-  require_known_keys(rule, {"match", "skip", "recipe", "bits", "group", "symmetric", "pattern", "rank"});
+  require_known_keys(rule, {"match", "skip", "type", "recipe", "bits", "group", "symmetric", "pattern", "rank"});
   require(rule.contains("match"), "has no 'match'");
-  recipe_rule made{text_at(rule, "match"), nullptr};
+  recipe_rule made{text_at(rule, "match"), nullptr, {}};
   try {
     (void)std::regex(made.match);
   } catch (std::regex_error const&) {
@@ -96,6 +119,11 @@ recipe_rule rule_of(json const& rule, std::string const& base) {
   bool const skips = rule.contains("skip") && flag_at(rule, "skip");
   require(!skips || rule.size() == 2, "skips tensors and changes how they are compressed; it can do one of them");
   if (skips) return made;
+  if (rule.contains("type")) {
+    require(rule.size() == 2, "has a 'type', which is for embedding and head, and keys for linears");
+    made.type = type_of_name(text_at(rule, "type"));
+    return made;
+  }
   json changes = rule;
   changes.erase("match");
   changes.erase("skip");

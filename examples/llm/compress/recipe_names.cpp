@@ -246,7 +246,7 @@ slim::adapter_rank recipe::rank_of(std::string const& tensor, std::string const&
 
 recipe const* recipe::of(std::string const& tensor) const {
   for (recipe_rule const& rule : rules)
-    if (std::regex_match(tensor, std::regex(rule.match))) return rule.how.get();
+    if (!rule.type && std::regex_match(tensor, std::regex(rule.match))) return rule.how.get();
   return this;
 }
 

@@ -86,8 +86,13 @@ void set_ranks(recipe& how, nlohmann::json const& ranks) {
 
 nlohmann::json resolved_recipe(text_options const& text, recipe const& how, text_tokens const& tokens) {
   auto rules = nlohmann::json::array();
-  for (recipe_rule const& rule : how.rules)
-    rules.push_back({{"match", rule.match}, {"recipe", rule.how ? nlohmann::json(rule.how->name) : nlohmann::json()}});
+  for (recipe_rule const& rule : how.rules) {
+    rules.push_back({{"match", rule.match}});
+    if (rule.type)
+      rules.back()["type"] = std::string(slim::name_of(*rule.type));
+    else
+      rules.back()["recipe"] = rule.how ? nlohmann::json(rule.how->name) : nlohmann::json();
+  }
   nlohmann::json resolved = {{"name", how.name},
                              {"steps", how.steps},
                              {"rules", rules},

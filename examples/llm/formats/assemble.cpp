@@ -11,18 +11,16 @@
 namespace slim_llm {
 namespace {
 
-std::string slice_name(std::string const& name, index_t slice) { return name + "[" + std::to_string(slice) + "]"; }
-
 std::string spelled(std::vector<index_t> const& shape) {
   std::string text;
   for (index_t const extent : shape) text += (text.empty() ? "" : " x ") + std::to_string(extent);
   return text.empty() ? "a single number" : text;
 }
 
-/// "a.b.weight" -> "a.b.bias".
+/// "a.b.weight" -> "a.b.bias"; of a parameter that is no module's: "a.b" -> "a.b_bias".
 std::string bias_name(std::string const& weight) {
-  constexpr std::string_view suffix = "weight";
-  return weight.substr(0, weight.size() - suffix.size()) + "bias";
+  constexpr std::string_view suffix = ".weight";
+  return weight.ends_with(suffix) ? weight.substr(0, weight.size() - suffix.size()) + ".bias" : weight + "_bias";
 }
 
 /// A linear without its weight.
@@ -42,8 +40,7 @@ linear describe_linear(tensor_source& source, linear_tensor const& tensor, std::
 /// Where the weight of a linear lies.
 slim::tensor_info find_weight(tensor_source& source, linear_tensor const& tensor, std::string const& prefix) {
   std::string const name = prefix + tensor.name;
-  return tensor.slice < 0 ? source.find(name, tensor.d_out, tensor.d_in)
-                          : source.find_slice(name, tensor.slice, tensor.slices, tensor.d_out, tensor.d_in);
+  return tensor.slice < 0 ? source.find(name, tensor.d_out, tensor.d_in) : source.find_slice(name, tensor);
 }
 
 bool holds_whole_numbers(slim::tensor_info const& tensor) {
@@ -199,22 +196,21 @@ slim::tensor_info tensor_source::find(std::string const& name, index_t rows, ind
   return *tensor;
 }
 
-slim::tensor_info tensor_source::find_slice(std::string const& name, index_t slice, index_t slices, index_t rows,
-                                            index_t cols) {
-  if (has(slice_name(name, slice))) return find(slice_name(name, slice), rows, cols);
+slim::tensor_info tensor_source::find_slice(std::string const& name, linear_tensor const& l) {
+  if (has(slice_name(name, l.slice))) return find(slice_name(name, l.slice), l.d_out, l.d_in);
   slim::tensor_info const* const tensor = require(name);
   if (!tensor) return {};
-  if (tensor->shape != std::vector<index_t>{slices, rows, cols}) {
-    fail(slim::message("tensor '", name, "' is ", spelled(tensor->shape), ", the configuration asks for ", slices, " x ", rows,
-                       " x ", cols));
+  std::vector<index_t> const wanted = {l.slices / l.below, l.below * l.d_out, l.d_in};
+  if (tensor->shape != wanted) {
+    fail(slim::message("tensor '", name, "' is ", spelled(tensor->shape), ", the configuration asks for ", spelled(wanted)));
     return {};
   }
   slim::tensor_info part = *tensor;
-  std::size_t const size = tensor->bytes.size() / static_cast<std::size_t>(slices);
-  part.name = slice_name(name, slice);
-  part.shape = {rows, cols};
-  part.bytes = tensor->bytes.subspan(static_cast<std::size_t>(slice) * size, size);
-  if (auto const read = slim::dequantize_rows_into(part, 0, {nullptr, 0, cols}); !read) fail(read.why());
+  std::size_t const size = tensor->bytes.size() / static_cast<std::size_t>(l.slices);
+  part.name = slice_name(name, l.slice);
+  part.shape = {l.d_out, l.d_in};
+  part.bytes = tensor->bytes.subspan(static_cast<std::size_t>(l.slice) * size, size);
+  if (auto const read = slim::dequantize_rows_into(part, 0, {nullptr, 0, l.d_in}); !read) fail(read.why());
   return part;
 }
 
@@ -256,10 +252,25 @@ void tensor_source::deny_blocks_from(std::string const& prefix, index_t number) 
   if (!beyond.empty()) deny(*beyond.begin(), slim::message("the configuration says that the model has ", number, " blocks"));
 }
 
+void tensor_source::leave_out(std::vector<std::string> const& prefixes) {
+  for (std::string const& prefix : prefixes) {
+    index_t count = 0;
+    for (auto const& entry : tensors_)
+      if (entry.first.starts_with(prefix)) {
+        ++count;
+        left_out_.insert(entry.first);
+      }
+    if (count > 0)
+      note(slim::message("the ", count, " tensors of '", prefix,
+                         "' are no part of the text model, which is what is read: files of ",
+                         "this form are written with them as they are, GGUF files without them"));
+  }
+}
+
 void tensor_source::settle_unused() {
   std::set<std::string> left; // in order, so that what is said does not depend on hashing
   for (auto const& entry : tensors_)
-    if (!used_.contains(entry.first)) left.insert(entry.first);
+    if (!used_.contains(entry.first) && !left_out_.contains(entry.first)) left.insert(entry.first);
   std::vector<std::string> passed_over;
   for (std::string const& name : left) {
     slim::tensor_info const& tensor = tensors_.at(name);
@@ -336,6 +347,7 @@ slim::result<model> assemble(model_config config, tensor_layout const& layout, t
     source.fail("there is no tensor '" + layout.head + "', and the configuration does not say that the head is the embedding " +
                 "(tie_word_embeddings)");
   if (source.has(layout.head)) m.head = {source.find(layout.head, config.vocab, config.embedding_dim), file};
+  source.leave_out(layout.left_out);
   source.deny_blocks_from(layout.block_prefix, config.layers);
   source.settle_unused();
   source.check_numbers();

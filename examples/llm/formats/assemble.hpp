@@ -36,10 +36,11 @@ public:
   [[nodiscard]] slim::tensor_info find(std::string const& name, index_t rows, index_t cols);
   [[nodiscard]] matrix<float> read(std::string const& name, index_t rows, index_t cols);
   [[nodiscard]] std::vector<float> read_vector(std::string const& name, index_t size);
-  /// Matrix `slice` of a tensor that stacks `slices` of them, rows x cols each. Its name is the tensor's with "[slice]" behind.
-  /// It may also be a tensor of that name.
-  [[nodiscard]] slim::tensor_info find_slice(std::string const& name, index_t slice, index_t slices, index_t rows,
-                                             index_t cols);
+  /// The matrix of a linear in tensor `name`, which stacks those of several. Its name is the tensor's with "[slice]" behind. It
+  /// may also be a tensor of that name.
+  [[nodiscard]] slim::tensor_info find_slice(std::string const& name, linear_tensor const& l);
+  /// Tensors whose names begin so are no part of what is read; a note says how many there are.
+  void leave_out(std::vector<std::string> const& prefixes);
   /// The tensor is known and not needed.
   void ignore(std::string const& name) { used_.insert(name); }
   /// The tensor contradicts the configuration, as `reason` says.
@@ -67,7 +68,7 @@ private:
 
   std::string file_;
   std::unordered_map<std::string, slim::tensor_info> tensors_;
-  std::unordered_set<std::string> used_;
+  std::unordered_set<std::string> used_, left_out_;
   std::vector<std::string> notes_;
   std::string why_;
 };

@@ -1,7 +1,6 @@
 #include "formats/blocks_writer.hpp"
 
 #include "formats/export_report.hpp"
-#include "formats/rounded_matrix.hpp"
 #include "run/fnv_hash.hpp"
 #include "run/memory.hpp"
 
@@ -21,7 +20,7 @@ slim::gguf_file const& gguf_source(checkpoint const& source, std::string const& 
 } // namespace
 
 blocks_writer::blocks_writer(checkpoint const& source, model const& m, std::filesystem::path out, std::string recipe,
-                             std::uint32_t file_type)
+                             std::uint32_t file_type, side_types const& sides)
     : source_(source), out_(std::move(out)), recipe_(std::move(recipe)), file_type_(file_type), scratch_(folder_of(out_)) {
   (void)gguf_source(source, recipe_);
   written_.config = m.config;
@@ -30,8 +29,8 @@ blocks_writer::blocks_writer(checkpoint const& source, model const& m, std::file
   written_.project_in = m.project_in;
   written_.project_out = m.project_out;
   written_.final_norm = m.final_norm;
-  written_.embedding = rounded_to_q8(m.embedding, scratch_, notes_);
-  written_.head = rounded_to_q8(m.head, scratch_, notes_);
+  written_.embedding = rounded_to(m.embedding, sides, scratch_, notes_);
+  written_.head = rounded_to(m.head, sides, scratch_, notes_);
 }
 
 void blocks_writer::add(block const& b, packed_weights const& layers) {
@@ -71,8 +70,7 @@ double blocks_writer::finish() {
                                                                    }});
   }
   for (stored_matrix const* const m : {&written_.embedding, &written_.head})
-    if (auto const* const tensor = m->tensor(); tensor && tensor->type == slim::tensor_type::q8_0)
-      writer.replace(tensor->name, tensor->type, tensor->bytes);
+    if (auto const* const tensor = m->tensor()) writer.replace(tensor->name, tensor->type, tensor->bytes);
   write_verified(writer, out_, [&](slim::gguf_file const& file) {
     for (auto const& [name, slices] : tensors_) {
       slim::tensor_info part = required(file.require(name));

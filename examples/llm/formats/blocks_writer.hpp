@@ -3,6 +3,7 @@
 /// Writes a model that was solved on ggml's grids as the GGUF file that stock software loads.
 
 #include "formats/packed_weights.hpp"
+#include "formats/rounded_matrix.hpp"
 #include "run/workspace.hpp"
 
 namespace slim_llm {
@@ -11,10 +12,10 @@ namespace slim_llm {
 /// and head in Q8_0, all else as it is in the source. Until then bytes wait in a scratch file in the folder of `out`.
 class blocks_writer {
 public:
-  /// `source` and `m`, which is of it, must live as long as the writer. @throws input_error if the source is no GGUF file, or
-  /// if the folder of `out` cannot be written.
+  /// `source` and `m`, which is of it, must live as long as the writer. Embedding and head are rounded to the types of `sides`
+  /// now. @throws input_error if the source is no GGUF file, or if the folder of `out` cannot be written.
   blocks_writer(checkpoint const& source, model const& m, std::filesystem::path out, std::string recipe,
-                std::uint32_t file_type);
+                std::uint32_t file_type, side_types const& sides);
 
   /// The model with embedding and head as they are written, without compressed blocks: what an evaluation should compute with.
   [[nodiscard]] model const& written() const { return written_; }

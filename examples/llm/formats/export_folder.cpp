@@ -11,6 +11,7 @@
 #include "slim/interop/mlx.hpp"
 #include "slim/io/safetensors/writer.hpp"
 
+#include <cmath>
 #include <cstring>
 #include <set>
 
@@ -33,12 +34,16 @@ std::string module_of(std::string const& weight) {
 
 std::vector<placed_linear> place_linears(export_source const& source, tensor_names const& names) {
   std::vector<placed_linear> placed;
-  for (linear_info const& l : source.linears) {
-    if (tensor_of(l.name) != l.name)
-      throw input_error(l.name + ": is one of several matrices of a tensor (experts), which this format has no form for");
+  for (linear_info const& l : source.linears)
     placed.push_back({l, names.row_order(l, source.dense->config), {module_of(names.of(l.name)), l.d_out, l.d_in}});
-  }
   return placed;
+}
+
+/// Tensors of the source that hold linears.
+std::set<std::string> tensors_of_linears(export_source const& source) {
+  std::set<std::string> tensors;
+  for (linear_info const& l : source.linears) tensors.insert({l.name, tensor_of(l.name)});
+  return tensors;
 }
 
 export_layer read_layer(export_source const& source, placed_linear const& l) { return with_rows(source.read(l.info), l.order); }
@@ -50,47 +55,96 @@ struct folder_draft {
   double other_bytes = 0;
 };
 
-/// A tensor that a folder has no type for, or of a GGUF file, as numbers.
-slim::outgoing_tensor converted(slim::tensor_info const& tensor, std::string const& name, bool allow_lossy,
-                                std::vector<std::string>& notes) {
-  index_t const cols = tensor.cols(), rows_at_once = std::max<index_t>(1, (index_t{1} << 20) / std::max<index_t>(cols, 1));
-  slim::tensor_info as_matrix = tensor;
-  as_matrix.shape = {cols > 0 ? tensor.size() / cols : 0, cols};
-  bool exact = true;
-  for (index_t first = 0; first < as_matrix.rows() && exact; first += rows_at_once) {
+/// What scanning a tensor found.
+struct number_types {
+  bool in_half = true, in_bf16 = true;
+  bool beyond_half = false; ///< a number is larger than those of F16, as which folders without F32 are loaded
+  double change = 0;        ///< by rounding to `wanted`, relative
+};
+
+number_types types_that_hold(slim::tensor_info const& as_matrix, std::optional<slim::number_format> wanted) {
+  index_t const cols = as_matrix.cols(), rows_at_once = std::max<index_t>(1, (index_t{1} << 20) / std::max<index_t>(cols, 1));
+  number_types found;
+  double change = 0, all = 0;
+  for (index_t first = 0; first < as_matrix.rows() && (wanted || found.in_half || found.in_bf16); first += rows_at_once) {
     matrix<float> part(std::min(rows_at_once, as_matrix.rows() - first), cols);
     require_done(slim::dequantize_rows_into(as_matrix, first, part.view()));
-    exact = holds(slim::number_format::fp16, part);
+    found.in_half = found.in_half && holds(slim::number_format::fp16, part);
+    found.in_bf16 = found.in_bf16 && holds(slim::number_format::bf16, part);
+    for (index_t k = 0; k < part.size(); ++k) {
+      found.beyond_half = found.beyond_half || std::abs(part.data()[k]) >= 65520.0f;
+      if (!wanted) continue;
+      double const w = static_cast<double>(part.data()[k]),
+                   d = w - static_cast<double>(slim::rounded_to(*wanted, part.data()[k]));
+      change += d * d;
+      all += w * w;
+    }
   }
-  if (!exact)
-    notes.push_back(slim::message(tensor.name, " (", tensor.stored_type, ") is ",
-                                  allow_lossy ? "rounded to F16" : "written as F32",
-                                  allow_lossy ? "" : ": F16 does not hold its numbers; --allow-lossy rounds them to it"));
-  return {name,
-          exact || allow_lossy ? slim::tensor_type::f16 : slim::tensor_type::f32,
-          {},
-          tensor.shape,
-          std::function<matrix<float>()>([as_matrix] {
+  found.change = all > 0 ? std::sqrt(change / all) : 0.0;
+  return found;
+}
+
+/// A tensor that a folder has no type for, or of a GGUF file, as numbers: of type `wanted`, or the smallest that holds them.
+slim::outgoing_tensor converted(slim::tensor_info const& tensor, std::string const& name,
+                                std::optional<slim::tensor_type> wanted, bool allow_lossy, std::vector<std::string>& notes) {
+  index_t const cols = tensor.cols();
+  slim::tensor_info as_matrix = tensor;
+  as_matrix.shape = {cols > 0 ? tensor.size() / cols : 0, cols};
+  auto const format_of = [](slim::tensor_type type) {
+    return type == slim::tensor_type::f16    ? slim::number_format::fp16
+           : type == slim::tensor_type::bf16 ? slim::number_format::bf16
+                                             : slim::number_format::fp32;
+  };
+  auto const found = types_that_hold(as_matrix, wanted ? std::optional(format_of(*wanted)) : std::nullopt);
+  if (wanted && *wanted != slim::tensor_type::f32 && found.beyond_half)
+    throw input_error("--embeddings: " + tensor.name +
+                      " has numbers beyond those of F16, as which the folder would be loaded; f32 has them");
+  auto const type = wanted                                ? *wanted
+                    : found.in_half || allow_lossy        ? slim::tensor_type::f16
+                    : found.in_bf16 && !found.beyond_half ? slim::tensor_type::bf16
+                                                          : slim::tensor_type::f32;
+  if (wanted && found.change > 0)
+    notes.push_back(slim::message(tensor.name, " (", tensor.stored_type, ") is rounded to ", slim::name_of(type),
+                                  ", relative error ", found.change));
+  else if (!wanted && !found.in_half && allow_lossy)
+    notes.push_back(slim::message(tensor.name, " (", tensor.stored_type, ") is rounded to F16"));
+  else if (type == slim::tensor_type::f32 && !wanted)
+    notes.push_back(slim::message(tensor.name, " (", tensor.stored_type,
+                                  ") is written as F32: neither F16 nor BF16 holds its "
+                                  "numbers; --embeddings f16 rounds embedding and head, --allow-lossy everything"));
+  return {name, type, {}, tensor.shape, std::function<matrix<float>()>([as_matrix] {
             matrix<float> values = read_parallel(as_matrix, {});
             drop_pages(as_matrix.bytes);
             return values;
           })};
 }
 
+/// Embedding or head.
+bool is_side(model const& m, slim::tensor_info const& tensor) {
+  for (stored_matrix const* const side : {&m.embedding, &m.head})
+    if (side->tensor() && side->tensor()->name == tensor.name) return true;
+  return false;
+}
+
 /// Everything but the linears.
-folder_draft copy_others(export_source const& source, tensor_names const& names, bool allow_lossy,
-                         std::vector<slim::tensor_info> const& skipped, std::vector<std::string>& notes) {
+folder_draft copy_others(export_source const& source, tensor_names const& names, export_options const& options,
+                         std::vector<slim::tensor_info> const& skipped, export_report& report) {
   folder_draft draft;
-  std::set<std::string> linears;
-  for (linear_info const& l : source.linears) linears.insert(l.name);
+  auto const linears = tensors_of_linears(source);
   for (auto const& tensor : source.file->tensors()) {
     bool const in_codes = std::any_of(skipped.begin(), skipped.end(), [&](auto const& s) { return s.name == tensor.name; });
     if (linears.contains(tensor.name) || in_codes) continue;
     std::string const& name = names.of(tensor.name);
     if (tensor.shape.size() == 2 && name.ends_with(".weight")) draft.left.push_back(module_of(name));
-    bool const copied = slim::detail::find_safetensors_type(tensor.stored_type) && !gguf_of(*source.file);
-    draft.tensors.push_back(copied ? slim::outgoing_copy(tensor) : converted(tensor, name, allow_lossy, notes));
-    draft.other_bytes += static_cast<double>(slim::detail::outgoing_bytes(draft.tensors.back()));
+    bool const side = is_side(*source.dense, tensor);
+    auto const wanted = side ? options.embeddings : std::nullopt;
+    bool const copied = slim::detail::find_safetensors_type(tensor.stored_type) && !gguf_of(*source.file) &&
+                        (!wanted || *wanted == tensor.type);
+    draft.tensors.push_back(copied ? slim::outgoing_copy(tensor)
+                                   : converted(tensor, name, wanted, options.allow_lossy, report.notes));
+    auto const bytes = static_cast<double>(slim::detail::outgoing_bytes(draft.tensors.back()));
+    draft.other_bytes += bytes;
+    if (side) report.embedding_bytes += bytes;
   }
   return draft;
 }
@@ -147,8 +201,7 @@ slim::integer_codes codes_of_q8_0(slim::tensor_info const& tensor) {
 /// Matrices in Q8_0 beside the linears (embedding, head) where MLX's format holds their bits; none in other formats.
 std::vector<slim::tensor_info> others_in_codes(export_source const& source, layer_format const& format) {
   std::vector<slim::tensor_info> found;
-  std::set<std::string> linears;
-  for (linear_info const& l : source.linears) linears.insert(l.name);
+  auto const linears = tensors_of_linears(source);
   for (auto const& tensor : source.file->tensors()) {
     bool const fits = tensor.type == slim::tensor_type::q8_0 && tensor.shape.size() == 2 && !linears.contains(tensor.name);
     if (format.name() == "mlx" && fits && format.why_not(codes_of_q8_0(tensor), slim::ggml::block_q8_0::elements).empty())
@@ -197,13 +250,16 @@ void export_folder(export_source const& source, layer_format& format, std::files
   auto const codes_of = [&](placed_linear const& l) {
     return codes_to_write(format, read_layer(source, l).codes, group, l.info.name, options.allow_lossy);
   };
-  std::vector<slim::tensor_info> const others = others_in_codes(source, format);
-  folder_draft draft = copy_others(source, names, options.allow_lossy, others, report.notes);
+  std::vector<slim::tensor_info> const others =
+      options.embeddings ? std::vector<slim::tensor_info>() : others_in_codes(source, format);
+  folder_draft draft = copy_others(source, names, options, others, report);
   for (placed_linear const& l : linears)
     report.linear_bytes += add_parts(draft.tensors, format, l.stored, [&codes_of, &l] { return codes_of(l); });
   for (slim::tensor_info const& other : others) {
     stored.push_back({module_of(names.of(other.name)), other.rows(), other.cols(), 8, true, slim::ggml::block_q8_0::elements});
-    draft.other_bytes += add_parts(draft.tensors, format, stored.back(), [&other] { return codes_of_q8_0(other); });
+    double const bytes = add_parts(draft.tensors, format, stored.back(), [&other] { return codes_of_q8_0(other); });
+    draft.other_bytes += bytes;
+    if (is_side(*source.dense, other)) report.embedding_bytes += bytes;
   }
   report.other_bytes += draft.other_bytes;
   if (std::find(draft.left.begin(), draft.left.end(), "lm_head") == draft.left.end()) draft.left.push_back("lm_head");
@@ -239,7 +295,7 @@ void export_dense_folder(export_source const& source, bool merge, std::filesyste
       for (index_t n = 0; n < w.size(); ++n) w.data()[n] = slim::rounded_to(slim::number_format::fp16, w.data()[n]);
     return w;
   };
-  folder_draft draft = copy_others(source, names, options.allow_lossy, {}, report.notes);
+  folder_draft draft = copy_others(source, names, options, {}, report);
   report.other_bytes += draft.other_bytes;
   for (std::size_t k = 0; k < linears.size(); ++k) {
     placed_linear const& l = linears[k];

@@ -160,10 +160,7 @@ void export_gguf(export_source const& source, std::string const& type, std::file
   tensor_names const names = names_in_gguf(*source.file, *source.dense);
   block_maker const blocks(source, names);
   std::map<std::string, written_tensor> tensors; // slices lie in their order, as here
-  for (linear_info const& l : source.linears) {
-    std::string const& own = tensor_of(l.name);
-    tensors[names.of(own)].slices.push_back(l);
-  }
+  for (linear_info const& l : source.linears) tensors[names.of(l.name)].slices.push_back(l);
   auto const possible = possible_types(type);
   slim::gguf_writer writer(file);
   bool const from_container = base.empty() && source.file->container();

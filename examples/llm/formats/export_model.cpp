@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <unordered_map>
 
 namespace slim_llm {
 namespace {
@@ -115,13 +114,18 @@ matrix<float> model_writer::read_below_each_other(std::vector<stored_linear cons
   return all;
 }
 
+std::map<std::string, std::vector<model_writer::stored_linear const*>> model_writer::by_tensor() const {
+  std::map<std::string, std::vector<stored_linear const*>> tensors;
+  for (stored_linear const& stored : linears_) tensors[tensor_of(stored.first.name)].push_back(&stored);
+  return tensors;
+}
+
 void model_writer::write_gguf(slim::gguf_file const& source) const {
   constexpr std::uint32_t mostly_f16 = 1; // llama.cpp's LLAMA_FTYPE_MOSTLY_F16
   slim::gguf_writer writer(source);
   writer.set("general.file_type", mostly_f16);
   writer.set("slim.recipe", recipe_);
-  std::map<std::string, std::vector<stored_linear const*>> tensors; // in a stacked tensor slices lie in their order, as here
-  for (stored_linear const& stored : linears_) tensors[tensor_of(stored.first.name)].push_back(&stored);
+  auto const tensors = by_tensor();
   for (auto const& [name, slices] : tensors)
     writer.replace(name, slim::tensor_type::f16,
                    std::function<matrix<float>()>([this, &slices = slices] { return read_below_each_other(slices); }));
@@ -129,18 +133,19 @@ void model_writer::write_gguf(slim::gguf_file const& source) const {
 }
 
 void model_writer::write_folder() const {
-  std::unordered_map<std::string, std::pair<linear_info, std::uint64_t> const*> by_name;
-  for (auto const& entry : linears_) by_name.emplace(entry.first.name, &entry);
+  auto const linears = by_tensor();
   std::vector<slim::outgoing_tensor> tensors;
   for (auto const& tensor : source_.tensors()) {
-    auto const found = by_name.find(tensor.name);
-    if (found == by_name.end())
+    auto const found = linears.find(tensor.name);
+    if (found == linears.end())
       tensors.push_back(slim::outgoing_copy(tensor));
     else
       tensors.push_back(
-          {tensor.name, slim::tensor_type::f16, {}, tensor.shape, std::function<matrix<float>()>([this, entry = found->second] {
-             return read(entry->first, entry->second);
-           })});
+          {tensor.name,
+           slim::tensor_type::f16,
+           {},
+           tensor.shape,
+           std::function<matrix<float>()>([this, &slices = found->second] { return read_below_each_other(slices); })});
   }
   replacing_folder folder(out_);
   copy_small_files(source_.path(), folder.temporary(), loaded_dtype(tensors));

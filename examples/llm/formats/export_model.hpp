@@ -26,6 +26,8 @@ private:
   void write_gguf(slim::gguf_file const& source) const;
   void write_folder() const;
   using stored_linear = std::pair<linear_info, std::uint64_t>; ///< and where it begins in the scratch file
+  /// In a stacked tensor linears lie in the order in which they were added.
+  [[nodiscard]] std::map<std::string, std::vector<stored_linear const*>> by_tensor() const;
   [[nodiscard]] matrix<float> read(linear_info const& l, std::uint64_t offset) const;
   [[nodiscard]] matrix<float> read_below_each_other(std::vector<stored_linear const*> const& slices) const;
 

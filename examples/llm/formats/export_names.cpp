@@ -12,19 +12,16 @@ namespace {
 
 using nlohmann::ordered_json;
 
-/// "a.weight" -> "a.bias".
-std::string bias_of(std::string const& weight) {
-  std::size_t const suffix = std::string_view("weight").size();
-  return weight.substr(0, weight.size() - suffix) + "bias";
-}
-
 void pair_up(std::map<std::string, std::string>& names, std::string const& from, std::string const& to) {
+  constexpr std::string_view weight = "weight", bias = "bias";
   if (from.empty() || to.empty()) return;
   names[from] = to;
-  names[bias_of(from)] = bias_of(to);
+  if (!from.ends_with(weight) || !to.ends_with(weight)) return; // no module's
+  names[from.substr(0, from.size() - weight.size()).append(bias)] = to.substr(0, to.size() - weight.size()).append(bias);
 }
 
-/// Tensors of the same role have their names in both layouts.
+/// Tensors of the same role have their names in both layouts. One of several linears of a tensor is found by its own name, and
+/// its name there is that of the tensor.
 std::map<std::string, std::string> paired(tensor_layout const& from, tensor_layout const& to, index_t layers) {
   std::map<std::string, std::string> names;
   pair_up(names, from.embedding, to.embedding);
@@ -32,14 +29,14 @@ std::map<std::string, std::string> paired(tensor_layout const& from, tensor_layo
   pair_up(names, from.head, to.head);
   for (index_t n = 0; n < layers; ++n) {
     std::string const number = std::to_string(n) + ".";
-    auto const pair_roles = [&](auto const& ours, auto const& theirs) {
-      for (auto const& one : ours)
-        for (auto const& other : theirs)
-          if (one.role == other.role)
-            pair_up(names, from.block_prefix + number + one.name, to.block_prefix + number + other.name);
-    };
-    pair_roles(from.norms, to.norms);
-    pair_roles(from.linears, to.linears);
+    std::map<std::string, std::string> theirs; // by role: there may be hundreds of experts
+    for (auto const& norm : to.norms) theirs[norm.role] = to.block_prefix + number + norm.name;
+    for (auto const& linear : to.linears) theirs[linear.role] = to.block_prefix + number + linear.name;
+    for (auto const& norm : from.norms) pair_up(names, from.block_prefix + number + norm.name, theirs[norm.role]);
+    for (auto const& linear : from.linears) {
+      std::string const name = from.block_prefix + number + linear.name;
+      pair_up(names, linear.slice < 0 ? name : slice_name(name, linear.slice), theirs[linear.role]);
+    }
   }
   return names;
 }
@@ -49,13 +46,8 @@ bool has_tensor(checkpoint const& file, std::string const& name) {
 }
 
 /// The layout of the folder that the model came from.
-tensor_layout layout_of_folder(checkpoint const& file, model_config const& config) {
-  auto const& format = config.family->hugging_face;
-  for (std::string const& root : format.roots) {
-    tensor_layout layout = format.tensors(config, root);
-    if (has_tensor(file, layout.embedding)) return layout;
-  }
-  return format.tensors(config, format.roots.front());
+found_layout layout_of_folder(checkpoint const& file, model_config const& config) {
+  return find_layout(config.family->hugging_face, config, [&](std::string const& name) { return has_tensor(file, name); });
 }
 
 /// The decimal number of fewest digits that is this float: 1e-05, not 9.99999974e-06.
@@ -185,7 +177,8 @@ std::vector<index_t> tensor_names::row_order(linear_info const& l, model_config 
 }
 
 std::string const& tensor_names::of(std::string const& name) const {
-  auto const found = names.find(name);
+  auto found = names.find(name);
+  if (found == names.end()) found = names.find(tensor_of(name));
   if (found == names.end()) throw input_error("tensor '" + name + "' has no place in the format that is written");
   return found->second;
 }
@@ -194,6 +187,10 @@ tensor_names names_in_folder(checkpoint const& file, model const& m) {
   tensor_names out;
   if (!gguf_of(file)) {
     for (auto const& tensor : file.tensors()) out.names[tensor.name] = tensor.name;
+    auto const found = layout_of_folder(file, m.config);
+    auto const single = m.config.family->hugging_face.tensors(m.config, found.root);
+    if (found.stacked)
+      for (auto const& [ours, theirs] : paired(found.tensors, single, m.config.layers)) out.names[ours] = theirs;
     return out;
   }
   require_way_back(file, m);
@@ -214,16 +211,22 @@ tensor_names names_in_gguf(checkpoint const& file, model const& m) {
     return out;
   }
   std::string const architecture = gguf_architecture(m.config);
-  out.names = paired(layout_of_folder(file, m.config), m.config.family->gguf.tensors(m.config, ""), m.config.layers);
+  out.names = paired(layout_of_folder(file, m.config).tensors, m.config.family->gguf.tensors(m.config, ""), m.config.layers);
   out.permuted = architecture == "llama" || architecture == "smollm3";
   return out;
 }
 
 std::string gguf_architecture(model_config const& config) {
-  std::string const name = config.name == "mistral" ? "llama" : config.name;
+  static std::map<std::string, std::string> const theirs = {
+      {"mistral", "llama"}, {"gemma3_text", "gemma3"}, {"qwen3_moe", "qwen3moe"}};
+  auto const other = theirs.find(config.name);
+  std::string const name = other == theirs.end() ? config.name : other->second;
   auto const& known = config.family->gguf.names;
   if (std::find(known.begin(), known.end(), name) == known.end())
     throw input_error("GGUF knows no models of type " + config.name);
+  if (config.activation != config.family->gguf.activation)
+    throw input_error(std::string("GGUF has no key for the activation: llama.cpp would compute ") +
+                      name_of(config.family->gguf.activation) + " in place of this model's " + name_of(config.activation));
   return name;
 }
 

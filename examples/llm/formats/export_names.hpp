@@ -23,11 +23,13 @@ struct tensor_names {
 
   /// Row order[k] of the source is row k; empty: as they are.
   [[nodiscard]] std::vector<index_t> row_order(linear_info const& l, model_config const& config) const;
-  /// @throws input_error if the tensor has no place in the other format.
+  /// The name of a tensor, or of the tensor that one of several linears of a tensor lies in. @throws input_error if it has no
+  /// place in the other format.
   [[nodiscard]] std::string const& of(std::string const& name) const;
 };
 
-/// Names and rows as a Hugging Face folder has them. A folder's are its own. @throws input_error if the model's type does not
+/// Names and rows as a Hugging Face folder has them. A folder's are its own; experts that lie stacked in it have a tensor for
+/// each matrix, the form that all its readers know. @throws input_error if the model's type does not
 /// map back from GGUF.
 [[nodiscard]] tensor_names names_in_folder(checkpoint const& file, model const& m);
 

@@ -79,6 +79,29 @@ std::vector<planned_export> plan_export(std::string const& to, std::vector<slim:
   return planned;
 }
 
+std::optional<slim::tensor_type> embedding_type(std::string const& option, std::string const& text) {
+  if (text.empty()) return std::nullopt;
+  for (auto const& [name, type] :
+       {std::pair{"f16", slim::tensor_type::f16}, {"bf16", slim::tensor_type::bf16}, {"f32", slim::tensor_type::f32}})
+    if (text == name) return type;
+  throw input_error(option + " " + text + ": possible are f16, bf16 and f32");
+}
+
+double side_bytes_in(std::string const& to, index_t rows, index_t cols, slim::tensor_type stored,
+                     std::optional<slim::tensor_type> wanted) {
+  using slim::tensor_type;
+  auto const bytes_as = [&](tensor_type type) {
+    auto const block = slim::block_of(type);
+    return static_cast<double>(rows * cols / block.elements * block.bytes);
+  };
+  if (is_gguf(to)) return bytes_as(stored);
+  if (wanted) return bytes_as(*wanted);
+  if (to == "mlx" && stored == tensor_type::q8_0)
+    return static_cast<double>(rows * cols) * (1 + 4.0 / 32); // groups of 32, F16 scale and bias
+  bool const plain = stored == tensor_type::f16 || stored == tensor_type::bf16;
+  return bytes_as(plain ? stored : tensor_type::f32);
+}
+
 index_t rank_step_of(std::string const& to) {
   if (is_gguf(to)) return 32;
   return to == "mlx" ? 0 : 1;

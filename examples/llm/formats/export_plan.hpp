@@ -27,6 +27,14 @@ struct planned_export {
 /// is no such format.
 [[nodiscard]] std::vector<planned_export> plan_export(std::string const& to, std::vector<slim::any_layer> layers);
 
+/// "f16", "bf16", "f32"; nothing if the text is empty. @throws input_error naming the option
+[[nodiscard]] std::optional<slim::tensor_type> embedding_type(std::string const& option, std::string const& text);
+
+/// Bytes that a matrix which is no linear (embedding, head) has in an export to a format, if a `.slim` file holds it in
+/// `stored`: in folders `wanted`, or else at most F32, which is what numbers of block types need.
+[[nodiscard]] double side_bytes_in(std::string const& to, index_t rows, index_t cols, slim::tensor_type stored,
+                                   std::optional<slim::tensor_type> wanted);
+
 /// Ranks are filled up to a multiple of this number (LoRA GGUF: 32), or (mlx-lm: 0) to the largest of all.
 [[nodiscard]] index_t rank_step_of(std::string const& to);
 

@@ -11,6 +11,7 @@
 namespace slim_llm {
 
 struct export_options {
+  std::optional<slim::tensor_type> embeddings = {}; ///< of embedding and head in folders; none: the smallest exact one
   bool allow_lossy = false; ///< numbers that the format does not hold are rounded, and the report says so
   index_t max_rank = 0;     ///< adapters of a higher rank are refused; 0: none are
 };
@@ -18,6 +19,7 @@ struct export_options {
 /// Bytes by what they are for, and what was not exact.
 struct export_report {
   double linear_bytes = 0, adapter_bytes = 0, other_bytes = 0;
+  double embedding_bytes = 0; ///< of embedding and head, which other_bytes counts, too
   index_t rounded_layers = 0; ///< linears that are not bit for bit what was packed
   double largest_change = 0;  ///< of a linear: relative Frobenius norm of what rounding changed
   std::string most_changed;   ///< the linear

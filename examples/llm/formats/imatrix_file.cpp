@@ -24,7 +24,7 @@ std::map<std::string, imatrix_place> imatrix_places(checkpoint const& file, mode
   std::map<std::string, imatrix_place> places;
   std::map<std::string, index_t> experts;
   for (linear_info const& l : linears_of(m)) {
-    std::string const& tensor = names.of(tensor_of(l.name));
+    std::string const& tensor = names.of(l.name);
     places[l.name] = {tensor, experts[tensor]++};
   }
   return places;

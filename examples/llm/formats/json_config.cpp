@@ -19,7 +19,7 @@ std::string quoted(std::vector<std::string> const& names) {
 
 json_config json_config::inside(std::string const& key) {
   used(key);
-  return {place_ + ": " + key, object_.at(key)};
+  return part(key, object_.at(key));
 }
 
 void json_config::take_from(json_config const& inner) {

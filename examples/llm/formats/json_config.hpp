@@ -19,6 +19,10 @@ public:
   /// The object behind a key; hand its failure and its notes back with `take_from`.
   [[nodiscard]] json_config inside(std::string const& key);
   void take_from(json_config const& inner);
+  /// An object that stands for the one behind a key.
+  [[nodiscard]] json_config part(std::string const& key, nlohmann::json object) const {
+    return {place_ + ": " + key, std::move(object)};
+  }
   /// An object without keys, whose failures name this one.
   [[nodiscard]] json_config nothing_inside() const { return {place_, nlohmann::json::object()}; }
 

@@ -123,6 +123,7 @@ model_config read_config(metadata_reader& data, rope_defaults& rope) {
   if (index_t const size = data.whole(p + "attention.value_length", c.head_dim); size != c.head_dim)
     data.fail(slim::message("heads of keys have ", c.head_dim, " elements, of values ", size, "; they must be equal"));
   c.max_positions = data.whole(p + "context_length", 0);
+  c.activation = c.family->gguf.activation;
   if (data.why().empty()) c.family->gguf.read_config(data, c, rope);
   return c;
 }

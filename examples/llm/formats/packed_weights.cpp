@@ -5,6 +5,7 @@
 #include "run/workspace.hpp"
 
 #include "slim/io/gguf/encode_blocks.hpp"
+#include "slim/packing/entropy_coded_matrix.hpp"
 #include "slim/packing/unpack.hpp"
 
 #include <cstdio>
@@ -35,19 +36,13 @@ slim::number_format format_of(slim::tensor_type type) {
                                            : slim::number_format::fp32;
 }
 
-std::vector<std::byte> copied(slim::tensor_info const& tensor) {
-  std::vector<std::byte> bytes(tensor.bytes.begin(), tensor.bytes.end());
-  drop_pages(tensor.bytes);
-  return bytes;
-}
-
 /// A factor of an adapter: codes, or values, or nothing.
 void read_factor(slim::safetensors_file const& file, std::string const& name, std::vector<std::byte>& codes,
                  matrix<float>& values, slim::number_format& format) {
   auto const* const tensor = file.find(name);
   if (!tensor) return;
   if (tensor->stored_type == "U8") {
-    codes = copied(*tensor);
+    codes = packed_in(file, *tensor);
     return;
   }
   values = required(slim::read_matrix(*tensor));
@@ -85,6 +80,15 @@ slim::adapter adapter_of(std::string const& name, packed_layer const& layer, con
 }
 
 } // namespace
+
+std::vector<std::byte> packed_in(slim::safetensors_file const& file, slim::tensor_info const& tensor) {
+  auto bytes = slim::is_coded_matrix(tensor.bytes)
+                   ? slim::entropy_decode_matrix(tensor.bytes)
+                   : slim::result<std::vector<std::byte>>(std::vector<std::byte>(tensor.bytes.begin(), tensor.bytes.end()));
+  drop_pages(tensor.bytes);
+  if (!bytes) throw input_error(file.path().string() + ": tensor '" + tensor.name + "': " + bytes.why());
+  return std::move(bytes).value();
+}
 
 char const* stored_type_of(slim::number_format format) {
   switch (format) {
@@ -214,7 +218,7 @@ void packed_file::require(std::string const& name) const {
 packed_layer packed_file::layer(std::string const& name) const {
   require(name);
   packed_layer layer;
-  layer.weight = copied(*file_->find(name));
+  layer.weight = packed_in(*file_, *file_->find(name));
   read_factor(*file_, name + ".left", layer.left, layer.left_values, layer.format);
   read_factor(*file_, name + ".right", layer.right, layer.right_values, layer.format);
   if (layer.left.empty() != layer.right.empty() || layer.left_values.empty() != layer.right_values.empty())

@@ -92,6 +92,10 @@ private:
   std::set<std::string> names_;
 };
 
+/// The packed bytes of a tensor of a file, decoded if they are entropy coded. @throws input_error naming file and tensor if
+/// they do not decode.
+[[nodiscard]] std::vector<std::byte> packed_in(slim::safetensors_file const& file, slim::tensor_info const& tensor);
+
 /// How safetensors calls a number format: "F32", "BF16", "F16"; and a matrix in its bytes.
 [[nodiscard]] char const* stored_type_of(slim::number_format format);
 [[nodiscard]] std::vector<std::byte> stored_numbers(matrix<float> const& values, slim::number_format format);

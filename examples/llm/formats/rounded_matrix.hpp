@@ -1,17 +1,30 @@
 #pragma once
 /// @file
-/// Embedding and head as files of compressed models hold them: in Q8_0.
+/// Embedding and head as files of compressed models hold them: in Q8_0, or in another type that a recipe names.
 
-#include "models/stored_matrix.hpp"
+#include "models/model.hpp"
 #include "run/scratch_file.hpp"
+
+#include <map>
 
 namespace slim_llm {
 
-/// Whether the rule for embedding and head rounds a tensor to Q8_0: it has more bits, and its rows are whole blocks.
-[[nodiscard]] bool is_rounded_to_q8(slim::tensor_info const& tensor);
+/// Types of embedding and head by tensor name; one that is not listed stays as the source has it.
+using side_types = std::map<std::string, slim::tensor_type>;
 
-/// The matrix in Q8_0, in the scratch file, with a note by how much it changed; or as it is. @throws input_error if the scratch
-/// file cannot be written
-[[nodiscard]] stored_matrix rounded_to_q8(stored_matrix const& values, scratch_file& scratch, std::vector<std::string>& notes);
+/// Q8_0, if the source has more bits and rows are whole blocks.
+[[nodiscard]] side_types default_side_types(model const& m);
+
+/// Whether a matrix can be rounded to a type: F16, BF16, and block types with evenly spaced levels.
+[[nodiscard]] bool can_round_to(slim::tensor_type type);
+
+/// Bytes of a matrix in a type. @throws input_error naming the tensor if its rows are no whole blocks
+[[nodiscard]] std::uint64_t bytes_in(slim::tensor_info const& tensor, slim::tensor_type type);
+
+/// The matrix in the type that `types` has for it, in the scratch file, with a note by how much it changed; or as it is.
+/// Nearest codes: of Q8_0 with the scale of the largest number, as ggml has it; of other block types with searched scales.
+/// @throws input_error if the scratch file cannot be written, or if rows are no whole blocks
+[[nodiscard]] stored_matrix rounded_to(stored_matrix const& values, side_types const& types, scratch_file& scratch,
+                                       std::vector<std::string>& notes);
 
 } // namespace slim_llm

@@ -5,7 +5,7 @@
 #include "run/fnv_hash.hpp"
 #include "run/memory.hpp"
 
-#include "slim/packing/packed_header.hpp"
+#include "slim/packing/entropy_coded_matrix.hpp"
 
 namespace slim_llm {
 namespace {
@@ -71,8 +71,10 @@ std::string slim_container::read_metadata() {
     return found == data.end() ? std::string() : found->second;
   };
   if (said("format") != "slim" || said("version").empty()) return "is a safetensors file, but no compressed model of slim-llm";
-  if (said("version") != slim_format::version)
-    return "is of version " + said("version") + " of its format; this program reads " + std::string(slim_format::version);
+  coded_ = said("version") == slim_format::coded_version;
+  if (said("version") != slim_format::version && !coded_)
+    return "is of version " + said("version") + " of its format; this program reads " + std::string(slim_format::version) +
+           " and " + std::string(slim_format::coded_version);
   source_ = said("source");
   auto recipe = slim::parse_json(said("recipe"), "metadata 'recipe'");
   if (!recipe) return recipe.why();
@@ -113,7 +115,8 @@ std::string slim_container::add_tensor(nlohmann::json const& entry) {
   std::string const other = "tensor '" + tensor.name + "' is not stored as the list of tensors says";
   tensor.bytes = stored->bytes;
   if (tensor.stored_type == coded_type) {
-    auto const header = slim::read_packed_header(stored->bytes);
+    bool const coded = coded_ && slim::is_coded_matrix(stored->bytes);
+    auto const header = coded ? slim::read_coded_header(stored->bytes) : slim::read_packed_header(stored->bytes);
     if (!header) return "tensor '" + tensor.name + "': " + header.why();
     if (stored->stored_type != "U8" || tensor.shape != std::vector<index_t>{header->rows, header->cols}) return other;
   } else if (tensor.stored_type == stored->stored_type) {
@@ -136,6 +139,10 @@ std::string slim_container::add_files() {
   gguf_ = std::make_shared<slim::gguf_file const>(std::move(*read));
   small_files_.erase(header);
   return {};
+}
+
+bool slim_container::is_of_linear(std::string const& name) const {
+  return linears_->names().contains(name) || is_factor_of(name, linears_->names());
 }
 
 std::string slim_container::find_damage() const {

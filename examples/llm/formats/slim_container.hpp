@@ -19,6 +19,7 @@ class packed_file;
 /// Names in a `.slim` file.
 struct slim_format {
   static constexpr std::string_view version = "1";             ///< metadata "version"
+  static constexpr std::string_view coded_version = "2";       ///< ... of a file whose codes are entropy coded
   static constexpr std::string_view file_prefix = "file:";     ///< of tensors that hold the bytes of small files
   static constexpr std::string_view gguf_name = "header.gguf"; ///< of the file with a GGUF file's metadata
   static constexpr std::string_view metadata = "__metadata__"; ///< what the hash of all metadata is listed under
@@ -47,12 +48,18 @@ public:
   [[nodiscard]] model_files files() const { return {path(), small_files_, file_}; }
   /// The resolved recipe and what it was applied to.
   [[nodiscard]] nlohmann::json const& recipe() const { return recipe_; }
+  /// Whether its codes are entropy coded: the file has fewer bits than the weights take when they are loaded.
+  [[nodiscard]] bool entropy_coded() const { return coded_; }
   /// Fingerprint of the model that it was made of (checkpoint::fingerprint).
   [[nodiscard]] std::string const& source() const { return source_; }
   /// Reads all bytes and compares their hashes with those in the file: the first tensor whose bytes have changed, or what else
   /// was damaged; empty if all are as they were written.
   [[nodiscard]] std::string find_damage() const;
   [[nodiscard]] std::shared_ptr<void const> keeps_open() const { return file_; }
+  /// The file below, with tensors and metadata as they are stored.
+  [[nodiscard]] slim::safetensors_file const& stored() const { return *file_; }
+  /// Whether a stored tensor is a linear's codes or a factor of its adapter.
+  [[nodiscard]] bool is_of_linear(std::string const& name) const;
 
 private:
   slim_container() = default;
@@ -67,6 +74,7 @@ private:
   std::map<std::string, std::span<std::byte const>> small_files_;
   nlohmann::json recipe_;
   std::string source_;
+  bool coded_ = false;
 };
 
 /// FNV-1a of all entries but "hashes", which holds the result.

@@ -1,13 +1,13 @@
 #include "formats/slim_writer.hpp"
 
 #include "formats/assemble.hpp"
-#include "formats/rounded_matrix.hpp"
 #include "run/fnv_hash.hpp"
 #include "run/memory.hpp"
 #include "run/output_files.hpp"
 
 #include "slim/core/version.hpp"
 #include "slim/io/gguf/writer.hpp"
+#include "slim/packing/entropy_coded_matrix.hpp"
 
 #include <algorithm>
 
@@ -71,10 +71,21 @@ nlohmann::json listed(std::string const& name, std::string const& type, std::vec
   return {{"name", name}, {"type", type}, {"shape", shape}};
 }
 
+std::string version_of(bool entropy_coded) {
+  return std::string(entropy_coded ? slim_format::coded_version : slim_format::version);
+}
+
+/// Packed bytes, or their entropy code if that is wanted and smaller.
+std::vector<std::byte> stored_codes(std::vector<std::byte> packed, bool entropy_coded) {
+  if (!entropy_coded) return packed;
+  auto coded = slim::entropy_encode_matrix(packed);
+  return coded.size() < packed.size() ? std::move(coded) : std::move(packed);
+}
+
 std::map<std::string, std::string> metadata_of(std::string const& source, nlohmann::json const& recipe,
-                                               nlohmann::json const& list, nlohmann::json hashes) {
+                                               nlohmann::json const& list, bool entropy_coded, nlohmann::json hashes) {
   std::map<std::string, std::string> metadata = {{"format", "slim"},
-                                                 {"version", std::string(slim_format::version)},
+                                                 {"version", version_of(entropy_coded)},
                                                  {"made_by", "slim-llm " + std::string(slim::version())},
                                                  {"source", source},
                                                  {"recipe", recipe.dump()},
@@ -86,17 +97,18 @@ std::map<std::string, std::string> metadata_of(std::string const& source, nlohma
 
 } // namespace
 
-slim_writer::slim_writer(checkpoint const& source, model const& m, std::filesystem::path out, nlohmann::json recipe)
+slim_writer::slim_writer(checkpoint const& source, model const& m, std::filesystem::path out, nlohmann::json recipe,
+                         slim_options const& options)
     : source_(source), out_(std::move(out)), recipe_(std::move(recipe)), repeated_head_(m.repeated_head),
-      scratch_(folder_of(out_)) {
+      entropy_coded_(options.entropy_coded), scratch_(folder_of(out_)) {
   written_.config = m.config;
   written_.positions = m.positions;
   written_.rotary = m.rotary;
   written_.project_in = m.project_in;
   written_.project_out = m.project_out;
   written_.final_norm = m.final_norm;
-  written_.embedding = rounded_to_q8(m.embedding, scratch_, notes_);
-  written_.head = rounded_to_q8(m.head, scratch_, notes_);
+  written_.embedding = rounded_to(m.embedding, options.sides, scratch_, notes_);
+  written_.head = rounded_to(m.head, options.sides, scratch_, notes_);
 }
 
 void slim_writer::add_scratch(std::string name, std::string type, std::vector<index_t> shape,
@@ -128,7 +140,7 @@ void slim_writer::add_source_slice(linear const& l) {
   slice.name = l.name;
   slice.shape = {l.d_out(), l.d_in()};
   if (name != l.name) {
-    std::size_t const size = found->bytes.size() / static_cast<std::size_t>(found->shape.front());
+    std::size_t const size = found->bytes.size() / static_cast<std::size_t>(found->size() / slice.size());
     slice.bytes = found->bytes.subspan(std::stoul(l.name.substr(name.size() + 1)) * size, size);
   }
   add_plain(slice);
@@ -144,8 +156,13 @@ void slim_writer::add(block const& b, packed_weights const& layers) {
     }
     weights_[l.name] = {hash_of_floats(l.weight.view()), {l.name, l.role, l.d_out(), l.d_in()}};
     listed_[l.name] = listed(l.name, std::string(coded_type), {l.d_out(), l.d_in()});
-    for_each_part(l.name, found->second, [&](std::string const& name, char const* type, auto shape, auto const& bytes) {
-      add_scratch(name, type, std::move(shape), bytes);
+    for_each_part(l.name, found->second, [&](std::string const& name, std::string const& type, auto shape, auto const& bytes) {
+      bool const codes = type == "U8";
+      auto const stored = stored_codes(bytes, codes && entropy_coded_);
+      if (codes) shape = {static_cast<index_t>(stored.size())};
+      bytes_.resident += static_cast<double>(bytes.size());
+      bytes_.in_file += static_cast<double>(stored.size());
+      add_scratch(name, type, std::move(shape), stored);
     });
   }
 }
@@ -171,7 +188,7 @@ double slim_writer::finish() {
     add_plain(small ? *small : tensor);
     list.push_back(listed_.at(tensor.name));
   }
-  auto const metadata = metadata_of(source_.fingerprint(), recipe_, list, hashes_);
+  auto const metadata = metadata_of(source_.fingerprint(), recipe_, list, entropy_coded_, hashes_);
   std::filesystem::path unverified = out_;
   unverified += ".new";
   save_scratch_tensors(unverified, std::move(tensors_), scratch_, metadata);
@@ -200,7 +217,7 @@ void slim_writer::verify(std::filesystem::path const& written) const {
   }
 }
 
-double slim_file_bytes(checkpoint const& source, model const& m, nlohmann::json const& recipe,
+double slim_file_bytes(checkpoint const& source, model const& m, nlohmann::json const& recipe, slim_options const& options,
                        std::function<packed_layer const&(linear_info const&)> const& layer_of) {
   std::map<std::string, std::vector<linear_info>> linears;
   for (linear_info const& l : linears_of(m)) linears[tensor_of(l.name)].push_back(l);
@@ -223,23 +240,65 @@ double slim_file_bytes(checkpoint const& source, model const& m, nlohmann::json 
       }
       continue;
     }
-    bool const is_embedding = m.embedding.tensor() && m.embedding.tensor()->name == tensor.name;
-    bool const is_head = m.head.tensor() && m.head.tensor()->name == tensor.name;
-    scratch_tensor stored = plain_tensor(tensor);
-    if ((is_embedding || is_head) && is_rounded_to_q8(tensor)) {
-      tensor.stored_type = slim::name_of(slim::tensor_type::q8_0);
-      stored.type = "U8";
-      auto const block = slim::block_of(slim::tensor_type::q8_0);
-      stored.size = static_cast<std::uint64_t>(tensor.size() / block.elements * block.bytes);
-      stored.shape = {static_cast<index_t>(stored.size)};
+    if (auto const side = options.sides.find(tensor.name); side != options.sides.end()) {
+      tensor.stored_type = slim::name_of(side->second);
+      tensor.bytes = {tensor.bytes.data(), bytes_in(tensor, side->second)}; // their number alone is looked at
     }
-    tensors.push_back(stored);
+    tensors.push_back(plain_tensor(tensor));
     hashes[tensor.name] = fnv_hash().text();
     list.push_back(listed(tensor.name, tensor.stored_type, tensor.shape));
   }
-  auto const header = order_and_describe(tensors, metadata_of(fnv_hash().text(), recipe, list, hashes), source.path());
+  auto const header =
+      order_and_describe(tensors, metadata_of(fnv_hash().text(), recipe, list, options.entropy_coded, hashes), source.path());
   double bytes = 8 + static_cast<double>(header.size());
   for (auto const& tensor : tensors) bytes += static_cast<double>(tensor.size);
+  return bytes;
+}
+
+linear_bytes recode_slim(slim_container const& file, std::filesystem::path const& out, bool entropy_coded) {
+  auto const& stored = file.stored();
+  scratch_file scratch(folder_of(out));
+  std::vector<scratch_tensor> tensors;
+  auto hashes = nlohmann::json::object();
+  linear_bytes bytes;
+  for (slim::tensor_info const& tensor : stored.tensors()) {
+    scratch_tensor copy{tensor.name, tensor.stored_type, tensor.shape, 0, tensor.bytes.size(), tensor.bytes};
+    fnv_hash hash;
+    bool const linear = file.is_of_linear(tensor.name);
+    if (linear && tensor.stored_type == "U8") {
+      auto packed = packed_in(stored, tensor);
+      bytes.resident += static_cast<double>(packed.size());
+      auto const again = stored_codes(std::move(packed), entropy_coded);
+      copy = {tensor.name, "U8", {static_cast<index_t>(again.size())}, scratch.reserve(again.size()), again.size()};
+      scratch.write(copy.offset, again);
+      hash.add(again);
+    } else {
+      hash.add(tensor.bytes);
+      if (linear) bytes.resident += static_cast<double>(tensor.bytes.size());
+    }
+    if (linear) bytes.in_file += static_cast<double>(copy.size);
+    hashes[tensor.name] = hash.text();
+    tensors.push_back(std::move(copy));
+  }
+  auto metadata = stored.metadata();
+  metadata["version"] = version_of(entropy_coded);
+  hashes[std::string(slim_format::metadata)] = hash_of_metadata(metadata);
+  metadata["hashes"] = hashes.dump();
+  std::filesystem::path unverified = out;
+  unverified += ".new";
+  save_scratch_tensors(unverified, std::move(tensors), scratch, metadata);
+  auto const again = required(slim_container::open(unverified));
+  std::string damage = again.find_damage();
+  for (slim::tensor_info const& tensor : stored.tensors())
+    if (damage.empty() && file.is_of_linear(tensor.name) &&
+        packed_in(again.stored(), *again.stored().find(tensor.name)) != packed_in(stored, tensor))
+      damage = "tensor '" + tensor.name + "' is another";
+  if (!damage.empty())
+    throw input_error(unverified.string() + ": was written and read again, and " + damage + ": do not use it");
+  std::error_code error;
+  std::filesystem::rename(unverified, out, error);
+  if (error) throw input_error(out.string() + ": cannot be written: " + error.message());
+  slim::sync_folder(out.parent_path());
   return bytes;
 }
 

@@ -3,25 +3,40 @@
 /// Writes a `.slim` file (formats/slim_container.hpp).
 
 #include "formats/packed_weights.hpp"
+#include "formats/rounded_matrix.hpp"
 #include "formats/slim_container.hpp"
 #include "run/workspace.hpp"
 
 namespace slim_llm {
 
+/// How a `.slim` file holds what is no code, and its codes.
+struct slim_options {
+  side_types sides;           ///< types of embedding and head
+  bool entropy_coded = false; ///< codes in as few bits as their frequencies say, decoded when the file is loaded
+};
+
+/// Bytes of the packed linears with their adapters.
+struct linear_bytes {
+  double resident = 0; ///< as they are packed, and held in memory
+  double in_file = 0;  ///< as they are written
+};
+
 /// Gets the blocks of a compressed model one after the other and writes the `.slim` file at the end. Until then their bytes
 /// wait in a scratch file in the folder of `out`.
 class slim_writer {
 public:
-  /// `source` and `m`, which is of it, must live as long as the writer. Embedding and head are rounded to Q8_0 now, if the
-  /// source stores them in more bits and their rows are whole blocks. @throws input_error if the folder of `out` cannot be
-  /// written.
-  slim_writer(checkpoint const& source, model const& m, std::filesystem::path out, nlohmann::json recipe);
+  /// `source` and `m`, which is of it, must live as long as the writer. Embedding and head are rounded to their types
+  /// now. @throws input_error if the folder of `out` cannot be written, or if their rows are no whole blocks.
+  slim_writer(checkpoint const& source, model const& m, std::filesystem::path out, nlohmann::json recipe,
+              slim_options const& options);
 
   /// The model with embedding and head as they are written, without compressed blocks: what an evaluation should compute with.
   [[nodiscard]] model const& written() const { return written_; }
   /// What was rounded that is no linear, and by how much: a sentence each.
   [[nodiscard]] std::vector<std::string> const& notes() const { return notes_; }
 
+  /// Of the linears so far.
+  [[nodiscard]] linear_bytes const& bytes() const { return bytes_; }
   /// The block as it is evaluated, and its packed linears. A linear without codes (an expert that no token was sent to) is
   /// stored as in the source. @throws input_error if the scratch file cannot be written.
   void add(block const& b, packed_weights const& layers);
@@ -41,6 +56,8 @@ private:
   std::filesystem::path out_;
   nlohmann::json recipe_;
   std::string repeated_head_;
+  bool entropy_coded_;
+  linear_bytes bytes_;
   scratch_file scratch_;
   std::vector<scratch_tensor> tensors_;
   std::map<std::string, nlohmann::json> listed_;                         ///< entries of the list of tensors by name
@@ -53,6 +70,10 @@ private:
 /// Bytes that a `.slim` file of `m`, which is of `source`, will have, to the byte, if `layer_of` gives packed layers of the
 /// right sizes. Nothing is written; O(tensors).
 [[nodiscard]] double slim_file_bytes(checkpoint const& source, model const& m, nlohmann::json const& recipe,
+                                     slim_options const& options,
                                      std::function<packed_layer const&(linear_info const&)> const& layer_of);
+
+/// The same model with its codes entropy coded, or not, every byte of its linears read back and compared. @throws input_error
+linear_bytes recode_slim(slim_container const& file, std::filesystem::path const& out, bool entropy_coded);
 
 } // namespace slim_llm

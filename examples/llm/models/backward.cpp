@@ -19,6 +19,17 @@ void require_packed_nowhere(linear const& l) {
   if (l.packed) throw slim::config_error("'" + l.name + "' runs from packed codes; gradients need the model's own weights");
 }
 
+/// Of multiply_by_silu: writes the gradient of gate, and turns that of the product, d, into that of up.
+void silu_row_adjoint(float const* gate, float const* up, float* d_gate, float* d, index_t n, slim::simd_level level) {
+  std::vector<float> e(gate, gate + n);
+  exp_inplace(e.data(), n, 0.0f, -1.0f, level); // e^-gate
+  for (index_t j = 0; j < n; ++j) {
+    float const a = gate[j], sigmoid = 1.0f / (1.0f + e[static_cast<std::size_t>(j)]), dy = d[j];
+    d_gate[j] = dy * up[j] * sigmoid * (1.0f + a * (1.0f - sigmoid));
+    d[j] = dy * a * sigmoid;
+  }
+}
+
 bool all_finite(matrix<float> const& m) {
   return std::all_of(m.data(), m.data() + m.size(), [](float value) { return std::isfinite(value); });
 }
@@ -259,18 +270,20 @@ matrix<float> backward_pass::rotate_back(adjoint_scope const& at, char const* no
   return dx;
 }
 
-std::vector<matrix<float>> backward_pass::silu_adjoint(matrix<float> const& gate, matrix<float> const& up,
-                                                       matrix<float> d) const {
+std::vector<matrix<float>> backward_pass::gated_adjoint(matrix<float> const& gate, matrix<float> const& up,
+                                                        matrix<float> d) const {
+  activation_kind const kind = pass_.config().activation;
   matrix<float> d_gate(d.rows(), d.cols());
   ctx_.parallel_for(d.rows(), rows_per_task, [&](index_t begin, index_t end) {
-    std::vector<float> e(static_cast<std::size_t>(d.cols()));
     for (index_t i = begin; i < end; ++i) {
-      std::copy_n(gate.row(i), d.cols(), e.data());
-      exp_inplace(e.data(), d.cols(), 0.0f, -1.0f, ctx_.simd); // e^-gate
+      if (kind == activation_kind::silu) {
+        silu_row_adjoint(gate.row(i), up.row(i), d_gate.row(i), d.row(i), d.cols(), ctx_.simd);
+        continue;
+      }
       for (index_t j = 0; j < d.cols(); ++j) {
-        float const a = gate(i, j), sigmoid = 1.0f / (1.0f + e[static_cast<std::size_t>(j)]), dy = d(i, j);
-        d_gate(i, j) = dy * up(i, j) * sigmoid * (1.0f + a * (1.0f - sigmoid));
-        d(i, j) = dy * a * sigmoid;
+        activation_at const a = activate(kind, gate(i, j));
+        d_gate(i, j) = d(i, j) * up(i, j) * a.slope;
+        d(i, j) *= a.value;
       }
     }
   });
@@ -280,23 +293,13 @@ std::vector<matrix<float>> backward_pass::silu_adjoint(matrix<float> const& gate
   return both;
 }
 
-std::vector<matrix<float>> backward_pass::gelu_adjoint(matrix<float> const& gate, matrix<float> const& up,
-                                                       matrix<float> d) const {
-  constexpr float root = 0.7978845608f; // sqrt(2 / pi)
-  matrix<float> d_gate(d.rows(), d.cols());
+matrix<float> backward_pass::activated_adjoint(matrix<float> const& x, matrix<float> d) const {
+  activation_kind const kind = pass_.config().activation;
   ctx_.parallel_for(d.rows(), rows_per_task, [&](index_t begin, index_t end) {
     for (index_t i = begin; i < end; ++i)
-      for (index_t j = 0; j < d.cols(); ++j) {
-        float const a = gate(i, j), dy = d(i, j), t = std::tanh(root * (a + 0.044715f * a * a * a));
-        float const slope = 0.5f * (1.0f + t) + 0.5f * a * (1.0f - t * t) * root * (1.0f + 3.0f * 0.044715f * a * a);
-        d_gate(i, j) = dy * up(i, j) * slope;
-        d(i, j) = dy * 0.5f * a * (1.0f + t);
-      }
+      for (index_t j = 0; j < d.cols(); ++j) d(i, j) *= activate(kind, x(i, j)).slope;
   });
-  std::vector<matrix<float>> both;
-  both.push_back(std::move(d_gate));
-  both.push_back(std::move(d));
-  return both;
+  return d;
 }
 
 model_gradient differentiate(model const& m, index_t window, std::span<int const> tokens, head_loss const& loss,

@@ -92,11 +92,11 @@ public:
   [[nodiscard]] attention_gradient attention_adjoint(adjoint_scope const& at, matrix<float> const& q, matrix<float> const& k,
                                                      matrix<float> const& v, matrix_view<float const> d_mixed,
                                                      block_gradient& g) const;
-  /// Of forward_pass::gated_by_silu, gated_by_gelu: gradients of gate and up, in this order.
-  [[nodiscard]] std::vector<matrix<float>> silu_adjoint(matrix<float> const& gate, matrix<float> const& up,
-                                                        matrix<float> d) const;
-  [[nodiscard]] std::vector<matrix<float>> gelu_adjoint(matrix<float> const& gate, matrix<float> const& up,
-                                                        matrix<float> d) const;
+  /// Of forward_pass::gated: gradients of gate and up, in this order.
+  [[nodiscard]] std::vector<matrix<float>> gated_adjoint(matrix<float> const& gate, matrix<float> const& up,
+                                                         matrix<float> d) const;
+  /// Of forward_pass::activated.
+  [[nodiscard]] matrix<float> activated_adjoint(matrix<float> const& x, matrix<float> d) const;
 
 private:
   void linears_adjoint(stage const& s, block const& b, matrix_view<float const> x, std::vector<matrix<float>> const& dy,

@@ -28,6 +28,23 @@ std::string known_types(family_format model_family::*format) {
   return text;
 }
 
+found_layout find_layout(family_format const& format, model_config const& config,
+                         std::function<bool(std::string const&)> const& has) {
+  found_layout found{{}, format.roots.front()};
+  for (std::string const& root : format.roots)
+    if (has(format.tensors(config, root).embedding)) {
+      found.root = root;
+      break;
+    }
+  if (format.stacked_tensors) {
+    found.tensors = format.stacked_tensors(config, found.root);
+    std::string const last = found.tensors.block_prefix + "0." + found.tensors.linears.back().name;
+    found.stacked = has(last) || has(slice_name(last, 0));
+  }
+  if (!found.stacked) found.tensors = format.tensors(config, found.root);
+  return found;
+}
+
 std::vector<std::string> linear_roles(model_config const& config) {
   std::vector<std::string> roles;
   for (stage const& s : config.family->stages(config)) roles.insert(roles.end(), s.linears.begin(), s.linears.end());

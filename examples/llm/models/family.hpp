@@ -89,7 +89,8 @@ struct linear_tensor {
   index_t d_out = 0, d_in = 0;
   bias_rule bias = bias_rule::none;
   index_t slice = -1; ///< of a tensor that stacks matrices of several linears; -1: the tensor is the matrix
-  index_t slices = 0; ///< how many matrices such a tensor stacks
+  index_t slices = 0; ///< how many of its linears such a tensor stacks
+  index_t below = 1;  ///< ... of which so many lie below each other in a matrix of the stack: gate and up of an expert
 };
 
 /// The tensors of a model by the names of one file format. Names of parts that the model lacks are empty.
@@ -99,6 +100,7 @@ struct tensor_layout {
   std::vector<norm_tensor> norms;
   std::vector<linear_tensor> linears;   ///< in order of execution
   std::vector<linear_tensor> kept = {}; ///< block::kept
+  std::vector<std::string> left_out;    ///< prefixes of tensors that are no part of the text model: a vision tower
   float norm_offset = 0;                ///< is added to the weights of all norms: Gemma's folders hold them less 1
 };
 
@@ -121,7 +123,11 @@ struct family_format {
   void (*read_config)(config_reader&, model_config&, rope_defaults&) = nullptr;
   /// `root` is in front of all names that do not belong to the head.
   tensor_layout (*tensors)(model_config const&, std::string const& root) = nullptr;
-  std::vector<std::string> roots = {""}; ///< roots that files may have; the embedding tells which
+  std::vector<std::string> roots = {""};              ///< roots that files may have; the embedding tells which
+  activation_kind activation = activation_kind::silu; ///< of all models in GGUF, which has no key for it
+  /// Another form that the same tensors may have: experts stacked. Files are in it if its last linear of the first block is
+  /// there. Null: there is none.
+  tensor_layout (*stacked_tensors)(model_config const&, std::string const& root) = nullptr;
 };
 
 struct model_family {
@@ -133,6 +139,17 @@ struct model_family {
   family_format gguf = {}; ///< without names if GGUF knows no such model
   family_format hugging_face = {};
 };
+
+/// The names that a file's tensors have.
+struct found_layout {
+  tensor_layout tensors;
+  std::string root;     ///< of format.roots
+  bool stacked = false; ///< they are format.stacked_tensors
+};
+
+/// Which root and form of a format the tensors have for which `has(name)` holds; the first ones if the embedding is nowhere.
+[[nodiscard]] found_layout find_layout(family_format const& format, model_config const& config,
+                                       std::function<bool(std::string const&)> const& has);
 
 /// All families.
 [[nodiscard]] std::span<model_family const* const> families();

@@ -200,31 +200,25 @@ matrix<float> forward_pass::attention(block const& b, block_state& state, matrix
   return mixed;
 }
 
-matrix<float> forward_pass::gated_by_silu(matrix<float> const& gate, matrix<float> up) const {
+matrix<float> forward_pass::gated(matrix<float> const& gate, matrix<float> up) const {
   require_same_shape(gate, up);
+  activation_kind const kind = config().activation;
   ctx_.parallel_for(up.rows(), rows_per_task, [&](index_t begin, index_t end) {
-    for (index_t i = begin; i < end; ++i) multiply_by_silu(up.row(i), gate.row(i), up.cols(), ctx_.simd);
+    for (index_t i = begin; i < end; ++i) {
+      if (kind == activation_kind::silu)
+        multiply_by_silu(up.row(i), gate.row(i), up.cols(), ctx_.simd);
+      else
+        for (index_t j = 0; j < up.cols(); ++j) up(i, j) *= activate(kind, gate(i, j)).value;
+    }
   });
   return up;
 }
 
-matrix<float> forward_pass::gated_by_gelu(matrix<float> const& gate, matrix<float> up) const {
-  require_same_shape(gate, up);
-  constexpr float root = 0.7978845608f; // sqrt(2 / pi)
-  ctx_.parallel_for(up.rows(), rows_per_task, [&](index_t begin, index_t end) {
-    for (index_t i = begin; i < end; ++i)
-      for (index_t j = 0; j < up.cols(); ++j) {
-        float const g = gate(i, j);
-        up(i, j) *= 0.5f * g * (1.0f + std::tanh(root * (g + 0.044715f * g * g * g)));
-      }
-  });
-  return up;
-}
-
-matrix<float> forward_pass::relu(matrix<float> x) const {
+matrix<float> forward_pass::activated(matrix<float> x) const {
+  activation_kind const kind = config().activation;
   ctx_.parallel_for(x.rows(), rows_per_task, [&](index_t begin, index_t end) {
     for (index_t i = begin; i < end; ++i)
-      for (index_t j = 0; j < x.cols(); ++j) x(i, j) = x(i, j) < 0.0f ? 0.0f : x(i, j);
+      for (index_t j = 0; j < x.cols(); ++j) x(i, j) = activate(kind, x(i, j)).value;
   });
   return x;
 }

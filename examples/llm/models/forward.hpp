@@ -74,13 +74,10 @@ public:
   /// q_size), k and v (tokens, kv_size).
   [[nodiscard]] matrix<float> attention(block const& b, block_state& state, matrix<float> q, matrix<float> k,
                                         matrix<float> v) const;
-  /// silu(gate) * up, element by element. @throws slim::shape_error
-  [[nodiscard]] matrix<float> gated_by_silu(matrix<float> const& gate, matrix<float> up) const;
-  /// gelu(gate) * up, element by element, with the tanh form of GELU: 0.5 g (1 + tanh(sqrt(2 / pi) (g + 0.044715 g^3))).
-  /// @throws slim::shape_error
-  [[nodiscard]] matrix<float> gated_by_gelu(matrix<float> const& gate, matrix<float> up) const;
-  /// max(x, 0), element by element.
-  [[nodiscard]] matrix<float> relu(matrix<float> x) const;
+  /// The model's activation of gate, times up, element by element. @throws slim::shape_error
+  [[nodiscard]] matrix<float> gated(matrix<float> const& gate, matrix<float> up) const;
+  /// The model's activation of x, element by element.
+  [[nodiscard]] matrix<float> activated(matrix<float> x) const;
 
 private:
   friend class backward_pass; // walks the same steps the other way

@@ -30,6 +30,8 @@ std::string tensor_of(std::string const& linear_name) {
   return linear_name.ends_with("]") ? linear_name.substr(0, linear_name.rfind('[')) : linear_name;
 }
 
+std::string slice_name(std::string const& tensor, index_t slice) { return tensor + "[" + std::to_string(slice) + "]"; }
+
 block load_block(model const& m, index_t number, context const& ctx) {
   return m.blocks.empty() ? m.read_block(number, ctx) : m.blocks[static_cast<std::size_t>(number)];
 }

@@ -4,6 +4,7 @@
 /// read one at a time. How blocks compute is said by the model's family (models/family.hpp). Weights keep the order that the
 /// file has: what is read is what is written back.
 
+#include "models/activation.hpp"
 #include "models/stored_matrix.hpp"
 
 #include "slim/kernels/packed_linear.hpp"
@@ -64,6 +65,7 @@ struct model_config {
   index_t embedding_dim = 0; ///< columns of the embedding; differs from `hidden` in OPT-350M only
   index_t max_positions = 0; ///< longest window the model was made for; 0 if the file does not say
   double norm_epsilon = 1e-5;
+  activation_kind activation = activation_kind::silu; ///< of MLPs
   bool tied_embeddings = true;
   optional_tensors has;
   rope_style rope = rope_style::rotate_half;
@@ -129,6 +131,8 @@ struct block {
 
 /// A matrix of a tensor that stacks matrices has the tensor's name and "[3]" behind; this is the name without that.
 [[nodiscard]] std::string tensor_of(std::string const& linear_name);
+/// The other way: the name of matrix `slice` of a tensor.
+[[nodiscard]] std::string slice_name(std::string const& tensor, index_t slice);
 
 /// A linear of a model by name and shape.
 struct linear_info {

@@ -19,7 +19,7 @@ void attend(forward_pass const& pass, block const& b, block_state& state, std::v
 }
 
 void gate(forward_pass const& pass, block const&, block_state& state, std::vector<matrix<float>> both) {
-  state.carry(mixed) = pass.gated_by_silu(both[0], std::move(both[1]));
+  state.carry(mixed) = pass.gated(both[0], std::move(both[1]));
 }
 
 void add_normalized(forward_pass const& pass, block const& b, block_state& state, char const* norm_role,
@@ -61,7 +61,7 @@ std::vector<matrix<float>> attend_adjoint(adjoint_scope const& at, block_gradien
 
 std::vector<matrix<float>> gate_adjoint(adjoint_scope const& at, block_gradient& g) {
   auto const& gate = at.record.outputs[0];
-  return at.pass.silu_adjoint(gate, at.record.outputs[1], take_carried(g, mixed, gate.rows(), gate.cols()));
+  return at.pass.gated_adjoint(gate, at.record.outputs[1], take_carried(g, mixed, gate.rows(), gate.cols()));
 }
 
 std::vector<matrix<float>> add_normalized_adjoint(adjoint_scope const& at, char const* norm_role, block_gradient& g) {
@@ -103,6 +103,29 @@ void add_mlp_linears(tensor_layout& layout, model_config const& c, bias_rule rul
   layout.linears.push_back({"down", names[2], c.hidden, c.intermediate, rule});
 }
 
+activation_kind read_activation(config_reader& file, char const* key, char const* fallback) {
+  static constexpr std::pair<std::string_view, activation_kind> known[] = {
+      {"silu", activation_kind::silu},
+      {"swish", activation_kind::silu},
+      {"gelu", activation_kind::gelu},
+      {"gelu_python", activation_kind::gelu},
+      {"gelu_new", activation_kind::gelu_tanh},
+      {"gelu_fast", activation_kind::gelu_tanh},
+      {"gelu_pytorch_tanh", activation_kind::gelu_tanh},
+      {"gelu_python_tanh", activation_kind::gelu_tanh},
+      {"gelu_accurate", activation_kind::gelu_tanh},
+      {"relu", activation_kind::relu},
+  };
+  std::string const name = file.text(key, fallback);
+  std::string names;
+  for (auto const& [theirs, ours] : known) {
+    if (name == theirs) return ours;
+    names.append(names.empty() ? "" : ", ").append(theirs);
+  }
+  file.fail(slim::message("activation '", name, "' ('", key, "') is not known; ", names, " are"));
+  return {};
+}
+
 void read_common(config_reader& file, model_config& c, class_defaults const& defaults) {
   c.intermediate = file.whole("intermediate_size");
   auto const kv_heads = file.whole_or_none("num_key_value_heads", defaults.kv_heads > 0 ? defaults.kv_heads : c.heads);
@@ -113,8 +136,7 @@ void read_common(config_reader& file, model_config& c, class_defaults const& def
   c.max_positions = file.whole("max_position_embeddings", defaults.max_positions);
   c.norm_epsilon = file.number("rms_norm_eps", defaults.norm_epsilon);
   c.tied_embeddings = file.flag("tie_word_embeddings", defaults.tied);
-  if (std::string const act = file.text(defaults.activation_key, defaults.activation); act != defaults.activation)
-    file.fail("activation '" + act + "' is not known; " + defaults.activation + " is");
+  c.activation = read_activation(file, defaults.activation_key, defaults.activation);
 }
 
 void set_window(config_reader& file, model_config& c, index_t window) {

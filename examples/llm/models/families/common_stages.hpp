@@ -17,7 +17,7 @@ inline constexpr std::size_t mixed = 0;
 
 /// Attention on the outputs of q, k and v.
 void attend(forward_pass const& pass, block const& b, block_state& state, std::vector<matrix<float>> qkv);
-/// silu(gate) * up on the outputs of gate and up.
+/// activation(gate) * up on the outputs of gate and up.
 void gate(forward_pass const& pass, block const& b, block_state& state, std::vector<matrix<float>> both);
 /// Normalizes the only output by the norm of that role and adds it to the hidden states.
 void add_normalized(forward_pass const& pass, block const& b, block_state& state, char const* norm_role,
@@ -62,6 +62,8 @@ struct class_defaults {
   char const* activation_key = "hidden_act";
   char const* activation = "silu";
 };
+/// An activation by transformers' name for it; refused if it is none of ours.
+[[nodiscard]] activation_kind read_activation(config_reader& file, char const* key, char const* fallback);
 /// Sizes, norm epsilon, tie flag and activation, which nearly all classes have under the same keys.
 void read_common(config_reader& file, model_config& c, class_defaults const& defaults);
 

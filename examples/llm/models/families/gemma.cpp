@@ -1,7 +1,7 @@
 /// @file
-/// Gemma 2 and Gemma 3 (text): norms before and behind attention and MLP, scaled embeddings, windows that alternate with full
-/// attention. Gemma 2 caps scores and logits softly; Gemma 3 normalizes heads and turns positions of blocks with a window by a
-/// second table.
+/// Gemma 2 and Gemma 3 (text, also that of the multimodal models): norms before and behind attention and MLP, scaled
+/// embeddings, windows that alternate with full attention. Gemma 2 caps scores and logits softly; Gemma 3 normalizes heads and
+/// turns positions of blocks with a window by a second table.
 
 #include "models/families/common_stages.hpp"
 #include "models/families/families.hpp"
@@ -11,21 +11,12 @@
 namespace slim_llm {
 namespace {
 
-void gate(forward_pass const& pass, block const&, block_state& state, std::vector<matrix<float>> both) {
-  state.carry(common::mixed) = pass.gated_by_gelu(both[0], std::move(both[1]));
-}
-
 void add_attention(forward_pass const& pass, block const& b, block_state& state, std::vector<matrix<float>> o) {
   common::add_normalized(pass, b, state, "after_attention_norm", std::move(o));
 }
 
 void add_mlp(forward_pass const& pass, block const& b, block_state& state, std::vector<matrix<float>> down) {
   common::add_normalized(pass, b, state, "after_mlp_norm", std::move(down));
-}
-
-std::vector<matrix<float>> gate_adjoint(adjoint_scope const& at, block_gradient& g) {
-  auto const& gate = at.record.outputs[0];
-  return at.pass.gelu_adjoint(gate, at.record.outputs[1], common::take_carried(g, common::mixed, gate.rows(), gate.cols()));
 }
 
 std::vector<matrix<float>> add_attention_adjoint(adjoint_scope const& at, block_gradient& g) {
@@ -47,8 +38,8 @@ std::vector<stage> stages(model_config const&) {
            .adjoint = {common::mixed_input_adjoint, add_attention_adjoint}},
           {.linears = {"gate", "up"},
            .input = common::mlp_input,
-           .combine = gate,
-           .adjoint = {common::mlp_input_adjoint, gate_adjoint}},
+           .combine = common::gate,
+           .adjoint = {common::mlp_input_adjoint, common::gate_adjoint}},
           {.linears = {"down"},
            .input = common::mixed_input,
            .combine = add_mlp,
@@ -79,6 +70,9 @@ tensor_layout gguf_tensors(model_config const& c, std::string const&) {
 tensor_layout hugging_face_tensors(model_config const& c, std::string const& root) {
   tensor_layout layout = common::hugging_face_names(root);
   layout.norm_offset = 1;
+  if (root.starts_with("language_model.")) layout.head = "language_model.lm_head.weight";
+  if (root.find("language_model.") != std::string::npos)
+    layout.left_out = {"vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."};
   add_norms(layout, c,
             {"input_layernorm.weight", "post_attention_layernorm.weight", "pre_feedforward_layernorm.weight",
              "post_feedforward_layernorm.weight", "self_attn.q_norm.weight", "self_attn.k_norm.weight"});
@@ -164,14 +158,19 @@ void read_hugging_face(config_reader& file, model_config& c, rope_defaults& rope
 
 } // namespace
 
-model_family const gemma_family = {.name = "gemma",
-                                   .norm = norm_kind::rms,
-                                   .positions = position_kind::rotary,
-                                   .stages = stages,
-                                   .gguf = {.names = {"gemma2", "gemma3"}, .read_config = read_gguf, .tensors = gguf_tensors},
-                                   .hugging_face = {.names = {"gemma2", "gemma3_text"},
-                                                    .read_config = read_hugging_face,
-                                                    .tensors = hugging_face_tensors,
-                                                    .roots = {"model.", ""}}};
+model_family const gemma_family = {
+    .name = "gemma",
+    .norm = norm_kind::rms,
+    .positions = position_kind::rotary,
+    .stages = stages,
+    .gguf = {.names = {"gemma2", "gemma3"},
+             .read_config = read_gguf,
+             .tensors = gguf_tensors,
+             .activation = activation_kind::gelu_tanh},
+    .hugging_face = {.names = {"gemma2", "gemma3_text", "gemma3"}, // whose text is gemma3_text
+                     .read_config = read_hugging_face,
+                     .tensors = hugging_face_tensors,
+                     // as on the Hub, and as Gemma3ForConditionalGeneration and Gemma3Model hold them
+                     .roots = {"model.", "language_model.model.", "model.language_model.", "language_model.", ""}}};
 
 } // namespace slim_llm

@@ -180,7 +180,8 @@ tensor_layout gguf_tensors(model_config const& c, std::string const&) {
   return layout;
 }
 
-tensor_layout hugging_face_tensors(model_config const& c, std::string const& root) {
+/// All but the experts.
+tensor_layout folder_without_experts(model_config const& c, std::string const& root) {
   tensor_layout layout = common::hugging_face_names(root);
   add_norms(
       layout, c,
@@ -188,11 +189,32 @@ tensor_layout hugging_face_tensors(model_config const& c, std::string const& roo
   bias_rule const rule = c.has.qkv_bias ? bias_rule::required : bias_rule::none;
   common::add_attention_linears(layout, c, rule, rule, common::hugging_face_attention);
   layout.kept = {{"router", "mlp.gate.weight", c.experts, c.hidden}};
+  return layout;
+}
+
+/// As on the Hub, and as transformers writes them: a tensor for each matrix of each expert.
+tensor_layout hugging_face_tensors(model_config const& c, std::string const& root) {
+  tensor_layout layout = folder_without_experts(c, root);
   for (index_t e = 0; e < c.experts; ++e) {
     std::string const prefix = slim::message("mlp.experts.", e, ".");
     layout.linears.push_back({role_of("gate", e), prefix + "gate_proj.weight", c.intermediate, c.hidden});
     layout.linears.push_back({role_of("up", e), prefix + "up_proj.weight", c.intermediate, c.hidden});
     layout.linears.push_back({role_of("down", e), prefix + "down_proj.weight", c.hidden, c.intermediate});
+  }
+  return layout;
+}
+
+/// As the classes of transformers 5 hold them (Qwen3MoeExperts, OlmoeExperts): gate_up_proj (experts, 2 intermediate, hidden),
+/// where the rows of gate lie above those of up, and down_proj (experts, hidden, intermediate).
+tensor_layout stacked_hugging_face_tensors(model_config const& c, std::string const& root) {
+  tensor_layout layout = folder_without_experts(c, root);
+  for (index_t e = 0; e < c.experts; ++e) {
+    auto const slice = [&](char const* part, char const* name, index_t d_out, index_t d_in, index_t place, index_t below) {
+      layout.linears.push_back({role_of(part, e), name, d_out, d_in, bias_rule::none, place, below * c.experts, below});
+    };
+    slice("gate", "mlp.experts.gate_up_proj", c.intermediate, c.hidden, 2 * e, 2);
+    slice("up", "mlp.experts.gate_up_proj", c.intermediate, c.hidden, 2 * e + 1, 2);
+    slice("down", "mlp.experts.down_proj", c.hidden, c.intermediate, e, 1);
   }
   return layout;
 }
@@ -249,6 +271,7 @@ model_family const mixture_family = {
     .hugging_face = {.names = {"qwen3_moe", "olmoe"},
                      .read_config = read_hugging_face,
                      .tensors = hugging_face_tensors,
-                     .roots = {"model.", ""}}};
+                     .roots = {"model.", ""},
+                     .stacked_tensors = stacked_hugging_face_tensors}};
 
 } // namespace slim_llm

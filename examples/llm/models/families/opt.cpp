@@ -1,5 +1,6 @@
 /// @file
-/// OPT: LayerNorm, learned positions, a ReLU MLP, biases everywhere. OPT-350M normalizes after each residual addition.
+/// OPT (and Galactica): LayerNorm, learned positions, a plain MLP, biases everywhere. OPT-350M normalizes after each residual
+/// addition.
 
 #include "models/families/common_stages.hpp"
 #include "models/families/families.hpp"
@@ -32,7 +33,7 @@ void after_mlp(forward_pass const& pass, block const& b, block_state& state) {
 }
 
 void activate(forward_pass const& pass, block const&, block_state& state, std::vector<matrix<float>> up) {
-  state.carry(common::mixed) = pass.relu(std::move(up[0]));
+  state.carry(common::mixed) = pass.activated(std::move(up[0]));
 }
 
 void attention_input_adjoint(adjoint_scope const& at, matrix<float> dx, block_gradient& g) {
@@ -58,9 +59,8 @@ void after_mlp_adjoint(adjoint_scope const& at, block_gradient& g) { normalize_a
 
 std::vector<matrix<float>> activate_adjoint(adjoint_scope const& at, block_gradient& g) {
   auto const& up = at.record.outputs[0];
-  std::vector<matrix<float>> d(1, common::take_carried(g, common::mixed, up.rows(), up.cols()));
-  for (index_t k = 0; k < up.size(); ++k)
-    if (!(up.data()[k] > 0.0f)) d[0].data()[k] = 0.0f;
+  std::vector<matrix<float>> d;
+  d.push_back(at.pass.activated_adjoint(up, common::take_carried(g, common::mixed, up.rows(), up.cols())));
   return d;
 }
 
@@ -113,8 +113,7 @@ void read_hugging_face(config_reader& file, model_config& c, rope_defaults&) {
   c.norm_epsilon = 1e-5; // torch.nn.LayerNorm's; OPT's configuration does not name it
   c.norm_before = file.flag("do_layer_norm_before", true);
   c.tied_embeddings = file.flag("tie_word_embeddings", true);
-  if (std::string const act = file.text("activation_function", "relu"); act != "relu")
-    file.fail("activation '" + act + "' is not known; relu is");
+  c.activation = common::read_activation(file, "activation_function", "relu");
   c.has.qkv_bias = c.has.o_bias = c.has.mlp_bias = file.flag("enable_bias", true);
   c.has.norm_weights = file.flag("layer_norm_elementwise_affine", true);
   bool const without_final_norm = file.flag("_remove_final_layer_norm", false);
