@@ -425,8 +425,8 @@ inline void check_r16(integer_codes const& codes, mask const* kept) {
   if (codes.offsets.empty() || s.bits == 0 || o.bits == 0 || s.block != sixteen || o.block != sixteen ||
       codes.block.rows != 1 || kept)
     throw config_error(
-        "pack_r16: codes of 1 bit, real offsets and scales of a second level have a place in R16 where scales and "
-        "offsets are codes over 16 rows of one group, and nothing is pruned");
+        "pack_r16: codes of 1 bit and real offsets have no place in R16 but where scales and offsets are codes over 16 rows of one "
+        "group, and nothing is pruned");
 }
 
 /// Whether scales of groups need the room of fp32.
