@@ -13,7 +13,7 @@ inline namespace SLIM_ABI {
 class part_bytes {
 public:
   static constexpr packed_kind kind = packed_kind::column_parts;
-  static constexpr index_t most_parts = 64;
+  static constexpr index_t most_parts = 64; ///< of a matrix
 
   /// Parts (checked, as column_parts::check) and the packed bytes of each. @throws config_error on more than 64 parts, or none.
   [[nodiscard]] static std::vector<std::byte> pack(column_parts const& codes,
@@ -31,12 +31,13 @@ public:
     return out;
   }
 
-  /// The order, and the bytes of each part. The failure names the byte and what is wrong.
+  /// What bytes hold.
   struct found {
-    std::vector<std::int32_t> order;
-    std::vector<std::span<std::byte const>> parts;
-    index_t rows = 0;
+    std::vector<std::int32_t> order;               ///< of the columns; not checked
+    std::vector<std::span<std::byte const>> parts; ///< their packed bytes
+    index_t rows = 0;                              ///< of the matrix
   };
+  /// The order, and the bytes of each part. The failure names the byte and what is wrong.
   [[nodiscard]] static result<found> unpack(std::span<std::byte const> bytes, unpack_limit limit = {}) {
     auto const h = read_packed_header(bytes, limit);
     if (!h) return failure{h.why()};
