@@ -7,7 +7,9 @@
 #include "slim/kernels/cpu/residual_kernels.hpp"
 #include "slim/quantization/codes/with_outliers.hpp"
 
-#include <numeric>
+#include <algorithm>
+#include <bit>
+#include <vector>
 
 namespace slim {
 inline namespace SLIM_ABI {

@@ -6,6 +6,7 @@
 #include "slim/simd/levels.hpp"
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 
 namespace slim {

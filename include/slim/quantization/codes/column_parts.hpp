@@ -11,6 +11,7 @@
 
 #include <numeric>
 #include <tuple>
+#include <utility>
 
 namespace slim {
 inline namespace SLIM_ABI {
