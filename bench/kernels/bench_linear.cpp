@@ -3,12 +3,13 @@
 // weights rotate through more than five times the last-level cache, or, with 0 megabytes, stay in it. A turn is a product with
 // one copy, untimed, and one with the next, as of a model's layers one after the other. Medians, and ratios to
 // the peers of the same run. Usage: bench_linear [threads = 1] [d_out = 4096] [d_in = 4096] [tokens = 1] [rounds = 25]
-// [megabytes of weights = 192]
+// [megabytes of weights = 192] [systems = 0: ours and peers; 1: the packed codes of docs/guides/related_systems.md]
 #include "../timing.hpp"
 
 #include "slim/core/random.hpp"
 #include "slim/kernels/packed_linear.hpp"
 #include "slim/pruning/nm_pruner.hpp"
+#include "slim/pruning/unstructured_pruner.hpp"
 #include "slim/quantization/absmax.hpp"
 #include "slim/saliency/magnitude.hpp"
 
@@ -65,6 +66,7 @@ struct setting {
   index_t rows, cols, tokens;
   int threads, rounds;
   double bytes;
+  bool systems;
 
   /// Weights stay in the last-level cache: one copy, and whoever's turn it is runs several times.
   [[nodiscard]] bool resident() const { return bytes <= 0; }
@@ -76,6 +78,18 @@ matrix<float> normal(index_t rows, index_t cols, std::uint64_t seed) {
   for (index_t k = 0; k < m.size(); ++k)
     m.data()[k] = static_cast<float>(slim::random_normal(seed, static_cast<std::uint64_t>(k)));
   return m;
+}
+
+/// A part of some columns, by itself.
+struct any_part {
+  std::string name;
+  slim::any_codes codes;
+};
+
+std::vector<any_part> parts_of(slim::column_parts const& all) {
+  std::vector<any_part> parts;
+  for (slim::any_codes const& part : all.parts) parts.push_back({"  " + std::to_string(part.cols()) + " columns alone", part});
+  return parts;
 }
 
 class tournament {
@@ -130,6 +144,87 @@ public:
         {"slim 2:4 int4 g128 + int4 adapters 0.1", bytes, s_.copies(bytes),
          [all, this](int copy) { slim::forward_into((*all)[static_cast<std::size_t>(copy)], x_.view(), y_.view(), {}, ctx_); },
          [all, layer] { all->push_back(layer); }});
+  }
+
+  void add_layer(std::string const& name, slim::packed_linear const& layer, slim::simd_level level) {
+    auto const bytes = static_cast<double>(layer.byte_size());
+    auto const all = std::make_shared<std::vector<slim::packed_linear>>();
+    slim::context ctx = ctx_;
+    ctx.simd = level;
+    auto const x = std::make_shared<matrix<float>>(s_.tokens, layer.cols()); // of a part alone fewer
+    for (index_t t = 0; t < s_.tokens; ++t) std::copy_n(x_.row(t), layer.cols(), x->row(t));
+    contestants_.push_back({name + (level == slim::simd_level::avx2 ? ", AVX2" : ""), bytes, s_.copies(bytes),
+                            [all, ctx, x, this](int copy) {
+                              slim::forward_into((*all)[static_cast<std::size_t>(copy)], x->view(), y_.view(), {}, ctx);
+                            },
+                            [all, layer] { all->push_back(layer); }});
+  }
+
+  /// Levels per row, evenly spaced: their places make no difference to a kernel.
+  [[nodiscard]] slim::codebook_codes row_books(int bits) const {
+    slim::codebook_codes codes(s_.rows, s_.cols, bits, slim::per_channel);
+    for (index_t i = 0; i < s_.rows; ++i)
+      for (index_t k = 0; k < codes.levels(); ++k)
+        codes.books(i, k) = 0.5f * static_cast<float>(k) - 0.25f * static_cast<float>(codes.levels() - 1);
+    codes.encode(w_.view());
+    return codes;
+  }
+
+  /// Codes of some bits with zero points in groups of 64, of some of the columns.
+  [[nodiscard]] slim::integer_codes columns_in(int bits, index_t count) const {
+    slim::absmax_quantizer const rounding(
+        {.bits = bits, .block = slim::per_group(64), .symmetric = false, .scale_format = slim::number_format::fp16});
+    matrix<float> part(s_.rows, count);
+    for (index_t i = 0; i < s_.rows; ++i) std::copy_n(w_.row(i), count, part.row(i));
+    return rounding.quantize(part.view(), slim::calibration(count));
+  }
+
+  /// SpQR's: groups of 16, scales and offsets of 3 bits over 16 rows. Codes of 3 bits of a plain rounding, and tables that
+  /// vary: what they are makes no difference to a kernel.
+  [[nodiscard]] slim::integer_codes spqr_codes() const {
+    slim::scale_storage const second{
+        .format = slim::number_format::fp16, .bits = 3, .block = {.rows = 16, .cols = 1}, .shifted = true};
+    slim::integer_codes codes(s_.rows, s_.cols, 3, slim::per_group(16), second);
+    codes.offsets = slim::scale_table(codes.scales.rows(), codes.scales.cols(), second);
+    for (index_t k = 0; k < codes.scales.size(); ++k) {
+      codes.scales.data()[k] = 0.5f + 0.01f * static_cast<float>(k % 13);
+      codes.offsets.data()[k] = -4.0f * codes.scales.data()[k];
+    }
+    codes.scales.store(true);
+    codes.offsets.store(false);
+    codes.encode(w_.view());
+    return codes;
+  }
+
+  /// What the systems of docs/guides/related_systems.md store, at AVX-512 and at AVX2, beside the uniform codes of their width.
+  void add_systems() {
+    slim::calibration const none(s_.cols);
+    slim::absmax_quantizer const four({.bits = 4, .scale_format = slim::number_format::fp16}),
+        three({.bits = 3, .symmetric = false, .scale_format = slim::number_format::fp16});
+    slim::integer_codes const int3 = three.quantize(w_.view(), none), int4 = four.quantize(w_.view(), none);
+    auto const largest =
+        slim::unstructured_pruner(slim::magnitude{}, {.sparsity = 1 - 0.0045, .scope = slim::prune_scope::matrix})
+            .select(slim::matrix_view<float const>(w_.view()), none);
+    slim::integer_codes const tiles = spqr_codes();
+    slim::column_parts mixed; // a quarter of the columns at 2 bits, a quarter at 4, in any order
+    index_t const quarter = s_.cols / 256 * 64;
+    for (int const bits : {2, 3, 4}) mixed.parts.emplace_back(columns_in(bits, bits == 3 ? s_.cols - 2 * quarter : quarter));
+    for (index_t k = 0; k < s_.cols; ++k) mixed.order.push_back(static_cast<std::int32_t>(k * 1021 % s_.cols));
+    add_read_loop(static_cast<double>(slim::pack_r16(int3).byte_size()));
+    for (slim::simd_level const level : {slim::simd_level::automatic, slim::simd_level::avx2}) {
+      auto const add = [&](std::string const& name, slim::any_codes const& codes) {
+        add_layer(name, slim::pack_linear(codes, nullptr, nullptr), level);
+      };
+      add("int3 g128", int3);
+      add("int4 g128", int4);
+      add("int3 g128 + 0.45% residuals", slim::keep_outliers(int3, w_.view(), largest));
+      add("8 levels per row", row_books(3));
+      add("16 levels per row", row_books(4));
+      add("int3 in tiles of 16 x 16", tiles);
+      add("int3 in tiles + 0.45% residuals", slim::keep_outliers(tiles, w_.view(), largest));
+      add("columns of 2, 3, 4 bits g64", mixed);
+      for (any_part const& part : parts_of(mixed)) add(part.name, part.codes);
+    }
   }
 
   void add_ours() {
@@ -260,7 +355,8 @@ public:
     std::printf("%td x %td, %td tokens, %d threads, %d rounds, weights %s; checksum %llx\n", s_.rows, s_.cols, s_.tokens,
                 s_.threads, s_.rounds, s_.resident() ? "in the last-level cache" : "in memory",
                 static_cast<unsigned long long>(sink_));
-    std::printf("| %-42s | %8s | %8s | %7s | %6s | %10s |\n", "what", "ms", "quartile", "GB/s", "read", "to 2:4 int4");
+    std::printf("| %-42s | %8s | %8s | %7s | %6s | %10s |\n", "what", "ms", "quartile", "GB/s", "read",
+                s_.systems ? "to int3" : "to 2:4 int4");
     for (contestant const& c : contestants_) {
       auto sorted = c.seconds;
       std::sort(sorted.begin(), sorted.end());
@@ -290,18 +386,22 @@ int main(int argc, char** argv) {
                   argument(4, 1),
                   static_cast<int>(argument(1, 1)),
                   static_cast<int>(argument(5, 25)),
-                  static_cast<double>(argument(6, 192)) * 1e6};
+                  static_cast<double>(argument(6, 192)) * 1e6,
+                  argument(7, 0) != 0};
 #ifdef _OPENMP
   omp_set_num_threads(s.threads);
 #endif
   tournament t(s);
-  t.add_ours();
-  if (!s.resident()) { // float matrices would not leave room in the cache
+  if (s.systems)
+    t.add_systems();
+  else
+    t.add_ours();
+  if (!s.systems && !s.resident()) { // float matrices would not leave room in the cache
     t.add_eigen();
     t.add_openblas();
   }
 #ifdef SLIM_BENCH_GGML
-  t.add_ggml();
+  if (!s.systems) t.add_ggml();
 #else
   std::puts("ggml was not built beside the project: configure with -DSLIM_LLAMA_CPP=... for its rows");
 #endif

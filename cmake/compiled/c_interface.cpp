@@ -123,8 +123,8 @@ int slim_forward(slim_packed const* packed, float const* x, ptrdiff_t tokens, fl
       require(x, "slim_forward", "x");
       require(y, "slim_forward", "y");
     }
-    auto const& weight = packed->packed.weight;
-    slim::forward_into(packed->packed, slim::matrix_view<float const>(x, tokens, weight.cols()),
+    slim::packed_linear const& weight = packed->packed;
+    slim::forward_into(weight, slim::matrix_view<float const>(x, tokens, weight.cols()),
                        slim::matrix_view<float>(y, tokens, weight.rows()));
   });
 }

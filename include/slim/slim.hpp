@@ -47,6 +47,7 @@
 #include "slim/packing/csr_codes.hpp"
 #include "slim/packing/dense_codes.hpp"
 #include "slim/packing/nm_bitmask.hpp"
+#include "slim/packing/pack_codes.hpp"
 #include "slim/packing/sparse24.hpp"
 #include "slim/packing/unpack.hpp"
 #include "slim/pipeline/any.hpp"

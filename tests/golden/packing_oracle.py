@@ -95,6 +95,72 @@ def decode(data):
     return kind, codes, mask, scales, zeros, factors, book
 
 
+def fp32(x):
+    return struct.unpack("<f", struct.pack("<f", x))[0]
+
+
+def floats(r, form, count):
+    """Numbers of a storage format."""
+    return [struct.unpack("<f", struct.pack("<I", b))[0] for b in scale_bits(r.numbers("I" if form == 0 else "H", count), form)]
+
+
+def values_of(data):
+    """rows, cols and values of a packed matrix of any kind that keeps everything."""
+    r = Reader(data)
+    _, version, kind, bits, form, flags, _, _, _, _, rows, cols, tall, wide, entries = struct.unpack("<4sHBBBBHIIIqqqqq", r.take(64))
+    column = "H" if cols <= 65536 else "I"
+    if kind == 1:
+        _, codes, mask, scales, zeros, factors, book = decode(data)
+        assert all(mask) and not factors and not book
+        tall, wide = max(min(tall or rows, rows), 1), max(min(wide or cols, cols), 1)
+        across = ceil_div(cols, wide)
+        number = [struct.unpack("<f", struct.pack("<I", b))[0] for b in scales]
+        group = lambda k: k // cols // tall * across + k % cols // wide
+        return rows, cols, [fp32(number[group(k)] * (c - (zeros[group(k)] if zeros else 0))) for k, c in enumerate(codes)]
+    assert (version, flags) == (2, 0)
+    if kind == 5:
+        offsets, columns, numbers = r.numbers("I", rows + 1), r.numbers(column, entries), None
+        numbers = floats(r, form, entries)
+        inner = values_of(data[r.at:])
+        assert inner[:2] == (rows, cols)
+        for i in range(rows):
+            for k in range(offsets[i], offsets[i + 1]):
+                inner[2][i * cols + columns[k]] = fp32(inner[2][i * cols + columns[k]] + numbers[k])
+        return inner
+    if kind == 6:
+        levels = floats(r, form, rows << bits)
+        found = [levels[(i << bits) + f] for i in range(rows) for f in r.fields(cols, bits)]
+    elif kind == 7:
+        scale_bits_, offset_bits, shifted = struct.unpack("<BBB5x", r.take(8))
+        down, across = r.numbers("q", 2)
+        tall, wide = max(min(tall or rows, rows), 1), max(min(wide or cols, cols), 1)
+        tables = ceil_div(rows, tall), ceil_div(cols, wide)
+        down, across = max(min(down or tables[0], tables[0]), 1), max(min(across or tables[1], tables[1]), 1)
+        steps = ceil_div(tables[0], down) * ceil_div(tables[1], across)
+        decoded = []
+        for b, flag in ((scale_bits_, 1), (offset_bits, 2)):
+            codes, step = r.fields(tables[0] * tables[1], b), floats(r, form, steps)
+            base = floats(r, form, steps) if shifted & flag else [0.0] * steps
+            at = [k // tables[1] // down * ceil_div(tables[1], across) + k % tables[1] // across for k in range(len(codes))]
+            decoded.append([fp32(fp32(step[at[k]] * c) + base[at[k]]) for k, c in enumerate(codes)])
+        found = []
+        for i in range(rows):
+            for j, f in enumerate(r.fields(cols, bits)):
+                g = i // tall * tables[1] + j // wide
+                found.append(fp32(fp32(decoded[0][g] * f) + decoded[1][g]))
+    else:
+        assert kind == 8
+        order, found, first = r.numbers(column, cols), [None] * (rows * cols), 0
+        for _ in range(entries):
+            part_rows, part_cols, part = values_of(r.take(r.numbers("Q", 1)[0]))
+            assert part_rows == rows
+            for k, value in enumerate(part):
+                found[k // part_cols * cols + order[first + k % part_cols]] = value
+            first += part_cols
+    assert r.at == len(data), "bytes left over"
+    return rows, cols, found
+
+
 def rans_decode(data, shares, count):
     """`count` bytes; 32 coders take turns."""
     r = Reader(data)
@@ -146,6 +212,11 @@ def main():
     lines = subprocess.run([sys.argv[1]], capture_output=True, text=True, check=True).stdout.splitlines()
     for number, line in enumerate(lines):
         parts = line.split(";")
+        if parts[0] == "values":
+            wanted = [struct.unpack("<f", struct.pack("<I", int(b, 16)))[0] for b in parts[2].split()]
+            if values_of(bytes.fromhex(parts[1]))[2] != wanted:
+                sys.exit(f"line {number + 1}: the values differ")
+            continue
         if parts[0] == "entropy":
             if entropy_decode(bytes.fromhex(parts[1])) != bytes.fromhex(parts[2]):
                 sys.exit(f"line {number}: entropy-coded bytes are other ones")

@@ -109,7 +109,8 @@ void check_product(packed_case const& c, index_t tokens) {
     linear_into(c.packed, x.view(), y.view(), {.inputs = input_precision::int8}, ctx);
     REQUIRE(distance(y, product(c.w, rounded_inputs(x, 1))) <= 1e-5 * size);
     linear_into(c.packed, x.view(), y.view(), {.inputs = input_precision::int8_128}, ctx);
-    index_t const group = c.packed.layout().scale_cols % 128 == 0 ? 128 : 32;
+    bool const wide = c.packed.layout().scale_cols % 128 == 0 && !has_row_books(c.packed.layout().kind);
+    index_t const group = wide ? 128 : 32;
     REQUIRE(distance(y, product(c.w, rounded_inputs(x, 1, group))) <= 1e-5 * size);
     linear_into(c.packed, x.view(), y.view(), {.inputs = input_precision::int16}, ctx);
     REQUIRE(distance(y, exact) <= 2e-4 * size);
@@ -136,7 +137,101 @@ packed_case book_case(index_t rows, index_t cols, scale_block block, std::vector
 /// The values of ggml's IQ4_NL; no 0 among them.
 std::vector<float> const uneven = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
+/// A book of levels per row, whole multiples of a unit of the row, so that nothing is rounded.
+codebook_codes row_book_codes(index_t rows, index_t cols, int bits, std::uint64_t seed) {
+  codebook_codes codes(rows, cols, bits, per_channel);
+  codes.book_format = number_format::fp32;
+  for (index_t i = 0; i < rows; ++i) {
+    float const unit = 0.001f * static_cast<float>(1 + i % 7);
+    for (index_t k = 0; k < codes.levels(); ++k)
+      codes.books(i, k) =
+          unit * static_cast<float>(static_cast<int>(random_bits(seed, static_cast<std::uint64_t>(i * 16 + k)) % 255) - 127);
+    codes.books(i, i % codes.levels()) = 127 * unit;
+    for (index_t j = 0; j < cols; ++j)
+      codes.codes(i, j) = static_cast<std::uint8_t>(random_bits(seed + 1, static_cast<std::uint64_t>(i * cols + j)) %
+                                                    static_cast<std::uint64_t>(codes.levels()));
+  }
+  return codes;
+}
+
+/// Codes whose scales and offsets are codes over 16 rows of a group.
+integer_codes second_level_codes(index_t rows, index_t cols, int bits, index_t group, int scale_bits, int offset_bits,
+                                 std::uint64_t seed) {
+  scale_storage stored{.format = number_format::fp16, .bits = scale_bits, .block = {.rows = 16, .cols = 1}, .shifted = true};
+  integer_codes codes(rows, cols, bits, per_group(group), stored);
+  stored.bits = offset_bits;
+  codes.offsets = scale_table(codes.scales.rows(), codes.scales.cols(), stored);
+  std::uint64_t counter = 0;
+  for (index_t k = 0; k < codes.scales.size(); ++k) {
+    codes.scales.data()[k] = 0.01f + 0.0001f * static_cast<float>(random_bits(seed, counter++) % 1000);
+    codes.offsets.data()[k] = -0.0001f * static_cast<float>(random_bits(seed, counter++) % 4000);
+  }
+  codes.scales.store(true);
+  codes.offsets.store(false);
+  for (index_t k = 0; k < codes.codes.size(); ++k)
+    codes.codes.data()[k] =
+        static_cast<std::int8_t>(static_cast<int>(random_bits(seed, counter++) % (1u << bits)) + codes.lowest());
+  return codes;
+}
+
+template <class Codes>
+packed_case case_of(Codes const& codes) {
+  matrix<float> w(codes.rows(), codes.cols());
+  codes.dequantize_into(w.view());
+  return {std::move(w), pack_r16(codes)};
+}
+
 } // namespace
+
+TEST_CASE("codes with a book per row: products at every level, and the bytes of the codes") {
+  for (int const bits : {1, 2, 3, 4})
+    for (auto const& [rows, cols] : std::vector<std::pair<index_t, index_t>>{{16, 32}, {3, 40}, {50, 300}, {70, 512}})
+      for (index_t const tokens : {1, 3, 6}) {
+        INFO(bits << " bits, " << rows << " x " << cols << ", " << tokens << " tokens");
+        check_product(case_of(row_book_codes(rows, cols, bits, 7)), tokens);
+      }
+  r16_matrix const packed = pack_r16(row_book_codes(64, 4096, 3, 1));
+  CHECK(packed.byte_size() * 8 == 64 * 4096 * 3 + 4 * 2048 + 64 * 32);
+}
+
+TEST_CASE("levels of rows are rounded to multiples of 1/127 of the largest, by as much as row_level_error says") {
+  codebook_codes codes = row_book_codes(20, 64, 3, 3);
+  CHECK(row_level_error(codes) < 1e-6);
+  for (index_t k = 0; k < codes.books.size(); ++k) codes.books.data()[k] *= 1.0f + 0.01f * static_cast<float>(k % 5);
+  matrix<float> w(20, 64), values(r16_block_cols, r16_rows);
+  codes.dequantize_into(w.view());
+  r16_matrix const packed = pack_r16(codes);
+  double error = 0, size = 0;
+  for (index_t rb = 0; rb < 2; ++rb) {
+    packed.decode_block(rb, 0, reinterpret_cast<float(*)[r16_rows]>(values.data()));
+    for (index_t r = 0; r < std::min<index_t>(16, 20 - 16 * rb); ++r)
+      for (index_t j = 0; j < 64; ++j) {
+        double const exact = w(16 * rb + r, j), off = exact - static_cast<double>(values(j, r));
+        error += off * off;
+        size += exact * exact;
+      }
+  }
+  CHECK(error > 0);
+  CHECK(row_level_error(codes) == Approx(std::sqrt(error / size)).epsilon(1e-4));
+  codes.books(3, 2) = std::numeric_limits<float>::infinity();
+  CHECK_THROWS_AS(pack_r16(codes), nonfinite_error);
+  CHECK_THROWS_AS(pack_r16(codebook_codes(4, 8, 5, per_channel)), config_error);
+}
+
+TEST_CASE("scales and offsets that are codes of a second level: products at every level") {
+  for (int const bits : {1, 2, 3, 4})
+    for (auto const& [rows, cols] : std::vector<std::pair<index_t, index_t>>{{16, 32}, {3, 40}, {50, 304}, {70, 520}})
+      for (index_t const tokens : {1, 3, 6}) {
+        INFO(bits << " bits, " << rows << " x " << cols << ", " << tokens << " tokens");
+        check_product(case_of(second_level_codes(rows, cols, bits, 16, 3, 3, 5)), tokens); // SpQR's tiles
+        check_product(case_of(second_level_codes(rows, cols, bits, 64, 6, 4, 6)), tokens);
+        check_product(case_of(second_level_codes(rows, cols, bits, 32, 8, 8, 7)), tokens);
+      }
+  CHECK(pack_r16(second_level_codes(16, 512, 3, 16, 3, 3, 1)).byte_size() * 8 == 16 * 512 * 15 / 4);
+  CHECK_THROWS_AS(pack_r16(second_level_codes(16, 64, 3, 16, 4, 3, 1)), config_error);
+  CHECK_THROWS_AS(pack_r16(second_level_codes(16, 96, 3, 48, 3, 3, 1)), config_error);
+  CHECK_THROWS_AS(pack_r16(second_level_codes(16, 64, 5, 32, 3, 3, 1)), config_error);
+}
 
 TEST_CASE("scales of groups that fp16 does not hold are fp32 in the layout, and in products at every level") {
   for (auto const& [rows, cols] : std::vector<std::pair<index_t, index_t>>{{16, 128}, {3, 40}, {17, 132}, {40, 700}})

@@ -4,6 +4,7 @@
 #include "slim/adapters/quantized_adapter.hpp"
 #include "slim/adapters/saliency_lora.hpp"
 #include "slim/pipeline/compress.hpp"
+#include "slim/pipeline/in_basis.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/quantization/absmax.hpp"
 #include "slim/quantization/slim_quantizer.hpp"
@@ -12,6 +13,8 @@
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/same_bits.hpp"
+
+#include "support/simd_levels.hpp"
 
 #include <Eigen/Core>
 
@@ -64,7 +67,124 @@ void check_layer(Layer const& layer) {
   }
 }
 
+/// A residual with entries in one weight of `one_in`; row 1 has all columns, row 2 none.
+sparse_residual random_residual(index_t rows, index_t cols, number_format format, std::uint64_t one_in, std::uint64_t seed) {
+  sparse_residual r{.row_begin = {0}, .columns = {}, .values = {}, .format = format};
+  for (index_t i = 0; i < rows; ++i) {
+    for (index_t j = 0; j < cols; ++j)
+      if (i == 1 || (i != 2 && random_bits(seed, static_cast<std::uint64_t>(i * cols + j)) % one_in == 0)) {
+        r.columns.push_back(static_cast<std::int32_t>(j));
+        r.values.push_back(
+            rounded_to(format, static_cast<float>(random_normal(seed + 1, static_cast<std::uint64_t>(i * cols + j)))));
+      }
+    r.row_begin.push_back(r.count());
+  }
+  return r;
+}
+
+/// Codes whose groups of 32 columns have 2, 3 and 4 bits and zero points.
+integer_codes mixed_codes(index_t rows, index_t cols) {
+  integer_codes codes(rows, cols, 4, per_group(32), number_format::fp16);
+  codes.zeros = matrix<std::int8_t>(codes.scales.rows(), codes.scales.cols());
+  for (index_t g = 0; g < codes.scales.cols(); ++g) codes.group_bits.push_back(static_cast<std::uint8_t>(2 + (g + 1) % 3));
+  for (index_t k = 0; k < codes.scales.size(); ++k) codes.scales.data()[k] = 0.125f * static_cast<float>(1 + k % 5);
+  codes.encode(normal_matrix(rows, cols, 31).view());
+  return codes;
+}
+
+/// What a packed layer of codes computes is what the codes stand for.
+packed_linear check_codes(any_codes const& codes, adapter const* low_rank = nullptr) {
+  matrix<float> dense(codes.rows(), codes.cols());
+  codes.dequantize_into(dense.view());
+  if (low_rank) low_rank->add_to(dense.view());
+  packed_linear packed = pack_linear(codes, nullptr, low_rank);
+  for (index_t const tokens : {1, 9}) {
+    CHECK(error_of(packed, dense, input_precision::exact, tokens) < 1e-5);
+    CHECK(error_of(packed, dense, input_precision::int16, tokens) < 5e-4);
+    CHECK(error_of(packed, dense, input_precision::int8, tokens) < 2e-2);
+  }
+  return packed;
+}
+
 } // namespace
+
+TEST_CASE("outliers beside codes, groups of unequal bits and permuted channels run as what they stand for") {
+  index_t const rows = 40, cols = 330;
+  absmax_quantizer const three({.bits = 3, .block = per_group(32), .symmetric = false, .scale_format = number_format::fp16});
+  integer_codes const codes = three.quantize(normal_matrix(rows, cols, 5).view(), calibration(cols));
+  with_outliers<integer_codes> const apart{codes, random_residual(rows, cols, number_format::fp16, 50, 7)};
+  packed_linear const packed = check_codes(any_codes(apart));
+  CHECK(packed.residual);
+  CHECK((packed.rows() == rows && packed.cols() == cols));
+  CHECK(packed.byte_size() > pack_linear(codes, nullptr, nullptr).byte_size());
+  packed_linear const mixed = check_codes(any_codes(mixed_codes(rows, cols)));
+  CHECK(mixed.parts.size() == 3);
+  CHECK(mixed.notes.empty());
+  std::vector<index_t> order(static_cast<std::size_t>(cols));
+  for (index_t j = 0; j < cols; ++j) order[static_cast<std::size_t>(j)] = j * 7 % cols;
+  using weight = sparse_codes<none, with_outliers<integer_codes>>;
+  codes_in_basis<channel_permutation, weight> const moved{
+      channel_permutation(order), {{}, {mixed_codes(rows, cols), random_residual(rows, cols, number_format::bf16, 50, 7)}}};
+  adapter const lora{.left = normal_matrix(cols, 5, 8),
+                     .right = normal_matrix(5, rows, 9),
+                     .format = number_format::fp32,
+                     .left_codes = {},
+                     .right_codes = {},
+                     .left_mask = {},
+                     .notes = {}};
+  packed_linear const all = check_codes(any_codes(moved), &lora);
+  CHECK((all.parts.size() == 3 && all.residual && all.left));
+  codebook_codes books(rows, cols, 3, per_channel);
+  for (index_t k = 0; k < books.books.size(); ++k) books.books.data()[k] = 0.3f * static_cast<float>(k % 8) - 1.0f;
+  books.encode(normal_matrix(rows, cols, 5).view());
+  packed_linear const noted = pack_linear(any_codes(books), nullptr, nullptr);
+  REQUIRE(noted.notes.size() == 1);
+  CHECK(noted.notes[0].find("the levels of rows are rounded to multiples of 1/127 of the largest: relative error 0.00") == 0);
+}
+
+TEST_CASE("layers in parts share their inputs with layers of the same parts, and give the bits of layers one by one") {
+  index_t const rows = 40, cols = 330;
+  packed_linear const first = pack_linear(any_codes(mixed_codes(rows, cols)), nullptr, nullptr);
+  packed_linear second = first;
+  second.residual = pack_residual(random_residual(rows, cols, number_format::fp16, 20, 3), rows, cols);
+  absmax_quantizer const four({.bits = 4, .block = per_group(32), .scale_format = number_format::fp16});
+  packed_linear const third =
+      pack_linear(four.quantize(normal_matrix(rows, cols, 5).view(), calibration(cols)), nullptr, nullptr);
+  for (index_t const tokens : {1, 9}) {
+    matrix<float> const x = normal_matrix(tokens, cols, 4);
+    std::vector<matrix<float>> together(3, matrix<float>(tokens, rows)), apart = together;
+    layer_output const outputs[] = {{&first, together[0].view()}, {&second, together[1].view()}, {&third, together[2].view()}};
+    forward_into(outputs, x.view());
+    for (std::size_t k = 0; k < 3; ++k) forward_into(*outputs[k].layer, x.view(), apart[k].view());
+    for (std::size_t k = 0; k < 3; ++k) CHECK(same_bits(together[k], apart[k]));
+  }
+}
+
+TEST_CASE("a residual's product has the bits of sums with fused products, at every level, for any executor") {
+  for (number_format const format : {number_format::fp16, number_format::bf16, number_format::fp32})
+    for (auto const& [rows, cols] : std::vector<std::pair<index_t, index_t>>{{1, 5}, {33, 70}, {200, 300}}) {
+      sparse_residual const r = random_residual(rows, cols, format, 11, 1);
+      packed_residual const packed = pack_residual(r, rows, cols);
+      matrix<float> const x = normal_matrix(3, cols, 2);
+      matrix<float> expected = normal_matrix(3, rows, 3), y = expected;
+      for (index_t t = 0; t < 3; ++t)
+        for (index_t i = 0; i < rows; ++i) {
+          float sum = 0;
+          for (auto k = static_cast<std::size_t>(r.row_begin[static_cast<std::size_t>(i)]);
+               k < static_cast<std::size_t>(r.row_begin[static_cast<std::size_t>(i + 1)]); ++k)
+            sum = std::fma(r.values[k], x(t, r.columns[k]), sum);
+          if (r.row_begin[static_cast<std::size_t>(i)] < r.row_begin[static_cast<std::size_t>(i + 1)]) expected(t, i) += sum;
+        }
+      for (simd_level const level : slim_test::simd_levels()) {
+        matrix<float> found = y;
+        for (index_t task = packed.tasks(); task-- > 0;) packed.add_tasks(task, task + 1, x.view(), found.view(), level);
+        CHECK(same_bits(found, expected));
+      }
+    }
+  packed_residual const none = pack_residual(random_residual(3, 0, number_format::fp16, 2, 1), 3, 0);
+  CHECK((none.tasks() == 0 && none.byte_size() == 0));
+  CHECK_THROWS_AS(pack_residual(random_residual(1, 1, number_format::fp16, 1, 1), 1, 65537), config_error);
+}
 
 TEST_CASE("a packed 2:4 layer with adapters in 4 bits or floats computes what its dense weight computes") {
   matrix<float> const w = normal_matrix(70, 200, 1);

@@ -127,6 +127,15 @@ TEST_CASE("a .slim file is the whole model: eval finds to the last bit what comp
       CHECK(here.log().find("is compressed already") != std::string::npos);
       std::filesystem::rename(here.folder / "gone", here.folder / "source");
     }
+    for (std::string const recipe : {"squeeze-3", "spqr-3", "sba-2@g32", "bits-2-4-16"}) { // books, tiles, parts, residuals
+      INFO(recipe);
+      REQUIRE(here.compress("source",
+                            "--recipe " + recipe + " --out " + here.at("system.slim") + " --json " + here.at("c.json")) == 0);
+      auto const said = here.json("c.json");
+      CHECK(here.nll("system.slim") == said["perplexity"].get<double>());
+      CHECK(here.nll("system.slim", "--inputs int8") == said["packed_int8_perplexity"].get<double>());
+      CHECK(here.nll("system.slim", "--inputs int8") == Approx(here.nll("system.slim")).epsilon(0.02));
+    }
     CHECK(here.compress("source", "--recipe wanda-24 --out " + here.at("none.slim")) == 1);
     CHECK(here.log().find("makes no integer codes") != std::string::npos);
     CHECK(!std::filesystem::exists(here.folder / "none.slim"));

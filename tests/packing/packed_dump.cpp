@@ -1,11 +1,14 @@
 // packed_dump: packed matrices and what they have to mean, a line each, for tests/golden/packing_oracle.py:
 //   kind;bytes;codes;mask;scales;zero points;factors;code book      bytes in hex, floats as the hex of their bits
 //   entropy;coded bytes;bytes
+//   values;bytes;values
 
 #include "slim/core/random.hpp"
 #include "slim/packing/entropy_coded.hpp"
-#include "slim/packing/unpack.hpp"
+#include "slim/packing/pack_codes.hpp"
 #include "slim/testing/hard_codes.hpp"
+
+#include "support/system_codes.hpp"
 
 #include <cstdio>
 
@@ -68,10 +71,22 @@ void print_entropy_coded(std::size_t count) {
   std::printf("\n");
 }
 
+/// Codes of a format of version 2.
+void print_values(slim::any_codes const& codes) {
+  std::printf("values;");
+  print_hex(slim::pack_codes(codes));
+  std::printf(";");
+  slim::matrix<float> values(codes.rows(), codes.cols());
+  codes.dequantize_into(values.view());
+  for (slim::index_t k = 0; k < values.size(); ++k) std::printf("%08x ", std::bit_cast<std::uint32_t>(values.data()[k]));
+  std::printf("\n");
+}
+
 } // namespace
 
 int main() {
   for (std::size_t const count : {0, 3, 4, 200, 5001, 600002}) print_entropy_coded(count);
   print_all(slim::testing::hard_codes());
   print_all(slim::testing::hard_table_codes());
+  for (slim::any_codes const& codes : slim_test::small_codes()) print_values(codes);
 }

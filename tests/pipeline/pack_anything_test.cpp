@@ -4,22 +4,33 @@
 #include "slim/adapters/quantized_adapter.hpp"
 #include "slim/adapters/saliency_lora.hpp"
 #include "slim/adapters/sparse_adapter.hpp"
+#include "slim/allocation/balanced_allocation.hpp"
+#include "slim/allocation/top_share.hpp"
 #include "slim/joint/gptq.hpp"
+#include "slim/joint/mixed_bits.hpp"
 #include "slim/joint/sparsegpt.hpp"
+#include "slim/joint/spqr_compressor.hpp"
 #include "slim/kernels/packed_linear.hpp"
-#include "slim/packing/unpack.hpp"
+#include "slim/packing/pack_codes.hpp"
 #include "slim/pipeline/any.hpp"
 #include "slim/pipeline/in_basis.hpp"
 #include "slim/pruning/nm_pruner.hpp"
 #include "slim/pruning/unstructured_pruner.hpp"
 #include "slim/quantization/absmax.hpp"
+#include "slim/quantization/codebook_quantizer.hpp"
 #include "slim/quantization/codes/with_outliers.hpp"
 #include "slim/quantization/grids/codebook_grid.hpp"
 #include "slim/quantization/grids/super_block_grid.hpp"
+#include "slim/quantization/outlier_quantizer.hpp"
 #include "slim/quantization/slim_quantizer.hpp"
+#include "slim/saliency/input_energy.hpp"
 #include "slim/saliency/magnitude.hpp"
+#include "slim/saliency/obs_saliency.hpp"
+#include "slim/saliency/range_curvature.hpp"
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
+#include "slim/testing/same_bits.hpp"
+#include "slim/transforms/activation_order.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -126,6 +137,47 @@ TEST_CASE("layers of books are packed as books, whatever type they come in") {
   CHECK(packed_error(pack(erased), decompress(dense)) < 2e-6);
 }
 
+/// A layer's bytes and its packed form are what it stands for.
+template <class Chain>
+packed_linear stores_and_runs(Chain const& how, double tolerance = 2e-6) {
+  auto const layer = to_any(compress(normal_matrix(d_out, d_in, 6), observed(), how));
+  matrix<float> const dense = decompress(layer);
+  auto const bytes = pack_codes(in_parts(layer.weight.codes));
+  auto const read = unpack(bytes);
+  REQUIRE(read.why() == "");
+  CHECK(slim::testing::same_bits(read->values(), dense));
+  CHECK(pack_codes(read->codes) == bytes);
+  CHECK(8.0 * static_cast<double>(bytes.size()) <= layer.weight.stored_bits() + 8 * 600); // headers
+  CHECK(packed_error(pack_linear(read->codes, nullptr, nullptr), dense) < tolerance);
+  return packs(compress(normal_matrix(d_out, d_in, 6), observed(), how), tolerance);
+}
+
+TEST_CASE("what the related systems make is stored, and runs as it is stored") {
+  scale_storage const second{.format = number_format::fp16, .bits = 6, .block = {.rows = 16, .cols = 1}, .shifted = true};
+  CHECK(stores_and_runs(chain(spqr_compressor(spqr_tiles(3), {.share = 0.004}))).residual); // by itself
+  packed_linear const spqr =
+      stores_and_runs(chain(in_basis(activation_order{}, spqr_compressor(spqr_tiles(3), {.share = 0.004}))));
+  REQUIRE(spqr.parts.size() == 1);
+  CHECK((spqr.residual && spqr.parts[0].weight.layout().kind == r16_kind::dense3_tiles));
+  codebook_quantizer const books(input_energy{}, {.bits = 3});
+  auto const apart = unstructured_pruner(magnitude{}, {.sparsity = 0.995, .scope = prune_scope::matrix});
+  packed_linear const squeeze = stores_and_runs(chain(outlier_quantizer(books, apart)), 2e-2);
+  CHECK((squeeze.residual && squeeze.weight.layout().kind == r16_kind::dense3_books && squeeze.notes.size() == 1));
+  uniform_grid const even{.bits = 3, .block = per_group(64), .symmetric = false};
+  super_block_grid const super{.bits = 2, .group = 64, .scales = second, .offsets = second};
+  balanced_allocation const threes({.bits = 3}), twos({.bits = 2});
+  stores_and_runs(
+      chain(in_basis(activation_order{}, mixed_bits(obs_saliency({.damping = 1.0}), threes, even, {.damping = 1.0}))));
+  stores_and_runs(
+      chain(in_basis(activation_order{}, mixed_bits(obs_saliency({.damping = 1.0}), twos, super, {.damping = 1.0}))));
+  super_block_grid groups = super;
+  groups.group = 32;
+  packed_linear const mixed =
+      stores_and_runs(chain(in_basis(activation_order{}, mixed_bits(range_curvature({.group = 32}), top_share(), groups,
+                                                                    {.damping = 1.0, .outlier_share = 0.005}))));
+  CHECK((mixed.residual && mixed.parts.size() == 2));
+}
+
 TEST_CASE("what no kernel reads is refused in one sentence") {
   matrix<float> const w = normal_matrix(d_out, d_in, 6);
   auto const calib = observed();
@@ -134,8 +186,10 @@ TEST_CASE("what no kernel reads is refused in one sentence") {
   auto const plain = absmax_quantizer({.block = per_group(32)}).quantize(w.view(), calibration(d_in));
   mask some(d_out, d_in);
   some.keep(3, 5);
-  any_layer const outliers{{std::nullopt, any_codes(keep_outliers(plain, w.view(), some))}, std::nullopt, {}};
-  CHECK_THROWS_WITH(pack(outliers), Contains("outliers beside them"));
+  any_layer const outliers{{some, any_codes(keep_outliers(plain, w.view(), some))}, std::nullopt, {}};
+  CHECK_THROWS_WITH(pack(outliers), Contains("outliers or parts of columns that are pruned"));
+  auto const by_tens = absmax_quantizer({.block = per_group(20)});
+  CHECK_THROWS_WITH(pack(compress(w, calib, chain(in_basis(activation_order{}, by_tens)))), Contains("multiples of 32"));
   integer_codes far = plain; // GPTQ's zero point of 16
   far.zeros = matrix<std::int8_t>(far.scales.rows(), far.scales.cols());
   far.zeros(3, 2) = 8;

@@ -323,12 +323,14 @@ void require_sense(compress_command const& command, recipe const& how, std::file
   if (!command.run_path.empty() && command.max_blocks > 0)
     throw input_error("--run and --max-blocks: a trial keeps nothing to go on with; give one of them");
   bool const needs_codes = is_slim_path(out) || !command.packed.empty() || !command.run_path.empty();
-  if (needs_codes && command.max_blocks == 0 && !how.makes_codes)
-    throw input_error("recipe " + how.name + " makes no integer codes, which " +
-                      (is_slim_path(out)         ? "a .slim file"
-                       : !command.packed.empty() ? "--packed"
-                                                 : "--run") +
-                      " needs; give --out another name (.gguf, or a folder), or another --recipe");
+  if (needs_codes && command.max_blocks == 0 && !how.packs)
+    throw input_error(
+        "recipe " + how.name +
+        (how.round_input ? " rounds inputs, which no packed file says, while " : " makes no integer codes, which ") +
+        (is_slim_path(out)         ? "a .slim file"
+         : !command.packed.empty() ? "--packed"
+                                   : "--run") +
+        " needs; give --out another name (.gguf, or a folder), or another --recipe");
 }
 
 /// The tokens to fit to and to judge by; none to fit to with an imatrix.

@@ -40,17 +40,18 @@ struct recipe {
   /// A layer d_out x d_in that takes the bytes of any that the chain makes, with numbers of no meaning; empty if `makes_codes`
   /// is false.
   std::function<slim::any_layer(slim::index_t d_out, slim::index_t d_in, slim::adapter_rank)> blank;
-  slim::adapter_rank rank = {};                              ///< of the adapters, where `ranks` says nothing else
-  std::map<std::string, slim::adapter_rank> ranks;           ///< by tensor name, or by role (q, k, ... down)
-  std::map<std::string, int> bits;                           ///< of the codes by tensor name, if a budget says so
-  std::vector<recipe_rule> rules;                            ///< the first that fits a tensor takes the place of this recipe
-  std::optional<slim::adapter_format> stored;                ///< how adapters are stored; none: there is no adapter
-  bool makes_codes = false;                                  ///< every weight becomes an integer code: the layers can be packed
-  bool needs_hessian = false;                                ///< solves with X^T X, which takes memory
-  bool towards_dense = false;                                ///< needs the uncompressed model's outputs as targets
-  bool guided = false;                                       ///< tokens count as much as the end loss cares for them
-  bool distilled = false;                                    ///< scales and adapters train towards the dense model after that
-  std::vector<std::string> steps;                            ///< what each step is, in order, for people
+  slim::adapter_rank rank = {};                    ///< of the adapters, where `ranks` says nothing else
+  std::map<std::string, slim::adapter_rank> ranks; ///< by tensor name, or by role (q, k, ... down)
+  std::map<std::string, int> bits;                 ///< of the codes by tensor name, if a budget says so
+  std::vector<recipe_rule> rules;                  ///< the first that fits a tensor takes the place of this recipe
+  std::optional<slim::adapter_format> stored;      ///< how adapters are stored; none: there is no adapter
+  bool makes_codes = false;                        ///< every weight becomes an integer code: the layers can be exported
+  bool packs = false;                              ///< every weight becomes a code that packed formats hold
+  bool needs_hessian = false;                      ///< solves with X^T X, which takes memory
+  bool towards_dense = false;                      ///< needs the uncompressed model's outputs as targets
+  bool guided = false;                             ///< tokens count as much as the end loss cares for them
+  bool distilled = false;                          ///< scales and adapters train towards the dense model after that
+  std::vector<std::string> steps;                  ///< what each step is, in order, for people
   std::function<void(slim::matrix_view<float>)> round_input; ///< empty: inputs stay float
   /// Inputs are rounded on the scales of the codes' channels, and only the codes read them rounded, not the adapter (SVDQuant).
   bool rounds_for_codes = false;

@@ -132,6 +132,7 @@ recipe make_recipe(std::string const& name, recipe_parts const& parts, input_rou
   if (parts.adapter.method != adapter_method::none)
     made.stored = slim::adapter_format{.bits = parts.adapter.bits, .scale_format = parts.adapter.scale_format};
   made.makes_codes = parts.codes.method != code_method::none && !parts.is_system() && !parts.is_stock();
+  made.packs = made.makes_codes || (parts.is_system() && !inputs.round && !parts.needs_samples());
   made.needs_hessian = parts.has_solver() || parts.adapter.method == adapter_method::exact;
   made.towards_dense = parts.towards_dense();
   made.guided = parts.guided;

@@ -6,7 +6,7 @@
 
 #include "slim/io/gguf/encode_blocks.hpp"
 #include "slim/packing/entropy_coded_matrix.hpp"
-#include "slim/packing/unpack.hpp"
+#include "slim/packing/pack_codes.hpp"
 
 #include <cstdio>
 
@@ -19,6 +19,19 @@ std::vector<std::byte> packed_bytes(slim::integer_codes const& codes, slim::mask
   if (!kept) return slim::dense_codes::pack(codes, ctx);
   if (kept->pattern() == slim::sparsity_pattern{2, 4}) return slim::sparse24::pack(codes, *kept, ctx);
   return slim::nm_bitmask::pack(codes, *kept, ctx);
+}
+
+void pack_adapter(packed_layer& packed, slim::adapter const* low_rank, context const& ctx) {
+  if (!low_rank || low_rank->rank() == 0) return;
+  slim::adapter const& a = *low_rank;
+  packed.format = a.format;
+  if (a.left_codes && a.right_codes) {
+    packed.left = packed_bytes(*a.left_codes, nullptr, ctx);
+    packed.right = packed_bytes(*a.right_codes, nullptr, ctx);
+  } else {
+    packed.left_values = a.left;
+    packed.right_values = a.right;
+  }
 }
 
 template <class Stored>
@@ -51,13 +64,25 @@ void read_factor(slim::safetensors_file const& file, std::string const& name, st
 
 bool is_factor(std::string const& name) { return name.ends_with(".left") || name.ends_with(".right"); }
 
-slim::sparse_codes<slim::mask, slim::integer_codes> unpacked(std::string const& name, std::vector<std::byte> const& bytes,
-                                                             context const& ctx) {
+slim::unpacked_matrix unpacked_any(std::string const& name, std::vector<std::byte> const& bytes, context const& ctx) {
   auto found = slim::unpack(bytes, {}, ctx);
   if (!found) throw input_error(name + ": " + found.why());
-  auto const* const codes = found->codes.get_if<slim::integer_codes>();
-  if (!codes) throw input_error(name + ": has a code book, which no recipe here writes");
-  return {std::move(found->mask), *codes};
+  return std::move(*found);
+}
+
+slim::sparse_codes<slim::mask, slim::integer_codes> unpacked(std::string const& name, std::vector<std::byte> const& bytes,
+                                                             context const& ctx) {
+  auto found = unpacked_any(name, bytes, ctx);
+  auto const* const codes = found.codes.get_if<slim::integer_codes>();
+  if (!codes || !codes->offsets.empty())
+    throw input_error(name + ": is stored with books, outliers, a second level or parts of columns, which only running and "
+                             "evaluating know; here uniform codes are needed");
+  return {std::move(found.mask), *codes};
+}
+
+void check_shape(linear_info const& l, index_t rows, index_t cols) {
+  if (rows != l.d_out || cols != l.d_in)
+    throw input_error(slim::message(l.name, ": packed as ", rows, " x ", cols, ", the model has ", l.d_out, " x ", l.d_in));
 }
 
 slim::adapter adapter_of(std::string const& name, packed_layer const& layer, context const& ctx) {
@@ -114,24 +139,26 @@ double packed_layer::bytes() const {
 }
 
 packed_layer pack(std::string const& name, slim::any_layer const& layer, context const& ctx) {
-  auto const* const codes = layer.weight.codes.get_if<slim::integer_codes>();
-  if (!codes) throw slim::config_error(name + " cannot be packed: the recipe makes no integer codes");
-  return pack(*codes, layer.weight.mask_or_null(), layer.adapter ? &*layer.adapter : nullptr, ctx);
+  auto const* const kept = layer.weight.mask_or_null();
+  auto const* const low_rank = layer.adapter ? &*layer.adapter : nullptr;
+  slim::any_codes const known = slim::in_parts(layer.weight.codes);
+  auto const* const codes = known.get_if<slim::integer_codes>();
+  if (codes && codes->offsets.empty()) return pack(*codes, kept, low_rank, ctx);
+  if (kept) throw slim::config_error(name + " cannot be packed: codes of this kind are not stored with pruned weights");
+  try {
+    packed_layer packed;
+    packed.weight = slim::pack_codes(known, ctx);
+    pack_adapter(packed, low_rank, ctx);
+    return packed;
+  } catch (slim::config_error const& why) {
+    throw slim::config_error(name + " cannot be packed: " + why.what());
+  }
 }
 
 packed_layer pack(slim::integer_codes const& codes, slim::mask const* kept, slim::adapter const* low_rank, context const& ctx) {
   packed_layer packed;
   packed.weight = packed_bytes(codes, kept, ctx);
-  if (!low_rank || low_rank->rank() == 0) return packed;
-  slim::adapter const& a = *low_rank;
-  packed.format = a.format;
-  if (a.left_codes && a.right_codes) {
-    packed.left = packed_bytes(*a.left_codes, nullptr, ctx);
-    packed.right = packed_bytes(*a.right_codes, nullptr, ctx);
-  } else {
-    packed.left_values = a.left;
-    packed.right_values = a.right;
-  }
+  pack_adapter(packed, low_rank, ctx);
   return packed;
 }
 
@@ -241,9 +268,7 @@ slim::input_precision packed_precision(std::string const& inputs) {
 
 decoded_layer decode(linear_info const& l, packed_layer const& layer, context const& ctx) {
   auto [kept, codes] = unpacked(l.name, layer.weight, ctx);
-  if (codes.rows() != l.d_out || codes.cols() != l.d_in)
-    throw input_error(
-        slim::message(l.name, ": packed as ", codes.rows(), " x ", codes.cols(), ", the model has ", l.d_out, " x ", l.d_in));
+  check_shape(l, codes.rows(), codes.cols());
   return {std::move(kept), std::move(codes), decode_adapter(l, layer, ctx)};
 }
 
@@ -257,25 +282,37 @@ slim::adapter decode_adapter(linear_info const& l, packed_layer const& layer, co
 
 namespace {
 
+/// Codes of any kind that a packed layer holds, and its adapter.
+struct runnable_layer {
+  slim::sparse_codes<slim::mask, slim::any_codes> weight;
+  slim::adapter adapter;
+};
+
+runnable_layer decode_any(linear_info const& l, packed_layer const& layer, context const& ctx) {
+  auto found = unpacked_any(l.name, layer.weight, ctx);
+  check_shape(l, found.rows(), found.cols());
+  return {std::move(found), decode_adapter(l, layer, ctx)};
+}
+
 /// Lets a linear run on the codes of a layer.
-void run_on_codes(linear& l, decoded_layer const& layer, slim::input_precision inputs, context const& ctx) {
-  auto const& [kept, codes, a] = layer;
-  bool const dense = kept.count() == codes.codes.size();
+void run_on_codes(linear& l, runnable_layer const& layer, slim::input_precision inputs, context const& ctx) {
+  auto const& [weight, a] = layer;
+  bool const dense = weight.mask.count() == weight.rows() * weight.cols();
   l.packed = std::make_shared<slim::packed_linear const>(
-      slim::pack_linear(codes, dense ? nullptr : &kept, a.rank() > 0 ? &a : nullptr, ctx));
+      slim::pack_linear(weight.codes, dense ? nullptr : &weight.mask, a.rank() > 0 ? &a : nullptr, ctx));
   l.packed_inputs = inputs;
 }
 
-void take_values(linear& l, decoded_layer const& layer, context const& ctx) {
-  l.weight = matrix<float>(layer.codes.rows(), layer.codes.cols());
-  layer.codes.dequantize_into(l.weight.view(), ctx);
+void take_values(linear& l, runnable_layer const& layer, context const& ctx) {
+  l.weight = matrix<float>(layer.weight.rows(), layer.weight.cols());
+  layer.weight.codes.dequantize_into(l.weight.view(), ctx); // pruned weights have the code of 0
   if (layer.adapter.rank() > 0) layer.adapter.add_to(l.weight.view(), ctx);
 }
 
 } // namespace
 
 void use_packed(linear& l, packed_layer const& layer, std::optional<slim::input_precision> inputs, context const& ctx) {
-  auto const decoded = decode({l.name, l.role, l.d_out(), l.d_in()}, layer, ctx);
+  auto const decoded = decode_any({l.name, l.role, l.d_out(), l.d_in()}, layer, ctx);
   if (inputs) run_on_codes(l, decoded, *inputs, ctx);
   take_values(l, decoded, ctx);
 }
@@ -295,7 +332,7 @@ void read_packed(model& m, std::shared_ptr<packed_file const> layers, std::optio
     block b = read(number, ctx);
     for (linear& l : b.linears) {
       if (!layers->names().contains(l.name)) continue;
-      auto const layer = decode(shapes.at(l.name), layers->layer(l.name), ctx);
+      auto const layer = decode_any(shapes.at(l.name), layers->layer(l.name), ctx);
       l.weight = {};
       if (inputs)
         run_on_codes(l, layer, *inputs, ctx);

@@ -35,7 +35,8 @@ struct packed_layer {
 /// By tensor name.
 using packed_weights = std::map<std::string, packed_layer>;
 
-/// 2:4 codes, dense codes, or those of another mask. @throws slim::config_error if the layer has no integer codes.
+/// 2:4 codes, dense codes, those of another mask; or what slim::pack_codes makes of books, outliers, a second level, parts.
+/// @throws slim::config_error naming the layer and what no format holds.
 [[nodiscard]] packed_layer pack(std::string const& name, slim::any_layer const& layer, context const& ctx = {});
 /// The same of a layer's parts.
 [[nodiscard]] packed_layer pack(slim::integer_codes const& codes, slim::mask const* kept, slim::adapter const* low_rank,

@@ -6,7 +6,9 @@
 #include "slim/core/matrix_traits.hpp"
 #include "slim/core/none.hpp"
 #include "slim/kernels/cpu/pack_r16.hpp"
+#include "slim/kernels/cpu/packed_residual.hpp"
 #include "slim/kernels/linear.hpp"
+#include "slim/quantization/codes/column_parts.hpp"
 #include "slim/quantization/codes/plain_values.hpp"
 
 #include <atomic>
@@ -17,27 +19,55 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
+/// Some columns of a weight: d_out x as many, and which of the inputs they multiply, in their order.
+struct packed_part {
+  r16_matrix weight;
+  std::vector<std::int32_t> columns;
+};
+
 /// Y = X W^T + (X L) R. d_in -> d_out. Made by `pack`, or `pack_linear` from its parts.
 struct packed_linear {
-  r16_matrix weight;               ///< d_out x d_in
-  std::optional<r16_matrix> left;  ///< L^T, r x d_in: codes, or numbers in the adapter's format
-  std::optional<r16_matrix> right; ///< R^T, d_out x r
+  r16_matrix weight;                   ///< d_out x d_in; nothing if the weight is in parts
+  std::optional<r16_matrix> left;      ///< L^T, r x d_in: codes, or numbers in the adapter's format
+  std::optional<r16_matrix> right;     ///< R^T, d_out x r
   std::vector<std::string> notes = {}; ///< what the kernels run otherwise than it was compressed: pruned weights as zeros, say
+  std::vector<packed_part> parts = {};       ///< of the weight, instead of `weight`; each column in one of them
+  std::optional<packed_residual> residual = {}; ///< d_out x d_in, added to the weight: outliers
 
   [[nodiscard]] index_t rank() const noexcept { return left ? left->rows() : 0; }
+  [[nodiscard]] index_t rows() const noexcept { return parts.empty() ? weight.rows() : parts.front().weight.rows(); }
+  [[nodiscard]] index_t cols() const noexcept {
+    index_t total = parts.empty() ? weight.cols() : 0;
+    for (packed_part const& part : parts) total += part.weight.cols();
+    return total;
+  }
 
   /// Bytes that a product reads.
   [[nodiscard]] index_t byte_size() const noexcept {
-    return weight.byte_size() + (left ? left->byte_size() : 0) + (right ? right->byte_size() : 0);
+    index_t total = weight.byte_size() + (left ? left->byte_size() : 0) + (right ? right->byte_size() : 0);
+    if (residual) total += residual->byte_size();
+    for (packed_part const& part : parts)
+      total += part.weight.byte_size() + std::ssize(part.columns) * static_cast<index_t>(sizeof(std::int32_t));
+    return total;
   }
 
-  /// @throws shape_error unless the factors are there together and fit the weight. `who` begins the message.
+  /// @throws shape_error unless the factors are there together and all parts fit each other. `who` begins the message.
   void check(std::string_view who) const {
     if (left.has_value() != right.has_value())
       throw shape_error(message(who, ": a packed layer has one factor of an adapter without the other"));
-    if (left && (left->cols() != weight.cols() || right->rows() != weight.rows() || left->rows() != right->cols()))
-      throw shape_error(message(who, ": the packed weight is ", weight.rows(), " x ", weight.cols(), ", L^T ", left->rows(),
-                                " x ", left->cols(), ", R^T ", right->rows(), " x ", right->cols()));
+    if (left && (left->cols() != cols() || right->rows() != rows() || left->rows() != right->cols()))
+      throw shape_error(message(who, ": the packed weight is ", rows(), " x ", cols(), ", L^T ", left->rows(), " x ",
+                                left->cols(), ", R^T ", right->rows(), " x ", right->cols()));
+    if (residual && (residual->rows() != rows() || residual->cols() != cols()))
+      throw shape_error(message(who, ": the packed weight is ", rows(), " x ", cols(), ", its residual ", residual->rows(),
+                                " x ", residual->cols()));
+    for (packed_part const& part : parts) {
+      if (part.weight.rows() != rows() || part.weight.cols() != std::ssize(part.columns) || weight.rows() > 0)
+        throw shape_error(message(who, ": a part of ", part.weight.rows(), " x ", part.weight.cols(), " with ",
+                                  part.columns.size(), " columns beside ", rows(), " rows"));
+      for (std::int32_t const column : part.columns)
+        if (column < 0 || column >= cols()) throw shape_error(message(who, ": a part has column ", column, " of ", cols()));
+    }
   }
 };
 
@@ -77,11 +107,19 @@ template <class Codes>
   return pack_r16(dense, ctx);
 }
 
+/// Levels of rows are rounded to what kernels multiply, which is noted.
+inline void note_levels(integer_codes const&, std::vector<std::string>&) {}
+inline void note_levels(codebook_codes const& codes, std::vector<std::string>& notes) {
+  if (codes.book_block != per_channel || codes.dim != 1) return;
+  if (double const error = row_level_error(codes); error > 0)
+    notes.push_back(message("the levels of rows are rounded to multiples of 1/127 of the largest: relative error ", error));
+}
+
 /// L^T and R^T beside a packed weight. A left factor that is pruned 2:4 runs as 2:4.
 inline void pack_adapter(packed_linear& packed, adapter const* low_rank, context const& ctx) {
   if (!low_rank) return;
   adapter const& a = *low_rank;
-  a.check("slim::pack", packed.weight.rows(), packed.weight.cols());
+  a.check("slim::pack", packed.rows(), packed.cols());
   if (a.rank() == 0) return;
   if (!a.left_codes)
     packed.left = pack_r16(matrix<float>(transposed(a.left.view())).view(), a.format, ctx);
@@ -105,6 +143,7 @@ template <class Codes>
                                         context const& ctx = {}) {
   packed_linear packed;
   packed.weight = kept ? detail::pack_on_mask(codes, *kept, "weight", packed.notes, ctx) : pack_r16(codes, ctx);
+  detail::note_levels(codes, packed.notes);
   detail::pack_adapter(packed, low_rank, ctx);
   return packed;
 }
@@ -129,6 +168,41 @@ template <class Codes>
   return packed;
 }
 
+/// Codes of any kind of the library, with all that in_parts makes of them: outliers become a residual, groups of unequal bits
+/// and permuted channels parts of columns. @throws as above; config_error if no kernel reads codes of this kind, or if outliers
+/// or parts come with a mask
+[[nodiscard]] inline packed_linear pack_linear(any_codes const& codes, mask const* kept, adapter const* low_rank,
+                                               context const& ctx = {}) {
+  any_codes const known = in_parts(codes);
+  if (auto const* const c = known.get_if<integer_codes>()) return pack_linear(*c, kept, low_rank, ctx);
+  if (auto const* const c = known.get_if<codebook_codes>()) return pack_linear(*c, kept, low_rank, ctx);
+  if (auto const* const c = known.get_if<plain_values>()) return pack_linear(*c, kept, low_rank, ctx);
+  auto const* const apart = known.get_if<with_outliers<any_codes>>();
+  auto const* const parts = (apart ? apart->base : known).get_if<column_parts>();
+  if (!apart && !parts)
+    throw config_error(
+        "slim::pack: no kernel reads codes of this kind (a basis of their own that is no permutation, a type that "
+        "the library does not know); run the layer as decompress(layer)");
+  if (kept) throw config_error("slim::pack: no kernel runs codes with outliers or parts of columns that are pruned");
+  known.check("slim::pack");
+  packed_linear packed;
+  if (parts) {
+    std::int32_t const* column = parts->order.data();
+    for (any_codes const& part : parts->parts) {
+      packed_linear one = pack_linear(part, nullptr, nullptr, ctx);
+      for (std::string& note : one.notes) packed.notes.push_back(std::move(note));
+      packed.parts.push_back({std::move(one.weight), {column, column + part.cols()}});
+      column += part.cols();
+    }
+  } else {
+    packed = pack_linear(apart->base, nullptr, nullptr, ctx);
+  }
+  if (apart) packed.residual = pack_residual(apart->outliers, apart->rows(), apart->cols());
+  detail::pack_adapter(packed, low_rank, ctx);
+  packed.check("slim::pack");
+  return packed;
+}
+
 namespace detail {
 
 /// A part of a layer by its address; null where it is not there (`none`, an empty optional).
@@ -146,7 +220,7 @@ template <class Part>
 
 /// A compressed layer in the layout that runs it, in the bits of its codes, with its adapter: as pack_linear says. Takes what
 /// `compress` returns, with types known or erased. @throws as pack_linear; config_error if the layer's codes are of a kind that
-/// no kernel reads (outliers beside them, a basis of their own, a type of yours).
+/// no kernel reads (a basis of their own that is no permutation, a type of yours).
 template <class Layer>
   requires requires(Layer const& layer) {
     layer.weight.codes;
@@ -154,21 +228,7 @@ template <class Layer>
     layer.adapter;
   }
 [[nodiscard]] packed_linear pack(Layer const& layer, context const& ctx = {}) {
-  auto const& codes = layer.weight.codes;
-  mask const* const kept = layer.weight.mask_or_null();
-  adapter const* const low_rank = detail::part_or_null(layer.adapter);
-  if constexpr (requires { pack_linear(codes, kept, low_rank, ctx); }) {
-    return pack_linear(codes, kept, low_rank, ctx);
-  } else {
-    if constexpr (requires { codes.template get_if<integer_codes>(); }) {
-      if (auto const* const uniform = codes.template get_if<integer_codes>()) return pack_linear(*uniform, kept, low_rank, ctx);
-      if (auto const* const table = codes.template get_if<codebook_codes>()) return pack_linear(*table, kept, low_rank, ctx);
-      if (auto const* const plain = codes.template get_if<plain_values>()) return pack_linear(*plain, kept, low_rank, ctx);
-    }
-    throw config_error(
-        "slim::pack: no kernel reads codes of this kind (outliers beside them, a basis of their own, a type that "
-        "the library does not know); run the layer as decompress(layer)");
-  }
+  return pack_linear(layer.weight.codes, layer.weight.mask_or_null(), detail::part_or_null(layer.adapter), ctx);
 }
 
 /// A layer of a joint product and where its outputs go, Y (tokens x d_out).
@@ -191,12 +251,13 @@ public:
 
   /// Tokens first .. first + x.rows() - 1, which are x.
   void run(matrix_view<float const> x, index_t first) {
-    index_t of_left = 0, of_weight = 0, of_right = 0;
+    index_t of_left = 0, of_weight = 0, of_right = 0, of_both = 0;
     for (member& m : members_) {
-      m.begin(x, first, members_.front().weight, ctx_);
+      m.begin(x, first, members_.front(), ctx_);
       of_left += tasks(m.left);
-      of_weight += m.weight.tasks();
+      of_weight += m.weight.front().tasks();
       of_right += tasks(m.right);
+      (m.right ? of_both : of_right) += m.residual_tasks();
     }
     auto const inputs_first = [&](index_t begin, index_t end) {
       index_t at = 0; // where the tasks of a product begin
@@ -205,9 +266,18 @@ public:
         at += tasks(m.left);
       }
       for (member& m : members_) {
-        in_range(at, m.weight.tasks(), begin, end,
-                 [&](index_t from, index_t to) { m.weight.run_tasks(from, to, m.now, options_.add); });
-        at += m.weight.tasks();
+        in_range(at, m.weight.front().tasks(), begin, end,
+                 [&](index_t from, index_t to) { m.run_weight(from, to, options_.add); });
+        at += m.weight.front().tasks();
+      }
+    };
+    // Residuals are added to what W has left: beside those of R where R adds to other layers, else in turn.
+    auto const residuals = [&](bool beside_right, index_t at, index_t begin, index_t end) {
+      for (member& m : members_) {
+        if (m.right.has_value() == beside_right) continue;
+        in_range(at, m.residual_tasks(), begin, end,
+                 [&](index_t from, index_t to) { m.residual->add_tasks(from, to, x, m.now, ctx_.simd); });
+        at += m.residual_tasks();
       }
     };
     auto const right = [&](index_t begin, index_t end) {
@@ -216,31 +286,61 @@ public:
         in_range(at, tasks(m.right), begin, end, [&](index_t from, index_t to) { m.right->run_tasks(from, to, m.now, true); });
         at += tasks(m.right);
       }
+      residuals(true, at, begin, end);
     };
     ctx_.run_in_turn(of_left + of_weight, inputs_first, of_right, right);
+    if (of_both > 0) ctx_.run_in_turn(of_both, [&](index_t begin, index_t end) { residuals(false, 0, begin, end); });
   }
 
 private:
   struct member {
     member(layer_output const& o, input_precision inputs, simd_level level)
-        : weight(o.layer->weight, inputs, level), y(o.y), rank(o.layer->rank()) {
+        : parts(&o.layer->parts), residual(o.layer->residual ? &*o.layer->residual : nullptr), y(o.y), rank(o.layer->rank()) {
+      if (parts->empty()) weight.emplace_back(o.layer->weight, inputs, level);
+      for (packed_part const& part : *parts) weight.emplace_back(part.weight, inputs, level);
       if (!o.layer->left) return;
       left.emplace(*o.layer->left, inputs, level);
       right.emplace(*o.layer->right, inputs, level);
     }
 
-    void begin(matrix_view<float const> x, index_t first, packed_product const& rounded, context const& ctx) {
-      if (&rounded == &weight)
-        weight.prepare(x, ctx);
+    void begin(matrix_view<float const> x, index_t first, member const& before, context const& ctx) {
+      if (!parts->empty())
+        prepare_parts(x, before, ctx);
+      else if (&before == this || !before.parts->empty())
+        weight.front().prepare(x, ctx);
       else
-        weight.prepare_beside(rounded, x, ctx);
-      if (left) left->prepare_beside(rounded, x, ctx);
+        weight.front().prepare_beside(before.weight.front(), x, ctx);
+      if (left && parts->empty()) left->prepare_beside(weight.front(), x, ctx);
+      if (left && !parts->empty()) left->prepare(x, ctx);
       now = y.middle_rows(first, x.rows());
       inner = matrix<float>(x.rows(), rank);
       missing = tasks(left);
     }
 
-    packed_product weight;
+    /// Each part gets the inputs of its columns; a layer whose parts have the same ones as those of the first shares them.
+    void prepare_parts(matrix_view<float const> x, member const& before, context const& ctx) {
+      for (std::size_t k = 0; k < parts->size(); ++k) {
+        auto const& columns = (*parts)[k].columns;
+        matrix<float> gathered(x.rows(), std::ssize(columns));
+        for (index_t t = 0; t < x.rows(); ++t)
+          for (std::size_t j = 0; j < columns.size(); ++j) gathered(t, static_cast<index_t>(j)) = x(t, columns[j]);
+        bool const shared = &before != this && k < before.parts->size() && (*before.parts)[k].columns == columns;
+        if (shared)
+          weight[k].prepare_beside(before.weight[k], gathered.view(), ctx);
+        else
+          weight[k].prepare(gathered.view(), ctx);
+      }
+    }
+
+    void run_weight(index_t from, index_t to, bool add) const {
+      for (std::size_t k = 0; k < weight.size(); ++k) weight[k].run_tasks(from, to, now, add || k > 0);
+    }
+
+    [[nodiscard]] index_t residual_tasks() const noexcept { return residual ? residual->tasks() : 0; }
+
+    std::vector<packed_part> const* parts;
+    packed_residual const* residual;   ///< or null
+    std::deque<packed_product> weight; ///< of each part
     std::optional<packed_product> left, right;
     matrix_view<float> y, now; ///< of all tokens, of those that run
     index_t rank;
@@ -279,7 +379,7 @@ inline void forward_into(std::span<layer_output const> outputs, matrix_view<floa
   for (layer_output const& o : outputs) {
     if (!o.layer) throw config_error("forward_into: an output has no layer");
     o.layer->check("forward_into");
-    r16_matrix const& w = o.layer->weight;
+    packed_linear const& w = *o.layer;
     if (x.cols() != w.cols() || o.y.cols() != w.rows() || x.rows() != o.y.rows())
       throw shape_error(message("forward_into: X ", x.rows(), " x ", x.cols(), ", W ", w.rows(), " x ", w.cols(), ", Y ",
                                 o.y.rows(), " x ", o.y.cols()));

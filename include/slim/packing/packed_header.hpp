@@ -16,7 +16,16 @@ namespace slim {
 inline namespace SLIM_ABI {
 
 /// Formats of a packed matrix, with the numbers they have in the header.
-enum class packed_kind : std::uint8_t { dense_codes = 1, sparse24 = 2, nm_bitmask = 3, csr_codes = 4 };
+enum class packed_kind : std::uint8_t {
+  dense_codes = 1,
+  sparse24 = 2,
+  nm_bitmask = 3,
+  csr_codes = 4,
+  residuals = 5,
+  row_books = 6,
+  second_level = 7,
+  column_parts = 8,
+};
 
 [[nodiscard]] constexpr std::string_view name_of(packed_kind kind) {
   switch (kind) {
@@ -24,9 +33,16 @@ enum class packed_kind : std::uint8_t { dense_codes = 1, sparse24 = 2, nm_bitmas
   case packed_kind::sparse24: return "sparse24";
   case packed_kind::nm_bitmask: return "nm_bitmask";
   case packed_kind::csr_codes: return "csr_codes";
+  case packed_kind::residuals: return "residuals";
+  case packed_kind::row_books: return "row_books";
+  case packed_kind::second_level: return "second_level";
+  case packed_kind::column_parts: return "column_parts";
   }
   return "packed matrix";
 }
+
+/// The version of the format that a kind came with, and whose number its header has.
+[[nodiscard]] constexpr std::uint16_t version_of(packed_kind kind) { return kind <= packed_kind::csr_codes ? 1 : 2; }
 
 /// What optional parts follow the header.
 enum packed_flags : std::uint8_t {
@@ -41,7 +57,7 @@ struct packed_header {
   std::array<char, 4> magic{'S', 'L', 'P', 'K'};
   std::uint16_t version = 1;
   packed_kind kind = packed_kind::dense_codes;
-  std::uint8_t bits = 4;         ///< of a code, 2 to 8
+  std::uint8_t bits = 4;         ///< of a code, 2 to 8; from version 2 on 1 to 8, 0 where the parts say it
   std::uint8_t scale_format = 0; ///< 0 fp32, 1 bf16, 2 fp16
   std::uint8_t flags = 0;        ///< packed_flags
   std::uint16_t unused = 0;
@@ -113,10 +129,13 @@ inline constexpr std::int64_t most_weights = std::int64_t{1} << 50;
 /// Why a header cannot be that of a matrix; empty if it can. Everything but `entries`, which is the format's own.
 [[nodiscard]] inline std::string why_not(packed_header const& h, std::int64_t weights_allowed) {
   if (h.magic != packed_header{}.magic) return "the first four bytes are not SLPK";
-  if (h.version != packed_header{}.version) return message("format version ", h.version, ", this reader knows 1");
-  if (h.kind < packed_kind::dense_codes || h.kind > packed_kind::csr_codes)
-    return message("kind ", static_cast<int>(h.kind), ", known are 1 to 4");
-  if (h.bits < 2 || h.bits > 8) return message("codes of ", int{h.bits}, " bits, possible are 2 to 8");
+  if (h.version < 1 || h.version > 2) return message("format version ", h.version, ", this reader knows 1 and 2");
+  if (h.kind < packed_kind::dense_codes || h.kind > packed_kind::column_parts || h.version != version_of(h.kind))
+    return message("kind ", static_cast<int>(h.kind), ", known are ", h.version == 1 ? "1 to 4" : "5 to 8 in version 2");
+  bool const has_parts = h.kind == packed_kind::residuals || h.kind == packed_kind::column_parts;
+  int const least = has_parts ? 0 : h.version == 1 ? 2 : 1, most = has_parts ? 0 : 8;
+  if (h.bits < least || h.bits > most) return message("codes of ", int{h.bits}, " bits, possible are ", least, " to ", most);
+  if (h.version > 1 && (h.flags != 0 || h.m != 0 || h.factors != 0)) return "a flag, a pattern or factors where none can be";
   if (h.scale_format > 2) return message("scale format ", int{h.scale_format}, ", known are 0 to 2");
   if ((h.flags & ~packed_all_flags) != 0 || h.unused != 0) return "a flag is set that this reader does not know";
   if (h.m > largest_extent || h.n > h.m) return message("pattern ", h.n, ":", h.m);

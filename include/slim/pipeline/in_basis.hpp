@@ -6,7 +6,9 @@
 #include "slim/linalg/gemm.hpp"
 #include "slim/pipeline/compress.hpp"
 #include "slim/quantization/codes/codebook_codes.hpp"
+#include "slim/quantization/codes/column_parts.hpp"
 #include "slim/quantization/codes/integer_codes.hpp"
+#include "slim/transforms/channel_permutation.hpp"
 #include "slim/transforms/channel_scaling.hpp"
 #include "slim/transforms/transform.hpp"
 
@@ -29,6 +31,12 @@ struct codes_in_basis {
     detail::require_shape(rows(), cols(), out.rows(), out.cols(), "dequantize_into");
     matrix<float> const here = weight.values(ctx), values = basis.invert(here.view());
     for (index_t i = 0; i < rows(); ++i) std::copy_n(values.row(i), cols(), out.row(i));
+  }
+  /// What formats and kernels hold of them (in_parts): another order of the columns is part of column_parts.
+  [[nodiscard]] any_codes in_parts() const
+    requires std::same_as<Transform, channel_permutation> && is_none<typename Weight::mask_type>
+  {
+    return detail::reordered(slim::in_parts(any_codes(weight.codes)), basis.order());
   }
 };
 

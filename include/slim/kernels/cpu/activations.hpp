@@ -22,7 +22,8 @@ struct input_tile {
   index_t width = 1; ///< vectors, padding included
   std::vector<std::int8_t> values;
   std::vector<float> scales; ///< [stages that share one][vector]
-  std::vector<float> sums;   ///< [sets of scales][vector]: sum of scale * value
+  /// [sets of scales][vector]: sum of scale * value. Where a set is two tiles, [sets][tile][vector]: sum of value.
+  std::vector<float> sums;
 };
 
 /// The top bit of every value: values + 128 become values and the other way round.
@@ -37,6 +38,7 @@ struct input_rounding {
   index_t scales_per_set = 1;                  ///< that share a sum
   std::vector<float> const* factors = nullptr; ///< what channels are multiplied by, if not empty
   bool offset = false;                         ///< values are stored with their top bit flipped, + 128
+  bool tiles = false;                          ///< a set is one stage, with a sum for each half of it
 };
 
 /// The tokens of X as a tile of `width` vectors, the planes of a token beside each other.
@@ -48,7 +50,7 @@ struct input_rounding {
   index_t const sets = std::max<index_t>((scales + how.scales_per_set - 1) / how.scales_per_set, 1); // also of no channels
   input_tile tile{width, std::vector<std::int8_t>(static_cast<std::size_t>(width * stages * r16_stage_cols)),
                   std::vector<float>(static_cast<std::size_t>(width * scales)),
-                  std::vector<float>(static_cast<std::size_t>(width * sets))};
+                  std::vector<float>(static_cast<std::size_t>(width * sets * (how.tiles ? 2 : 1)))};
   for (index_t first = 0; first < stages; first += per_scale)
     for (index_t t = 0; t < x.rows(); ++t) {
       index_t const count = std::min(per_scale, stages - first), from = first * r16_stage_cols;
@@ -64,9 +66,18 @@ struct input_rounding {
       for (index_t plane = 0; plane < how.planes; ++plane, now = room) {
         index_t const vector = t * how.planes + plane, scale = first / per_scale;
         float sum;
-        kernels.round_inputs(now, count, tile.values.data() + (first * width + vector) * r16_stage_cols, width * r16_stage_cols,
-                             tile.scales.data() + scale * width + vector, &sum, plane + 1 < how.planes ? room : nullptr);
-        tile.sums[static_cast<std::size_t>(scale / how.scales_per_set * width + vector)] += sum;
+        std::int8_t* const values = tile.values.data() + (first * width + vector) * r16_stage_cols;
+        kernels.round_inputs(now, count, values, width * r16_stage_cols, tile.scales.data() + scale * width + vector, &sum,
+                             plane + 1 < how.planes ? room : nullptr);
+        if (!how.tiles) {
+          tile.sums[static_cast<std::size_t>(scale / how.scales_per_set * width + vector)] += sum;
+          continue;
+        }
+        for (index_t half = 0; half < 2; ++half) {
+          int total = 0;
+          for (index_t k = 0; k < r16_stage_cols / 2; ++k) total += values[half * (r16_stage_cols / 2) + k];
+          tile.sums[static_cast<std::size_t>((2 * scale + half) * width + vector)] = static_cast<float>(total);
+        }
       }
     }
   if (how.offset) flip_values(tile);

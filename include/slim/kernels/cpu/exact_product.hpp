@@ -74,12 +74,32 @@ private:
         zeros[r] = static_cast<float>(w_->zero(rb * r16_rows + r, j));
       }
       known = set;
+      if (has_row_books(layout.kind) || layout.scale_bits > 0) {
+        decode_one_by_one(rb, j, scales, out.w + c);
+        continue;
+      }
       std::uint8_t const* const stage = begin + layout.stage_offset(j / r16_stage_cols);
       if (sparse_)
         kernels_->decode_sparse(stage, static_cast<unsigned>(c), scales, book, out.w + c / 2, out.columns + c / 2);
       else
         kernels_->decode_dense(layout.kind, stage, scales, zeros, book, out.w + c);
     }
+  }
+
+  /// A stage of levels per row, or of scales and offsets that are codes: what no kernel decodes.
+  void decode_one_by_one(index_t rb, index_t j, float const* scales, float (*w)[r16_rows]) const {
+    r16_layout const& layout = w_->layout();
+    std::uint8_t const* const stage = w_->data() + rb * layout.row_block_bytes() + layout.stage_offset(j / r16_stage_cols);
+    index_t const tiles = has_tiles(layout.kind) ? 2 : 1, wide = r16_stage_cols / tiles;
+    for (index_t r = 0; r < r16_rows; ++r)
+      for (index_t first = 0; first < r16_stage_cols; first += wide) {
+        index_t const i = rb * r16_rows + r;
+        float const scale = tiles == 2 ? w_->scale(i, j + first) : scales[r], offset = w_->offset(i, j + first);
+        for (index_t c = first; c < first + wide; ++c) {
+          int const code = dense_code(layout.kind, stage, r, c);
+          w[c][r] = scale * static_cast<float>(has_row_books(layout.kind) ? w_->row_level(i, code) : code) + offset;
+        }
+      }
   }
 
   void multiply_sparse(block& b, index_t from, index_t cols, matrix<float>& sums) const {

@@ -20,7 +20,7 @@ public:
         row_block_bytes_(w.layout().row_block_bytes()) {
     constexpr index_t wide = r16_block_cols / r16_stage_cols;
     r16_layout const& layout = w.layout();
-    if (inputs == input_precision::int8_128 && layout.scale_cols % r16_block_cols == 0) stages_per_scale_ = wide;
+    if (inputs == input_precision::int8_128 && layout.scale_cols % r16_block_cols == 0 && !narrow()) stages_per_scale_ = wide;
     bool const scales = layout.scale_cols > 0;
     index_t const set_stages = scales ? layout.scale_cols / r16_stage_cols : wide; // as if groups of 128 had no scales
     index_t const chunk_sets = layout.chunk_sets(), rest = layout.sets() % chunk_sets;
@@ -36,6 +36,8 @@ public:
              .set_inputs = (set_stages + stages_per_scale_ - 1) / stages_per_scale_,
              .zero_points = layout.zero_points,
              .scale_bytes = layout.scale_bytes(),
+             .scale_bits = layout.scale_bits,
+             .offset_bits = layout.offset_bits,
              .book = {}};
     for (std::size_t k = 0; k < w.levels().size(); ++k)
       walk_.book[k] = static_cast<std::uint8_t>(w.levels()[k] + (is_sparse(layout.kind) ? 0 : 128));
@@ -46,13 +48,17 @@ public:
     index_t const most = tokens_per_tile(), tiles = (x.rows() + most - 1) / most;
     tokens_ = x.rows();
     inputs_.assign(static_cast<std::size_t>(tiles), {});
-    input_rounding const how{planes_, stages_per_scale_, walk_.set_inputs, &w_->input_factors(),
-                             kernels_->flips_inputs(w_->layout().kind)};
+    input_rounding const how{planes_,
+                             stages_per_scale_,
+                             walk_.set_inputs,
+                             &w_->input_factors(),
+                             kernels_->flips_inputs(w_->layout().kind),
+                             has_tiles(w_->layout().kind)};
     ctx.parallel_for(tiles, 2, [&](index_t begin, index_t end) {
       for (index_t tile = begin; tile < end; ++tile) {
         index_t const tokens = std::min(most, x.rows() - tile * most);
         inputs_[static_cast<std::size_t>(tile)] =
-            quantize_inputs(*kernels_, x.middle_rows(tile * most, tokens), index_t{1} << log2_above(tokens * planes_), how);
+            quantize_inputs(*kernels_, x.middle_rows(tile * most, tokens), width_of(tokens * planes_), how);
       }
     });
   }
@@ -62,6 +68,7 @@ public:
     choose_kernels(other.tokens_);
     bool const alike = kernels_ == other.kernels_ && planes_ == other.planes_ && w_->cols() == other.w_->cols() &&
                        walk_.input_stages == other.walk_.input_stages && walk_.set_inputs == other.walk_.set_inputs &&
+                       narrow() == other.narrow() && has_tiles(w_->layout().kind) == has_tiles(other.w_->layout().kind) &&
                        w_->input_factors().empty() && other.w_->input_factors().empty();
     if (!alike) return false;
     tokens_ = other.tokens_;
@@ -93,10 +100,20 @@ private:
   static constexpr index_t at_a_time = 64; ///< vectors times row blocks, where the kernel's sums are not the outputs
 
   void choose_kernels(index_t tokens) {
-    kernels_ = few_->many && tokens * planes_ >= r16_kernels::fewest_of_many ? few_->many : few_;
+    kernels_ = few_->many && !narrow() && tokens * planes_ >= r16_kernels::fewest_of_many ? few_->many : few_;
   }
 
-  [[nodiscard]] index_t tokens_per_tile() const noexcept { return kernels_->most_vectors / planes_; }
+  /// Kinds whose tiles have 1 or 4 vectors.
+  [[nodiscard]] bool narrow() const noexcept { return has_row_books(w_->layout().kind) || has_tiles(w_->layout().kind); }
+
+  [[nodiscard]] index_t tokens_per_tile() const noexcept {
+    return (narrow() ? std::min<index_t>(kernels_->most_vectors, 4) : kernels_->most_vectors) / planes_;
+  }
+
+  /// Vectors of a tile that holds so many.
+  [[nodiscard]] index_t width_of(index_t vectors) const noexcept {
+    return narrow() && vectors > 1 ? 4 : index_t{1} << log2_above(vectors);
+  }
 
   [[nodiscard]] static int log2_above(index_t vectors) noexcept {
     int log = 0;

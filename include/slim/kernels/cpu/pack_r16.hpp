@@ -24,6 +24,8 @@ struct r16_source {
   bool sparse = false;      ///< 2:4
   bool wide_scales = false; ///< scales of groups are no fp16 numbers
   std::optional<r16_levels> book = {};
+  int scale_bits = 0, offset_bits = 0; ///< of scales and offsets that are codes of a second level over 16 rows of a group
+  bool row_books = false;              ///< codes are positions in a table of their row
 
   /// @throws config_error if R16 cannot hold it.
   [[nodiscard]] r16_layout layout() const {
@@ -38,13 +40,38 @@ struct r16_source {
                : bits == 3 ? r16_kind::dense3
                : bits == 4 ? r16_kind::dense4
                            : r16_kind::dense8;
+    if (row_books) {
+      if (bits > 4) throw config_error(message("pack_r16: books of 2^", bits, " levels per row, possible are at most 16"));
+      out.kind = bits == 4 ? r16_kind::dense4_books : r16_kind::dense3_books;
+      return out;
+    }
     index_t const group = block.cols_of(cols);
+    if (scale_bits > 0) return with_second_level(out, group);
     if (cols <= group)
       out.zero_points = out.wide_scales = false;
     else if (group % r16_stage_cols == 0)
       out.scale_cols = group;
     else
       throw config_error(message("pack_r16: groups of ", group, " columns, possible are multiples of ", r16_stage_cols));
+    return out;
+  }
+
+private:
+  [[nodiscard]] r16_layout with_second_level(r16_layout out, index_t group) const {
+    if (bits > 4 || scale_bits + offset_bits > 16)
+      throw config_error(message("pack_r16: codes of ", bits, " bits with scales of ", scale_bits, " and offsets of ",
+                                 offset_bits, ", possible are at most 4, and 16 for both"));
+    out.scale_bits = scale_bits;
+    out.offset_bits = offset_bits;
+    out.scale_cols = (group + r16_stage_cols - 1) / r16_stage_cols * r16_stage_cols;
+    if (group % r16_stage_cols == 0 || cols <= group) return out;
+    if (group != 16 || scale_bits != 3 || offset_bits != 3)
+      throw config_error(message("pack_r16: groups of ", group, " columns with scales of ", scale_bits, " and offsets of ",
+                                 offset_bits, " bits, possible are multiples of ", r16_stage_cols,
+                                 ", and 16 with 3 bits for both"));
+    out.kind = out.kind == r16_kind::dense2   ? r16_kind::dense2_tiles
+               : out.kind == r16_kind::dense3 ? r16_kind::dense3_tiles
+                                              : r16_kind::dense4_tiles;
     return out;
   }
 };
@@ -74,11 +101,15 @@ public:
     std::int8_t const* code_rows[r16_rows] = {};
     std::uint8_t const* kept_rows[r16_rows] = {};
     for (index_t r = 0; r < rows_of(row_block); ++r) {
+      code_rows[r] = codes.codes.row(from + r);
+      if (kept) kept_rows[r] = kept->row(from + r);
+      if (layout().scale_bits > 0) {
+        put_second_level(row_block * r16_rows + r, codes);
+        continue;
+      }
       index_t const b = (from + r) / codes.block.rows_of(codes.rows());
       put_scales(row_block * r16_rows + r, 0, codes.scales.cols(), codes.scales.row(b),
                  codes.zeros.empty() ? nullptr : codes.zeros.row(b));
-      code_rows[r] = codes.codes.row(from + r);
-      if (kept) kept_rows[r] = kept->row(from + r);
     }
     put_codes(row_block, code_rows, kept ? kept_rows : nullptr);
   }
@@ -124,6 +155,67 @@ public:
         if (layout().zero_points) set[2 * r16_rows + r] = static_cast<std::uint8_t>(stored(zeros[g + k]));
       }
     }
+  }
+
+  /// Codes of scales and offsets of row i, and the numbers of its row block. @throws config_error naming one that is not fp16
+  void put_second_level(index_t i, integer_codes const& codes) {
+    std::uint8_t* const row_block = bytes_of(i / r16_rows);
+    index_t const tiles = has_tiles(layout().kind) ? 2 : 1;
+    for (index_t g = 0; g < codes.scales.cols(); ++g) {
+      std::uint8_t* const set = row_block + layout().set_offset(g / tiles);
+      auto const in_set = static_cast<int>(g % tiles);
+      auto fields = static_cast<unsigned>(codes.scales.codes()(i, g) | codes.offsets.codes()(i, g) << layout().scale_bits);
+      fields <<= in_set * (layout().scale_bits + layout().offset_bits);
+      std::uint8_t* const at = set + 2 * (i % r16_rows);
+      at[0] = static_cast<std::uint8_t>(at[0] | (fields & 255u));
+      at[1] = static_cast<std::uint8_t>(at[1] | fields >> 8);
+      float const* const numbers[] = {&codes.scales.steps()(i / r16_rows, g), base_of(codes.scales, i, g),
+                                      &codes.offsets.steps()(i / r16_rows, g), base_of(codes.offsets, i, g)};
+      for (int k = 0; k < 4; ++k) {
+        std::uint16_t const half = half_of(numbers[k] ? *numbers[k] : 0.0f, i, g);
+        std::memcpy(set + 2 * r16_rows + 8 * in_set + 2 * k, &half, 2);
+      }
+    }
+  }
+
+  /// Codes of a row block with levels per row, and the rows' levels as whole multiples of 1/127 of their largest.
+  void put_books(index_t row_block, codebook_codes const& codes) {
+    int const middle = 1 << (code_bits(layout().kind) - 1);
+    matrix<std::int8_t> rows(r16_rows, (layout().cols + r16_stage_cols - 1) / r16_stage_cols * r16_stage_cols);
+    std::fill_n(rows.data(), rows.size(), static_cast<std::int8_t>(-middle));
+    std::uint8_t* const books = bytes_of(row_block);
+    std::fill_n(books, r16_book_bytes, std::uint8_t{128});
+    for (index_t r = 0; r < rows_of(row_block); ++r) {
+      index_t const i = row_block * r16_rows + r;
+      float const unit = row_unit(codes, i);
+      packed_.row_scales_[static_cast<std::size_t>(i)] = unit;
+      for (index_t k = 0; k < codes.levels(); ++k)
+        books[64 * (r % 4) + 16 * (r / 4) + k] = static_cast<std::uint8_t>(level_in_units(codes.books(i, k), unit) + 128);
+      for (index_t j = 0; j < layout().cols; ++j) rows(r, j) = static_cast<std::int8_t>(int{codes.codes(i, j)} - middle);
+    }
+    for (index_t first = 0; first < rows.cols(); first += r16_stage_cols) {
+      std::int8_t turned[r16_rows][r16_stage_cols]; // as the bytes of dense codes lie
+      for (index_t r = 0; r < r16_rows; ++r)
+        for (index_t c = 0; c < r16_stage_cols; ++c)
+          turned[4 * (r / 4) + c % 16 / 4][4 * (4 * (c / 16) + r % 4) + c % 4] = rows(r, first + c);
+      std::int8_t const* from[r16_rows];
+      for (index_t r = 0; r < r16_rows; ++r) from[r] = turned[r];
+      kernels_.pack_dense(code_bits(layout().kind), from, 1, books + layout().stage_offset(first / r16_stage_cols));
+    }
+  }
+
+  /// What the levels of row i are multiples of. @throws nonfinite_error
+  [[nodiscard]] static float row_unit(codebook_codes const& codes, index_t i) {
+    float largest = 0;
+    for (index_t k = 0; k < codes.levels(); ++k) {
+      if (!detail::is_finite(codes.books(i, k)))
+        throw nonfinite_error(message("pack_r16: level ", k, " of row ", i, " is ", codes.books(i, k)));
+      largest = std::max(largest, std::abs(codes.books(i, k)));
+    }
+    return largest / 127.0f;
+  }
+  [[nodiscard]] static int level_in_units(float level, float unit) {
+    return unit > 0.0f ? static_cast<int>(std::nearbyint(std::min(std::max(level / unit, -127.0f), 127.0f))) : 0;
   }
 
   /// The codes of a row block of a dense matrix, row r in row r.
@@ -188,6 +280,10 @@ private:
   }
 
   [[nodiscard]] int stored(int code) const noexcept { return code + (1 << (code_bits(layout().kind) - 1)); }
+
+  [[nodiscard]] static float const* base_of(scale_table const& table, index_t i, index_t g) {
+    return table.offsets().empty() ? nullptr : &table.offsets()(i / r16_rows, g);
+  }
 
   static void require_finite(float scale, index_t i, index_t g) {
     if (!detail::is_finite(scale))
@@ -322,8 +418,15 @@ namespace detail {
 inline void check_r16(integer_codes const& codes, mask const* kept) {
   codes.check("pack_r16");
   if (kept) kept->check("pack_r16", codes.rows(), codes.cols());
-  if (codes.bits < 2 || !codes.group_bits.empty() || !codes.offsets.empty())
-    throw config_error("pack_r16: codes of 1 bit, bits per group and real offsets have no place in R16");
+  if (!codes.group_bits.empty()) throw config_error("pack_r16: codes with bits per group are packed in parts (in_parts)");
+  if (codes.offsets.empty() && codes.bits >= 2) return;
+  scale_storage const &s = codes.scales.stored(), &o = codes.offsets.stored();
+  constexpr scale_block sixteen{.rows = r16_rows, .cols = 1};
+  if (codes.offsets.empty() || s.bits == 0 || o.bits == 0 || s.block != sixteen || o.block != sixteen ||
+      codes.block.rows != 1 || kept)
+    throw config_error(
+        "pack_r16: codes of 1 bit and real offsets have no place in R16 but where scales and offsets are codes over 16 rows of one "
+        "group, and nothing is pruned");
 }
 
 /// Whether scales of groups need the room of fp32.
@@ -332,11 +435,31 @@ inline void check_r16(integer_codes const& codes, mask const* kept) {
                      [](float scale) { return rounded_to(number_format::fp16, scale) != scale; });
 }
 
+/// Codes of 1 bit as codes of 2: both count from the lowest.
+[[nodiscard]] inline integer_codes in_two_bits(integer_codes codes) {
+  codes.bits = 2;
+  for (index_t k = 0; k < codes.codes.size(); ++k) --codes.codes.data()[k];
+  return codes;
+}
+
 inline r16_matrix pack_all(integer_codes const& codes, mask const* kept, std::optional<r16_levels> const& book,
                            context const& ctx) {
   check_r16(codes, kept);
-  r16_packer packer({codes.rows(), codes.cols(), codes.bits, codes.block, !codes.zeros.empty(), kept != nullptr,
-                     needs_wide_scales(codes.scales), book},
+  if (codes.bits == 1) {
+    codes.check_codes("pack_r16");
+    return pack_all(in_two_bits(codes), kept, book, ctx);
+  }
+  bool const second = !codes.offsets.empty();
+  r16_packer packer({.rows = codes.rows(),
+                     .cols = codes.cols(),
+                     .bits = codes.bits,
+                     .block = codes.block,
+                     .zero_points = !codes.zeros.empty(),
+                     .sparse = kept != nullptr,
+                     .wide_scales = !second && needs_wide_scales(codes.scales),
+                     .book = book,
+                     .scale_bits = second ? codes.scales.stored().bits : 0,
+                     .offset_bits = second ? codes.offsets.stored().bits : 0},
                     ctx.simd);
   packer.set_channel_factors(codes.channel_factors);
   ctx.parallel_for(packer.layout().row_blocks(), 4, [&](index_t begin, index_t end) {
@@ -351,6 +474,17 @@ inline r16_matrix pack_all(integer_codes const& codes, mask const* kept, std::op
 
 /// The same of codes in a table of 16 levels.
 inline r16_matrix pack_all(codebook_codes const& codes, mask const* kept, context const& ctx) {
+  codes.check("pack_r16");
+  if (codes.book_block == per_channel && codes.dim == 1) {
+    if (kept || !codes.scales.empty())
+      throw config_error("pack_r16: codes with books per row are neither pruned nor scaled in R16");
+    r16_packer packer({.rows = codes.rows(), .cols = codes.cols(), .bits = codes.bits, .row_books = true}, ctx.simd);
+    packer.set_channel_factors(codes.channel_factors);
+    ctx.parallel_for(packer.layout().row_blocks(), 4, [&](index_t begin, index_t end) {
+      for (index_t row_block = begin; row_block < end; ++row_block) packer.put_books(row_block, codes);
+    });
+    return packer.take();
+  }
   auto const parts = signed_parts("pack_r16", codes);
   return pack_all(parts.codes, kept, parts.book, ctx);
 }
@@ -366,8 +500,32 @@ inline r16_matrix pack_all(codebook_codes const& codes, mask const* kept, contex
   return levels;
 }
 
+/// How far the values of codes with books per row are from what kernels multiply, levels that are whole multiples of 1/127 of
+/// their row's largest: Frobenius norm, relative. O(d_out d_in). @throws shape_error, config_error, nonfinite_error
+[[nodiscard]] inline double row_level_error(codebook_codes const& codes) {
+  codes.check("row_level_error");
+  if (codes.book_block != per_channel || codes.dim != 1)
+    throw config_error(message("row_level_error: books ", describe(codes.book_block), ", needed is one per channel"));
+  double error = 0, size = 0;
+  for (index_t i = 0; i < codes.rows() && codes.cols() > 0; ++i) {
+    std::vector<double> count(static_cast<std::size_t>(codes.levels()));
+    for (index_t j = 0; j < codes.cols(); ++j) ++count[codes.codes(i, j)];
+    float const unit = r16_packer::row_unit(codes, i);
+    for (index_t k = 0; k < codes.levels(); ++k) {
+      double const level = codes.books(i, k);
+      double const off =
+          level - static_cast<double>(unit * static_cast<float>(r16_packer::level_in_units(codes.books(i, k), unit)));
+      error += count[static_cast<std::size_t>(k)] * off * off;
+      size += count[static_cast<std::size_t>(k)] * level * level;
+    }
+  }
+  return size > 0 ? std::sqrt(error / size) : 0.0;
+}
+
 /// Codes of a dense matrix (d_out x d_in; 2 to 8 bits, 5 to 7 take the room of 8). Scales are stored as they are: those of
-/// groups in fp16 if it holds them all, else in fp32. @throws config_error on groups of scales that are no multiple of 32
+/// groups in fp16 if it holds them all, else in fp32. Codes of at most 4 bits with real offsets, whose scales and offsets are
+/// codes of a second level over 16 rows of one group (of a multiple of 32 columns; or of 16, with 3 bits for both), stay so.
+/// @throws config_error on groups of scales that are no multiple of 32
 /// columns, codes that do not lie in their bits; nonfinite_error on a scale; shape_error, config_error as integer_codes::check.
 [[nodiscard]] inline r16_matrix pack_r16(integer_codes const& codes, context const& ctx = {}) {
   return detail::pack_all(codes, nullptr, {}, ctx);
@@ -379,8 +537,9 @@ inline r16_matrix pack_all(codebook_codes const& codes, mask const* kept, contex
   return detail::pack_all(codes, &kept, {}, ctx);
 }
 
-/// Codes of 4 bits in one table of 16 levels, dense or 2:4. @throws as above; config_error if the levels are no rounded_levels,
-/// or a 2:4 group keeps fewer than two and no level is 0.
+/// Codes of 4 bits in one table of 16 levels, dense or 2:4; of at most 4 bits in tables per row, dense, whose levels are
+/// rounded (row_level_error). @throws as above; config_error if the levels are no rounded_levels, or a 2:4 group keeps fewer
+/// than two and no level is 0.
 [[nodiscard]] inline r16_matrix pack_r16(codebook_codes const& codes, context const& ctx = {}) {
   return detail::pack_all(codes, nullptr, ctx);
 }

@@ -165,6 +165,63 @@ SLIM_INLINE void step(std::uint8_t const* stage, std::int8_t const* x, book_regi
   }
 }
 
+/// Levels of 8 rows: lane l of register v has those of row 4 l + v.
+struct row_books {
+  __m256i of[4];
+};
+
+SLIM_INLINE row_books row_books_of(std::uint8_t const* books) {
+  __m256i const middle = bytes_of(128);
+  return {{_mm256_xor_si256(vector_at(books), middle), _mm256_xor_si256(vector_at(books + 64), middle),
+           _mm256_xor_si256(vector_at(books + 128), middle), _mm256_xor_si256(vector_at(books + 192), middle)}};
+}
+
+/// Columns 16 (S / 4) .. + 15 of rows 4 l + S % 4.
+template <r16_kind Kind, int S, int T>
+SLIM_INLINE void book_step(std::uint8_t const* stage, std::int8_t const* x, row_books const& books, integers<4 * T>& sums) {
+  __m256i const codes = dense_codes<plain_kind(Kind), S>(stage, _mm256_setzero_si256());
+  __m256i const levels = _mm256_shuffle_epi8(books.of[S % 4], codes);
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+    __m128i const inputs = _mm_loadu_si128(reinterpret_cast<__m128i const*>(x + t * r16_stage_cols + 16 * (S / 4)));
+    add_signed(sums.lane[4 * t + S % 4], levels, _mm256_broadcastsi128_si256(inputs));
+  }
+}
+
+/// Lane 4 l + v: the sum of the four of lane l of register v.
+SLIM_INLINE floats sum_of_four(floats a, floats b, floats c, floats d) {
+  floats const ab = _mm256_unpacklo_ps(a, b) + _mm256_unpackhi_ps(a, b);
+  floats const cd = _mm256_unpacklo_ps(c, d) + _mm256_unpackhi_ps(c, d);
+  return _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd))) +
+         _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd)));
+}
+
+typedef __m256i fields; ///< codes of scales and offsets, 8 rows
+
+SLIM_INLINE fields fields_of(std::uint8_t const* set) {
+  return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<__m128i const*>(set)));
+}
+
+SLIM_INLINE floats from_fields(fields codes, int shift, int bits, float step, float base) {
+  __m256i const moved = _mm256_srl_epi32(codes, _mm_cvtsi32_si128(shift));
+  return fused(_mm256_cvtepi32_ps(_mm256_and_si256(moved, _mm256_set1_epi32((1 << bits) - 1))), every(step), every(base));
+}
+
+/// The same of 3 bits: one of eight values, all of which are made first. (The number of a lane has three bits.)
+template <int Shift>
+SLIM_INLINE floats from_three_bits(fields codes, float step, float base) {
+  floats const eight = _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_permutevar8x32_ps(fused(eight, every(step), every(base)), _mm256_srli_epi32(codes, Shift));
+}
+
+template <int Count>
+SLIM_INLINE void halves_to_floats(std::uint8_t const* halves, float* out) {
+  if constexpr (Count == 8)
+    _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(halves))));
+  else
+    _mm_storeu_ps(out, _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(halves))));
+}
+
 SLIM_INLINE floats scales_of(std::uint8_t const* header) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(header)));
 }

@@ -151,6 +151,66 @@ SLIM_INLINE void step(std::uint8_t const* stage, std::int8_t const* x, book_regi
   }
 }
 
+/// Levels + 128 of 16 rows: lane l of register v has those of row 4 l + v.
+struct row_books {
+  __m512i of[4];
+};
+
+SLIM_INLINE row_books row_books_of(std::uint8_t const* books) {
+  return {{vector_at(books), vector_at(books + 64), vector_at(books + 128), vector_at(books + 192)}};
+}
+
+/// Columns 16 (S / 4) .. + 15 of rows 4 l + S % 4.
+template <r16_kind Kind, int S, int T>
+SLIM_INLINE void book_step(std::uint8_t const* stage, std::int8_t const* x, row_books const& books, integers<4 * T>& sums) {
+  __m512i const codes = dense_codes<plain_kind(Kind), S>(stage, _mm512_setzero_si512());
+  __m512i const levels = _mm512_shuffle_epi8(books.of[S % 4], codes);
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+    __m128i const inputs = _mm_loadu_si128(reinterpret_cast<__m128i const*>(x + t * r16_stage_cols + 16 * (S / 4)));
+    __m512i& sum = sums.lane[4 * t + S % 4];
+    sum = _mm512_dpbusd_epi32(sum, levels, _mm512_maskz_broadcast_i32x4(every_lane, inputs));
+  }
+}
+
+/// Lane 4 l + v: the sum of the four of lane l of register v.
+SLIM_INLINE floats sum_of_four(floats a, floats b, floats c, floats d) {
+  constexpr __mmask8 all = 0xff;
+  floats const ab = _mm512_maskz_unpacklo_ps(every_lane, a, b) + _mm512_maskz_unpackhi_ps(every_lane, a, b);
+  floats const cd = _mm512_maskz_unpacklo_ps(every_lane, c, d) + _mm512_maskz_unpackhi_ps(every_lane, c, d);
+  return _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(all, _mm512_castps_pd(ab), _mm512_castps_pd(cd))) +
+         _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(all, _mm512_castps_pd(ab), _mm512_castps_pd(cd)));
+}
+
+typedef __m512i fields; ///< codes of scales and offsets, 16 rows
+
+SLIM_INLINE fields fields_of(std::uint8_t const* set) {
+  return _mm512_maskz_cvtepu16_epi32(every_lane, _mm256_loadu_si256(reinterpret_cast<__m256i const*>(set)));
+}
+
+SLIM_INLINE floats from_fields(fields codes, int shift, int bits, float step, float base) {
+  __m512i const moved = _mm512_maskz_srl_epi32(every_lane, codes, _mm_cvtsi32_si128(shift));
+  __m512i const code = _mm512_and_si512(moved, _mm512_set1_epi32((1 << bits) - 1));
+  return fused(_mm512_maskz_cvtepi32_ps(every_lane, code), every(step), every(base));
+}
+
+/// The same of 3 bits: one of eight values, all of which are made first. (The number of a lane has four bits, the table twice
+/// eight.)
+template <int Shift>
+SLIM_INLINE floats from_three_bits(fields codes, float step, float base) {
+  floats const eight = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm512_maskz_permutexvar_ps(every_lane, _mm512_maskz_srli_epi32(every_lane, codes, Shift),
+                                     fused(eight, every(step), every(base)));
+}
+
+template <int Count>
+SLIM_INLINE void halves_to_floats(std::uint8_t const* halves, float* out) {
+  if constexpr (Count == 8)
+    _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(halves))));
+  else
+    _mm_storeu_ps(out, _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<__m128i const*>(halves))));
+}
+
 SLIM_INLINE floats scales_of(std::uint8_t const* header) {
   return _mm512_maskz_cvtph_ps(every_lane, _mm256_loadu_si256(reinterpret_cast<__m256i const*>(header)));
 }

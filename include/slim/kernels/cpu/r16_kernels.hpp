@@ -37,11 +37,11 @@ struct r16_kernels {
   index_t most_vectors;    ///< of a tile
   bool unsigned_inputs[2]; ///< products with sparse24, sparse24_book want the inputs + 128
   input_kernel round_inputs;
-  /// [kind][log2 of the vectors of a tile]
-  r16_kernel of[7][7];
+  /// [kind][log2 of the vectors of a tile]; books per row and tiles of 16 x 16 have 1 and 4 vectors
+  r16_kernel of[12][7];
   /// The same for two streams: memory answers two faster than one. Tiles of 1 and 2 vectors, which wait for it.
-  r16_kernel two[7][2];
-  /// Takes over from `fewest_of_many` vectors on, and finds the same bits; null: nobody does.
+  r16_kernel two[12][2];
+  /// Takes over from `fewest_of_many` vectors on, and finds the same bits, for all but those; null: nobody does.
   r16_kernels const* many;
 
   static constexpr index_t fewest_of_many = 8;
@@ -81,14 +81,16 @@ inline void round_inputs(float const* x, index_t stages, std::int8_t* out, index
 
 /// Code of column c of a dense stage, level of a book.
 template <r16_kind Kind>
-int multiplied_code(r16_walk const& a, std::uint8_t const* stage, index_t r, index_t c) {
+int multiplied_code(r16_walk const& a, std::uint8_t const* books, std::uint8_t const* stage, index_t r, index_t c) {
   int const code = dense_code(Kind, stage, r, c);
+  if constexpr (has_row_books(Kind)) return books[64 * (r % 4) + 16 * (r / 4) + code];
   return has_book(Kind) ? a.book[code] : code;
 }
 
-/// Sum over a stage of a row.
+/// Sum over columns first .. last - 1 (of 2:4: all) of a stage of a row.
 template <r16_kind Kind>
-int stage_product(r16_walk const& a, std::uint8_t const* stage, index_t r, std::int8_t const* x) {
+int stage_product(r16_walk const& a, std::uint8_t const* books, std::uint8_t const* stage, index_t r, std::int8_t const* x,
+                  index_t first = 0, index_t last = r16_stage_cols) {
   int sum = 0;
   if constexpr (is_sparse(Kind)) {
     for (index_t group = 0; group < r16_stage_cols / 4; ++group) {
@@ -99,9 +101,22 @@ int stage_product(r16_walk const& a, std::uint8_t const* stage, index_t r, std::
       }
     }
   } else {
-    for (index_t c = 0; c < r16_stage_cols; ++c) sum += multiplied_code<Kind>(a, stage, r, c) * x[c];
+    for (index_t c = first; c < last; ++c) sum += multiplied_code<Kind>(a, books, stage, r, c) * x[c];
   }
   return sum;
+}
+
+/// Scale and offset of a row in a tile, from the codes and numbers of its set.
+struct second_level_values {
+  float scale, offset;
+};
+[[nodiscard]] inline second_level_values second_level_of(r16_walk const& a, std::uint8_t const* set, index_t r, int tile) {
+  auto const word = [](std::uint8_t const* at) { return static_cast<std::uint16_t>(at[0] | at[1] << 8); };
+  auto const number = [&](int k) { return static_cast<float>(fp16::from_bits(word(set + 2 * r16_rows + 8 * tile + 2 * k))); };
+  unsigned const fields = unsigned{word(set + 2 * r)} >> (tile * (a.scale_bits + a.offset_bits));
+  auto const scale = static_cast<float>(fields & ((1u << a.scale_bits) - 1u));
+  auto const offset = static_cast<float>(fields >> a.scale_bits & ((1u << a.offset_bits) - 1u));
+  return {number(0) * scale + number(1), number(2) * offset + number(3)};
 }
 
 /// A row block; returns where the next one begins. T is a number here: one body per kind is enough where speed is no matter.
@@ -109,16 +124,33 @@ template <r16_kind Kind>
 std::uint8_t const* one_product(int T, r16_walk const& a, std::uint8_t const* stages, std::int8_t const* values,
                                 float const* scales, float const* sums, float* out) {
   for (index_t k = 0; k < T * r16_rows; ++k) out[k] = 0.0f;
+  std::uint8_t const* const books = stages;
+  if constexpr (has_row_books(Kind)) stages += r16_book_bytes;
   std::uint8_t const* set = stages;
-  for (index_t first = 0, s = 0; first < a.stage_count; first += a.set_stages, ++s, sums += T) {
+  constexpr int sums_of_set = has_tiles(Kind) ? 2 : 1;
+  for (index_t first = 0, s = 0; first < a.stage_count; first += a.set_stages, ++s, sums += sums_of_set * T) {
     if (s % a.chunk_sets == 0) {
       set = stages;
       stages += a.stage_count - first <= a.chunk_sets * a.set_stages ? a.last_header_bytes : a.header_bytes;
     }
     index_t const count = std::min(a.stage_count - first, a.set_stages);
     for (index_t r = 0; r < r16_rows; ++r) {
-      float scale = 1.0f, zero = 0.0f;
-      if (a.scales) {
+      if constexpr (has_tiles(Kind)) {
+        for (int tile = 0; tile < 2; ++tile) {
+          second_level_values const found = second_level_of(a, set, r, tile);
+          for (int t = 0; t < T; ++t) {
+            int const dot = stage_product<Kind>(a, books, stages, r, values + t * r16_stage_cols, 16 * tile, 16 * tile + 16);
+            out[t * r16_rows + r] += scales[t] * (found.scale * static_cast<float>(dot) + found.offset * sums[tile * T + t]);
+          }
+        }
+        continue;
+      }
+      float scale = 1.0f, zero = 0.0f, offset = 0.0f;
+      if (a.scale_bits > 0) {
+        second_level_values const found = second_level_of(a, set, r, 0);
+        scale = found.scale;
+        offset = found.offset;
+      } else if (a.scales) {
         if (a.scale_bytes == 4)
           std::memcpy(&scale, set + 4 * r, sizeof scale);
         else
@@ -130,10 +162,11 @@ std::uint8_t const* one_product(int T, r16_walk const& a, std::uint8_t const* st
         for (index_t from = 0; from < count; from += a.input_stages) {
           int dot = 0;
           for (index_t k = from; k < std::min(count, from + a.input_stages); ++k)
-            dot += stage_product<Kind>(a, stages + k * stage_bytes(Kind), r, values + (k * T + t) * r16_stage_cols);
+            dot += stage_product<Kind>(a, books, stages + k * stage_bytes(Kind), r, values + (k * T + t) * r16_stage_cols);
           sum += scales[from / a.input_stages * T + t] * static_cast<float>(dot);
         }
         out[t * r16_rows + r] += scale * (sum - (is_sparse(Kind) ? 0.0f : zero * sums[t]));
+        if (a.scale_bits > 0) out[t * r16_rows + r] += offset * sums[t];
       }
     }
     set += a.set_bytes;
@@ -178,23 +211,34 @@ void r16_product(r16_walk const& a, std::uint8_t const* const* streams, index_t 
 #define SLIM_R16_UP_TO_4_OF_KIND(space, kind)                                                                                  \
   {space::r16_product<kind, 1, 1>, space::r16_product<kind, 2, 1>, space::r16_product<kind, 4, 1>, nullptr}
 #define SLIM_R16_TWO_OF_KIND(space, kind) {space::r16_product<kind, 1, 2>, space::r16_product<kind, 2, 2>}
-#define SLIM_R16_KINDS(of_kind, space)                                                                                         \
-  {of_kind(space, r16_kind::sparse24), of_kind(space, r16_kind::sparse24_book), of_kind(space, r16_kind::dense2),              \
-   of_kind(space, r16_kind::dense3),   of_kind(space, r16_kind::dense4),        of_kind(space, r16_kind::dense4_book),         \
-   of_kind(space, r16_kind::dense8)}
+#define SLIM_R16_ONE_OR_4(space, kind) {space::r16_product<kind, 1, 1>, nullptr, space::r16_product<kind, 4, 1>, nullptr}
+#define SLIM_R16_TWO_OF_ONE(space, kind) {space::r16_product<kind, 1, 2>, nullptr}
+#define SLIM_R16_KINDS(of_kind, of_narrow, space)                                                                              \
+  {                                                                                                                            \
+      of_kind(space, r16_kind::sparse24),       of_kind(space, r16_kind::sparse24_book),                                       \
+      of_kind(space, r16_kind::dense2),         of_kind(space, r16_kind::dense3),                                              \
+      of_kind(space, r16_kind::dense4),         of_kind(space, r16_kind::dense4_book),                                         \
+      of_kind(space, r16_kind::dense8),         of_narrow(space, r16_kind::dense3_books),                                      \
+      of_narrow(space, r16_kind::dense4_books), of_narrow(space, r16_kind::dense2_tiles),                                      \
+      of_narrow(space, r16_kind::dense3_tiles), of_narrow(space, r16_kind::dense4_tiles)}
 #define SLIM_R16_TABLE(of_kind, space, most, flips, flips_book, rounding, many)                                                \
-  {most, {flips, flips_book}, rounding, SLIM_R16_KINDS(of_kind, space), SLIM_R16_KINDS(SLIM_R16_TWO_OF_KIND, space), many}
+  {most,                                                                                                                       \
+   {flips, flips_book},                                                                                                        \
+   rounding,                                                                                                                   \
+   SLIM_R16_KINDS(of_kind, SLIM_R16_ONE_OR_4, space),                                                                          \
+   SLIM_R16_KINDS(SLIM_R16_TWO_OF_KIND, SLIM_R16_TWO_OF_ONE, space),                                                           \
+   many}
 
 #if SLIM_SIMD_X86
-/// Kernels of 8 to 64 vectors of a type of tiles, in place of those of VNNI: the same of every kind.
+/// Kernels of 8 to 64 vectors of a type of tiles, in place of those of VNNI: the same of every kind that they know.
 template <class Tiles>
 [[nodiscard]] constexpr r16_kernels tile_kernels() {
   r16_kernels found{amx::most_vectors, {false, false}, avx2::round_inputs, {}, {}, nullptr};
-  for (auto& widths : found.of) {
-    widths[3] = amx::product_of<Tiles, 8>;
-    widths[4] = amx::product_of<Tiles, 16>;
-    widths[5] = amx::product_of<Tiles, 32>;
-    widths[6] = amx::product_of<Tiles, 64>;
+  for (std::size_t kind = 0; kind < std::size(amx::spreaders); ++kind) {
+    found.of[kind][3] = amx::product_of<Tiles, 8>;
+    found.of[kind][4] = amx::product_of<Tiles, 16>;
+    found.of[kind][5] = amx::product_of<Tiles, 32>;
+    found.of[kind][6] = amx::product_of<Tiles, 64>;
   }
   return found;
 }
@@ -232,6 +276,8 @@ template <class Tiles>
 #undef SLIM_R16_OF_KIND
 #undef SLIM_R16_UP_TO_4_OF_KIND
 #undef SLIM_R16_TWO_OF_KIND
+#undef SLIM_R16_ONE_OR_4
+#undef SLIM_R16_TWO_OF_ONE
 #undef SLIM_R16_KINDS
 #undef SLIM_R16_TABLE
 #endif // !SLIM_DECLARES_ONLY

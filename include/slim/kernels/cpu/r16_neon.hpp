@@ -116,6 +116,53 @@ SLIM_INLINE void step(std::uint8_t const* stage, std::int8_t const* x, book_regi
   }
 }
 
+/// Levels of 4 rows: register v has those of row v.
+struct row_books {
+  int8x16_t of[4];
+};
+
+SLIM_INLINE row_books row_books_of(std::uint8_t const* books) {
+  row_books found;
+#pragma GCC unroll 4
+  for (int v = 0; v < 4; ++v) found.of[v] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(books + 64 * v), vdupq_n_u8(128)));
+  return found;
+}
+
+/// Columns 16 (S / 4) .. + 15 of row S % 4.
+template <r16_kind Kind, int S, int T>
+SLIM_INLINE void book_step(std::uint8_t const* stage, std::int8_t const* x, row_books const& books, integers<4 * T>& sums) {
+  int8x16_t const codes = dense_codes<plain_kind(Kind), S>(stage, books.of[0]);
+  int8x16_t const levels = vqtbl1q_s8(books.of[S % 4], vreinterpretq_u8_s8(codes));
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t)
+    sums.lane[4 * t + S % 4] = vdotq_s32(sums.lane[4 * t + S % 4], vld1q_s8(x + t * r16_stage_cols + 16 * (S / 4)), levels);
+}
+
+/// Lane v: the sum of register v.
+SLIM_INLINE floats sum_of_four(floats a, floats b, floats c, floats d) {
+  return vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d));
+}
+
+typedef uint32x4_t fields; ///< codes of scales and offsets, 4 rows
+
+SLIM_INLINE fields fields_of(std::uint8_t const* set) { return vmovl_u16(vreinterpret_u16_u8(vld1_u8(set))); }
+
+SLIM_INLINE floats from_fields(fields codes, int shift, int bits, float step, float base) {
+  uint32x4_t const code = vandq_u32(vshlq_u32(codes, vdupq_n_s32(-shift)), vdupq_n_u32((1u << bits) - 1u));
+  return fused(vcvtq_f32_u32(code), every(step), every(base));
+}
+
+template <int Shift>
+SLIM_INLINE floats from_three_bits(fields codes, float step, float base) {
+  return from_fields(codes, Shift, 3, step, base);
+}
+
+template <int Count>
+SLIM_INLINE void halves_to_floats(std::uint8_t const* halves, float* out) {
+#pragma GCC unroll 2
+  for (int k = 0; k < Count; k += 4) vst1q_f32(out + k, vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(halves + 2 * k))));
+}
+
 SLIM_INLINE floats scales_of(std::uint8_t const* header) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(header))); }
 
 SLIM_INLINE floats zeros_of(std::uint8_t const* header) {

@@ -25,8 +25,9 @@ struct r16_walk {
   index_t input_stages;      ///< that share a scale of the inputs; divides set_stages
   index_t set_inputs;        ///< scales of the inputs in a set
   bool zero_points;
-  index_t scale_bytes;   ///< 2: scales of groups are fp16; 4: fp32
-  std::uint8_t book[16]; ///< levels of a code book; + 128 if dense
+  index_t scale_bytes;         ///< 2: scales of groups are fp16; 4: fp32
+  int scale_bits, offset_bits; ///< of scales and offsets that are codes; else 0
+  std::uint8_t book[16];       ///< levels of a code book; + 128 if dense
 };
 
 /// Where the sums of a tile go: row r of the n-th row block of a stream, token t, to `first[stream][t * stride + 16 n + r]`.

@@ -29,6 +29,12 @@ public:
     if (auto pruned = self_->pruned(kept)) self_ = std::move(pruned);
   }
 
+  /// Codes that know themselves in parts say so by a member `in_parts()`; others are one part. See in_parts.
+  [[nodiscard]] any_codes own_parts() const {
+    auto parts = self_->parts();
+    return parts ? any_codes(std::move(parts)) : *this;
+  }
+
   /// The codes themselves if they are a C, else null.
   template <class C>
   [[nodiscard]] C const* get_if() const noexcept {
@@ -50,6 +56,7 @@ private:
     virtual void check(std::string_view) const = 0;
     virtual bool has_zero() const = 0;
     virtual std::shared_ptr<face const> pruned(mask const&) const = 0;
+    virtual std::shared_ptr<face const> parts() const = 0;
   };
   template <class C>
   struct model final : face {
@@ -72,8 +79,16 @@ private:
         return nullptr;
       }
     }
+    std::shared_ptr<face const> parts() const override {
+      if constexpr (requires { codes.in_parts(); })
+        return static_cast<any_codes>(codes.in_parts()).self_;
+      else
+        return nullptr;
+    }
     C codes;
   };
+
+  explicit any_codes(std::shared_ptr<face const> self) : self_(std::move(self)) {}
 
   std::shared_ptr<face const> self_;
 };
