@@ -85,7 +85,7 @@ void print_values(slim::any_codes const& codes) {
 } // namespace
 
 int main() {
-  for (std::size_t const count : {0, 3, 4, 200, 5001, 600002}) print_entropy_coded(count);
+  for (std::size_t const count : {0u, 3u, 4u, 200u, 5001u, 600002u}) print_entropy_coded(count);
   print_all(slim::testing::hard_codes());
   print_all(slim::testing::hard_table_codes());
   for (slim::any_codes const& codes : slim_test::small_codes()) print_values(codes);

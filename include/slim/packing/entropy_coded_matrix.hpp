@@ -84,7 +84,7 @@ struct matrix_part {
 [[nodiscard]] inline bool gather_fields(matrix_part const& part, std::span<std::byte const> spread, std::byte* packed) {
   int const bits = part.bits;
   auto const row = part.spread_row(), per_byte = part.per_byte();
-  unsigned const used = bits * static_cast<int>(per_byte);
+  auto const used = static_cast<unsigned>(bits) * static_cast<unsigned>(per_byte);
   unsigned odd = 0;
   for (std::size_t i = 0; i < static_cast<std::size_t>(part.rows); ++i, packed += part.row_bytes()) {
     std::byte const* from = spread.data() + i * row;
