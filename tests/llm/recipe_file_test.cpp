@@ -78,11 +78,15 @@ TEST_CASE("a recipe file that says something unknown is refused with the rule, t
 }
 
 TEST_CASE("rules of a recipe file give embedding and head their types, and only them") {
+  slim_test::temporary_folder const folder;
+  scratch_file scratch(folder / "");
   matrix<float> const values = random_matrix(300, 64, 3, 0.1);
-  auto const stored = [&](char const* name) {
-    return stored_matrix(
-        {name, slim::tensor_type::f32, "F32", {300, 64}, std::as_bytes(std::span(values.data(), std::size_t(values.size())))},
-        std::make_shared<int>());
+  auto const bytes = std::as_bytes(std::span(values.data(), std::size_t(values.size())));
+  auto const stored = [&](char const* name) { // in a file, as always: its pages may be dropped
+    auto const begin = scratch.reserve(bytes.size());
+    scratch.write(begin, bytes);
+    auto const mapped = scratch.map(begin, bytes.size());
+    return stored_matrix({name, slim::tensor_type::f32, "F32", {300, 64}, mapped.bytes}, mapped.keeps);
   };
   model m = random_llama();
   m.embedding = stored("token_embd.weight");
@@ -104,8 +108,6 @@ TEST_CASE("rules of a recipe file give embedding and head their types, and only 
   CHECK_THROWS_WITH(sides(R"({"match": ".*", "type": "q6_k"})"),
                     Catch::Contains("token_embd.weight: rows of 64") && Catch::Contains("256"));
 
-  slim_test::temporary_folder const folder;
-  scratch_file scratch(folder / "");
   double last = 1;
   for (auto const type :
        {tensor_type::q4_0, tensor_type::q4_1, tensor_type::q5_1, tensor_type::q8_0, tensor_type::bf16, tensor_type::f16}) {

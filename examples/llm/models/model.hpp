@@ -99,8 +99,8 @@ struct linear {
   std::shared_ptr<slim::packed_linear const> packed; ///< if set, runs in place of weight, L and R
   slim::input_precision packed_inputs = slim::input_precision::int8;
 
-  [[nodiscard]] index_t d_in() const { return packed ? packed->weight.cols() : weight.cols(); }
-  [[nodiscard]] index_t d_out() const { return packed ? packed->weight.rows() : weight.rows(); }
+  [[nodiscard]] index_t d_in() const { return packed ? packed->cols() : weight.cols(); }
+  [[nodiscard]] index_t d_out() const { return packed ? packed->rows() : weight.rows(); }
   [[nodiscard]] bool empty() const { return weight.empty(); }
 };
 
