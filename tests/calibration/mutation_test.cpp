@@ -6,6 +6,7 @@
 
 #include "calibration/small_calibrations.hpp"
 #include "support/allocation_watch.hpp"
+#include "support/counting_new.hpp"
 
 #include <catch2/catch.hpp>
 

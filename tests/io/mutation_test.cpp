@@ -7,6 +7,7 @@
 
 #include "slim/core/random.hpp"
 #include "support/allocation_watch.hpp"
+#include "support/counting_new.hpp"
 #include "support/temporary_folder.hpp"
 
 #include <catch2/catch.hpp>

@@ -5,6 +5,7 @@
 #include "slim/testing/packed_format_laws.hpp"
 
 #include "support/allocation_watch.hpp"
+#include "support/counting_new.hpp"
 
 #include <catch2/catch.hpp>
 

@@ -23,6 +23,7 @@
 #include "slim/testing/same_bits.hpp"
 
 #include "support/allocation_watch.hpp"
+#include "support/counting_new.hpp"
 
 #include <catch2/catch.hpp>
 
