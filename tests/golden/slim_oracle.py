@@ -22,7 +22,7 @@ except ImportError as missing:
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import packing_oracle
 
-HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, BLOCKS = 64, 96, 4, 2, 2
+HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, BLOCKS = 64, 512, 4, 2, 2  # wide enough for codes to get smaller
 
 
 def byte_characters():
