@@ -38,7 +38,12 @@ block load_block(model const& m, index_t number, context const& ctx) {
 
 void load_blocks(model& m, context const& ctx) {
   if (!m.blocks.empty()) return;
-  for (index_t n = 0; n < m.config.layers; ++n) m.blocks.push_back(m.read_block(n, ctx));
+  // A block is many small tasks: whole blocks side by side need one parallel region in place of thousands.
+  std::vector<block> blocks(static_cast<std::size_t>(m.config.layers));
+  context const inner = ctx.inside_task();
+  ctx.parallel_for(m.config.layers, 1,
+                   [&](index_t n, index_t) { blocks[static_cast<std::size_t>(n)] = m.read_block(n, inner); });
+  m.blocks = std::move(blocks);
 }
 
 void load_into_memory(model& m, context const& ctx) {

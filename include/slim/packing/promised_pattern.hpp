@@ -12,7 +12,13 @@ namespace detail {
 /// n of every m consecutive columns of a row, ceil(t n / m) of a ragged last group of t. True without a pattern.
 [[nodiscard]] inline bool row_keeps(mask const& kept, sparsity_pattern pattern, index_t i) noexcept {
   if (!pattern.structured()) return true;
-  for (index_t first = 0; first < kept.cols(); first += pattern.m) {
+  index_t first = 0;
+  if (pattern.m == 4) { // the pattern that there are files of: four bytes at a time
+    std::uint8_t const* const row = kept.row(i);
+    for (; first + 4 <= kept.cols(); first += 4)
+      if (row[first] + row[first + 1] + row[first + 2] + row[first + 3] != pattern.n) return false;
+  }
+  for (; first < kept.cols(); first += pattern.m) {
     index_t const width = std::min(pattern.m, kept.cols() - first);
     index_t count = 0;
     for (index_t j = first; j < first + width; ++j) count += kept.kept(i, j) ? 1 : 0;

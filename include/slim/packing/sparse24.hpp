@@ -172,11 +172,16 @@ private:
 
   static std::string read_row(index_t i, detail::packed_parts& read, std::span<std::byte const> codes,
                               std::span<std::byte const> positions) {
+    constexpr index_t chunk = 64; // groups whose codes are read together
+    std::int8_t entries[2 * chunk];
     detail::field_reader code_fields(codes);
     detail::field_reader position_fields(positions);
-    for (index_t first = 0; first < read.codes.cols(); first += 4)
-      if (!read_group(read, i, first, code_fields, position_fields))
-        return message(i, ", columns from ", first, ": positions do not ascend, or a filler is not where it has to be");
+    index_t const count = groups(read.codes.cols());
+    for (index_t g = 0; g < count; ++g) {
+      if (g % chunk == 0) code_fields.get_codes(read.codes.bits, 2 * std::min(chunk, count - g), entries);
+      if (!read_group(read, i, 4 * g, entries + 2 * (g % chunk), position_fields.get(4)))
+        return message(i, ", columns from ", 4 * g, ": positions do not ascend, or a filler is not where it has to be");
+    }
     bool const clean = code_fields.end_row();
     if (!position_fields.end_row() || !clean) return message(i, ": bits behind its end are set");
     if (!detail::row_keeps(read.kept, read.kept.pattern(), i))
@@ -184,14 +189,13 @@ private:
     return {};
   }
 
-  static bool read_group(detail::packed_parts& read, index_t i, index_t first, detail::field_reader& codes,
-                         detail::field_reader& positions) noexcept {
-    unsigned const field = positions.get(4);
+  static bool read_group(detail::packed_parts& read, index_t i, index_t first, std::int8_t const* entries,
+                         unsigned field) noexcept {
     pair const at{static_cast<int>(field & 3u), static_cast<int>(field >> 2)};
     index_t behind = read.codes.cols(); // the column that the next filler behind the end has to have
     for (int const position : {at.low, at.high}) {
       index_t const j = first + position;
-      std::int8_t const code = detail::code_of(codes.get(read.codes.bits), read.codes.bits);
+      std::int8_t const code = *entries++;
       if (j < read.codes.cols()) {
         read.codes.codes(i, j) = code;
         read.kept.keep(i, j);

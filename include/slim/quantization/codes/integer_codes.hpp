@@ -209,10 +209,12 @@ struct integer_codes {
         for_each_span([&](index_t first, index_t last) {
           float const scale = scale_at(i, first);
           int const zero = zero_at(i, first);
-          if (offsets.empty()) {
-            for (index_t j = first; j < last; ++j) values(i, j) = scale * static_cast<float>(codes(i, j) - zero) / factor_at(j);
-          } else {
+          if (!offsets.empty()) {
             for (index_t j = first; j < last; ++j) values(i, j) = value(i, j);
+          } else if (channel_factors.empty()) {
+            for (index_t j = first; j < last; ++j) values(i, j) = scale * static_cast<float>(codes(i, j) - zero);
+          } else {
+            for (index_t j = first; j < last; ++j) values(i, j) = scale * static_cast<float>(codes(i, j) - zero) / factor_at(j);
           }
         });
       }
