@@ -5,7 +5,10 @@
 
 #include "slim/quantization/codes/codebook_codes.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <span>
+#include <vector>
 
 namespace slim {
 inline namespace SLIM_ABI {

@@ -5,6 +5,8 @@
 #include "slim/quantization/absmax.hpp"
 #include "slim/quantization/compander.hpp"
 
+#include <limits>
+
 namespace slim {
 inline namespace SLIM_ABI {
 

@@ -6,7 +6,11 @@
 
 #include "slim/quantization/codes/integer_codes.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <numeric>
+#include <span>
+#include <vector>
 
 namespace slim {
 inline namespace SLIM_ABI {

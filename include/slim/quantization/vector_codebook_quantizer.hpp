@@ -6,7 +6,10 @@
 #include "slim/core/random.hpp"
 #include "slim/quantization/codes/codebook_codes.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <numeric>
+#include <vector>
 
 namespace slim {
 inline namespace SLIM_ABI {
