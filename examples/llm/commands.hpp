@@ -146,6 +146,15 @@ struct finetune_command {
   void run() const;
 };
 
+struct refine_command {
+  std::filesystem::path model, packed, out, json;
+  text_options text = {.calib = {}, .text = {}, .calib_tokens = 16384, .held_out_tokens = 4096, .context = 512};
+  std::string train = "scales,adapters";
+  std::ptrdiff_t passes = 5, tokens_per_step = 1024;
+  double rate = 1e-3;
+  void run() const;
+};
+
 struct fisher_command {
   std::filesystem::path model, text, out, json;
   std::ptrdiff_t context = 512, max_tokens = 16384;

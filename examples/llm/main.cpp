@@ -293,6 +293,20 @@ int main(int argc, char** argv) {
   add_text_options(*sub, finetune.text);
   sub->callback([&] { finetune.run(); });
 
+  refine_command refined;
+  sub = add_command(app, "refine",
+                    "train scales and adapters of packed linears block by block, towards the dense model's states", refined);
+  add_model(sub, refined);
+  sub->add_option("--packed", refined.packed, "packed linears, written by compress --packed")->required();
+  sub->add_option("--out", refined.out, "where to write the refined packed linears")->required();
+  sub->add_option("--train", refined.train, "what trains: scales, adapters or both")->capture_default_str();
+  add_count(*sub, "--passes", refined.passes, "passes over the tokens, for each part of a block");
+  add_count(*sub, "--tokens-per-step", refined.tokens_per_step, "tokens between two steps");
+  sub->add_option("--rate", refined.rate, "learning rate at first, relative to the numbers; it falls along a cosine")
+      ->capture_default_str();
+  add_text_options(*sub, refined.text);
+  sub->callback([&] { refined.run(); });
+
   fisher_command fisher;
   sub = add_command(app, "fisher", "how much a model's loss cares for tokens and weights", fisher);
   add_model(sub, fisher);

@@ -72,6 +72,32 @@ TEST_CASE("gradients have the same bits on every executor, with and without reco
   }
 }
 
+TEST_CASE("gradients through a block in two parts are those through the whole block, bit for bit") {
+  model const m = random_qwen();
+  forward_pass const forward(m, 20);
+  backward_pass const backward(m, forward);
+  block const& b = m.blocks[0];
+  block_state state;
+  state.hidden = forward.embed(random_tokens(40, m.config.vocab));
+  auto const whole = backward.record(b, state), first = backward.record(b, state, {0, 2}),
+             second = backward.record(b, first.after, {2, 4});
+  CHECK(second.after.hidden == whole.after.hidden);
+  std::vector<matrix<float>> want, have;
+  auto const keep_in = [](std::vector<matrix<float>>& all) {
+    return [&all](linear const&, matrix_view<float const>, matrix_view<float const> dy) { all.emplace_back(dy); };
+  };
+  block_gradient one, two;
+  one.hidden = two.hidden = random_matrix(40, m.config.hidden, 7);
+  backward.run_block(b, whole, one, keep_in(want));
+  backward.run_block(b, second, two, keep_in(have));
+  CHECK(have.size() == 3);
+  two.carried.clear();
+  backward.run_block(b, first, two, keep_in(have));
+  CHECK(have == want);
+  CHECK(two.hidden == one.hidden);
+  CHECK(two.norms[0].weight == one.norms[0].weight);
+}
+
 TEST_CASE("windows are differentiated as if each were alone, to rounding") {
   model m = random_qwen();
   name_linears(m);

@@ -2,6 +2,10 @@
 // written out by hand, values bit for bit, broken bytes, and what is refused.
 
 #include "slim/packing/pack_codes.hpp"
+#include "slim/quantization/companding_quantizer.hpp"
+#include "slim/quantization/ternary_quantizer.hpp"
+#include "slim/quantization/vector_codebook_quantizer.hpp"
+#include "slim/testing/hard_matrices.hpp"
 
 #include "slim/testing/same_bits.hpp"
 
@@ -181,4 +185,16 @@ TEST_CASE("what the systems' formats do not hold is refused with its values") {
   integer_codes spanning = second_level(4, 8, true, 1);
   spanning.scales = slim::scale_table(4, 4, {.format = number_format::fp16, .bits = 3, .block = {.rows = 2, .cols = 2}});
   CHECK_THROWS_WITH(slim::in_parts(any_codes(spanning)), Contains("second level over 2 groups"));
+}
+
+TEST_CASE("companded codes of 4 bits and ternary codes are packed with their values, others are refused by what they are") {
+  slim::matrix<float> const w = slim::testing::normal_matrix(6, 70, 2);
+  slim::calibration const unseen(70);
+  auto const read = [](any_codes const& codes) { return slim::unpack(slim::pack_codes(codes)); };
+  for (any_codes const& codes :
+       {any_codes(slim::companding_quantizer().quantize(w.view(), unseen)),
+        any_codes(slim::ternary_quantizer({.group = 16, .scale_format = number_format::fp16}).quantize(w.view(), unseen))})
+    CHECK(slim::testing::same_bits(values(read(codes)->codes), values(codes)));
+  CHECK_THROWS_WITH(read(any_codes(slim::companding_quantizer({.bits = 3}).quantize(w.view(), unseen))), Contains("3 bits"));
+  CHECK_THROWS_WITH(read(any_codes(slim::vector_codebook_quantizer().quantize(w.view(), unseen))), Contains("8 columns"));
 }

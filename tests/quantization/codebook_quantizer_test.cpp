@@ -1,10 +1,15 @@
 // Books per row by weighted k-means, and weights stored apart: against dynamic programming over all cuts, and by hand.
+// Companded levels, books of vectors and ternary codes: against their definitions in double, all supports, and uniform levels.
 
 #include "slim/pruning/iqr_pruner.hpp"
 #include "slim/pruning/unstructured_pruner.hpp"
 #include "slim/quantization/absmax.hpp"
 #include "slim/quantization/codebook_quantizer.hpp"
+#include "slim/quantization/codes/any_codes.hpp"
+#include "slim/quantization/companding_quantizer.hpp"
 #include "slim/quantization/outlier_quantizer.hpp"
+#include "slim/quantization/ternary_quantizer.hpp"
+#include "slim/quantization/vector_codebook_quantizer.hpp"
 #include "slim/saliency/external_saliency.hpp"
 #include "slim/saliency/input_energy.hpp"
 #include "slim/saliency/magnitude.hpp"
@@ -80,6 +85,14 @@ matrix<float> decoded(Codes const& codes) {
   codes.dequantize_into(out.view());
   return out;
 }
+
+/// Its codes have no laws of their own.
+struct ternary_as_any {
+  any_codes quantize(matrix_view<float const> w, calibration const& calib, context const& ctx = {}) const {
+    return ternary_quantizer({.scale_format = number_format::fp16}).quantize(w, calib, ctx);
+  }
+  std::string describe() const { return "ternary"; }
+};
 
 /// Mean squares of a log-normal spread, as of gradients.
 matrix<float> fisher_like(index_t rows, index_t cols, std::uint64_t seed) {
@@ -256,4 +269,198 @@ TEST_CASE("weights apart do not stretch the range of a quantizer that knows noth
   CHECK(none_apart.base == codebook_quantizer().quantize(w.view(), unseen));
   CHECK(none_apart.stored_bits() == none_apart.base.stored_bits());
   CHECK(describe(check_quantizer(outlier_quantizer(codebook_quantizer(input_energy{}), iqr_pruner(), share(0.02)))) == "");
+}
+
+TEST_CASE("companders are piecewise linear, increasing, and their own inverse") {
+  for (std::uint64_t seed = 0; seed < 6; ++seed) {
+    matrix<float> const draw = normal_matrix(1, 16, seed, seed < 3 ? 1.0f : 4.0f);
+    std::vector<float> const theta = row_of(draw, 0);
+    compander const f(theta);
+    double sum = 0, before = 0, last = -1;
+    for (float const t : theta) sum += std::exp(static_cast<double>(t));
+    for (std::size_t k = 0; k < 16; ++k) { // where intervals end f is the share of the thetas so far
+      CHECK(f.compress(static_cast<double>(k), 16) / 16 == Approx(before).margin(1e-12));
+      before += std::exp(static_cast<double>(theta[k])) / sum;
+      double const middle = f.compress(static_cast<double>(k) + 0.25, 16), end = f.compress(static_cast<double>(k) + 1, 16),
+                   begin = f.compress(static_cast<double>(k), 16);
+      CHECK(middle == Approx(begin + 0.25 * (end - begin)).epsilon(1e-9)); // a line between
+    }
+    for (int k = 0; k <= 1000; ++k) {
+      double const u = 7 * k / 1000.0, y = f.compress(u, 7);
+      CHECK(f.expand(y, 7) == Approx(u).margin(1e-9));
+      CHECK(y > last);
+      last = y;
+    }
+    CHECK(f.compress(0, 7) == 0.0);
+    CHECK(f.compress(7, 7) == Approx(7));
+    CHECK(f.expand(7, 7) == 7.0);
+  }
+  std::vector<float> wide(16);
+  wide[3] = 1e30f; // the others keep a slope
+  CHECK(compander(wide).slope(0) > 0);
+  CHECK(compander(wide).expand(3, 7) == Approx(7 * 3.43 / 16).epsilon(0.01));
+  CHECK_THROWS_WITH(compander(std::vector<float>(3)), Contains("3 intervals"));
+  CHECK_THROWS_WITH(compander(std::vector<float>{0, nan_value}), Contains("theta of nan"));
+}
+
+TEST_CASE("with theta 0 companded codes are uniform codes, bit for bit") {
+  matrix<float> const w = mapped(normal_matrix(9, 70, 3), [](float x) { return x * x * x; });
+  for (int const bits : {2, 3, 4, 8})
+    for (scale_block const block : {per_tensor, per_channel, per_group(16), scale_block{.rows = 2, .cols = 32}}) {
+      auto const uniform = absmax_quantizer({.bits = bits, .block = block}).quantize(w.view(), calibration(70));
+      auto const companded = companded_codes(w.view(), bits, block, uniform.scales, compander(std::vector<float>(16)));
+      CHECK(decoded(companded) == decoded(uniform));
+      for (index_t k = 0; k < w.size(); ++k)
+        if (int{companded.codes.data()[k]} != uniform.codes.data()[k] + (1 << (bits - 1))) FAIL("another code");
+    }
+  scale_table const wrong(2, 1);
+  CHECK_THROWS_WITH(companded_codes(w.view(), 3, per_channel, wrong, compander(std::vector<float>(1))),
+                    Contains("2 x 1 scales"));
+}
+
+TEST_CASE("companded levels are never worse than uniform ones, better for heavy tails, and odd") {
+  calibration const unseen(96);
+  matrix<float> const even = mapped(matrix<float>(8, 96), [](float) { return 1.0f; });
+  for (std::uint64_t seed = 0; seed < 4; ++seed)
+    for (int const bits : {2, 3, 4}) {
+      matrix<float> const w = mapped(normal_matrix(8, 96, seed, 0.3f), [](float x) { return x * (1 + 2 * std::abs(x)); });
+      companding_quantizer const q({.bits = bits});
+      auto const codes = q.quantize(w.view(), unseen);
+      double const companded = weighted_error(w, decoded(codes), even);
+      auto const fit = q.fit(w.view());
+      CHECK(decoded(companded_codes(w.view(), bits, per_channel, fit.scales, compander(fit.theta))) == decoded(codes));
+      double uniform = 0; // the best of 20 clips of each row, in double
+      for (index_t i = 0; i < 8; ++i) {
+        double largest = 0, least = 1e9;
+        for (index_t j = 0; j < 96; ++j) largest = std::max(largest, std::abs(static_cast<double>(w(i, j))));
+        double const levels = (1 << (bits - 1)) - 1;
+        for (int c = 0; c < 20; ++c) {
+          double const scale = largest / levels * (1 - 0.03 * c);
+          double error = 0;
+          for (index_t j = 0; j < 96; ++j) {
+            double const x = static_cast<double>(w(i, j));
+            error += std::pow(x - scale * std::min(std::max(std::nearbyint(x / scale), -levels), levels), 2);
+          }
+          least = std::min(least, error);
+        }
+        uniform += least;
+      }
+      INFO(bits << " bits, seed " << seed);
+      CHECK(companded <= uniform * (1 + 1e-5));
+      if (bits > 2) CHECK(companded < 0.97 * uniform);
+      if (bits == 2) CHECK(fit.theta == std::vector<float>(16)); // no level to move
+      // No better than the best levels of each row, one more of them.
+      CHECK(companded >= weighted_error(w, decoded(codebook_quantizer({.bits = bits}).quantize(w.view(), unseen)), even));
+      matrix<float> const turned = mapped(w, [](float x) { return -x; });
+      CHECK(decoded(q.quantize(turned.view(), unseen)) == mapped(decoded(codes), [](float x) { return 0.0f - x; }));
+    }
+  CHECK_THROWS_WITH(companding_quantizer({.bits = 1}), Contains("1 bits"));
+  CHECK_THROWS_WITH(companding_quantizer({.intervals = 5}), Contains("5 intervals"));
+}
+
+TEST_CASE("books of vectors: nearest levels, means, an error that never rises, and nothing lost with enough levels") {
+  matrix<float> const w = normal_matrix(40, 50, 4); // vectors of 8, the last of a row of 2
+  calibration const unseen(50);
+  matrix<float> const even = mapped(w, [](float) { return 1.0f; });
+  double before = 1e9;
+  for (int const iterations : {1, 2, 3, 5, 8, 200}) {
+    vector_codebook_quantizer const q({.bits = 4, .iterations = iterations, .book_format = number_format::fp32});
+    auto const codes = q.quantize(w.view(), unseen);
+    double const error = weighted_error(w, decoded(codes), even);
+    CHECK(error <= before * (1 + 1e-6));
+    before = error;
+    matrix<double> sum(16, 8), count(16, 8);
+    for (index_t i = 0; i < 40; ++i)
+      for (index_t v = 0; v < 7; ++v) {
+        double least = 1e9, have = 0;
+        for (index_t k = 0; k < 16; ++k) {
+          double off = 0;
+          for (index_t j = 8 * v; j < std::min<index_t>(50, 8 * v + 8); ++j)
+            off += std::pow(static_cast<double>(w(i, j)) - static_cast<double>(codes.books(0, 8 * k + j % 8)), 2);
+          least = std::min(least, off);
+          if (k == codes.codes(i, v)) have = off;
+        }
+        if (have > least * (1 + 1e-5) + 1e-6) FAIL("a level is nearer");
+        for (index_t j = 8 * v; j < std::min<index_t>(50, 8 * v + 8); ++j) {
+          sum(codes.codes(i, v), j % 8) += static_cast<double>(w(i, j));
+          count(codes.codes(i, v), j % 8) += 1;
+        }
+      }
+    for (index_t k = 0; iterations == 200 && k < sum.size(); ++k) {
+      CHECK((count.data()[k] > 0 || k % 8 >= 2)); // a level may have short vectors only
+      if (count.data()[k] > 0)
+        CHECK(static_cast<double>(codes.books.data()[k]) == Approx(sum.data()[k] / count.data()[k]).margin(1e-5));
+    }
+  }
+  matrix<float> few(30, 12); // seven vectors of 4
+  for (index_t i = 0; i < 30; ++i)
+    for (index_t j = 0; j < 12; ++j) few(i, j) = static_cast<float>((i * 3 + j / 4) % 7 * 100 + j % 4) * 0.37f;
+  vector_codebook_quantizer const enough({.columns = 4, .bits = 3, .iterations = 50, .book_format = number_format::fp32});
+  CHECK(decoded(enough.quantize(few.view(), calibration(12))) == few);
+  auto const codes = vector_codebook_quantizer().quantize(w.view(), unseen);
+  CHECK(codes.stored_bits() == 40 * 7 * 8 + 256 * 8 * 16);
+  CHECK(vector_codebook_quantizer({.seed = 1}).quantize(w.view(), unseen) != codes);
+  CHECK_THROWS_WITH(vector_codebook_quantizer({.columns = 0}), Contains("0 columns"));
+  codebook_codes other(40, 50, 4, per_tensor, 2);
+  CHECK_THROWS_WITH(vector_codebook_quantizer().encode(other, w.view()),
+                    Contains("of 2 columns") && Contains("256 levels of 8"));
+}
+
+TEST_CASE("ternary codes are the nearest of all supports in every group, scale with it and are odd") {
+  for (std::uint64_t seed = 0; seed < 10; ++seed) {
+    matrix<float> w = normal_matrix(2, 23, seed);                                // groups of 12 and 11
+    if (seed % 2 == 1) w = mapped(w, [](float x) { return std::round(2 * x); }); // ties and zeros
+    ternary_quantizer const q({.group = 12});
+    auto const codes = q.quantize(w.view(), calibration(23));
+    matrix<float> const values = decoded(codes);
+    for (index_t i = 0; i < 2; ++i)
+      for (index_t first = 0; first < 23; first += 12) {
+        unsigned const n = first == 0 ? 12 : 11;
+        double error = 0, best = 1e9;
+        for (unsigned j = 0; j < n; ++j)
+          error += std::pow(static_cast<double>(w(i, first + j)) - static_cast<double>(values(i, first + j)), 2);
+        for (unsigned support = 0; support < 1u << n; ++support) {
+          double sum = 0, squares = 0;
+          int count = 0;
+          for (unsigned j = 0; j < n; ++j) {
+            double const x = std::abs(static_cast<double>(w(i, first + j)));
+            squares += x * x;
+            if ((support >> j & 1) == 0) continue;
+            sum += x;
+            ++count;
+          }
+          best = std::min(best, squares - (count > 0 ? sum * sum / count : 0));
+        }
+        CHECK(error == Approx(best).epsilon(1e-5).margin(1e-6));
+      }
+    matrix<float> const four = mapped(w, [](float x) { return -4 * x; });
+    CHECK(decoded(q.quantize(four.view(), calibration(23))) == mapped(values, [](float x) { return 0.0f - 4 * x; }));
+  }
+  matrix<float> const w = normal_matrix(3, 20, 5);
+  auto const all = ternary_support(w.view(), 0), half = ternary_support(w.view(), 0.5), best = ternary_support(w.view(), 1);
+  auto const codes = ternary_quantizer().quantize(w.view(), calibration(20));
+  CHECK(all.count() == 60);
+  for (index_t i = 0; i < 3; ++i) {
+    index_t kept = 0, halfway = 0;
+    for (index_t j = 0; j < 20; ++j) {
+      CHECK(best.kept(i, j) == (codes.codes(i, j) != 0));
+      CHECK(half.kept(i, j) >= best.kept(i, j));
+      kept += best.kept(i, j) ? 1 : 0;
+      halfway += half.kept(i, j) ? 1 : 0;
+    }
+    CHECK(halfway == 20 - std::lround(0.5 * static_cast<double>(20 - kept)));
+  }
+  CHECK_THROWS_WITH(ternary_support(w.view(), 1.5), Contains("share of 1.5"));
+  CHECK_THROWS_WITH(ternary_quantizer({.group = -1}), Contains("-1 columns"));
+}
+
+TEST_CASE("companded, vector and ternary quantizers keep the laws") {
+  CHECK(describe(check_quantizer(companding_quantizer())) == "");
+  CHECK(describe(check_quantizer(
+            companding_quantizer({.bits = 3, .block = per_group(16), .scale_format = number_format::fp16}))) == "");
+  CHECK(describe(check_quantizer(vector_codebook_quantizer())) == "");
+  CHECK(describe(check_quantizer(vector_codebook_quantizer({.columns = 3, .bits = 2, .book_format = number_format::fp32}))) ==
+        "");
+  // As any codes: code -2 is not used, though it may be the nearest.
+  CHECK(describe(check_quantizer(ternary_as_any{})) == "");
 }

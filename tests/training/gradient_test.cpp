@@ -156,6 +156,30 @@ TEST_CASE("losses of more tokens than one slice holds are those of each token al
   }
 }
 
+TEST_CASE("errors relative to the wanted rows and their gradient are those of doubles") {
+  matrix<float> const y = normal_matrix(5, 6, 1);
+  matrix<float> wanted = normal_matrix(5, 6, 2, 3.0f), dy(5, 6);
+  for (index_t j = 0; j < 6; ++j) wanted(2, j) = 0;
+  auto const losses = relative_error_into(y, wanted, dy.view(), 0.5f);
+  matrix<double> want(5, 6);
+  for (index_t t = 0; t < 5; ++t) {
+    double error = 0, size = 0;
+    for (index_t j = 0; j < 6; ++j) {
+      want(t, j) = static_cast<double>(y(t, j)) - static_cast<double>(wanted(t, j));
+      error += want(t, j) * want(t, j);
+      size += static_cast<double>(wanted(t, j)) * static_cast<double>(wanted(t, j));
+    }
+    for (index_t j = 0; j < 6; ++j) want(t, j) = t == 2 ? 0 : want(t, j) / size; // 0.5 times 2
+    CHECK(losses[static_cast<std::size_t>(t)] == Approx(t == 2 ? 0 : error / size));
+  }
+  require_close(dy, want);
+  thread_team_executor const team{3};
+  matrix<float> again(5, 6);
+  CHECK(relative_error_into(y, wanted, again.view(), 0.5f, on(team)) == losses);
+  CHECK(again == dy);
+  CHECK_THROWS_WITH(relative_error_into(y, matrix<float>(5, 5), dy.view(), 1.0f), Contains("wanted is 5 x 5"));
+}
+
 TEST_CASE("losses refuse what does not fit, naming it") {
   matrix<float> const h(2, 3), head(5, 3), narrow(5, 2);
   matrix<float> dh(2, 3);

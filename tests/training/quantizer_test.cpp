@@ -4,8 +4,10 @@
 #include "slim/quantization/absmax.hpp"
 #include "slim/testing/archetypes.hpp"
 #include "slim/testing/trainable_quantizer_laws.hpp"
+#include "slim/training/centroids.hpp"
 #include "slim/training/noise.hpp"
 #include "slim/training/straight_through.hpp"
+#include "slim/training/trainable_companding.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -72,6 +74,9 @@ TEST_CASE("trainable quantizers keep the laws, and flaws are found") {
   CHECK(describe(check_trainable_quantizer(learned_step({.trains = false}))) == "");
   CHECK(describe(check_trainable_quantizer(free_bounds())) == "");
   CHECK(describe(check_trainable_quantizer(trainable_ternary())) == "");
+  CHECK(describe(check_trainable_quantizer(trainable_companding())) == "");
+  CHECK(describe(check_trainable_quantizer(trainable_companding({.bits = 2, .block = per_group(16), .intervals = 4}))) == "");
+  CHECK(describe(check_trainable_quantizer(trainable_codebook({.columns = 4, .bits = 3}))) == "");
   CHECK(describe(check_trainable_quantizer(trainable_quantizer_archetype(0))) == "");
   CHECK_THAT(describe(check_trainable_quantizer(quantizer_with_a_flaw{0})), Contains("no gradient behind"));
   CHECK_THAT(describe(check_trainable_quantizer(quantizer_with_a_flaw{0})), Contains("linear"));
@@ -180,6 +185,135 @@ TEST_CASE("ternary projections are the nearest of all supports, scale with the r
     return sign == 0 ? 0.0 : x[12 + row] * sign + (x[at] - static_cast<double>(w(i, j)));
   });
   CHECK(q.first(matrix<float>(2, 3).view()) == std::vector<float>{0, 0});
+}
+
+TEST_CASE("ternary codes on a given mask keep its weights, with the surrogate's gradients") {
+  matrix<float> const w = normal_matrix(2, 6, 5);
+  mask kept(2, 6);
+  for (index_t j = 1; j < 6; j += 2) kept.keep(0, j);
+  kept.keep(1, 4);
+  trainable_ternary const q(kept);
+  auto const alpha = q.first(w.view());
+  CHECK(static_cast<double>(alpha[0]) == Approx((std::abs(w(0, 1)) + std::abs(w(0, 3)) + std::abs(w(0, 5))) / 3));
+  CHECK(alpha[1] == std::abs(w(1, 4)));
+  auto const values = quantized(q, w.view(), alpha);
+  for (index_t i = 0; i < 2; ++i)
+    for (index_t j = 0; j < 6; ++j)
+      CHECK(values(i, j) == (kept.kept(i, j) ? std::copysign(alpha[static_cast<std::size_t>(i)], w(i, j)) : 0.0f));
+  require_gradients(q, w, alpha, [&](std::vector<double> const& x, index_t i, index_t j) {
+    if (!kept.kept(i, j)) return 0.0;
+    auto const at = static_cast<std::size_t>(i * 6 + j), row = static_cast<std::size_t>(i);
+    return x[12 + row] * (w(i, j) < 0 ? -1 : 1) + (x[at] - static_cast<double>(w(i, j)));
+  });
+  auto const once = ternary_quantizer().quantize(w.view(), calibration(6));
+  trainable_ternary const free;
+  CHECK(free.codes(w.view(), free.first(w.view())).codes == once.codes);
+  CHECK(free.codes(w.view(), free.first(w.view())).scales == once.scales);
+  CHECK_THROWS_WITH(trainable_ternary(mask(2, 5)).first(w.view()), Contains("2 x 5 mask"));
+}
+
+TEST_CASE("a compander that was not trained is uniform, and the forward pass is that of the quantizer in one shot") {
+  matrix<float> const w = normal_matrix(5, 40, 1);
+  for (scale_block const block : {per_tensor, per_channel, per_group(16)}) {
+    trainable_companding const q({.bits = 3, .block = block});
+    learned_step const uniform({.bits = 3, .block = block});
+    CHECK(quantized(q, w.view(), q.first(w.view())) == quantized(uniform, w.view(), uniform.first(w.view())));
+    companding_quantizer const once({.bits = 3, .block = block});
+    auto const fit = once.fit(w.view());
+    std::vector<float> parameters = fit.theta;
+    parameters.insert(parameters.end(), fit.scales.data(), fit.scales.data() + fit.scales.size());
+    CHECK(q.codes(w.view(), parameters) == once.quantize(w.view(), calibration(40)));
+  }
+  trainable_companding const q;
+  CHECK_THROWS_WITH(q.codes(w.view(), std::vector<float>(3)), Contains("3 parameters, 21 are needed"));
+  auto parameters = q.first(w.view());
+  parameters[2] = std::numeric_limits<float>::infinity();
+  CHECK_THROWS_WITH(q.codes(w.view(), parameters), Contains("theta of inf"));
+  parameters = std::vector<float>(21, 0.0f); // scales of 0
+  for (float const x : q.backward(w.view(), parameters, w.view()).parameters) CHECK(x == 0.0f);
+}
+
+TEST_CASE("gradients of companders and their scales are those of the surrogate") {
+  matrix<float> const w = normal_matrix(3, 8, 2);
+  trainable_companding const q({.bits = 3, .block = per_group(4), .intervals = 8});
+  std::vector<float> parameters = {0.5f, -0.3f, 0.9f, 0.1f, -0.8f, 0.4f, -0.2f, 0.7f};
+  for (float const scale : {0.31f, 0.2f, 0.4f, 0.17f, 0.9f, 0.33f}) parameters.push_back(scale); // some weights are clipped
+  // Interval of v in d_0 .. d_8 or beta_0 .. beta_8, lines beyond the ends; f of LCQ and its inverse.
+  auto const shape = [](std::vector<double> const& theta) {
+    std::vector<double> share, offset{0};
+    double sum = 0;
+    for (double const t : theta) sum += std::exp(t);
+    for (double const t : theta) {
+      share.push_back(std::exp(t) / sum);
+      offset.push_back(offset.back() + share.back());
+    }
+    return std::pair(share, offset);
+  };
+  auto const compress = [&](std::vector<double> const& theta, double v) {
+    auto const [share, offset] = shape(theta);
+    std::size_t k = 0;
+    while (k < 7 && v >= static_cast<double>(k + 1) / 8) ++k;
+    return 8 * share[k] * (v - static_cast<double>(k) / 8) + offset[k];
+  };
+  auto const expand = [&](std::vector<double> const& theta, double y) {
+    auto const [share, offset] = shape(theta);
+    std::size_t k = 0;
+    while (k < 7 && y >= offset[k + 1]) ++k;
+    return (y - offset[k]) / (8 * share[k]) + static_cast<double>(k) / 8;
+  };
+  std::vector<double> const theta_at(parameters.begin(), parameters.begin() + 8);
+  int clipped = 0;
+  require_gradients(q, w, parameters, [&](std::vector<double> const& x, index_t i, index_t j) {
+    auto const block = static_cast<std::size_t>(i * 2 + j / 4);
+    std::vector<double> const theta(x.begin() + 24, x.begin() + 32);
+    double const weight = x[static_cast<std::size_t>(i * 8 + j)], scale = x[32 + block], sign = weight < 0 ? -1 : 1;
+    double const v = std::abs(weight) / scale / 3;
+    if (v >= 1) {
+      ++clipped;
+      return sign * scale * 3;
+    }
+    double const start = std::abs(static_cast<double>(w(i, j))) / static_cast<double>(parameters[8 + block]) / 3;
+    double const frozen = std::nearbyint(3 * compress(theta_at, start)) / 3 - compress(theta_at, start);
+    return sign * scale * 3 * expand(theta, compress(theta, v) + frozen);
+  });
+  CHECK(clipped > 0);
+}
+
+TEST_CASE("gradients of a book are means over the vectors that use a level") {
+  matrix<float> const w = normal_matrix(9, 10, 2), dq = normal_matrix(9, 10, 3);
+  trainable_codebook const q({.columns = 4, .bits = 3, .book_format = number_format::fp32});
+  auto const book = q.first(w.view());
+  auto const codes = q.codes(w.view(), book);
+  CHECK(codes == vector_codebook_quantizer({.columns = 4, .bits = 3, .book_format = number_format::fp32})
+                     .quantize(w.view(), calibration(10)));
+  auto const g = q.backward(w.view(), book, dq.view());
+  CHECK(g.weight == dq);
+  for (index_t k = 0; k < 8; ++k)
+    for (index_t t = 0; t < 4; ++t) {
+      auto const loss = [&](float change) { // codes as they are: linear in the book
+        codebook_codes moved = codes;
+        moved.books(0, 4 * k + t) += change;
+        double sum = 0;
+        for (index_t i = 0; i < 9; ++i)
+          for (index_t j = 0; j < 10; ++j) sum += static_cast<double>(dq(i, j)) * static_cast<double>(moved.value(i, j));
+        return sum;
+      };
+      double users = 0;
+      for (index_t i = 0; i < 9; ++i)
+        for (index_t v = 0; 4 * v + t < 10; ++v) users += codes.codes(i, v) == k ? 1 : 0;
+      double const have = static_cast<double>(g.parameters[static_cast<std::size_t>(4 * k + t)]);
+      CHECK(have * users == Approx((loss(0.5f) - loss(-0.5f))).epsilon(1e-4).margin(1e-5));
+    }
+  noise const some(q, {.rate = 0.4, .columns = 4});
+  matrix<float> const out = some.forward(w.view(), book, 7), full = quantized(q, w.view(), book);
+  for (index_t i = 0; i < 9; ++i)
+    for (index_t v = 0; v < 3; ++v) {
+      bool const whole = out(i, 4 * v) == full(i, 4 * v);
+      for (index_t j = 4 * v; j < std::min<index_t>(10, 4 * v + 4); ++j) CHECK(out(i, j) == (whole ? full : w)(i, j));
+    }
+  codebook_codes scaled(9, 10, nf4_levels(), per_channel, {});
+  CHECK_THROWS_WITH(centroid_gradient(scaled, dq), Contains("without scales"));
+  CHECK_THROWS_WITH(centroid_gradient(codes, matrix<float>(9, 9)), Contains("9 x 9"));
 }
 
 TEST_CASE("noise quantizes the share it is told, whole blocks, and never writes the weights") {

@@ -12,6 +12,7 @@
 #include "run/table.hpp"
 #include "text/calibration_text.hpp"
 #include "training/distill.hpp"
+#include "training/refine.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -45,10 +46,31 @@ struct ablation_row {
   double bits_per_weight = 0, layer_error = 0, held_out_error = 0, seconds = 0, peak_bytes = 0;
 };
 
-/// Trains what stands beside the codes on the tokens that were fitted to, four times each, and evaluates what is packed then.
-/// Returns the seconds that it took.
-double train_and_advance(workspace const& work, recipe const& how, packed_weights const& layers, text_tokens const& text,
-                         block_evaluation& run) {
+/// The tokens that nothing is fitted to, to choose by.
+std::span<int const> held_out_of(text_tokens const& text) {
+  return std::span(text.calibration).last(static_cast<std::size_t>(text.held_out));
+}
+
+/// Trains what stands beside the codes of each block, on the tokens that were fitted to. Returns the seconds that it took.
+double refine_layers(workspace const& work, recipe const& how, packed_weights& layers, text_tokens const& text) {
+  packed_weights refined;
+  progress_line line("refining " + how.name, "block");
+  auto const result = refine(
+      work.weights,
+      [&](std::string const& name) {
+        auto const found = layers.find(name);
+        if (found == layers.end()) throw input_error(name + ": has no packed layer to refine");
+        return found->second;
+      },
+      text.fitted(), held_out_of(text), {},
+      [&](index_t, packed_weights const& block) { refined.insert(block.begin(), block.end()); }, {},
+      [&](index_t done, index_t total) { line.show(done, total); });
+  layers = std::move(refined);
+  return result.seconds;
+}
+
+/// Trains what stands beside the codes on the tokens that were fitted to, four times each. Returns the seconds that it took.
+double distill_layers(workspace const& work, recipe const& how, packed_weights& layers, text_tokens const& text) {
   student trained(work.weights, layers, {});
   auto const fitted = text.fitted();
   distill_config config{.state = {}, .run_name = how.name};
@@ -57,18 +79,22 @@ double train_and_advance(workspace const& work, recipe const& how, packed_weight
   distillation result;
   {
     progress_line line("training " + how.name, "step");
-    result = distill(trained, work.weights, fitted, std::span(text.calibration).last(static_cast<std::size_t>(text.held_out)),
-                     config, {}, [&](index_t done, index_t total) { line.show(done, total); });
+    result = distill(trained, work.weights, fitted, held_out_of(text), config, {},
+                     [&](index_t done, index_t total) { line.show(done, total); });
   }
   std::fprintf(stderr, "%s: divergence on the tokens held out %.5f, trained %.5f (step %td of %td)\n", how.name.c_str(),
                result.before, result.after, result.best_step, result.steps);
-  packed_weights const last = trained.layers();
+  layers = trained.layers();
+  return result.seconds;
+}
+
+/// Evaluates what is packed.
+void advance_packed(workspace const& work, packed_weights const& layers, block_evaluation& run) {
   for (index_t n = 0; n < work.weights.config.layers; ++n) {
     block b = load_block(work.weights, n);
-    use_packed(b, last, slim::input_precision::exact);
+    use_packed(b, layers, slim::input_precision::exact);
     run.advance(b);
   }
-  return result.seconds;
 }
 
 /// How all models of the table are evaluated. The dense one stays in memory beside each of them.
@@ -93,7 +119,8 @@ measurement measure(workspace const& work, recipe how, text_tokens const& text, 
   }
   evaluation_config const config = evaluation_of(work, how, text, command);
   block_evaluation run(work.weights, text.evaluation, config);
-  bool const trains = std::exchange(how.distilled, false);
+  bool const refines = std::exchange(how.refined, false), distills = std::exchange(how.distilled, false);
+  bool const trains = refines || distills;
   packed_weights layers;
   {
     progress_line line("compressing and evaluating " + how.name, "block");
@@ -113,7 +140,9 @@ measurement measure(workspace const& work, recipe how, text_tokens const& text, 
         },
         {}, [&](index_t done, index_t total) { line.show(done, total); });
   }
-  if (trains) found.cost.seconds += train_and_advance(work, how, layers, text, run);
+  if (refines) found.cost.seconds += refine_layers(work, how, layers, text);
+  if (distills) found.cost.seconds += distill_layers(work, how, layers, text);
+  if (trains) advance_packed(work, layers, run);
   found.measured = run.finish();
   found.from_dense = diverge(dense, run);
   found.peak_bytes = peak_memory();

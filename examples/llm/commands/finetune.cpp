@@ -63,7 +63,7 @@ void finetune_command::run() const {
 
   student trained(work.weights, before, parts);
   index_t numbers = 0;
-  for (trained_tensor const& t : trained.tensors()) numbers += std::ssize(t.values);
+  for (trained_tensor const& t : trained.trained().tensors()) numbers += std::ssize(t.values);
   std::printf("%s: %td numbers train on %zu tokens, %td tokens to choose by\n", packed.string().c_str(), numbers,
               tokens.fitted().size(), tokens.held_out);
   std::fflush(stdout);

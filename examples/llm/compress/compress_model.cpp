@@ -340,10 +340,10 @@ void summarise(compression& result) {
 compression compress_model(model const& m, std::span<int const> tokens, recipe const& wanted, compress_config const& config,
                            double source_bits, block_sink const& sink, context const& ctx, progress const& report) {
   recipe const how = with_stock_types(wanted, m);
-  if (how.distilled)
+  if (how.distilled || how.refined)
     throw slim::config_error("recipe " + how.name +
-                             " trains the whole model, and only `ablate` does that in one go; compress without @kl and "
-                             "with --packed, then use `finetune`");
+                             " trains the compressed model, and only `ablate` does that in one go; compress without @refine "
+                             "and @kl and with --packed, then use `refine` or `finetune`");
   compression result;
   result.blocks = config.max_blocks > 0 ? std::min(config.max_blocks, m.config.layers) : m.config.layers;
   if (!how.chain) {

@@ -51,6 +51,7 @@ struct recipe {
   bool towards_dense = false;                      ///< needs the uncompressed model's outputs as targets
   bool guided = false;                             ///< tokens count as much as the end loss cares for them
   bool distilled = false;                          ///< scales and adapters train towards the dense model after that
+  bool refined = false;                            ///< ... and before, those of each block towards the dense model's states
   std::vector<std::string> steps;                  ///< what each step is, in order, for people
   std::function<void(slim::matrix_view<float>)> round_input; ///< empty: inputs stay float
   /// Inputs are rounded on the scales of the codes' channels, and only the codes read them rounded, not the adapter (SVDQuant).

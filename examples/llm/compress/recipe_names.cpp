@@ -105,9 +105,9 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
   } else if (modifier == "guided") {
     if (!parts.changes_weights()) return meaningless("changes no weights");
     parts.guided = true;
-  } else if (modifier == "kl") {
+  } else if (modifier == "kl" || modifier == "refine") {
     if (parts.codes.method == code_method::none) return meaningless("quantizes nothing");
-    parts.distilled = true;
+    (modifier == "kl" ? parts.distilled : parts.refined) = true;
   } else if (modifier == "fp8") {
     inputs = rounding_by(slim::fp8_input());
   } else if (modifier == "int8") {
@@ -115,7 +115,7 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
   } else {
     return slim::message(
         "modifier @", modifier,
-        " is not known; there are @50 @channel @gN @rR @bf16-scales @dampD @search @range=RULE @prune-first @no-target @guided @kl @fp8 @int8");
+        " is not known; there are @50 @channel @gN @rR @bf16-scales @dampD @search @range=RULE @prune-first @no-target @guided @refine @kl @fp8 @int8");
   }
   return {};
 }
@@ -136,6 +136,7 @@ recipe make_recipe(std::string const& name, recipe_parts const& parts, input_rou
   made.needs_hessian = parts.has_solver() || parts.adapter.method == adapter_method::exact;
   made.towards_dense = parts.towards_dense();
   made.guided = parts.guided;
+  made.refined = parts.refined;
   made.distilled = parts.distilled;
   made.round_input = inputs.round;
   made.rounds_for_codes = parts.needs_samples();
@@ -223,6 +224,9 @@ std::vector<recipe_summary> recipe_modifiers() {
            "output's error), for recipes that round to nearest"},
           {"@no-target", "towards the weights, not towards the dense model's outputs"},
           {"@guided", "tokens count by the squared gradients of the end loss (GuidedQuant); one backward pass more"},
+          {"@refine",
+           "then scales and adapters of attention and MLP of each block train towards the dense model's states, codes frozen; "
+           "in ablate only"},
           {"@kl", "then scales and adapters train towards the dense model, codes frozen; in ablate only"},
           {"@prune-first", "prune, then quantize what is left; without it the papers' order, quantize, then prune"},
           {"@fp8", "inputs of the linear layers rounded to FP8, one scale per tensor"},

@@ -77,6 +77,7 @@ struct recipe_parts {
   bool aims_at_weights = false; ///< joint only, which otherwise aims at the dense model's outputs
   bool distilled = false;       ///< scales and adapters train when the whole model is compressed
   bool guided = false;          ///< calibration weighs tokens by gradients of the end loss
+  bool refined = false;         ///< scales and adapters train block by block, before `distilled`
 
   [[nodiscard]] bool is_stock() const { return codes.method == code_method::stock; }
   [[nodiscard]] bool towards_dense() const { return (codes.method == code_method::joint || is_stock()) && !aims_at_weights; }

@@ -77,9 +77,10 @@ backward_pass::backward_pass(model const& m, forward_pass const& pass, context c
                                "' are run and compressed, but it is not known how gradients pass their blocks");
 }
 
-block_record backward_pass::record(block const& b, block_state state) const {
-  block_record all;
-  for (stage const& s : pass_.stages()) {
+block_record backward_pass::record(block const& b, block_state state, stage_range stages) const {
+  block_record all{stages.first, {}, {}};
+  for (std::size_t k = stages.first; k < std::min(stages.last, pass_.stages().size()); ++k) {
+    stage const& s = pass_.stages()[k];
     stage_record at;
     at.hidden = state.hidden;
     at.x = pass_.input(s, b, state);
@@ -102,8 +103,8 @@ block_record backward_pass::record(block const& b, block_state state) const {
 void backward_pass::run_block(block const& b, block_record const& record, block_gradient& g,
                               linear_observer const& observe) const {
   g.norms.resize(b.norms.size());
-  for (std::size_t k = pass_.stages().size(); k-- > 0;) {
-    stage const& s = pass_.stages()[k];
+  for (std::size_t k = record.stages.size(); k-- > 0;) {
+    stage const& s = pass_.stages()[record.first + k];
     adjoint_scope const at{*this, b, record.stages[k], record.after.carried};
     std::vector<matrix<float>> dy;
     if (s.ends_residual_branch()) {

@@ -26,10 +26,16 @@ struct stage_record {
   matrix<float> added;                ///< hidden states between the addition and stage::after_addition, if there is one
 };
 
-/// The same of a whole block.
+/// Neighbouring stages of a block: [first, last).
+struct stage_range {
+  std::size_t first = 0, last = static_cast<std::size_t>(-1); ///< beyond the end: to the end
+};
+
+/// The same of stages of a block.
 struct block_record {
+  std::size_t first = 0; ///< number of the first of them
   std::vector<stage_record> stages;
-  block_state after; ///< of the block
+  block_state after; ///< of the last of them
 };
 
 /// Gradients by a block's state, on their way from its end to its beginning, and by its norms.
@@ -71,10 +77,10 @@ public:
   /// @throws slim::config_error naming the family if it does not say how gradients pass its stages.
   backward_pass(model const& m, forward_pass const& pass, context const& ctx = {});
 
-  /// The block's forward pass; its result is record.after.
-  [[nodiscard]] block_record record(block const& b, block_state state) const;
-  /// From gradients behind the block to gradients before it. @throws slim::config_error naming a linear that runs from packed
-  /// codes.
+  /// The block's forward pass, or that of some stages; its result is record.after.
+  [[nodiscard]] block_record record(block const& b, block_state state, stage_range stages = {}) const;
+  /// From gradients behind the recorded stages to gradients before them. @throws slim::config_error naming a linear that runs
+  /// from packed codes.
   void run_block(block const& b, block_record const& record, block_gradient& g, linear_observer const& observe = {}) const;
   /// Gradient of the hidden states behind the last block, given that of forward_pass::head_input.
   [[nodiscard]] matrix<float> head_adjoint(matrix_view<float const> hidden, matrix<float> d_head_in,

@@ -111,7 +111,7 @@ private:
 
 /// Gradients of the mean loss of one step's tokens; returns that loss.
 double gradients_of(student const& compressed, classroom const& room, lesson_part const& part, distill_config const& config,
-                    std::vector<std::vector<float>>& gradients, context const& ctx) {
+                    tensor_numbers& gradients, context const& ctx) {
   auto const counted = config.loss == training_loss::divergence
                            ? std::ssize(part.tokens)
                            : std::count_if(part.next.begin(), part.next.end(), [](int token) { return token >= 0; });
@@ -120,7 +120,7 @@ double gradients_of(student const& compressed, classroom const& room, lesson_par
       compressed.weights(), config.context, part.tokens,
       [&](matrix_view<float const> h, matrix_view<float> dh) { return room.loss(part, h, dh, weight); },
       [&](linear const& l, matrix_view<float const> x, matrix_view<float const> dy) {
-        compressed.add_gradients(l, x, dy, gradients, ctx);
+        compressed.trained().add_gradients(l, x, dy, gradients, ctx);
       },
       {}, ctx);
   return mean_of(found.losses, part.next, config.loss);
@@ -154,10 +154,10 @@ distillation distill(student& compressed, model const& dense, std::span<int cons
                               .steps = std::max<index_t>(config.steps, 1),
                               .shape = slim::decay_shape::cosine});
   slim::adamw optimizer;
-  for (trained_tensor const& t : compressed.tensors()) (void)optimizer.add(std::ssize(t.values));
+  for (trained_tensor const& t : compressed.trained().tensors()) (void)optimizer.add(std::ssize(t.values));
 
   distillation result;
-  run_state state{config.run_name, 0, 0, 0, 0, compressed.values(), compressed.values(), {}};
+  run_state state{config.run_name, 0, 0, 0, 0, compressed.trained().values(), compressed.trained().values(), {}};
   if (!config.state.empty() && read_run_state(config.state, state)) {
     if (std::string const why = optimizer.restore(state.optimizer); !why.empty())
       throw input_error(config.state.string() + ": the state of the optimizer cannot be used: " + why);
@@ -177,24 +177,16 @@ distillation distill(student& compressed, model const& dense, std::span<int cons
   while (state.step < config.steps) {
     index_t const first = state.step % parts * at_a_time;
     auto const part = part_of(text, first, std::min(at_a_time, std::ssize(text.tokens) - first));
-    std::vector<std::vector<float>> gradients, values = compressed.values();
-    for (auto const& v : values) gradients.emplace_back(v.size());
+    tensor_numbers gradients = compressed.trained().no_gradients();
     double const loss = gradients_of(compressed, room, part, config, gradients, ctx);
-    std::vector<std::span<float>> all(gradients.begin(), gradients.end());
-    // Gradients by numbers relative to their size, so that one rate and one longest norm suit all.
-    for (std::size_t k = 0; k < all.size(); ++k)
-      for (float& g : all[k]) g *= static_cast<float>(compressed.tensors()[k].size);
-    double const norm = slim::clip_norm(all, config.longest_gradient);
+    double const norm = compressed.trained().shorten(gradients, config.longest_gradient);
     if (!std::isfinite(loss) || !std::isfinite(norm)) {
       end_in_best();
       throw input_error(slim::message("training: step ", state.step + 1, " has a loss of ", loss, " and gradients of norm ",
                                       norm, "; the last good state is that of step ", state.best_step,
                                       ". A lower learning rate may help"));
     }
-    double const rate = rates.at(state.step);
-    for (std::size_t k = 0; k < values.size(); ++k)
-      optimizer.step(k, values[k], gradients[k], rate * compressed.tensors()[k].size);
-    compressed.set(std::move(values), ctx);
+    compressed.set(compressed.trained().stepped(optimizer, gradients, rates.at(state.step)), ctx);
     ++state.step;
     result.losses.push_back(loss);
     if (state.step % config.choose_every == 0 || state.step == config.steps) {
@@ -202,10 +194,10 @@ distillation distill(student& compressed, model const& dense, std::span<int cons
       if (now < state.best_loss) {
         state.best_loss = now;
         state.best_step = state.step;
-        state.best = compressed.values();
+        state.best = compressed.trained().values();
       }
       if (!config.state.empty()) {
-        state.values = compressed.values();
+        state.values = compressed.trained().values();
         state.optimizer = optimizer.state();
         write_run_state(config.state, state);
       }

@@ -1,7 +1,7 @@
 #pragma once
 /// @file
-/// Losses of a language model's head, and their gradients: cross entropy with the tokens of a text, and the divergence from
-/// the distributions of a teacher. Logits exist for some tokens at a time only.
+/// Losses and their gradients. Of a language model's head: cross entropy with the tokens of a text, and the divergence from the
+/// distributions of a teacher; logits exist for some tokens at a time only. Of hidden states: the error relative to their size.
 
 #include "slim/linalg/gemm.hpp"
 
@@ -165,6 +165,33 @@ inline std::vector<double> divergence_into(output_head const& head, matrix_view<
   index_t slice_begin = 0;
   return detail::loss_over_slices(head, h, dh, ctx,
                                   detail::divergence_row{head, teacher, teacher_h, weight, logits, slice_begin});
+}
+
+/// |y - t|^2 / |t|^2 of each row y of Y and t of `wanted` (both tokens x d): what a norm behind Y would see of the error; and
+/// `dy`, the gradient of `weight` times their sum by Y. A row that should be 0 throughout has none: its loss and gradient are
+/// 0. O(tokens d). Bit-identical for any executor. **Numerics** sums over a row are double, the gradient float.
+/// @throws shape_error if sizes do not fit.
+inline std::vector<double> relative_error_into(matrix_view<float const> y, matrix_view<float const> wanted,
+                                               matrix_view<float> dy, float weight, context const& ctx = {}) {
+  if (wanted.rows() != y.rows() || wanted.cols() != y.cols() || dy.rows() != y.rows() || dy.cols() != y.cols())
+    throw shape_error(message("relative_error_into: wanted is ", wanted.rows(), " x ", wanted.cols(), ", the gradient ",
+                              dy.rows(), " x ", dy.cols(), ", Y ", y.rows(), " x ", y.cols()));
+  std::vector<double> losses(static_cast<std::size_t>(y.rows()));
+  ctx.parallel_for(y.rows(), 16, [&](index_t begin, index_t end) {
+    for (index_t t = begin; t < end; ++t) {
+      double error = 0, size = 0;
+      for (index_t j = 0; j < y.cols(); ++j) {
+        double const off = static_cast<double>(y(t, j)) - static_cast<double>(wanted(t, j));
+        error += off * off;
+        size += static_cast<double>(wanted(t, j)) * static_cast<double>(wanted(t, j));
+      }
+      double const share = size > 0 ? 1 / size : 0;
+      losses[static_cast<std::size_t>(t)] = error * share;
+      auto const factor = static_cast<float>(2 * static_cast<double>(weight) * share);
+      for (index_t j = 0; j < y.cols(); ++j) dy(t, j) = factor * (y(t, j) - wanted(t, j));
+    }
+  });
+  return losses;
 }
 
 } // namespace SLIM_ABI

@@ -4,12 +4,14 @@
 /// scale), `free_bounds` (2DQuant, arXiv 2406.06649, section 3), `trainable_ternary` (a reconstruction, see there).
 
 #include "slim/quantization/absmax.hpp"
+#include "slim/quantization/ternary_quantizer.hpp"
 #include "slim/training/trainable_quantizer.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <optional>
 
 namespace slim {
 inline namespace SLIM_ABI {
@@ -167,19 +169,37 @@ private:
 
 static_assert(trainable_quantizer<free_bounds>);
 
-/// Codes -1, 0, 1 times a scale per row: the projection of a row w on them that is nearest to it. Of |w| sorted downwards the
-/// first k are kept, k maximising (sum of them)^2 / k; the scale is their mean. A reconstruction of Pruning Ternary
-/// Quantization (arXiv 2107.10998), whose method section could not be read; the projection is exact by itself.
+/// Codes -1, 0, 1 times a scale per row, on the support of the exact projection (ternary_quantizer) or on a given one. A
+/// reconstruction of Pruning Ternary Quantization (arXiv 2107.10998), whose method section could not be read: there the support
+/// shrinks along a schedule, `ternary_support(w, share)` of this library, while weights decay (adamw's or sgd's weight_decay).
 ///
-/// dQ/dw = 1 on what is kept, 0 elsewhere; dQ/dalpha = the sign. Parameters: one scale per row, first those of the projection.
-/// Which weights are kept is decided by the weights in every step; they are those of the projection.
+/// dQ/dw = 1 on what is kept, 0 elsewhere; dQ/dalpha = the sign. Parameters: one scale per row, first the mean magnitude of
+/// what is kept. Without a given support the weights decide in every step what is kept.
 class trainable_ternary {
 public:
+  /// On the support of the projection.
+  trainable_ternary() = default;
+  /// On the weights that the mask keeps.
+  explicit trainable_ternary(mask kept) : given_(std::move(kept)) {}
+
+  /// @throws shape_error on a mask of another shape
   [[nodiscard]] std::vector<float> first(matrix_view<float const> w, context const& ctx = {}) const {
     std::vector<float> scales(static_cast<std::size_t>(w.rows()));
-    ctx.parallel_for(w.rows(), 16, [&](index_t begin, index_t end) {
-      for (index_t i = begin; i < end; ++i) scales[static_cast<std::size_t>(i)] = project(w, i).scale;
-    });
+    if (!given_) {
+      integer_codes const once = ternary_quantizer().quantize(w, calibration(w.cols()), ctx);
+      std::copy_n(once.scales.data(), once.scales.size(), scales.begin());
+      return scales;
+    }
+    mask const kept = support(w, ctx);
+    for (index_t i = 0; i < w.rows(); ++i) {
+      double sum = 0, count = 0;
+      for (index_t j = 0; j < w.cols(); ++j)
+        if (kept.kept(i, j)) {
+          sum += std::abs(static_cast<double>(w(i, j)));
+          count += 1;
+        }
+      if (count > 0) scales[static_cast<std::size_t>(i)] = static_cast<float>(sum / count);
+    }
     return scales;
   }
 
@@ -187,13 +207,13 @@ public:
   [[nodiscard]] integer_codes codes(matrix_view<float const> w, std::span<float const> parameters,
                                     context const& ctx = {}) const {
     detail::check_trainable("trainable_ternary", w, parameters, w.rows(), w);
+    mask const kept = support(w, ctx);
     integer_codes made(w.rows(), w.cols(), 2, per_channel, number_format::fp32);
-    ctx.parallel_for(w.rows(), 16, [&](index_t begin, index_t end) {
-      for (index_t i = begin; i < end; ++i) {
-        if (w.cols() > 0) made.scales(i, 0) = std::max(parameters[static_cast<std::size_t>(i)], 0.0f);
-        for (index_t const j : project(w, i).kept) made.codes(i, j) = static_cast<std::int8_t>(w(i, j) < 0 ? -1 : 1);
+    for (index_t i = 0; i < w.rows(); ++i)
+      for (index_t j = 0; j < w.cols(); ++j) {
+        made.scales(i, 0) = std::max(parameters[static_cast<std::size_t>(i)], 0.0f);
+        if (kept.kept(i, j)) made.codes(i, j) = static_cast<std::int8_t>(w(i, j) < 0 ? -1 : 1);
       }
-    });
     return made;
   }
 
@@ -215,32 +235,18 @@ public:
     return g;
   }
 
-  [[nodiscard]] std::string describe() const { return "ternary codes, a trained scale per row"; }
+  [[nodiscard]] std::string describe() const {
+    return given_ ? "ternary codes on a mask, a trained scale per row" : "ternary codes, a trained scale per row";
+  }
 
 private:
-  struct projection {
-    float scale = 0;
-    std::vector<index_t> kept; ///< columns
-  };
-
-  /// Of row i. Ties go to the lower column.
-  static projection project(matrix_view<float const> w, index_t i) {
-    std::vector<index_t> order(static_cast<std::size_t>(w.cols()));
-    std::iota(order.begin(), order.end(), index_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](index_t a, index_t b) { return std::abs(w(i, a)) > std::abs(w(i, b)); });
-    double sum = 0, best = 0, best_sum = 0;
-    std::size_t count = 0;
-    for (std::size_t k = 0; k < order.size(); ++k) {
-      sum += std::abs(static_cast<double>(w(i, order[k])));
-      double const gain = sum * sum / static_cast<double>(k + 1);
-      if (!(gain > best)) continue;
-      best = gain;
-      best_sum = sum;
-      count = k + 1;
-    }
-    order.resize(count);
-    return {count > 0 ? static_cast<float>(best_sum / static_cast<double>(count)) : 0.0f, std::move(order)};
+  [[nodiscard]] mask support(matrix_view<float const> w, context const& ctx) const {
+    if (!given_) return ternary_support(w, 1.0, ctx);
+    given_->check("trainable_ternary", w.rows(), w.cols());
+    return *given_;
   }
+
+  std::optional<mask> given_;
 };
 
 static_assert(trainable_quantizer<trainable_ternary>);
