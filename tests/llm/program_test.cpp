@@ -82,6 +82,24 @@ TEST_CASE("a recipe on ggml's grids writes the file that was evaluated, in the t
   CHECK(result.dump().find("blk.0.attn_q.weight: Q5_0 in place of Q4_K, as llama-quantize does") != std::string::npos);
   CHECK(run(common + " --out " + path("out.slim"), folder / "log") == 1);
   CHECK(slim_test::read_file(folder / "log").find("recipe gguf:q4_k_m makes no integer codes") != std::string::npos);
+
+  std::string const tune = "finetune " + path("tiny.gguf") + " --calib " + path("a.txt") + " --text " + path("a.txt") +
+                           " --context 32 --calib-tokens 256 --held-out-tokens 64 --max-tokens 128 --train scales --rate 0.01" +
+                           " --steps 8 --tokens-per-step 64 --out " + path("tuned.gguf");
+  REQUIRE(run(tune + " --gguf " + path("out.gguf") + " --json " + path("t.json"), folder / "log") == 0);
+  auto const tuned = nlohmann::json::parse(slim_test::read_file(folder / "t.json"));
+  CHECK(tuned["choosing_loss_after"].get<double>() < tuned["choosing_loss_before"].get<double>());
+  auto const trained = slim::gguf_file::open(folder / "tuned.gguf").value();
+  REQUIRE(trained.file_size() == file.file_size());
+  for (slim::tensor_info const& tensor : file.tensors()) {
+    auto const& other = *trained.find(tensor.name);
+    bool const linear = tensor.shape.size() == 2 && tensor.name != "token_embd.weight";
+    CHECK(std::equal(tensor.bytes.begin(), tensor.bytes.end(), other.bytes.begin(), other.bytes.end()) == !linear);
+  }
+  CHECK(run(tune, folder / "log") == 1); // neither --packed nor --gguf
+  CHECK(run(tune + " --train adapters --gguf " + path("out.gguf"), folder / "log") == 1);
+  CHECK(run(tune + " --gguf " + path("tiny.gguf"), folder / "log") == 1);
+  CHECK(slim_test::read_file(folder / "log").find("no linear is stored in blocks that have scales") != std::string::npos);
 }
 
 TEST_CASE("a GGUF file comes back from pack --lossless byte by byte, and damage is named") {
