@@ -458,7 +458,7 @@ TEST_CASE("companded, vector and ternary quantizers keep the laws") {
   CHECK(describe(check_quantizer(companding_quantizer())) == "");
   CHECK(describe(check_quantizer(
             companding_quantizer({.bits = 3, .block = per_group(16), .scale_format = number_format::fp16}))) == "");
-  CHECK(describe(check_quantizer(vector_codebook_quantizer())) == "");
+  CHECK(describe(check_quantizer(vector_codebook_quantizer({.bits = 4, .iterations = 4}))) == "");
   CHECK(describe(check_quantizer(vector_codebook_quantizer({.columns = 3, .bits = 2, .book_format = number_format::fp32}))) ==
         "");
   // As any codes: code -2 is not used, though it may be the nearest.

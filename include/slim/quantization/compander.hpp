@@ -53,12 +53,12 @@ public:
     return above - (offsets_.begin() + 1);
   }
 
-  /// L f(u / L). @param u in [0, L]
+  /// L f(u / L), for u in [0, L].
   [[nodiscard]] double compress(double u, double levels) const noexcept {
     index_t const k = interval_before(u, levels);
     return slope(k) * (u - levels * begin(k)) + levels * offset(k);
   }
-  /// The inverse. @param y in [0, L]
+  /// The inverse, for y in [0, L].
   [[nodiscard]] double expand(double y, double levels) const noexcept {
     if (y >= levels) return levels; // the last level, exactly
     index_t const k = interval_behind(y, levels);

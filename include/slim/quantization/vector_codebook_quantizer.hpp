@@ -6,7 +6,6 @@
 #include "slim/core/random.hpp"
 #include "slim/quantization/codes/codebook_codes.hpp"
 
-#include <limits>
 #include <numeric>
 
 namespace slim {
