@@ -137,7 +137,7 @@ struct ablate_command {
 };
 
 struct finetune_command {
-  std::filesystem::path model, packed, out, state, json;
+  std::filesystem::path model, packed, gguf, out, state, json;
   text_options text = {
       .calib = {}, .text = {}, .calib_tokens = 65536, .held_out_tokens = 8192, .context = 512}; ///< held out: to choose by
   std::string train = "scales,adapters", loss = "kl";

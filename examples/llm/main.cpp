@@ -280,8 +280,10 @@ int main(int argc, char** argv) {
   finetune_command finetune;
   sub = add_command(app, "finetune", "train scales and adapters of packed linears, codes frozen", finetune);
   add_model(sub, finetune);
-  sub->add_option("--packed", finetune.packed, "packed linears, written by compress --packed")->required();
-  sub->add_option("--out", finetune.out, "where to write the trained packed linears")->required();
+  sub->add_option("--packed", finetune.packed, "packed linears, written by compress --packed");
+  sub->add_option("--gguf", finetune.gguf,
+                  "or a GGUF file of the model in types that have scales (Q4_0 to IQ4_XS), whoever made it");
+  sub->add_option("--out", finetune.out, "where to write the trained packed linears, or the trained GGUF file")->required();
   sub->add_option("--train", finetune.train, "what trains: scales, adapters or both")->capture_default_str();
   sub->add_option("--loss", finetune.loss, "kl: towards the dense model's distributions; ce: the text itself")
       ->capture_default_str();

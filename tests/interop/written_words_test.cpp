@@ -154,6 +154,22 @@ TEST_CASE("groups that do not divide the columns are cut with their scale repeat
   CHECK(in_even_groups(whole, 32).scales(3, 1) == 0.25f);
 }
 
+TEST_CASE("zero points that are signs of scales become negative scales, with the same values; others stay") {
+  integer_codes c = some_codes(6, 64, 4, 32, true);
+  for (index_t k = 0; k < c.zeros.size(); ++k) c.zeros.data()[k] = static_cast<std::int8_t>(-(k % 3 == 1));
+  for (bool const flagged : {false, true}) {
+    c.signed_scales = flagged;
+    integer_codes const turned = with_negative_scales(c);
+    CHECK(turned.zeros.empty());
+    CHECK(turned.scales(0, 1) == -c.scales(0, 1));
+    CHECK(values_of(turned) == values_of(c));
+    CHECK_NOTHROW(turned.check_codes("test"));
+  }
+  c.signed_scales = false;
+  c.zeros(2, 0) = 1;
+  CHECK(with_negative_scales(c) == c);
+}
+
 TEST_CASE("what a format cannot hold is said before anything is written") {
   integer_codes c = some_codes(32, 64, 4, 32, false);
   auto const all = [&](char const* sentence) {

@@ -158,6 +158,7 @@ TEST_CASE("a recipe's name says what is wrong with it") {
     CHECK(find_recipe(name).has_value());
   CHECK(find_recipe("int4-lr@search").why().find("does not take its scales from the largest weights") != std::string::npos);
   CHECK(find_recipe("absmax@search").why().find("has a scale that rows share") != std::string::npos);
+  for (char const* name : {"ct:int4-g128@no-target@damp0.3", "mlx:3@g32@guided"}) CHECK(find_recipe(name).has_value());
   CHECK(find_recipe("gguf:q4_0@g64").why().find("has groups of its own") != std::string::npos);
   for (auto const& base : base_recipes()) CHECK(find_recipe(base.name).has_value());
   CHECK(find_recipes("slim-q@50@g128@fp8,dense").value().size() == 2);

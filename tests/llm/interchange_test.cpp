@@ -85,6 +85,31 @@ TEST_CASE("plan --for a format says the bytes that an export of the .slim file w
   CHECK_FALSE(std::filesystem::exists(here.folder / "no"));
 }
 
+TEST_CASE("recipes named after an engine's format make codes that its files hold as they are, without an adapter") {
+  place const here;
+  auto const exported = [&](std::string const& recipe, std::string const& to, std::size_t count) {
+    int const made = here.compress("compress", "--recipe " + recipe + " --no-eval --out " + here.at("a.slim"));
+    INFO(recipe << ": " << here.log());
+    REQUIRE(made == 0);
+    int const done = here.run("export " + here.at("a.slim") + " --to " + to + " --out " + here.at(file_name("as-" + recipe)) +
+                              " --json " + here.at("e.json"));
+    INFO(here.log());
+    REQUIRE(done == 0);
+    auto const json = here.json("e.json");
+    auto const all = count > 1 ? json["exports"] : nlohmann::json::array({json});
+    REQUIRE(all.size() == count);
+    for (auto const& found : all) {
+      REQUIRE(here.compress("plan", "--recipe " + recipe + " --for " + std::string(found["format"]) + " --json " +
+                                        here.at("p.json")) == 0);
+      CHECK(here.json("p.json")["export"]["linear_bytes"] == found["linear_bytes"]);
+      CHECK(found["rounded_layers"] == 0);
+      CHECK(found["adapter_bytes"] == 0);
+    }
+  };
+  exported("ct:int4-g32", "ct,gptq,gguf:q4_0", 3);
+  exported("mlx:3@g32", "mlx", 1);
+}
+
 TEST_CASE(
     "a format named by --for counts the bits of its files for a budget of ranks, and is refused before the work if it cannot hold "
     "the recipe") {

@@ -178,16 +178,19 @@ slim::codebook_grid iq4_nl_grid() {
   return grid;
 }
 
-slim::any_chain chain_on_stock_grid(recipe_parts const& parts) {
+/// Codes of other engines' formats and of ggml's types, without an adapter.
+slim::any_chain chain_on_engine_grid(recipe_parts const& parts) {
   slim::error_feedback_config config{.damping = 0.1, .act_order = true, .descents = 4};
   if (parts.codes.damping > 0.0) config.damping = parts.codes.damping;
+  if (!parts.is_stock() && parts.codes.symmetric) return feedback_on(signed_grid(parts.codes), config, parts.towards_dense());
+  if (!parts.is_stock()) return feedback_on(weighted_grid(parts.codes), config, parts.towards_dense());
   if (auto const grid = slim::stock_grid_of(parts.codes.type)) return feedback_on(*grid, config, parts.towards_dense());
   return feedback_on(iq4_nl_grid(), config, parts.towards_dense());
 }
 
 /// Mask and codes together, and the adapter with them or behind them.
 slim::any_chain chain_of_solver(recipe_parts const& parts, slim::adapter_rank rank) {
-  if (parts.is_stock()) return chain_on_stock_grid(parts);
+  if (parts.is_stock() || parts.codes.method == code_method::targeted) return chain_on_engine_grid(parts);
   return with_pattern(parts.mask, [&](auto pattern) -> slim::any_chain {
     slim::quantized_set const set(grid_of(parts.codes), pattern);
     slim::error_feedback_config feedback{.act_order = parts.codes.method == code_method::gptq};
@@ -247,7 +250,8 @@ slim::any_layer blank_layer(recipe_parts const& parts, slim::index_t d_out, slim
                                          .block = parts.codes.block,
                                          .symmetric = parts.codes.symmetric,
                                          .scale_format = parts.codes.scale_format});
-  auto codes = rounding.zero_codes(d_out, d_in);
+  bool const signed_scales = parts.codes.method == code_method::targeted && parts.codes.symmetric;
+  auto codes = signed_scales ? signed_grid(parts.codes).empty(d_out, d_in) : rounding.zero_codes(d_out, d_in);
   if (parts.codes.method == code_method::slim_quant_o) {
     codes.channel_factors.assign(static_cast<std::size_t>(d_in), 1.0f);
     auto const scaled = static_cast<std::size_t>(outlier_share * static_cast<double>(d_in));

@@ -98,7 +98,7 @@ std::string apply_modifier(recipe_parts& parts, input_rounding& inputs, std::str
     if (parts.codes.block.rows != 1) return meaningless("has a scale that rows share");
     parts.codes.searched = true;
   } else if (modifier == "no-target") {
-    if (parts.codes.method != code_method::joint && !parts.is_stock()) return meaningless("aims at the weights anyway");
+    if (!parts.has_target()) return meaningless("aims at the weights anyway");
     parts.aims_at_weights = true;
   } else if ((modifier == "fp8" || modifier == "int8") && parts.input_bits > 0) {
     return meaningless("rounds its inputs already");

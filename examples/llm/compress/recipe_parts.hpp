@@ -23,7 +23,8 @@ enum class code_method {
   gptq,           ///< GPTQ with act-order
   alternating,    ///< error feedback and exact adapter in turn
   joint,          ///< mask, codes and adapter together
-  stock,          ///< error feedback and descent on the grids of ggml's block types
+  targeted,       ///< error feedback and descent on searched scales, towards the dense model's outputs
+  stock,          ///< the same on the grids of ggml's block types
   // Other systems, see recipe_systems.cpp
   squeeze_llm,   ///< books per row by weighted k-means, perhaps with weights apart
   kmeans,        ///< the same by k-means without weights
@@ -74,13 +75,17 @@ struct recipe_parts {
   adapter_part adapter = {};
   bool prune_first = false;     ///< if pruning is a step of its own
   int input_bits = 0;           ///< of inputs per token and 64 channels; 0: inputs stay float
-  bool aims_at_weights = false; ///< joint only, which otherwise aims at the dense model's outputs
+  bool aims_at_weights = false; ///< of those methods that otherwise aim at the dense model's outputs
   bool distilled = false;       ///< scales and adapters train when the whole model is compressed
   bool guided = false;          ///< calibration weighs tokens by gradients of the end loss
   bool refined = false;         ///< scales and adapters train block by block, before `distilled`
 
   [[nodiscard]] bool is_stock() const { return codes.method == code_method::stock; }
-  [[nodiscard]] bool towards_dense() const { return (codes.method == code_method::joint || is_stock()) && !aims_at_weights; }
+  /// Whether codes are chosen for the outputs that the dense model has, if nothing else is said.
+  [[nodiscard]] bool has_target() const {
+    return codes.method == code_method::joint || codes.method == code_method::targeted || is_stock();
+  }
+  [[nodiscard]] bool towards_dense() const { return has_target() && !aims_at_weights; }
   [[nodiscard]] bool is_system() const { return codes.method >= code_method::squeeze_llm; }
   [[nodiscard]] bool needs_samples() const {
     return codes.method == code_method::smooth_quant || codes.method == code_method::svdquant;

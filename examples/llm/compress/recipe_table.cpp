@@ -26,6 +26,11 @@ constexpr code_part asymmetric(code_method method, int bits, slim::scale_block b
   return {.method = method, .bits = bits, .block = block, .symmetric = false};
 }
 
+/// Symmetric codes, which compressed-tensors and GPTQ files hold.
+constexpr recipe_parts symmetric_for_engines(slim::scale_block block) {
+  return {.codes = {.method = code_method::targeted, .block = block}};
+}
+
 /// The types that llama-quantize would give a model, solved on their grids.
 constexpr recipe_parts on_stock_grids(char const* preset) {
   return {.codes = {.method = code_method::stock, .preset = preset}};
@@ -130,6 +135,18 @@ constexpr base_recipe table[] = {
     {"int4-lr",
      "dense 4-bit groups of 128 with zero points and 4-bit adapters, solved together",
      {.codes = asymmetric(code_method::joint, 4, g128), .adapter = solved_adapter(0.03, 4)}},
+    {"ct:int4-g128",
+     "dense symmetric 4-bit groups of 128 by error feedback and descent towards the dense model's outputs; export --to ct or gptq "
+     "loads in transformers and vLLM as it is",
+     symmetric_for_engines(g128)},
+    {"ct:int4-g32", "... in groups of 32", symmetric_for_engines(slim::per_group(32))},
+    {"mlx:3",
+     "... 3-bit groups of 64 with zero points, scales of 8 significant bits; export --to mlx loads in mlx-lm as it is",
+     {.codes = {.method = code_method::targeted,
+                .bits = 3,
+                .block = g64,
+                .symmetric = false,
+                .scale_format = slim::number_format::bf16}}},
     {"gguf:q4_0",
      "every linear on the grid of ggml's Q4_0, by error feedback and descent towards the dense model's outputs; --out X.gguf "
      "loads in llama.cpp as it is",

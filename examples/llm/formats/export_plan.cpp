@@ -5,6 +5,8 @@
 #include "formats/layer_format.hpp"
 #include "run/input_error.hpp"
 
+#include "slim/interop/even_groups.hpp"
+
 #include <cmath>
 
 namespace slim_llm {
@@ -27,7 +29,10 @@ void fill_with_hardest(slim::integer_codes& codes) {
   for (index_t k = 0; k < codes.codes.size(); ++k)
     codes.codes.data()[k] = static_cast<std::int8_t>(k % 2 == 0 ? codes.lowest() : codes.highest());
   for (index_t k = 0; k < codes.zeros.size(); ++k)
-    codes.zeros.data()[k] = static_cast<std::int8_t>(k % 2 == 0 ? codes.lowest() : codes.highest());
+    codes.zeros.data()[k] = static_cast<std::int8_t>(codes.signed_scales ? -(k % 2)
+                                                     : k % 2 == 0        ? codes.lowest()
+                                                                         : codes.highest());
+  codes = slim::with_negative_scales(std::move(codes)); // as export_source reads them
 }
 
 void plan_folder(layer_format& format, std::vector<slim::integer_codes> const& codes, std::vector<planned_export>& planned) {

@@ -1,5 +1,7 @@
 #include "formats/export_source.hpp"
 
+#include "slim/interop/even_groups.hpp"
+
 namespace slim_llm {
 namespace {
 
@@ -18,7 +20,7 @@ export_layer layer_of(packed_file const& packed, linear_info const& l) {
     if (!layer.codes.has_zero()) throw input_error(l.name + ": is pruned, and its codes have none for 0");
     layer.codes.prune(layer.kept);
   }
-  return {l, std::move(layer.codes), std::move(layer.adapter)};
+  return {l, slim::with_negative_scales(std::move(layer.codes)), std::move(layer.adapter)};
 }
 
 export_source source_of(checkpoint const& file, model const& dense, std::filesystem::path const& beside) {

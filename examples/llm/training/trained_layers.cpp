@@ -86,8 +86,26 @@ void trained_layers::add(linear& l, packed_layer const& packed, context const& c
   follow(l, ctx);
 }
 
+void trained_layers::add(linear& l, slim::tensor_info const& blocks, context const& ctx) {
+  block_scales stored(blocks);
+  if (stored.rows() != l.d_out() || stored.cols() != l.d_in())
+    throw input_error(slim::message("tensor '", blocks.name, "' is ", stored.rows(), " x ", stored.cols(), ", the model has ",
+                                    l.d_out(), " x ", l.d_in()));
+  int const number =
+      add_tensor(l.name, trained_tensor::kind::scales, std::vector<float>(static_cast<std::size_t>(stored.count()), 1.0f));
+  blocks_.emplace(l.name, trained_blocks{std::move(stored), number});
+  follow(l, ctx);
+}
+
 void trained_layers::follow(linear& l, context const& ctx) {
-  trained_layer& layer = layers_.at(l.name);
+  if (auto const found = blocks_.find(l.name); found != blocks_.end()) {
+    found->second.stored.set(tensors_[static_cast<std::size_t>(found->second.scales)].values, ctx);
+    found->second.stored.values_into(l.weight.view(), ctx);
+    return;
+  }
+  auto const at = layers_.find(l.name);
+  if (at == layers_.end()) return;
+  trained_layer& layer = at->second;
   auto& [kept, codes, a] = layer.stored;
   if (layer.scales >= 0) {
     auto const& factors = tensors_[static_cast<std::size_t>(layer.scales)].values;
@@ -143,7 +161,16 @@ tensor_numbers trained_layers::stepped(slim::adamw& optimizer, tensor_numbers co
 
 void trained_layers::add_gradients(linear const& l, matrix_view<float const> x, matrix_view<float const> dy,
                                    tensor_numbers& gradients, context const& ctx) const {
-  trained_layer const& layer = layers_.at(l.name);
+  if (auto const found = blocks_.find(l.name); found != blocks_.end()) {
+    matrix<float> dw(l.d_out(), l.d_in());
+    slim::add_linear_gradients({l.weight.view(), l.L.view(), l.R.view()}, x, dy,
+                               {.x = {}, .weight = dw.view(), .left = {}, .right = {}}, ctx);
+    found->second.stored.add_gradient(dw.view(), gradients[static_cast<std::size_t>(found->second.scales)], ctx);
+    return;
+  }
+  auto const at = layers_.find(l.name);
+  if (at == layers_.end()) return;
+  trained_layer const& layer = at->second;
   auto const& [kept, codes, a] = layer.stored;
   matrix<float> dw, dl, dr;
   if (layer.scales >= 0) dw = matrix<float>(l.d_out(), l.d_in());
@@ -173,6 +200,12 @@ packed_weights trained_layers::layers(context const& ctx) const {
     bool const dense = kept.count() == codes.codes.size();
     all.emplace(name, pack(codes, dense ? nullptr : &kept, &a, ctx));
   }
+  return all;
+}
+
+std::map<std::string, std::span<std::byte const>> trained_layers::blocks() const {
+  std::map<std::string, std::span<std::byte const>> all;
+  for (auto const& [name, blocks] : blocks_) all.emplace(name, blocks.stored.bytes());
   return all;
 }
 

@@ -4,6 +4,7 @@
 /// compute at any time with what would be stored: scales rounded to their format, adapters to theirs.
 
 #include "formats/packed_weights.hpp"
+#include "training/block_scales.hpp"
 
 #include "slim/training/optimizer.hpp"
 
@@ -37,18 +38,21 @@ public:
   /// A linear trains from now on, and computes with its packed layer: W_c and, apart, the factors of the adapter.
   /// @throws input_error naming the linear if its layer does not fit
   void add(linear& l, packed_layer const& layer, context const& ctx = {});
+  /// The same with the blocks of a GGUF file, whose scales train. @throws input_error naming the tensor if they cannot, or if
+  /// it does not fit
+  void add(linear& l, slim::tensor_info const& blocks, context const& ctx = {});
 
   [[nodiscard]] std::vector<trained_tensor> const& tensors() const { return tensors_; }
   [[nodiscard]] tensor_numbers values() const;
   /// Changes the numbers. The linears compute as before until each is told to follow. @throws slim::shape_error
   void set(tensor_numbers values);
-  /// A linear that was added computes with the numbers as they would be stored now.
+  /// A linear that was added computes with the numbers as they would be stored now; any other stays as it is.
   void follow(linear& l, context const& ctx = {});
 
   /// As many zeros as there are numbers.
   [[nodiscard]] tensor_numbers no_gradients() const;
   /// Adds what a linear's X and dY (tokens, d_in; tokens, d_out) say to `gradients`, which are as tensors() one vector each.
-  /// Rounding of scales and factors is passed straight through.
+  /// Rounding of scales and factors is passed straight through. A linear that was not added says nothing.
   void add_gradients(linear const& l, matrix_view<float const> x, matrix_view<float const> dy, tensor_numbers& gradients,
                      context const& ctx = {}) const;
   /// Turns gradients into those by numbers relative to their size, so that one rate and one longest norm suit all; shortens
@@ -59,6 +63,8 @@ public:
 
   /// The layers as they are stored now.
   [[nodiscard]] packed_weights layers(context const& ctx = {}) const;
+  /// The bytes of the linears that train on blocks, as they are stored now.
+  [[nodiscard]] std::map<std::string, std::span<std::byte const>> blocks() const;
 
 private:
   struct trained_layer {
@@ -67,10 +73,16 @@ private:
     int scales = -1, left = -1, right = -1; ///< numbers of tensors; -1: does not train
   };
 
+  struct trained_blocks {
+    block_scales stored;
+    int scales = -1; ///< number of the tensor
+  };
+
   [[nodiscard]] int add_tensor(std::string const& linear, trained_tensor::kind what, std::vector<float> values);
 
   trained_parts parts_;
-  std::map<std::string, trained_layer> layers_;
+  std::map<std::string, trained_layer> layers_; ///< a linear is here or there
+  std::map<std::string, trained_blocks> blocks_;
   std::vector<trained_tensor> tensors_;
 };
 

@@ -6,6 +6,7 @@
 #include "slim/interop/packed_words.hpp"
 #include "slim/quantization/codes/integer_codes.hpp"
 
+#include <algorithm>
 #include <numeric>
 
 namespace slim {
@@ -39,6 +40,25 @@ inline namespace SLIM_ABI {
       if (with_offsets) out.offsets(i, g) = codes.offset_at(i, g * group);
     }
   return out;
+}
+
+/// Codes whose zero points are all 0 or -1, the signs of their scales (integer_codes::signed_scales; packed formats keep the
+/// zero points alone), with negative scales in their place: the same values, without zero points, as symmetric formats of other
+/// software want them. Other codes come back as they are. @throws as codes.check
+[[nodiscard]] inline integer_codes with_negative_scales(integer_codes codes) {
+  codes.check("with_negative_scales");
+  auto const is_sign = [](std::int8_t zero) { return zero == 0 || zero == -1; };
+  if (codes.zeros.empty() || !codes.group_bits.empty() || codes.scales.has_second_level() ||
+      !std::all_of(codes.zeros.data(), codes.zeros.data() + codes.zeros.size(), is_sign))
+    return codes;
+  for (index_t i = 0; i < codes.rows(); ++i)
+    for (index_t j = 0; j < codes.cols(); ++j)
+      if (codes.zero_at(i, j) != 0) codes.codes(i, j) = static_cast<std::int8_t>(-1 - codes.codes(i, j));
+  for (index_t k = 0; k < codes.zeros.size(); ++k)
+    if (codes.zeros.data()[k] != 0) codes.scales.data()[k] = -codes.scales.data()[k];
+  codes.zeros = {};
+  codes.signed_scales = false;
+  return codes;
 }
 
 namespace detail {
