@@ -30,7 +30,7 @@ UNITS = [
     ("slim/slim.hpp, compiled form", "#include <slim/slim.hpp>\n", ["-fsyntax-only", "-DSLIM_COMPILED"]),
     ("README example, -O2", Path("examples/00_readme.cpp"), ["-O2", "-c", "-o", os.devnull]),
     ("README example, -O2, compiled form", Path("examples/00_readme.cpp"), ["-O2", "-c", "-o", os.devnull, "-DSLIM_COMPILED"]),
-    ("the compiled form itself, -O2", Path("src/compiled.cpp"), ["-O2", "-c", "-o", os.devnull, "-DSLIM_COMPILING"]),
+    ("the compiled form itself, -O2", Path("cmake/compiled/compiled.cpp"), ["-O2", "-c", "-o", os.devnull, "-DSLIM_COMPILING"]),
 ]
 PEERS = {"Eigen/Dense": "", "fmt/format.h": "/usr/include/fmt/format.h", "xtensor/xarray.hpp": "/usr/include/xtensor/xarray.hpp"}
 

@@ -2,6 +2,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -39,6 +41,9 @@ TEST_CASE("a value that is a string is not mistaken for a reason") {
 TEST_CASE("messages are strings and numbers in a row") {
   CHECK(slim::message("W has ", 3, " rows and ", std::string("bits "), std::size_t{4}) == "W has 3 rows and bits 4");
   CHECK(slim::message().empty());
+  CHECK(slim::message(std::numeric_limits<std::int64_t>::min(), " ", std::numeric_limits<std::uint64_t>::max(), " ",
+                      std::int8_t{-3}, " ", true) == "-9223372036854775808 18446744073709551615 -3 1");
+  CHECK(slim::message(0.1f, " ", 0.1, " ", 1e-8, " ", std::numeric_limits<double>::quiet_NaN()) == "0.1 0.1 1e-08 nan");
 }
 
 TEST_CASE("every exception of the library can be caught as one") {

@@ -53,7 +53,7 @@ private:
 
   static either made(r16_matrix const& w, input_precision inputs, simd_level level) {
     if (inputs == input_precision::exact || !has_codes(w.layout().kind)) return exact_product(w, level);
-    return integer_product(w, inputs, r16_kernels_of(level));
+    return integer_product(w, inputs, w.kernels_of_books_ ? w.kernels_of_books_(level) : r16_kernels_of_codes(level));
   }
 
   either product_;

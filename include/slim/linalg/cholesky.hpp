@@ -147,7 +147,8 @@ void solve_lower_transposed_inplace(matrix_view<std::type_identity_t<T> const> l
 }
 
 /// L <- L^-1, L (n, n) lower triangular with zeros above the diagonal. n^3 / 6 multiply-adds. @throws shape_error.
-inline void invert_lower_inplace(matrix_view<float> l, context const& ctx = {}) {
+template <std::same_as<float> T = float>
+void invert_lower_inplace(matrix_view<T> l, context const& ctx = {}) {
   if (l.rows() != l.cols()) throw shape_error(message("invert_lower_inplace: the matrix is ", l.rows(), " x ", l.cols()));
   index_t const n = l.rows();
   for (index_t k = 0; k < n; k += detail::cholesky_block) { // rows above block k are inverted already
@@ -160,7 +161,7 @@ inline void invert_lower_inplace(matrix_view<float> l, context const& ctx = {}) 
       for (index_t j = 0; j < k; ++j) here(i, j) = -here(i, j);
       for (index_t j = 0; j < size; ++j) here(i, k + j) = i == j ? 1.0f : 0.0f;
     }
-    detail::solve_diagonal_block<false, float>(diagonal.view(), here, ctx);
+    detail::solve_diagonal_block<false, T>(diagonal.view(), here, ctx);
   }
 }
 

@@ -19,6 +19,27 @@ struct eigh_result {
   bool converged = false; ///< false if A holds NaN or infinity, or the iteration ran out; then values and vectors are undefined
 };
 
+namespace detail {
+
+/// Q of a tridiagonalisation A = Q T Q^T from Householder vectors below the subdiagonal of `q`, in place. Eigen's own
+/// assignment of the sequence does the same steps, and compiles a product of blocks that it never runs in place: most of what
+/// its solver costs a compiler.
+template <class T>
+void expand_reflections(Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic>& q,
+                        Eigen::Matrix<T, Eigen::Dynamic, 1> const& coefficients) {
+  index_t const n = q.rows();
+  std::vector<T> workspace(static_cast<std::size_t>(n));
+  q.diagonal().setOnes();
+  for (index_t k = n - 1; k >= 0; --k) q.col(k).head(k).setZero();
+  for (index_t k = n - 2; k >= 0; --k) {
+    index_t const below = n - k - 1;
+    q.bottomRightCorner(below, below).applyHouseholderOnTheLeft(q.col(k).tail(below - 1), coefficients(k), workspace.data());
+    q.col(k).tail(below).setZero();
+  }
+}
+
+} // namespace detail
+
 /// Eigendecomposition of a symmetric (n, n) matrix; only the lower triangle is read. Tridiagonalisation and implicit QR in T,
 /// on the calling thread, O(n^3) (0.1 s at n = 440). @throws shape_error if A is not square.
 template <class T>
@@ -35,11 +56,18 @@ template <class T>
     out.converged = false;
     return out;
   }
-  Eigen::SelfAdjointEigenSolver<square> const solver(lower);
-  out.converged = solver.info() == Eigen::ComputationInfo{}; // Eigen::Success, which X11 makes a macro
+  T const largest = lower.cwiseAbs().maxCoeff(), scale = largest == T(0) ? T(1) : largest; // no square over- or underflows
+  lower /= scale;
+  Eigen::Tridiagonalization<square> const reduced(lower);
+  Eigen::Matrix<T, Eigen::Dynamic, 1> diagonal = reduced.diagonal(), subdiagonal = reduced.subDiagonal();
+  square vectors = reduced.packedMatrix();
+  detail::expand_reflections<T>(vectors, reduced.householderCoefficients());
+  constexpr index_t most_iterations = 30; // per eigenvalue, as Eigen's solver and LAPACK
+  auto const info = Eigen::internal::computeFromTridiagonal_impl(diagonal, subdiagonal, most_iterations, true, vectors);
+  out.converged = info == Eigen::ComputationInfo{}; // Eigen::Success, which X11 makes a macro
   for (index_t i = 0; i < n; ++i) {
-    out.values[static_cast<std::size_t>(i)] = solver.eigenvalues()(i);
-    for (index_t j = 0; j < n; ++j) out.vectors(i, j) = solver.eigenvectors()(i, j);
+    out.values[static_cast<std::size_t>(i)] = diagonal(i) * scale;
+    for (index_t j = 0; j < n; ++j) out.vectors(i, j) = vectors(i, j);
   }
   return out;
 }

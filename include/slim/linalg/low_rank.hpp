@@ -8,8 +8,6 @@
 
 #include "slim/linalg/subspace_iteration.hpp"
 
-#include <Eigen/QR>
-
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -78,6 +76,25 @@ template <class T>
   return out;
 }
 
+/// Q of A = Q R, A (m, r) with m >= r, by a reflection per column. (Eigen's class blocks its reflections, which costs a
+/// compiler as much as all else here, and gains little next to the eigenproblem before it.)
+template <class Columns>
+[[nodiscard]] Columns orthonormal_columns(Columns a) {
+  index_t const m = a.rows(), r = a.cols();
+  std::vector<double> coefficients(static_cast<std::size_t>(r)), workspace(coefficients);
+  for (index_t k = 0; k < r; ++k) {
+    double beta = 0; // of R, which nobody asks for
+    double& coefficient = coefficients[static_cast<std::size_t>(k)];
+    a.col(k).tail(m - k).makeHouseholderInPlace(coefficient, beta);
+    a.bottomRightCorner(m - k, r - k - 1).applyHouseholderOnTheLeft(a.col(k).tail(m - k - 1), coefficient, workspace.data());
+  }
+  Columns q = Columns::Identity(m, r);
+  for (index_t k = r - 1; k >= 0; --k)
+    q.bottomRightCorner(m - k, r - k)
+        .applyHouseholderOnTheLeft(a.col(k).tail(m - k - 1), coefficients[static_cast<std::size_t>(k)], workspace.data());
+  return q;
+}
+
 /// Orthonormal basis (m, r) of the best subspace: eigenvectors of A A^T, or Q of A V if A is tall.
 template <class T>
 [[nodiscard]] matrix<double> exact_basis(matrix<double> const& a, index_t rank) {
@@ -100,8 +117,7 @@ template <class T>
   }
   columns image(a.rows(), rank);
   for (index_t k = 0; k < rank; ++k) image.col(k).noalias() = mapped * as_eigen(eigen.vectors.view()).col(side - 1 - k);
-  Eigen::HouseholderQR<columns> const qr(image);
-  as_eigen(basis.view()) = qr.householderQ() * columns::Identity(a.rows(), rank);
+  as_eigen(basis.view()) = orthonormal_columns(std::move(image));
   return basis;
 }
 

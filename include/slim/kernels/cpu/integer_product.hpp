@@ -66,7 +66,9 @@ public:
   /// `prepare` of the tokens that another product was prepared for, if both round them alike; else false, and nothing is done.
   [[nodiscard]] bool prepare_as(integer_product const& other) {
     choose_kernels(other.tokens_);
-    bool const alike = kernels_ == other.kernels_ && planes_ == other.planes_ && w_->cols() == other.w_->cols() &&
+    bool const same_level =
+        kernels_->round_inputs == other.kernels_->round_inputs && kernels_->most_vectors == other.kernels_->most_vectors;
+    bool const alike = same_level && planes_ == other.planes_ && w_->cols() == other.w_->cols() &&
                        walk_.input_stages == other.walk_.input_stages && walk_.set_inputs == other.walk_.set_inputs &&
                        narrow() == other.narrow() && has_tiles(w_->layout().kind) == has_tiles(other.w_->layout().kind) &&
                        w_->input_factors().empty() && other.w_->input_factors().empty();

@@ -4,7 +4,7 @@
 
 #include "slim/core/finite.hpp"
 #include "slim/kernels/cpu/packing_kernels.hpp"
-#include "slim/kernels/cpu/r16.hpp"
+#include "slim/kernels/cpu/r16_kernels.hpp"
 #include "slim/packing/side_data.hpp"
 
 #include <array>
@@ -15,6 +15,13 @@ inline namespace SLIM_ABI {
 /// The 16 values of 4-bit codes that are positions in a table.
 using r16_levels = std::array<float, 16>;
 
+/// Tables that codes are positions in: one of 16 levels for the matrix, or one for every row.
+struct r16_books {
+  bool per_row = false;
+  r16_levels levels = {};                                                            ///< of the matrix
+  detail::r16_kernels const& (*kernels)(simd_level) = &detail::r16_kernels_of_books; ///< of such matrices
+};
+
 /// Shape, code width and options of a matrix that is about to be packed.
 struct r16_source {
   index_t rows = 0, cols = 0;
@@ -23,15 +30,15 @@ struct r16_source {
   bool zero_points = false;
   bool sparse = false;      ///< 2:4
   bool wide_scales = false; ///< scales of groups are no fp16 numbers
-  std::optional<r16_levels> book = {};
+  std::optional<r16_books> books = {};
   int scale_bits = 0, offset_bits = 0; ///< of scales and offsets that are codes of a second level over 16 rows of a group
-  bool row_books = false;              ///< codes are positions in a table of their row
 
   /// @throws config_error if R16 cannot hold it.
   [[nodiscard]] r16_layout layout() const {
     if (sparse && (bits > 4 || zero_points))
       throw config_error(message("pack_r16: 2:4 with ", bits, " bits", zero_points ? " and zero points" : "",
                                  ", possible are at most 4 bits without zero points"));
+    bool const row_books = books && books->per_row, book = books && !row_books;
     if (book && (bits != 4 || zero_points)) throw config_error("pack_r16: a code book belongs to 4 bits without zero points");
     r16_layout out{.rows = rows, .cols = cols, .zero_points = zero_points, .wide_scales = wide_scales};
     out.kind = sparse      ? (book ? r16_kind::sparse24_book : r16_kind::sparse24)
@@ -82,7 +89,8 @@ public:
   explicit r16_packer(r16_source const& source, simd_level level = simd_level::automatic)
       : kernels_(detail::packing_kernels_of(level)) {
     packed_.layout_ = source.layout();
-    if (source.book) set_levels(*source.book);
+    if (source.books) packed_.kernels_of_books_ = source.books->kernels;
+    if (source.books && !source.books->per_row) set_levels(source.books->levels);
     packed_.bytes_ = aligned_bytes(layout().byte_size());
     if (layout().scale_cols > 0) return;
     auto const padded = static_cast<std::size_t>(layout().row_blocks() * r16_rows);
@@ -442,12 +450,12 @@ inline void check_r16(integer_codes const& codes, mask const* kept) {
   return codes;
 }
 
-inline r16_matrix pack_all(integer_codes const& codes, mask const* kept, std::optional<r16_levels> const& book,
+inline r16_matrix pack_all(integer_codes const& codes, mask const* kept, std::optional<r16_books> const& books,
                            context const& ctx) {
   check_r16(codes, kept);
   if (codes.bits == 1) {
     codes.check_codes("pack_r16");
-    return pack_all(in_two_bits(codes), kept, book, ctx);
+    return pack_all(in_two_bits(codes), kept, books, ctx);
   }
   bool const second = !codes.offsets.empty();
   r16_packer packer({.rows = codes.rows(),
@@ -457,7 +465,7 @@ inline r16_matrix pack_all(integer_codes const& codes, mask const* kept, std::op
                      .zero_points = !codes.zeros.empty(),
                      .sparse = kept != nullptr,
                      .wide_scales = !second && needs_wide_scales(codes.scales),
-                     .book = book,
+                     .books = books,
                      .scale_bits = second ? codes.scales.stored().bits : 0,
                      .offset_bits = second ? codes.offsets.stored().bits : 0},
                     ctx.simd);
@@ -478,7 +486,8 @@ inline r16_matrix pack_all(codebook_codes const& codes, mask const* kept, contex
   if (codes.book_block == per_channel && codes.dim == 1) {
     if (kept || !codes.scales.empty())
       throw config_error("pack_r16: codes with books per row are neither pruned nor scaled in R16");
-    r16_packer packer({.rows = codes.rows(), .cols = codes.cols(), .bits = codes.bits, .row_books = true}, ctx.simd);
+    r16_packer packer({.rows = codes.rows(), .cols = codes.cols(), .bits = codes.bits, .books = r16_books{.per_row = true}},
+                      ctx.simd);
     packer.set_channel_factors(codes.channel_factors);
     ctx.parallel_for(packer.layout().row_blocks(), 4, [&](index_t begin, index_t end) {
       for (index_t row_block = begin; row_block < end; ++row_block) packer.put_books(row_block, codes);
@@ -486,7 +495,7 @@ inline r16_matrix pack_all(codebook_codes const& codes, mask const* kept, contex
     return packer.take();
   }
   auto const parts = signed_parts("pack_r16", codes);
-  return pack_all(parts.codes, kept, parts.book, ctx);
+  return pack_all(parts.codes, kept, parts.book ? std::optional(r16_books{.levels = *parts.book}) : std::nullopt, ctx);
 }
 
 } // namespace detail

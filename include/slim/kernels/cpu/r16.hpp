@@ -182,6 +182,13 @@ static_assert(r16_layout{r16_kind::dense3, 16, 512, 128, true}.header_bytes(4) =
 static_assert(r16_layout{r16_kind::dense3_tiles, 16, 512, 32, false, false, 3, 3}.byte_size() * 8 == 16 * 512 * 15 / 4,
               "SpQR's tiles: 3.75 bits per weight");
 
+namespace detail {
+
+struct r16_kernels; // kernels/cpu/r16_kernels.hpp
+class packed_product;
+
+} // namespace detail
+
 /// A matrix of codes in the R16 layout. Made by `pack_r16` (kernels/cpu/pack_r16.hpp).
 class r16_matrix {
 public:
@@ -246,6 +253,7 @@ public:
 
 private:
   friend class r16_packer;
+  friend class detail::packed_product;
   friend r16_matrix pack_r16(matrix_view<float const>, number_format, context const&);
 
   /// Scale (0) or offset (1) of weight (i, j) from its code of `bits` bits, which lies `shift` bits up.
@@ -270,6 +278,9 @@ private:
   std::vector<float> row_scales_, row_zeros_, input_factors_;
   std::vector<std::int8_t> levels_;
   float level_unit_ = 1.0f;
+  /// Where its kernels are, if its codes are positions in tables: whoever packs such codes names them, so that programs without
+  /// such codes do not compile them. Null for other matrices.
+  detail::r16_kernels const& (*kernels_of_books_)(simd_level) = nullptr;
 };
 
 namespace detail {

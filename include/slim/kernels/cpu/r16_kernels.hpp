@@ -52,7 +52,8 @@ struct r16_kernels {
 };
 
 #if SLIM_DECLARES_ONLY
-[[nodiscard]] r16_kernels const& r16_kernels_of(simd_level wanted);
+[[nodiscard]] r16_kernels const& r16_kernels_of_codes(simd_level wanted);
+[[nodiscard]] r16_kernels const& r16_kernels_of_books(simd_level wanted);
 #else
 
 /// A product in any C++: the meaning of the others, stage by stage.
@@ -213,21 +214,45 @@ void r16_product(r16_walk const& a, std::uint8_t const* const* streams, index_t 
 #define SLIM_R16_TWO_OF_KIND(space, kind) {space::r16_product<kind, 1, 2>, space::r16_product<kind, 2, 2>}
 #define SLIM_R16_ONE_OR_4(space, kind) {space::r16_product<kind, 1, 1>, nullptr, space::r16_product<kind, 4, 1>, nullptr}
 #define SLIM_R16_TWO_OF_ONE(space, kind) {space::r16_product<kind, 1, 2>, nullptr}
-#define SLIM_R16_KINDS(of_kind, of_narrow, space)                                                                              \
-  {                                                                                                                            \
-      of_kind(space, r16_kind::sparse24),       of_kind(space, r16_kind::sparse24_book),                                       \
-      of_kind(space, r16_kind::dense2),         of_kind(space, r16_kind::dense3),                                              \
-      of_kind(space, r16_kind::dense4),         of_kind(space, r16_kind::dense4_book),                                         \
-      of_kind(space, r16_kind::dense8),         of_narrow(space, r16_kind::dense3_books),                                      \
-      of_narrow(space, r16_kind::dense4_books), of_narrow(space, r16_kind::dense2_tiles),                                      \
-      of_narrow(space, r16_kind::dense3_tiles), of_narrow(space, r16_kind::dense4_tiles)}
-#define SLIM_R16_TABLE(of_kind, space, most, flips, flips_book, rounding, many)                                                \
+#define SLIM_R16_CODES(of_kind, of_narrow, space)                                                                              \
+  {of_kind(space, r16_kind::sparse24),                                                                                         \
+   {},                                                                                                                         \
+   of_kind(space, r16_kind::dense2),                                                                                           \
+   of_kind(space, r16_kind::dense3),                                                                                           \
+   of_kind(space, r16_kind::dense4),                                                                                           \
+   {},                                                                                                                         \
+   of_kind(space, r16_kind::dense8),                                                                                           \
+   {},                                                                                                                         \
+   {},                                                                                                                         \
+   of_narrow(space, r16_kind::dense2_tiles),                                                                                   \
+   of_narrow(space, r16_kind::dense3_tiles),                                                                                   \
+   of_narrow(space, r16_kind::dense4_tiles)}
+#define SLIM_R16_BOOKS(of_kind, of_narrow, space)                                                                              \
+  {{},                                                                                                                         \
+   of_kind(space, r16_kind::sparse24_book),                                                                                    \
+   {},                                                                                                                         \
+   {},                                                                                                                         \
+   {},                                                                                                                         \
+   of_kind(space, r16_kind::dense4_book),                                                                                      \
+   {},                                                                                                                         \
+   of_narrow(space, r16_kind::dense3_books),                                                                                   \
+   of_narrow(space, r16_kind::dense4_books)}
+#define SLIM_R16_TABLE(kinds, of_kind, space, most, flips, flips_book, rounding, many)                                         \
   {most,                                                                                                                       \
    {flips, flips_book},                                                                                                        \
    rounding,                                                                                                                   \
-   SLIM_R16_KINDS(of_kind, SLIM_R16_ONE_OR_4, space),                                                                          \
-   SLIM_R16_KINDS(SLIM_R16_TWO_OF_KIND, SLIM_R16_TWO_OF_ONE, space),                                                           \
+   kinds(of_kind, SLIM_R16_ONE_OR_4, space),                                                                                   \
+   kinds(SLIM_R16_TWO_OF_KIND, SLIM_R16_TWO_OF_ONE, space),                                                                    \
    many}
+/// The kernels of either family of kinds: `Books` those whose codes are positions in tables.
+#define SLIM_R16_FAMILY(name, of_kind, space, most, flips, flips_book, rounding)                                               \
+  template <bool Books>                                                                                                        \
+  [[nodiscard]] constexpr r16_kernels name([[maybe_unused]] r16_kernels const* many) {                                         \
+    if constexpr (Books)                                                                                                       \
+      return SLIM_R16_TABLE(SLIM_R16_BOOKS, of_kind, space, most, flips, flips_book, rounding, many);                          \
+    else                                                                                                                       \
+      return SLIM_R16_TABLE(SLIM_R16_CODES, of_kind, space, most, flips, flips_book, rounding, many);                          \
+  }
 
 #if SLIM_SIMD_X86
 /// Kernels of 8 to 64 vectors of a type of tiles, in place of those of VNNI: the same of every kind that they know.
@@ -243,34 +268,42 @@ template <class Tiles>
   return found;
 }
 
-/// Kernels of AVX-512 VNNI, others for many vectors unless that is null.
-[[nodiscard]] constexpr r16_kernels vnni_kernels(r16_kernels const* many) {
-  return SLIM_R16_TABLE(SLIM_R16_OF_KIND, avx512vnni, 8, true, true, avx2::round_inputs, many);
-}
+SLIM_R16_FAMILY(vnni_kernels, SLIM_R16_OF_KIND, avx512vnni, 8, true, true, avx2::round_inputs)
+SLIM_R16_FAMILY(avx2_kernels, SLIM_R16_UP_TO_4_OF_KIND, avx2, 4, true, false, avx2::round_inputs)
+#elif SLIM_SIMD_ARM
+SLIM_R16_FAMILY(dot_kernels, SLIM_R16_OF_KIND, neon, 8, false, false, scalar::round_inputs)
 #endif
+SLIM_R16_FAMILY(scalar_kernels, SLIM_R16_OF_KIND, scalar, 8, false, false, scalar::round_inputs)
 
-/// The kernels of a level; AVX-512 without VNNI runs those of AVX2, `amx` those of VNNI below 8 vectors, `automatic` on ARM
-/// those of NEON if there is `sdot`.
-/// @throws config_error if the machine lacks the level.
-[[nodiscard]] SLIM_DOOR r16_kernels const& r16_kernels_of(simd_level wanted) {
+/// The kernels of a family at a level; see r16_kernels_of_codes.
+template <bool Books>
+[[nodiscard]] r16_kernels const& r16_kernels_of_family(simd_level wanted) {
 #if SLIM_SIMD_X86
-  static constexpr r16_kernels vnni = vnni_kernels(nullptr), tiles = tile_kernels<amx_tiles>();
-  static constexpr r16_kernels vnni_and_tiles = vnni_kernels(&tiles);
-  static constexpr r16_kernels avx2_table =
-      SLIM_R16_TABLE(SLIM_R16_UP_TO_4_OF_KIND, avx2, 4, true, false, avx2::round_inputs, nullptr);
+  static constexpr r16_kernels vnni = vnni_kernels<Books>(nullptr), tiles = tile_kernels<amx_tiles>();
+  static constexpr r16_kernels vnni_and_tiles = vnni_kernels<Books>(&tiles), avx2_table = avx2_kernels<Books>(nullptr);
   simd_level const level = resolve(wanted);
   if (wanted == simd_level::amx) return vnni_and_tiles;
   if (level == simd_level::avx512 && __builtin_cpu_supports("avx512vnni")) return vnni;
   if (level >= simd_level::avx2) return avx2_table;
 #elif SLIM_SIMD_ARM
-  static constexpr r16_kernels dot = SLIM_R16_TABLE(SLIM_R16_OF_KIND, neon, 8, false, false, scalar::round_inputs, nullptr);
+  static constexpr r16_kernels dot = dot_kernels<Books>(nullptr);
   (void)resolve(wanted);
   if (wanted == simd_level::automatic && has_dot_product()) return dot;
 #else
   (void)resolve(wanted);
 #endif
-  static constexpr r16_kernels plain = SLIM_R16_TABLE(SLIM_R16_OF_KIND, scalar, 8, false, false, scalar::round_inputs, nullptr);
+  static constexpr r16_kernels plain = scalar_kernels<Books>(nullptr);
   return plain;
+}
+
+/// The kernels of a level, of kinds whose codes are numbers; AVX-512 without VNNI runs those of AVX2, `amx` those of VNNI below
+/// 8 vectors, `automatic` on ARM those of NEON if there is `sdot`. @throws config_error if the machine lacks the level.
+[[nodiscard]] SLIM_DOOR r16_kernels const& r16_kernels_of_codes(simd_level wanted) {
+  return r16_kernels_of_family<false>(wanted);
+}
+/// The same of kinds whose codes are positions in tables.
+[[nodiscard]] SLIM_DOOR r16_kernels const& r16_kernels_of_books(simd_level wanted) {
+  return r16_kernels_of_family<true>(wanted);
 }
 
 #undef SLIM_R16_OF_KIND
@@ -278,8 +311,10 @@ template <class Tiles>
 #undef SLIM_R16_TWO_OF_KIND
 #undef SLIM_R16_ONE_OR_4
 #undef SLIM_R16_TWO_OF_ONE
-#undef SLIM_R16_KINDS
+#undef SLIM_R16_CODES
+#undef SLIM_R16_BOOKS
 #undef SLIM_R16_TABLE
+#undef SLIM_R16_FAMILY
 #endif // !SLIM_DECLARES_ONLY
 
 } // namespace detail

@@ -48,7 +48,7 @@ inline void set_bits(std::byte* atom, device_place place, unsigned value) noexce
   return word >> place.bit & ((1u << bits) - 1u);
 }
 
-/// Places of a kind, worked out by the compiler.
+/// Places of a kind, worked out once at run time: as constants they cost whoever includes this header more than its parsing.
 template <device_kind K>
 struct dense_places {
   struct place {
@@ -58,7 +58,7 @@ struct dense_places {
   };
   place at[device_atom_rows][device_atom_cols] = {};
 
-  constexpr dense_places() {
+  dense_places() {
     for (int row = 0; row < device_atom_rows; ++row)
       for (int col = 0; col < device_atom_cols; ++col) {
         device_place const first = dense_place(K, row, col, 0);
@@ -68,18 +68,21 @@ struct dense_places {
   }
 };
 template <device_kind K>
-inline constexpr dense_places<K> places_of_dense{};
+[[nodiscard]] dense_places<K> const& places_of_dense() {
+  static dense_places<K> const places;
+  return places;
+}
 
 template <device_kind K>
-void set_dense(std::byte* atom, int row, int col, unsigned value) noexcept {
-  auto const& place = places_of_dense<K>.at[row][col];
+void set_dense(dense_places<K> const& places, std::byte* atom, int row, int col, unsigned value) noexcept {
+  auto const& place = places.at[row][col];
   if (place.together) return set_bits(atom, {place.offset, place.bit}, value);
   for (int b = 0; b < stored_bits(K); ++b) set_bits(atom, dense_place(K, row, col, b), value >> b & 1u);
 }
 
 template <device_kind K>
-[[nodiscard]] unsigned dense_at(std::byte const* atom, int row, int col) noexcept {
-  auto const& place = places_of_dense<K>.at[row][col];
+[[nodiscard]] unsigned dense_at(dense_places<K> const& places, std::byte const* atom, int row, int col) noexcept {
+  auto const& place = places.at[row][col];
   if (place.together) return bits_at(atom, {place.offset, place.bit}, stored_bits(K));
   unsigned value = 0;
   for (int b = 0; b < stored_bits(K); ++b) value |= bits_at(atom, dense_place(K, row, col, b), 1) << b;
@@ -90,7 +93,7 @@ template <device_kind K>
 struct sparse_places {
   device_place code[device_atom_rows][device_atom_cols / 4][2] = {}, position[device_atom_rows][device_atom_cols / 4] = {};
 
-  constexpr sparse_places() {
+  sparse_places() {
     for (int row = 0; row < device_atom_rows; ++row)
       for (int group = 0; group < device_atom_cols / 4; ++group) {
         for (int slot = 0; slot < 2; ++slot) code[row][group][slot] = sparse_code_place(row, group, slot);
@@ -98,7 +101,10 @@ struct sparse_places {
       }
   }
 };
-inline constexpr sparse_places places_of_sparse{};
+[[nodiscard]] inline sparse_places const& places_of_sparse() {
+  static sparse_places const places;
+  return places;
+}
 
 /// f<K>() for a kind that is not sparse24.
 template <class F>
@@ -176,8 +182,9 @@ private:
         for (int g = 0; g < device_atom_cols / 4; ++g) put_group(atom, r, g, first_row, first_col);
     } else {
       with_dense_kind(layout.kind, [&]<device_kind K>() {
+        dense_places<K> const& places = places_of_dense<K>();
         for (int r = 0; r < rows; ++r)
-          for (int c = 0; c < cols; ++c) set_dense<K>(atom, r, c, dense_of<K>(first_row + r, first_col + c));
+          for (int c = 0; c < cols; ++c) set_dense<K>(places, atom, r, c, dense_of<K>(first_row + r, first_col + c));
       });
     }
     for (int s = 0; s < layout.sets(); ++s) {
@@ -216,14 +223,15 @@ private:
     for (int p = 0; p < 4; ++p)
       if (!inside(p)) take(p);
     for (int p = 0; p < 4; ++p) take(p);
+    sparse_places const& places = places_of_sparse();
     unsigned positions = 0;
     for (int p = 0, slot = 0; p < 4; ++p) {
       if (!taken[p]) continue;
       bool const real = inside(p) && kept->kept(i, first + p);
-      set_bits(atom, places_of_sparse.code[r][g][slot], static_cast<unsigned>((real ? codes->codes(i, first + p) : 0) + 8));
+      set_bits(atom, places.code[r][g][slot], static_cast<unsigned>((real ? codes->codes(i, first + p) : 0) + 8));
       positions |= static_cast<unsigned>(p) << (2 * slot++);
     }
-    set_bits(atom, places_of_sparse.position[r][g], positions);
+    set_bits(atom, places.position[r][g], positions);
   }
 };
 
@@ -470,10 +478,11 @@ private:
   template <class F>
   void read_dense(F const& f) {
     with_dense_kind(layout_.kind, [&]<device_kind K>() {
+      dense_places<K> const& places = places_of_dense<K>();
       for_each_atom([&](std::byte const* atom, index_t first_row, index_t first_col) {
         for (int r = 0; r < device_atom_rows; ++r)
           for (int c = 0; c < device_atom_cols; ++c) {
-            unsigned const bits = dense_at<K>(atom, r, c);
+            unsigned const bits = dense_at<K>(places, atom, r, c);
             if (first_row + r < layout_.rows && first_col + c < layout_.cols)
               f(first_row + r, first_col + c, bits);
             else if (bits != 0)
@@ -492,7 +501,8 @@ private:
 
   void read_group(integer_codes& codes, mask& kept, std::byte const* atom, int r, int g, index_t first_row, index_t first_col) {
     index_t const i = first_row + r, first = first_col + 4 * g;
-    unsigned const positions = bits_at(atom, places_of_sparse.position[r][g], 4);
+    sparse_places const& places = places_of_sparse();
+    unsigned const positions = bits_at(atom, places.position[r][g], 4);
     auto const inside = [&](int p) { return i < layout_.rows && first + p < layout_.cols; };
     int const place[2] = {static_cast<int>(positions & 3u), static_cast<int>(positions >> 2)};
     if (place[0] >= place[1]) return complain("row ", i, ", columns from ", first, ": positions do not ascend");
@@ -500,7 +510,7 @@ private:
     while (behind < 4 && inside(behind)) ++behind;
     for (int slot = 0; slot < 2; ++slot) {
       int const p = place[slot];
-      std::int8_t const code = code_of(bits_at(atom, places_of_sparse.code[r][g][slot], 4), 4);
+      std::int8_t const code = code_of(bits_at(atom, places.code[r][g][slot], 4), 4);
       if (inside(p)) {
         codes.codes(i, first + p) = code;
         kept.keep(i, first + p);
