@@ -53,7 +53,8 @@ int wrong_fragments() {
     auto const zero = [&](int row) { return (row + shift) % (codes + 1); };
     for (int row = 0; row < 16; ++row) {
       for (int col = 0; col < 128; ++col)
-        slim::detail::set_dense<K>(atom.data(), row, col, static_cast<unsigned>(code(row, col)));
+        slim::detail::set_dense<K>(slim::detail::places_of_dense<K>(), atom.data(), row, col,
+                                   static_cast<unsigned>(code(row, col)));
       atom[static_cast<std::size_t>(slim::word_bytes(K) + row)] = static_cast<std::byte>(zero(row));
     }
     host_cta cta(static_cast<int>(atom.size()), {});
