@@ -4,6 +4,7 @@
 #include "slim/interop/compressed_tensors.hpp"
 #include "slim/interop/gptq.hpp"
 #include "slim/interop/mlx.hpp"
+#include "slim/packing/dense_codes.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -164,7 +165,16 @@ TEST_CASE("zero points that are signs of scales become negative scales, with the
     CHECK(turned.scales(0, 1) == -c.scales(0, 1));
     CHECK(values_of(turned) == values_of(c));
     CHECK_NOTHROW(turned.check_codes("test"));
+    integer_codes back = with_positive_scales(turned);
+    back.signed_scales = flagged;
+    CHECK(back == c);
   }
+  integer_codes affine = some_codes(6, 64, 3, 16, true);
+  for (index_t k = 0; k < affine.scales.size(); k += 3) affine.scales.data()[k] = -affine.scales.data()[k];
+  integer_codes const positive = with_positive_scales(affine);
+  CHECK(values_of(positive) == values_of(affine));
+  CHECK_NOTHROW(positive.check_codes("test"));
+  CHECK_NOTHROW(slim::dense_codes::pack(positive));
   c.signed_scales = false;
   c.zeros(2, 0) = 1;
   CHECK(with_negative_scales(c) == c);

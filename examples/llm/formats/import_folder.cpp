@@ -8,6 +8,7 @@
 #include "run/file_output.hpp"
 #include "run/output_files.hpp"
 
+#include "slim/interop/even_groups.hpp"
 #include "slim/io/safetensors/writer.hpp"
 
 #include <cmath>
@@ -278,7 +279,8 @@ std::string quantized_folder::describe() const {
 
 slim::integer_codes quantized_folder::codes(std::string const& module) const {
   try {
-    return format_->read([&](std::string const& name) { return file_.find(name); }, module, bits_.at(module));
+    return slim::with_positive_scales(
+        format_->read([&](std::string const& name) { return file_.find(name); }, module, bits_.at(module)));
   } catch (slim::error const& wrong) {
     fail(path_, module + ": " + wrong.what());
   }

@@ -61,6 +61,26 @@ inline namespace SLIM_ABI {
   return codes;
 }
 
+/// The way back: codes whose scales are all positive, as packed formats want them. Where a scale s is negative, the code is -1
+/// - q and the zero point -1 - z, with -s: the same values. Codes with offsets, which would change, come back as they are.
+/// @throws as codes.check
+[[nodiscard]] inline integer_codes with_positive_scales(integer_codes codes) {
+  codes.check("with_positive_scales");
+  bool const negative =
+      std::any_of(codes.scales.data(), codes.scales.data() + codes.scales.size(), [](float s) { return s < 0; });
+  if (!negative || !codes.offsets.empty() || !codes.group_bits.empty() || codes.scales.has_second_level()) return codes;
+  if (codes.zeros.empty()) codes.zeros = matrix<std::int8_t>(codes.scales.rows(), codes.scales.cols());
+  for (index_t i = 0; i < codes.rows(); ++i)
+    for (index_t j = 0; j < codes.cols(); ++j)
+      if (codes.scale_at(i, j) < 0.0f) codes.codes(i, j) = static_cast<std::int8_t>(-1 - codes.codes(i, j));
+  for (index_t k = 0; k < codes.zeros.size(); ++k) {
+    if (!(codes.scales.data()[k] < 0.0f)) continue;
+    codes.scales.data()[k] = -codes.scales.data()[k];
+    codes.zeros.data()[k] = static_cast<std::int8_t>(-1 - codes.zeros.data()[k]);
+  }
+  return codes;
+}
+
 namespace detail {
 
 /// Why codes are none of what GPTQ, compressed-tensors and MLX hold; empty if they are: 2, 3, 4 or 8 bits everywhere, groups
