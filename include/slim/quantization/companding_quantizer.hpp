@@ -89,7 +89,7 @@ private:
   [[nodiscard]] outcome search(matrix_view<float const> w, scale_table const& largest, std::vector<float> const& theta,
                                context const& ctx) const {
     compander const f(theta);
-    auto const count = static_cast<std::size_t>(levels() + 1);
+    auto const count = static_cast<std::size_t>(levels()) + 1;
     std::vector<double> values;
     for (int k = 0; k <= levels(); ++k)
       values.push_back(static_cast<double>(rounded_to(number_format::fp16, static_cast<float>(f.expand(k, levels())))));
