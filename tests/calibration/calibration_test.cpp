@@ -3,6 +3,7 @@
 #include "slim/testing/executors.hpp"
 #include "slim/testing/hard_matrices.hpp"
 #include "slim/testing/same_bits.hpp"
+#include "support/brute_gram.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -16,15 +17,6 @@ namespace {
 
 matrix<float> rows_of(matrix<float> const& x, index_t begin, index_t end) {
   return matrix<float>(x.view().middle_rows(begin, end - begin));
-}
-
-/// X^T X in double, token by token.
-matrix<double> brute_gram(matrix<float> const& x) {
-  matrix<double> gram(x.cols(), x.cols());
-  for (index_t t = 0; t < x.rows(); ++t)
-    for (index_t a = 0; a < x.cols(); ++a)
-      for (index_t b = 0; b < x.cols(); ++b) gram(a, b) += static_cast<double>(x(t, a)) * static_cast<double>(x(t, b));
-  return gram;
 }
 
 /// ||X E^T||_F^2 by multiplying out.
@@ -137,7 +129,7 @@ TEST_CASE("the Gram matrix is X^T X of a double loop, to float rounding of panel
   index_t const channels = GENERATE(1, 7, 40, 65);
   matrix<float> const x = normal_matrix(tokens, channels, 11);
   calibration const calib = observed(x, {.gram = true});
-  matrix<double> const gram = brute_gram(x);
+  matrix<double> const gram = slim_test::brute_gram(x);
   // A panel of 256 products of unit normals: error below 256 * 2^-24 * 256^(1/2) with room for outliers.
   double const tolerance = 1e-6 * static_cast<double>(std::max<index_t>(tokens, 1));
   for (index_t a = 0; a < channels; ++a)

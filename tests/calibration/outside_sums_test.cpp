@@ -5,6 +5,7 @@
 #include "slim/saliency/channel_weights.hpp"
 #include "slim/saliency/wanda.hpp"
 #include "slim/testing/hard_matrices.hpp"
+#include "support/brute_gram.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -19,18 +20,9 @@ namespace {
 constexpr statistic all_statistics[] = {statistic::mean, statistic::mean_abs, statistic::max_abs,
                                         statistic::sample_peak_mean_abs};
 
-/// X^T X in double, token by token.
-matrix<double> brute_gram(matrix<float> const& x) {
-  matrix<double> gram(x.cols(), x.cols());
-  for (index_t t = 0; t < x.rows(); ++t)
-    for (index_t a = 0; a < x.cols(); ++a)
-      for (index_t b = 0; b < x.cols(); ++b) gram(a, b) += static_cast<double>(x(t, a)) * static_cast<double>(x(t, b));
-  return gram;
-}
-
 std::vector<double> squares(matrix<float> const& x) {
   std::vector<double> sums;
-  for (index_t j = 0; j < x.cols(); ++j) sums.push_back(brute_gram(x)(j, j));
+  for (index_t j = 0; j < x.cols(); ++j) sums.push_back(slim_test::brute_gram(x)(j, j));
   return sums;
 }
 
@@ -41,7 +33,7 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 TEST_CASE("a Gram matrix tells what an observed calibration tells of second moments") {
   matrix<float> x = normal_matrix(40, 6, 1);
   for (index_t t = 0; t < 40; ++t) x(t, 4) = 0.0f;
-  calibration const seen = observed(x, {.gram = true}), told = calibration::from_gram(brute_gram(x).view(), 40);
+  calibration const seen = observed(x, {.gram = true}), told = calibration::from_gram(slim_test::brute_gram(x).view(), 40);
   CHECK(told.tokens() == 40);
   CHECK(told.channels() == 6);
   CHECK(told.dead_channels() == 1);
@@ -51,7 +43,7 @@ TEST_CASE("a Gram matrix tells what an observed calibration tells of second mome
   CHECK(calibration::from_gram(matrix<double>(0, 0).view(), 7).channels() == 0);
   CHECK(calibration::from_gram(matrix<double>(2, 2).view(), 0).tokens() == 0);
 
-  matrix<double> sloppy = brute_gram(x); // triangles from different roundings
+  matrix<double> sloppy = slim_test::brute_gram(x); // triangles from different roundings
   sloppy(0, 1) *= 1 + 1e-6;
   calibration const mean = calibration::from_gram(sloppy.view(), 40);
   CHECK(mean.gram()(0, 1) == mean.gram()(1, 0));
@@ -74,7 +66,7 @@ TEST_CASE("what sums do not tell is refused with its name, never 0") {
   for (statistic const what : all_statistics) {
     CHECK_FALSE(told.knows(what));
     CHECK(observed(x).knows(what));
-    CHECK_FALSE(calibration::from_gram(brute_gram(x).view(), 30).knows(what));
+    CHECK_FALSE(calibration::from_gram(slim_test::brute_gram(x).view(), 30).knows(what));
   }
   CHECK_THROWS_AS(told.mean(), config_error);
   CHECK_THROWS_WITH(told.mean_abs(), Contains("mean_abs") && Contains("not known"));

@@ -1,4 +1,8 @@
-#include "slim/slim.hpp"
+#include "slim/core/matrix_traits.hpp"
+#if CASE > 6
+#include "slim/calibration/calibration.hpp"
+#include "slim/kernels/packed_linear.hpp"
+#endif
 
 #include <Eigen/Core>
 

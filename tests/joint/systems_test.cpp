@@ -40,7 +40,7 @@ matrix<float> weights_with_outliers(index_t rows, index_t cols, std::uint64_t se
   return w;
 }
 
-struct layer {
+struct outlier_layer {
   matrix<float> w = weights_with_outliers(64, 192, 1);
   calibration calib = observed(uneven_inputs(600, 192, 16, 2), {.gram = true});
 };
@@ -52,14 +52,14 @@ matrix<float> decoded(Codes const& codes) {
   return out;
 }
 
-double output_error(layer const& l, matrix<float> const& values) {
+double output_error(outlier_layer const& l, matrix<float> const& values) {
   matrix<float> e(l.w.rows(), l.w.cols());
   subtract_into(l.w.view(), values.view(), e.view());
   return std::sqrt(output_energy(e.view(), l.calib) / output_energy(l.w.view(), l.calib));
 }
 
 template <class Compressor>
-auto codes_of(Compressor const& c, layer const& l) {
+auto codes_of(Compressor const& c, outlier_layer const& l) {
   return c.compress(l.w.view(), l.calib).weight.codes;
 }
 
@@ -106,7 +106,7 @@ super_block_grid groups_of(index_t size) {
 } // namespace
 
 TEST_CASE("SpQR without threshold and second level is error feedback with groups refitted, bit for bit") {
-  layer const l;
+  outlier_layer const l;
   uniform_grid const grid{.bits = 3, .block = per_group(16), .symmetric = false};
   auto const ours = codes_of(spqr_compressor(grid, {.damping = 0.1, .share = 0.0}), l);
   auto const gptq_codes = codes_of(gptq(grid, {.damping = 0.1, .refit_groups = true}), l);
@@ -116,7 +116,7 @@ TEST_CASE("SpQR without threshold and second level is error feedback with groups
 }
 
 TEST_CASE("SpQR's outliers are what its threshold says, and decode to what the sweep kept") {
-  layer const l;
+  outlier_layer const l;
   spqr_config const config{.damping = 0.1, .relative_threshold = 0.05};
   auto const codes = codes_of(spqr_compressor(spqr_tiles(3), config), l);
   // The same by hand: variance of the columns, a sweep with the threshold.
@@ -151,7 +151,7 @@ TEST_CASE("SpQR's outliers are what its threshold says, and decode to what the s
 }
 
 TEST_CASE("fewer weights in the grid, less error: SpQR's thresholds and shares") {
-  layer const l;
+  outlier_layer const l;
   double before = 1;
   index_t count = -1;
   for (double const share : {0.0, 0.005, 0.02}) {
@@ -198,11 +198,11 @@ TEST_CASE("leaving one out: the weight that stretches its group, and no other") 
 }
 
 TEST_CASE("SpQR in the order of energy is SpQR on permuted columns") {
-  layer const l;
+  outlier_layer const l;
   spqr_compressor const spqr(spqr_tiles(3), {.damping = 0.1, .share = 0.01});
   auto const made = compress(l.w, l.calib, chain(in_basis(activation_order{}, spqr)));
   channel_permutation const order = activation_order{}(l.w.view(), l.calib);
-  layer const permuted{order.apply(l.w.view()), order.apply_to(l.calib)};
+  outlier_layer const permuted{order.apply(l.w.view()), order.apply_to(l.calib)};
   CHECK(made.weight.values() == order.invert(decoded(codes_of(spqr, permuted)).view()));
   std::vector<double> const energy = permuted.calib.mean_square();
   CHECK(std::is_sorted(energy.rbegin(), energy.rend()));
@@ -210,7 +210,7 @@ TEST_CASE("SpQR in the order of energy is SpQR on permuted columns") {
 }
 
 TEST_CASE("the errors of a sweep follow from what it left") {
-  layer const l;
+  outlier_layer const l;
   auto const factor = factor_for_feedback(hessian(l.calib, 0.1).view());
   uniform_grid const grid{.bits = 3, .block = per_group(16), .symmetric = false};
   integer_codes codes = grid.empty(64, 192);
@@ -247,7 +247,7 @@ TEST_CASE("the errors of a sweep follow from what it left") {
 }
 
 TEST_CASE("saliencies of groups: their formulas, and their laws") {
-  layer const l;
+  outlier_layer const l;
   auto const factor = factor_for_feedback(hessian(l.calib, 0.01).view());
   auto const obs = obs_saliency().prepare(l.w.view(), l.calib);
   auto const range = range_curvature({.group = 16}).prepare(l.w.view(), l.calib);
@@ -273,7 +273,7 @@ TEST_CASE("saliencies of groups: their formulas, and their laws") {
 }
 
 TEST_CASE("equal bits in mixed_bits are error feedback with groups refitted, bit for bit") {
-  layer const l;
+  outlier_layer const l;
   for (bool const by_offsets : {false, true}) {
     auto const judge = [&](auto const& grid) {
       auto const ours = codes_of(mixed_bits(obs_saliency(), pairs{0}, grid), l);
@@ -291,7 +291,7 @@ TEST_CASE("equal bits in mixed_bits are error feedback with groups refitted, bit
 }
 
 TEST_CASE("salient groups deserve more bits: balanced, equal, reversed") {
-  layer const l;
+  outlier_layer const l;
   uniform_grid const grid{.bits = 3, .block = per_group(16), .symmetric = false};
   auto const balanced = codes_of(mixed_bits(obs_saliency(), balanced_allocation({.bits = 3}), grid), l);
   index_t const more = std::count(balanced.base.group_bits.begin(), balanced.base.group_bits.end(), std::uint8_t{4});
@@ -323,7 +323,7 @@ TEST_CASE("a group of one bit is its mean and the mean distance from it") {
 }
 
 TEST_CASE("2/4/16: wide codes for the groups that matter, outliers in the others only") {
-  layer const l;
+  outlier_layer const l;
   super_block_grid const grid = groups_of(16);
   auto const codes =
       codes_of(mixed_bits(range_curvature({.group = 16}), top_share({.share = 0.25}), grid, {.outlier_share = 0.01}), l);
@@ -360,6 +360,6 @@ TEST_CASE("what the systems refuse") {
   CHECK_THROWS_WITH(balanced_allocation({.bits = 1}), Contains("1 bits"));
   CHECK_THROWS_WITH(obs_saliency({.damping = -1.0}), Contains("damping -1"));
   CHECK_THROWS_WITH(range_curvature({.group = 0}), Contains("groups of 0"));
-  layer const l;
+  outlier_layer const l;
   CHECK_THROWS_AS(spqr_compressor().compress(l.w.view(), calibration(192, {.gram = true})), config_error); // no tokens
 }

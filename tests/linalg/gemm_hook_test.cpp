@@ -56,7 +56,7 @@ int calls_during(F const& f) {
   return calls - before;
 }
 
-constexpr slim::destination modes[] = {slim::destination::overwrite, slim::destination::add, slim::destination::subtract};
+constexpr slim::destination all_modes[] = {slim::destination::overwrite, slim::destination::add, slim::destination::subtract};
 
 void check_product(index_t m, index_t n, index_t k, int a_layout, int b_layout, slim::destination mode,
                    slim::context const& ctx) {
@@ -75,14 +75,14 @@ void check_product(index_t m, index_t n, index_t k, int a_layout, int b_layout, 
     for (index_t j = n; j < stride; ++j) REQUIRE(storage[static_cast<std::size_t>(i * stride + j)] == -3.0f);
 }
 
-/// All layouts, all modes, sizes with 0 and 1 among them.
+/// All layouts, all all_modes, sizes with 0 and 1 among them.
 void check_products(slim::context const& ctx) {
   constexpr index_t sizes[][3] = {{0, 3, 4}, {3, 0, 4}, {3, 4, 0},    {1, 1, 1},   {1, 7, 5},
                                   {7, 1, 5}, {7, 5, 1}, {33, 17, 65}, {70, 64, 9}, {13, 300, 257}};
   for (auto const& [m, n, k] : sizes)
     for (int a_layout = 0; a_layout < 4; ++a_layout)
       for (int b_layout = 0; b_layout < 4; ++b_layout)
-        for (auto const mode : modes) check_product(m, n, k, a_layout, b_layout, mode, ctx);
+        for (auto const mode : all_modes) check_product(m, n, k, a_layout, b_layout, mode, ctx);
 }
 
 /// Says of each task that it is one.
@@ -103,7 +103,7 @@ TEST_CASE("a product is right with a hook, whatever the strides and whoever comp
 TEST_CASE("a hook computes once what a BLAS can read: neighbours in rows or in columns, strides forwards") {
   for (int a_layout = 0; a_layout < 4; ++a_layout)
     for (int b_layout = 0; b_layout < 4; ++b_layout)
-      for (auto const mode : modes) {
+      for (auto const mode : all_modes) {
         bool const readable = a_layout < 2 && b_layout < 2; // 2 has gaps both ways, 3 runs backwards
         CAPTURE(a_layout, b_layout);
         CHECK(calls_during([&] { check_product(5, 6, 7, a_layout, b_layout, mode, hooked()); }) == (readable ? 1 : 0));
@@ -112,7 +112,7 @@ TEST_CASE("a hook computes once what a BLAS can read: neighbours in rows or in c
 
 TEST_CASE("an empty product never reaches a hook") {
   CHECK(calls_during([] {
-          for (auto const mode : modes) {
+          for (auto const mode : all_modes) {
             check_product(0, 3, 4, 0, 0, mode, hooked());
             check_product(3, 0, 4, 0, 0, mode, hooked());
             check_product(3, 4, 0, 0, 0, mode, hooked());

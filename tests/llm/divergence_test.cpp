@@ -14,11 +14,11 @@ using namespace slim_llm::testing;
 
 namespace {
 
-constexpr index_t window = 12, windows = 4, vocab = 61;
+constexpr index_t window_size = 12, windows = 4, vocab = 61;
 
 /// log softmax of every position of a window, in double.
 std::vector<std::vector<double>> log_probabilities(model const& m, std::vector<int> const& ids) {
-  auto const logits = all_logits(m, ids, window);
+  auto const logits = all_logits(m, ids, window_size);
   std::vector<std::vector<double>> all;
   for (index_t t = 0; t < logits.rows(); ++t) {
     double sum = 0;
@@ -30,7 +30,7 @@ std::vector<std::vector<double>> log_probabilities(model const& m, std::vector<i
 }
 
 block_evaluation evaluated(model const& m, std::vector<int> const& ids, protocol how) {
-  block_evaluation run(m, ids, {.context = window, .protocol = how});
+  block_evaluation run(m, ids, {.context = window_size, .protocol = how});
   for (block const& b : m.blocks) run.advance(b);
   return run;
 }
@@ -55,8 +55,8 @@ struct expected_divergence {
     double count = 0;
     for (index_t w = 0; w < windows; ++w) {
       double in_window = 0;
-      for (index_t k = first; k + 1 < window; ++k) {
-        auto const t = static_cast<std::size_t>(w * window + k), next = static_cast<std::size_t>(ids[t + 1]);
+      for (index_t k = first; k + 1 < window_size; ++k) {
+        auto const t = static_cast<std::size_t>(w * window_size + k), next = static_cast<std::size_t>(ids[t + 1]);
         double here = 0;
         for (std::size_t j = 0; j < vocab; ++j) here += std::exp(p[t][j]) * (p[t][j] - q[t][j]);
         kl += here;
@@ -70,7 +70,7 @@ struct expected_divergence {
         excess += said - q[t][next];
         ++count;
       }
-      window_kl.push_back(in_window / static_cast<double>(window - 1 - first));
+      window_kl.push_back(in_window / static_cast<double>(window_size - 1 - first));
     }
     for (double* const x : {&kl, &same, &delta, &squares, &excess}) *x /= count;
   }
@@ -93,13 +93,13 @@ void check(divergence const& found, expected_divergence const& expected, double 
 
 TEST_CASE("divergence from a model is what its definition gives in double, by both protocols, for any number of threads") {
   model const base = random_llama(), measured = other_model();
-  auto const ids = random_tokens(window * windows, vocab);
-  for (auto const& [how, first] : {std::pair(protocol::windows, index_t{0}), std::pair(protocol::llama_cpp, window / 2)}) {
+  auto const ids = random_tokens(window_size * windows, vocab);
+  for (auto const& [how, first] : {std::pair(protocol::windows, index_t{0}), std::pair(protocol::llama_cpp, window_size / 2)}) {
     auto a = evaluated(base, ids, how), b = evaluated(measured, ids, how);
     auto const found = diverge(a, b);
     check(found, expected_divergence(base, measured, ids, first), 1e-5);
     CHECK(found.kl.mean > 1e-3);
-    CHECK(found.tokens == windows * (window - 1 - first));
+    CHECK(found.tokens == windows * (window_size - 1 - first));
     CHECK(found.nll == Approx(b.finish().nll).epsilon(1e-6));
     CHECK(found.base_nll == Approx(a.finish().nll).epsilon(1e-6));
     context one;
@@ -116,18 +116,18 @@ TEST_CASE("divergence from a model is what its definition gives in double, by bo
 TEST_CASE("a file of predictions has llama-perplexity's bytes, and gives the divergence within its rounding") {
   slim_test::temporary_folder const folder;
   model const base = random_llama(), measured = other_model();
-  auto const ids = random_tokens(window * windows, vocab);
+  auto const ids = random_tokens(window_size * windows, vocab);
   auto a = evaluated(base, ids, protocol::llama_cpp), b = evaluated(measured, ids, protocol::llama_cpp);
   auto const path = folder / "predictions";
   save_logits(a, ids, path);
   REQUIRE(is_logits_file(path));
 
   std::string const bytes = slim_test::read_file(path); // read as llama-perplexity does
-  constexpr std::size_t rows = window - 1 - window / 2, row = 2 * (2 * ((vocab + 1) / 2) + 4);
+  constexpr std::size_t rows = window_size - 1 - window_size / 2, row = 2 * (2 * ((vocab + 1) / 2) + 4);
   REQUIRE(bytes.size() == 8 + 12 + 4 * ids.size() + windows * rows * row);
   std::int32_t numbers[3];
   std::memcpy(numbers, bytes.data() + 8, 12);
-  CHECK((numbers[0] == window && numbers[1] == vocab && numbers[2] == windows));
+  CHECK((numbers[0] == window_size && numbers[1] == vocab && numbers[2] == windows));
   CHECK(std::memcmp(bytes.data() + 20, ids.data(), 4 * ids.size()) == 0);
   auto const expected = log_probabilities(base, ids);
   for (std::size_t w = 0; w < windows; ++w)
@@ -136,7 +136,7 @@ TEST_CASE("a file of predictions has llama-perplexity's bytes, and gives the div
       float step = 0, lowest = 0;
       std::memcpy(&step, at, 4);
       std::memcpy(&lowest, at + 4, 4);
-      auto const& position = expected[w * window + window / 2 + k];
+      auto const& position = expected[w * window_size + window_size / 2 + k];
       for (std::size_t j = 0; j < vocab; ++j) {
         std::uint16_t code = 0;
         std::memcpy(&code, at + 8 + 2 * j, 2);
@@ -147,7 +147,7 @@ TEST_CASE("a file of predictions has llama-perplexity's bytes, and gives the div
     }
   auto const file = logits_file::open(path).value();
   CHECK(file.tokens() == ids);
-  check(diverge(file, b), expected_divergence(base, measured, ids, window / 2, 16), 2e-4);
+  check(diverge(file, b), expected_divergence(base, measured, ids, window_size / 2, 16), 2e-4);
   CHECK(diverge(file, a).kl.mean == Approx(0).margin(1e-4));
 
   auto const refused = [&](std::string const& content, char const* reason) {
@@ -164,8 +164,8 @@ TEST_CASE("a file of predictions has llama-perplexity's bytes, and gives the div
   changed[20 + 3] = 1; // a token of 2^24 and more
   refused(changed, "outside its vocabulary");
   model small = random_llama(40);
-  auto c = evaluated(small, random_tokens(window * windows, 40), protocol::llama_cpp);
+  auto c = evaluated(small, random_tokens(window_size * windows, 40), protocol::llama_cpp);
   CHECK_THROWS_AS(diverge(file, c), input_error);
-  auto d = evaluated(measured, random_tokens(window * (windows - 1), vocab), protocol::llama_cpp);
+  auto d = evaluated(measured, random_tokens(window_size * (windows - 1), vocab), protocol::llama_cpp);
   CHECK_THROWS_AS(diverge(file, d), input_error);
 }

@@ -29,10 +29,10 @@ using clock_type = std::chrono::steady_clock;
 double seconds_since(clock_type::time_point start) { return std::chrono::duration<double>(clock_type::now() - start).count(); }
 
 /// A model of six blocks, a text, and runs of slim-llm on them.
-struct place {
+struct run_place {
   slim_test::temporary_folder folder;
 
-  place() {
+  run_place() {
     model m = random_of(llama_family, [](model_config& c) {
       c.layers = 6;
       c.vocab = 256;
@@ -87,7 +87,7 @@ struct place {
 } // namespace
 
 TEST_CASE("a run that is killed at any moment goes on to the bytes of an undisturbed one, and redoes at most one block") {
-  place const here;
+  run_place const here;
   auto const begin = clock_type::now();
   REQUIRE(here.run(here.command("whole")) == 0);
   double const all = seconds_since(begin);
@@ -151,7 +151,7 @@ TEST_CASE("a run that is killed at any moment goes on to the bytes of an undistu
 }
 
 TEST_CASE("a run is refused to go on with anything else than it was begun with, and to a second process") {
-  place const here;
+  run_place const here;
   REQUIRE(here.run(here.command("run", "--no-eval")) == 0);
   auto const refused = [&](std::string const& line, std::string const& reason) {
     CHECK(here.run(line) == 1);
@@ -188,7 +188,7 @@ TEST_CASE("a run is refused to go on with anything else than it was begun with, 
 }
 
 TEST_CASE("a run with a budget of bits goes on with the bits that it chose") {
-  place const here;
+  run_place const here;
   auto const with_bits = [&](std::string const& run, std::string const& more, std::string const& bits = "3.9") {
     std::string line = here.command(run, "--no-eval --bits " + bits + " " + more);
     return line.replace(line.find("int3-lr@g16@r2"), 14, "gptq-int4@g16");
@@ -199,7 +199,7 @@ TEST_CASE("a run with a budget of bits goes on with the bits that it chose") {
   while (here.block_files("cut") < 2 && !std::filesystem::exists(here.folder / "cut/result.json") && seconds_since(begin) < 60)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   ::kill(child, SIGKILL);
-  (void)place::end_of(child);
+  (void)run_place::end_of(child);
   CHECK(here.run(with_bits("cut", "--resume", "3.5")) == 1);
   CHECK(here.log().find("begun with another --bits") != std::string::npos);
   REQUIRE(here.run(with_bits("cut", "--resume")) == 0);

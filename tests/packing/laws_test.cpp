@@ -10,7 +10,7 @@ namespace {
 using slim::index_t;
 using slim::integer_codes;
 using slim::mask;
-using named_codes = slim::testing::named_codes<integer_codes>;
+using integer_case = slim::testing::named_codes<integer_codes>;
 
 /// The codes with the zero point wherever nothing is kept: what unpack gives back.
 integer_codes masked(integer_codes codes, mask const& kept) {
@@ -25,7 +25,7 @@ integer_codes const& integers_of(slim::unpacked_matrix const& read) { return *re
 
 /// Values, by another way than the laws': dequantized, then pruned.
 template <class F>
-void check_values(named_codes const& m) {
+void check_values(integer_case const& m) {
   auto const read = F::unpack(F::pack(m.codes, m.kept));
   REQUIRE(read.why() == "");
   slim::matrix<float> before(m.codes.rows(), m.codes.cols()), after(m.codes.rows(), m.codes.cols());
@@ -36,7 +36,7 @@ void check_values(named_codes const& m) {
 }
 
 template <class F>
-void check_identity(named_codes const& m) {
+void check_identity(integer_case const& m) {
   INFO(m.name);
   auto const read = F::unpack(F::pack(m.codes, m.kept));
   REQUIRE(read.why() == "");
@@ -45,8 +45,8 @@ void check_identity(named_codes const& m) {
 }
 
 /// Masks of any density and structure.
-std::vector<named_codes> codes_of_any_mask() {
-  std::vector<named_codes> all;
+std::vector<integer_case> codes_of_any_mask() {
+  std::vector<integer_case> all;
   std::uint64_t seed = 100;
   for (auto const& [rows, cols] : {std::pair<index_t, index_t>{1, 1}, {3, 5}, {7, 130}, {4, 24}, {9, 8}})
     for (unsigned const tenths : {1u, 5u, 9u, 10u}) {
@@ -75,7 +75,7 @@ TEMPLATE_TEST_CASE("the laws hold where rows are many enough for several tasks",
                    slim::nm_bitmask, slim::csr_codes) {
   index_t const rows = 203, cols = 1001;
   REQUIRE(rows > 3 * slim::detail::packed_rows_per_task(cols));
-  std::vector<named_codes> many;
+  std::vector<integer_case> many;
   many.push_back({"203 x 1001, 3 bits",
                   slim::testing::random_codes(rows, cols, 3, slim::per_group(32), slim::number_format::fp16, true, true, 1),
                   slim::testing::random_mask24(rows, cols, 1)});
@@ -88,19 +88,19 @@ TEMPLATE_TEST_CASE("the laws hold where rows are many enough for several tasks",
 
 TEMPLATE_TEST_CASE("bit masks and rows take any mask", "", slim::nm_bitmask, slim::csr_codes) {
   CHECK(slim::testing::describe(slim::testing::check_packed_format<TestType>(codes_of_any_mask())) == "");
-  for (named_codes const& m : codes_of_any_mask()) check_identity<TestType>(m);
-  for (named_codes const& m : slim::testing::hard_codes()) check_identity<TestType>(m);
+  for (integer_case const& m : codes_of_any_mask()) check_identity<TestType>(m);
+  for (integer_case const& m : slim::testing::hard_codes()) check_identity<TestType>(m);
 }
 
 TEST_CASE("2:4 gives back the codes and the mask, whenever two of each whole group are kept") {
   std::size_t checked = 0;
-  for (named_codes const& m : slim::testing::hard_codes())
+  for (integer_case const& m : slim::testing::hard_codes())
     if (m.kept.pattern().structured()) {
       check_identity<slim::sparse24>(m);
       ++checked;
     }
   CHECK(checked > 100);
-  for (named_codes m : slim::testing::hard_codes()) { // the same masks without a promise: it is not invented
+  for (integer_case m : slim::testing::hard_codes()) { // the same masks without a promise: it is not invented
     if (!m.kept.pattern().structured()) continue;
     mask unpromised(m.kept.rows(), m.kept.cols());
     for (index_t i = 0; i < m.kept.rows(); ++i)

@@ -26,14 +26,14 @@ slim::matrix<float> values(any_codes const& codes) {
   return out;
 }
 
-constexpr slim::unpack_limit small{.weights = 4096, .weights_per_byte = 16};
+constexpr slim::unpack_limit tight{.weights = 4096, .weights_per_byte = 16};
 
 /// Whether the bytes are read. What is read packs to the same bytes; what is not gets a sentence; memory is as the bytes.
 bool reads(bytes_t const& bytes) {
   slim_test::allocation_watch const watch;
-  auto const read = slim::unpack(bytes, small);
+  auto const read = slim::unpack(bytes, tight);
   std::size_t const taken = watch.peak();
-  REQUIRE(taken < 8192 + 96 * bytes.size() + 2 * static_cast<std::size_t>(small.weights));
+  REQUIRE(taken < 8192 + 96 * bytes.size() + 2 * static_cast<std::size_t>(tight.weights));
   if (!read) {
     REQUIRE(read.why().size() > 20);
     return false;

@@ -23,7 +23,7 @@ four gradient_of(four const& w, int t) {
   return g;
 }
 
-constexpr four start = {0.5f, -1.25f, 2.0f, 0.0f};
+constexpr four first_values = {0.5f, -1.25f, 2.0f, 0.0f};
 
 void require_near(four const& have, std::array<double, 4> const& want) {
   for (std::size_t k = 0; k < 4; ++k) CHECK(std::abs(static_cast<double>(have[k]) - want[k]) < 1e-6);
@@ -36,7 +36,7 @@ TEST_CASE("AdamW is NumPy's over 100 steps of a falling rate, with and without d
   bool const decays = GENERATE(false, true);
   adamw optimizer({.weight_decay = decays ? 0.5 : 0.0});
   auto const number = optimizer.add(4);
-  four w = start;
+  four w = first_values;
   for (int t = 1; t <= 100; ++t) optimizer.step(number, w, gradient_of(w, t), 0.01 * (1 - (t - 1) / 100.0));
   if (decays)
     require_near(w, {0.324302387802563, -0.9004387410468189, 1.415226267996532, 0.016576106336967582});
@@ -49,7 +49,7 @@ TEST_CASE("descent with momentum is NumPy's, in both forms") {
   bool const nesterov = GENERATE(false, true);
   sgd optimizer({.momentum = 0.9, .nesterov = nesterov, .weight_decay = 0.1});
   auto const number = optimizer.add(4);
-  four w = start;
+  four w = first_values;
   for (int t = 1; t <= 100; ++t) optimizer.step(number, w, gradient_of(w, t), 0.01);
   if (nesterov)
     require_near(w, {0.04263379196484479, -0.12258023676569794, 0.2033117329330719, -0.007946082120783475});
@@ -60,7 +60,7 @@ TEST_CASE("descent with momentum is NumPy's, in both forms") {
 TEMPLATE_TEST_CASE("a run that is stopped and goes on from its state has the same bits", "", adamw, sgd) {
   TestType whole, first, second;
   for (TestType* o : {&whole, &first, &second}) (void)(o->add(4) + o->add(0));
-  four w = start, parted = start;
+  four w = first_values, parted = first_values;
   for (int t = 1; t <= 40; ++t) whole.step(0, w, gradient_of(w, t), 0.01);
   for (int t = 1; t <= 17; ++t) first.step(0, parted, gradient_of(parted, t), 0.01);
   REQUIRE(second.restore(first.state()) == "");
@@ -72,9 +72,9 @@ TEMPLATE_TEST_CASE("a run that is stopped and goes on from its state has the sam
 TEMPLATE_TEST_CASE("a rate of 0 changes nothing, and bad steps are refused", "", adamw, sgd) {
   TestType optimizer;
   auto const number = optimizer.add(4);
-  four w = start;
+  four w = first_values;
   optimizer.step(number, w, four{1, 2, 3, 4}, 0.0);
-  CHECK(w == start);
+  CHECK(w == first_values);
   CHECK_THROWS_WITH(optimizer.step(number, w, four{}, -1.0), Contains("learning rate -1"));
   CHECK_THROWS_WITH(optimizer.step(number, w, four{}, std::nan("")), Contains("learning rate"));
   CHECK_THROWS_WITH(optimizer.step(number, w, std::array<float, 3>{}, 1.0), Contains("4 numbers and 3 gradients"));

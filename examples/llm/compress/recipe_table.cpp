@@ -36,7 +36,7 @@ constexpr recipe_parts on_stock_grids(char const* preset) {
   return {.codes = {.method = code_method::stock, .preset = preset}};
 }
 
-constexpr base_recipe table[] = {
+constexpr base_recipe recipes[] = {
     {"dense", "the model as it is", {}},
     {"absmax", "4-bit codes, step from the largest weight", {.codes = {.method = code_method::absmax}}},
     {"slim-quant", "4-bit codes, step of least expected error (SLiM-Quant)", {.codes = slim_quant}},
@@ -168,6 +168,6 @@ constexpr base_recipe table[] = {
 
 } // namespace
 
-std::span<base_recipe const> recipe_table() { return table; }
+std::span<base_recipe const> recipe_table() { return recipes; }
 
 } // namespace slim_llm

@@ -20,7 +20,7 @@ struct block_type {
 };
 
 /// By their size. Types of a super-block take codes of their own grids.
-constexpr block_type types[] = {
+constexpr block_type block_types[] = {
     {"q2_k", slim::tensor_type::q2_k, 10},      {"q3_k", slim::tensor_type::q3_k, 12},
     {"q4_k", slim::tensor_type::q4_k, 15},      {"q4_0", slim::tensor_type::q4_0, 2, true},
     {"q4_1", slim::tensor_type::q4_1, 3, true}, {"q5_0", slim::tensor_type::q5_0, 8, true},
@@ -101,7 +101,7 @@ private:
 
 std::vector<block_type const*> possible_types(std::string const& name) {
   std::vector<block_type const*> out;
-  for (block_type const& type : types)
+  for (block_type const& type : block_types)
     if (name.empty() ? type.chosen : name == type.name) out.push_back(&type);
   return out;
 }
@@ -137,7 +137,7 @@ bool is_gguf_type(std::string const& type) { return type.empty() || !possible_ty
 
 std::string gguf_types() {
   std::string all;
-  for (block_type const& type : types) all += (all.empty() ? "" : ", ") + std::string(type.name);
+  for (block_type const& type : block_types) all += (all.empty() ? "" : ", ") + std::string(type.name);
   return all;
 }
 

@@ -7,8 +7,8 @@
 namespace slim_llm {
 namespace {
 
-constexpr index_t block = attention_cache::block;
-constexpr index_t span_positions = 4 * block;
+constexpr index_t key_block = attention_cache::block;
+constexpr index_t span_positions = 4 * key_block;
 constexpr index_t rows_per_tile = 64; ///< their scores of a span, queries and outputs should stay in the second-level cache
 constexpr index_t few_rows = 8;       ///< so few rows convert fp16 as they go, more rows share converted blocks
 
@@ -20,7 +20,7 @@ public:
       : cache_(cache), kv_head_(kv_head), heads_(heads), rows_(heads * tokens), rule_(rule), simd_(simd),
         q_(rows_, cache.head_dim()), out_(rows_, cache.padded_dim()), scores_(rows_, span_positions),
         state_(static_cast<std::size_t>(rows_)) {
-    if (cache.is_fp16() && rows_ > few_rows) widened_.resize(static_cast<std::size_t>(block * cache.padded_dim()));
+    if (cache.is_fp16() && rows_ > few_rows) widened_.resize(static_cast<std::size_t>(key_block * cache.padded_dim()));
   }
 
   /// Queries of the tokens from `position` on: rows of `q`, cut to the heads of this tile; the same of `out`.
@@ -47,22 +47,22 @@ private:
   /// Positions begin .. begin + count - 1.
   void add_span(index_t begin, index_t count, index_t position) {
     index_t const dim = cache_.head_dim(), padded = cache_.padded_dim();
-    for (index_t b = 0; b < count; b += block)
+    for (index_t b = 0; b < count; b += key_block)
       multiply_panels({.a = q_.data(),
                        .a_stride = dim,
                        .rows = rows_,
                        .inner = dim,
-                       .b = panel(cache_.keys_from(kv_head_, begin + b), block * dim),
+                       .b = panel(cache_.keys_from(kv_head_, begin + b), key_block * dim),
                        .is_fp16 = panel_is_fp16(),
-                       .b_stride = block,
-                       .columns = block,
+                       .b_stride = key_block,
+                       .columns = key_block,
                        .c = scores_.data() + b,
                        .c_stride = span_positions,
                        .add = false},
                       simd_);
     for (index_t i = 0; i < rows_; ++i) weigh(i, begin, count, position + i / heads_);
-    for (index_t b = 0; b < count; b += block) {
-      index_t const some = std::min(block, count - b);
+    for (index_t b = 0; b < count; b += key_block) {
+      index_t const some = std::min(key_block, count - b);
       multiply_panels({.a = scores_.data() + b,
                        .a_stride = span_positions,
                        .rows = rows_,

@@ -77,7 +77,7 @@ bool is_part_of_model(fs::path const& name) {
 }
 
 /// Names of such files that are there.
-std::vector<std::string> model_files(fs::path const& folder) {
+std::vector<std::string> files_of_model(fs::path const& folder) {
   std::vector<std::string> names;
   std::error_code error;
   for (auto const& file : fs::directory_iterator(folder, error))
@@ -202,7 +202,7 @@ void file_plan::check_inputs(output const& out) const {
     if (same_place(folder_of(out.path), in.path) && is_part_of_model(out.path.filename()))
       fail(out.option, out.path,
            "has the name of a part of " + in.option + " (" + in.path.string() + "), which is read; give another " + out.option);
-    for (auto const& name : model_files(in.path)) refuse(out.path, in, in.path / name); // by whatever link
+    for (auto const& name : files_of_model(in.path)) refuse(out.path, in, in.path / name); // by whatever link
   }
 }
 

@@ -12,7 +12,7 @@ namespace slim_llm {
 namespace {
 
 /// The states of a text's windows, as many together as one step takes, in the compressed model; and what they should become.
-struct lesson {
+struct block_lesson {
   std::vector<block_state> batches;
   std::vector<std::vector<matrix<float>>> targets; ///< [part of the block][batch]: hidden states of the dense model behind it
   std::vector<block_state> dense;                  ///< states of the dense model, behind the last block that it has run
@@ -30,13 +30,13 @@ public:
       : config_(config), ctx_(ctx), forward_(dense, config.context, ctx), backward_(dense, forward_, ctx) {}
 
   /// Whole windows of a text, before the first block.
-  [[nodiscard]] lesson prepare(std::span<int const> text, char const* what) const {
+  [[nodiscard]] block_lesson prepare(std::span<int const> text, char const* what) const {
     index_t const windows = std::ssize(text) / config_.context;
     if (windows < 1)
       throw input_error(
           slim::message("the text to ", what, " has ", text.size(), " tokens, fewer than one window of ", config_.context));
     index_t const step = std::max<index_t>(1, config_.tokens_per_step / config_.context) * config_.context;
-    lesson all;
+    block_lesson all;
     for (index_t first = 0; first < windows * config_.context; first += step) {
       index_t const count = std::min(step, windows * config_.context - first);
       block_state state;
@@ -48,7 +48,7 @@ public:
   }
 
   /// The states of the dense model move through its block, and the targets of the block's parts are those on the way.
-  void set_targets(block const& b, lesson& text) {
+  void set_targets(block const& b, block_lesson& text) {
     text.targets.clear();
     if (parts_.empty()) find_parts(b, text.dense.front());
     for (stage_range const part : parts_) {
@@ -62,7 +62,7 @@ public:
   }
 
   /// Trains the parts of a block that computes with its packed layers from now on. Returns the layers as they are then.
-  packed_weights refine_block(index_t number, block& b, layer_source const& layers, lesson& text, lesson& chosen_by,
+  packed_weights refine_block(index_t number, block& b, layer_source const& layers, block_lesson& text, block_lesson& chosen_by,
                               refinement& result) {
     packed_weights done;
     std::vector<trained_layers> trained;
@@ -77,10 +77,10 @@ public:
       result.parts.push_back(found);
       for (auto const& v : trained[p].values()) result.numbers += std::ssize(v);
       done.merge(trained[p].layers(ctx_));
-      for (lesson* const l : {&text, &chosen_by})
+      for (block_lesson* const l : {&text, &chosen_by})
         for (block_state& state : l->batches) run(parts_[p], b, state);
     }
-    for (lesson* const l : {&text, &chosen_by})
+    for (block_lesson* const l : {&text, &chosen_by})
       for (block_state& state : l->batches) state.carried.clear();
     return done;
   }
@@ -115,7 +115,7 @@ private:
   }
 
   /// Mean loss of a text behind part `p`.
-  [[nodiscard]] double mean_loss(std::size_t p, block const& b, lesson const& text) const {
+  [[nodiscard]] double mean_loss(std::size_t p, block const& b, block_lesson const& text) const {
     double sum = 0;
     for (std::size_t k = 0; k < text.batches.size(); ++k) {
       block_state state = text.batches[k];
@@ -149,7 +149,7 @@ private:
     for_each_role(parts_[p], [&](std::string const& role) { trained.follow(b[role], ctx_); });
   }
 
-  void train(std::size_t p, block& b, trained_layers& trained, lesson const& text, lesson const& chosen_by,
+  void train(std::size_t p, block& b, trained_layers& trained, block_lesson const& text, block_lesson const& chosen_by,
              refined_part& found) const {
     found.before = found.after = mean_loss(p, b, chosen_by);
     if (trained.tensors().empty()) return;
@@ -206,7 +206,7 @@ refinement refine(model const& dense, layer_source const& layers, std::span<int 
   config.check();
   auto const start = std::chrono::steady_clock::now();
   refinery work(dense, config, ctx);
-  lesson chosen_by = work.prepare(choose, "choose by"), text = work.prepare(train, "train on");
+  block_lesson chosen_by = work.prepare(choose, "choose by"), text = work.prepare(train, "train on");
   refinement result;
   for (index_t n = 0; n < dense.config.layers; ++n) {
     block b = load_block(dense, n, ctx);
