@@ -281,17 +281,12 @@ void add_embedded_windows(state_store& windows, forward_pass const& pass, std::s
   }
 }
 
-/// Weights by the end loss, of fitted tokens and of those held out behind them.
-all_token_weights guiding_weights(model const& m, std::span<int const> tokens, index_t fitted, index_t window,
-                                  context const& ctx) {
+/// Weights by the end loss, of fitted tokens and of those held out behind them: clipped and blended alike, so that both errors
+/// are of one kind. Raw ones would leave it to a handful of held-out tokens which solution is taken.
+all_token_weights guiding_weights(model const& m, std::span<int const> tokens, index_t window, context const& ctx) {
   all_token_weights all;
-  for (auto& [name, energy] : token_energies(m, tokens, window, ctx)) {
-    auto const parts = std::span<float const>(energy.values);
-    auto weights = slim::token_weights(parts.first(static_cast<std::size_t>(fitted)), energy.d_in);
-    auto const held_out = slim::token_weights(parts.subspan(static_cast<std::size_t>(fitted)), 0);
-    weights.insert(weights.end(), held_out.begin(), held_out.end());
-    all.emplace(name, std::move(weights));
-  }
+  for (auto& [name, energy] : token_energies(m, tokens, window, ctx))
+    all.emplace(name, slim::token_weights(energy.values, energy.d_in));
   return all;
 }
 
@@ -338,8 +333,10 @@ void summarise(compression& result) {
 } // namespace
 
 compression compress_model(model const& m, std::span<int const> tokens, recipe const& wanted, compress_config const& config,
-                           double source_bits, block_sink const& sink, context const& ctx, progress const& report) {
+                           double source_bits, block_sink const& sink, context const& given, progress const& report) {
   recipe const how = with_stock_types(wanted, m);
+  context ctx = given;
+  if (how.bf16_products) ctx.products = slim::product_inputs::bf16;
   if (how.distilled || how.refined)
     throw slim::config_error("recipe " + how.name +
                              " trains the compressed model, and only `ablate` does that in one go; compress without @refine "
@@ -377,7 +374,7 @@ compression compress_model(model const& m, std::span<int const> tokens, recipe c
     if (how.towards_dense) add_embedded_windows(state.dense_windows, pass, used);
     m.embedding.drop_pages();
   }
-  all_token_weights const weights = how.guided ? guiding_weights(m, used, windows * window, window, ctx) : all_token_weights();
+  all_token_weights const weights = how.guided ? guiding_weights(m, used, window, ctx) : all_token_weights();
   block_compressor compressor(pass, how, weights, held_out, config.keep_packed, ctx);
   while (state.blocks < result.blocks) {
     block b = load_block(m, state.blocks, ctx);

@@ -49,6 +49,7 @@ struct recipe {
   bool packs = false;                              ///< every weight becomes a code that packed formats hold
   bool needs_hessian = false;                      ///< solves with X^T X, which takes memory
   bool towards_dense = false;                      ///< needs the uncompressed model's outputs as targets
+  bool bf16_products = false;                      ///< products read bf16 where the CPU multiplies it faster
   bool guided = false;                             ///< tokens count as much as the end loss cares for them
   bool distilled = false;                          ///< scales and adapters train towards the dense model after that
   bool refined = false;                            ///< ... and before, those of each block towards the dense model's states

@@ -77,6 +77,7 @@ struct recipe_parts {
   int input_bits = 0;           ///< of inputs per token and 64 channels; 0: inputs stay float
   bool aims_at_weights = false; ///< of those methods that otherwise aim at the dense model's outputs
   bool distilled = false;       ///< scales and adapters train when the whole model is compressed
+  bool bf16_products = false;   ///< products of the compression read bf16 where the CPU multiplies it faster
   bool guided = false;          ///< calibration weighs tokens by gradients of the end loss
   bool refined = false;         ///< scales and adapters train block by block, before `distilled`
 

@@ -84,7 +84,7 @@ struct adapter {
 private:
   void merge(matrix_view<float> w, destination mode, context const& ctx) const {
     check("adapter", w.rows(), w.cols());
-    if (rank() > 0) gemm_into(transposed(right.view()), transposed(left.view()), w, mode, ctx);
+    if (rank() > 0) gemm_into(transposed(right.view()), transposed(left.view()), w, mode, ctx.in_fp32());
   }
 };
 

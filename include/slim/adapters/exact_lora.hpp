@@ -47,7 +47,7 @@ template <std::same_as<float> T>
   adapter& found = out.factors;
   found.right = matrix<T>(transposed(factors.basis.view()));
   found.left = matrix<T>(e.cols(), factors.basis.cols());
-  gemm_into(transposed(e), factors.basis.view(), found.left.view(), ctx);
+  gemm_into(transposed(e), factors.basis.view(), found.left.view(), ctx.in_fp32());
   if (!factors.fallbacks.empty()) found.notes.push_back("low-rank factors: " + factors.fallbacks);
   return out;
 }

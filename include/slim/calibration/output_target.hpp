@@ -25,7 +25,7 @@ template <std::same_as<float> T>
   matrix<T> h = hessian(calib, damping);
   matrix<T> moved(w.cols(), w.rows()), predicted(w.cols(), w.rows());
   matrix<T> const plain = hessian(calib, 0.0);
-  gemm_into(plain.view(), transposed(w), predicted.view(), ctx);
+  gemm_into(plain.view(), transposed(w), predicted.view(), ctx.in_fp32());
   double const unit = mean_channel_energy(calib);
   if (!(unit > 0.0)) return matrix<T>(w); // nothing went in, nothing can be aimed at
   double const per_token = 1.0 / (unit * static_cast<double>(calib.tokens()));

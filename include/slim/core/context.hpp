@@ -28,6 +28,13 @@ enum class nonfinite {
 /// of packed codes with 8 tokens and more, which `automatic` does not choose: they have run in an emulator only.
 enum class simd_level { automatic, scalar, avx2, avx512, amx };
 
+/// How products of float matrices (gemm_into, add_gram, add_cross) read their operands. Sums are in float either way, and what
+/// must be exact (decompositions, adapters, targets, energies that are reported or compared) is computed in float anyway.
+enum class product_inputs {
+  fp32,
+  bf16, ///< rounded to bf16, relative error 2^-9, by CPUs that multiply those faster (AVX512-BF16: up to twice); elsewhere fp32
+};
+
 /// Somebody's product of row-major float matrices: C = alpha op(A) op(B) + beta C, op the transpose where the flag says so.
 /// op(A) is (m, k), op(B) is (k, n), C is (m, n); lda, ldb, ldc are the distances of rows in memory. C is not read where beta
 /// is 0. It may be called from any thread, and by several at a time.
@@ -41,6 +48,7 @@ struct context {
   nonfinite on_nonfinite = nonfinite::reject;
   std::uint64_t seed = 0;
   simd_level simd = simd_level::automatic;
+  product_inputs products = product_inputs::fp32;
   /// Float products through someone else's BLAS (interop/cblas.hpp). Null: our own, whose bits do not depend on the number of
   /// threads. Not used inside parallel tasks.
   sgemm_function* sgemm = nullptr;
@@ -91,6 +99,13 @@ struct context {
     inner.sgemm = nullptr;
     inner.progress = {};
     return inner;
+  }
+
+  /// The context of products that must not round what they read.
+  [[nodiscard]] context in_fp32() const {
+    context exact = *this;
+    exact.products = product_inputs::fp32;
+    return exact;
   }
 
   /// The context of work that is done to the end once it has begun, because half of it would be worse than none.

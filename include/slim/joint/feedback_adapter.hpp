@@ -51,8 +51,8 @@ struct projected_hessian {
 };
 [[nodiscard]] inline projected_hessian project(matrix<float> const& left_rows, matrix_view<float const> h, context const& ctx) {
   projected_hessian out{matrix<float>(left_rows.rows(), left_rows.cols()), matrix<float>(left_rows.rows(), left_rows.rows())};
-  gemm_into(left_rows.view(), h, out.left_h.view(), ctx);
-  gemm_into(out.left_h.view(), transposed(left_rows.view()), out.normal.view(), ctx);
+  gemm_into(left_rows.view(), h, out.left_h.view(), ctx.in_fp32());
+  gemm_into(out.left_h.view(), transposed(left_rows.view()), out.normal.view(), ctx.in_fp32());
   return out;
 }
 
@@ -69,7 +69,7 @@ template <std::same_as<float> T>
   for (index_t k = 0; k < r; ++k) normal(k, k) += 1e-7 * trace / static_cast<double>(r);
   if (!(trace > 0.0) || !cholesky_inplace(normal.view(), ctx)) return false;
   matrix<float> product(r, e.rows());
-  gemm_into(p.left_h.view(), transposed(e), product.view(), ctx);
+  gemm_into(p.left_h.view(), transposed(e), product.view(), ctx.in_fp32());
   matrix<wide> solution(product.view());
   solve_lower_inplace(matrix_view<wide const>(normal.view()), solution.view(), ctx);
   solve_lower_transposed_inplace(matrix_view<wide const>(normal.view()), solution.view(), ctx);

@@ -127,7 +127,7 @@ private:
       double found = 0;
       if constexpr (rounds_inputs) {
         matrix<float> left = product(calib_.samples(), rest);
-        gemm_into(rounded_.view(), transposed(values), left.view(), destination::subtract, ctx_);
+        gemm_into(rounded_.view(), transposed(values), left.view(), destination::subtract, ctx_.in_fp32());
         found = squared(left);
       } else {
         matrix<float> left(rest.rows(), rest.cols());
@@ -140,7 +140,7 @@ private:
   private:
     [[nodiscard]] matrix<float> product(matrix_view<float const> x, matrix_view<float const> w) const {
       matrix<float> y(x.rows(), w.rows());
-      gemm_into(x, transposed(w), y.view(), ctx_);
+      gemm_into(x, transposed(w), y.view(), ctx_.in_fp32());
       return y;
     }
     [[nodiscard]] double energy(matrix_view<float const> e) const {

@@ -60,7 +60,7 @@ inline void update_trailing(matrix_view<float const> l21, matrix_view<float> a22
   for (index_t j = 0; j < a22.cols(); j += strip) {
     index_t const cols = std::min(strip, a22.cols() - j), rows = a22.rows() - j;
     gemm_into(l21.middle_rows(j, rows), transposed(l21.middle_rows(j, cols)), a22.block(j, j, rows, cols),
-              destination::subtract, ctx);
+              destination::subtract, ctx.in_fp32());
   }
 }
 
@@ -122,7 +122,7 @@ void solve_lower_inplace(matrix_view<std::type_identity_t<T> const> l, matrix_vi
       auto const solved = b.middle_rows(k, size);
       detail::solve_diagonal_block<false, T>(l.block(k, k, size, size), solved, ctx);
       gemm_into(l.block(k + size, k, rest, size), matrix_view<float const>(solved), b.middle_rows(k + size, rest),
-                destination::subtract, ctx);
+                destination::subtract, ctx.in_fp32());
     }
   }
 }
@@ -141,7 +141,7 @@ void solve_lower_transposed_inplace(matrix_view<std::type_identity_t<T> const> l
       auto const solved = b.middle_rows(k, size);
       detail::solve_diagonal_block<true, T>(l.block(k, k, size, size), solved, ctx);
       gemm_into(transposed(l.block(k, 0, size, k)), matrix_view<float const>(solved), b.middle_rows(0, k),
-                destination::subtract, ctx);
+                destination::subtract, ctx.in_fp32());
     }
   }
 }
@@ -156,7 +156,7 @@ void invert_lower_inplace(matrix_view<T> l, context const& ctx = {}) {
     matrix<float> const diagonal(matrix_view<float const>(l.block(k, k, size, size)));
     matrix<float> const left(matrix_view<float const>(l.block(k, 0, size, k)));
     auto const here = l.middle_rows(k, size).block(0, 0, size, k + size);
-    multiply_lower_into(left.view(), matrix_view<float const>(l.block(0, 0, k, k)), here.block(0, 0, size, k), ctx);
+    multiply_lower_into(left.view(), matrix_view<float const>(l.block(0, 0, k, k)), here.block(0, 0, size, k), ctx.in_fp32());
     for (index_t i = 0; i < size; ++i) {
       for (index_t j = 0; j < k; ++j) here(i, j) = -here(i, j);
       for (index_t j = 0; j < size; ++j) here(i, k + j) = i == j ? 1.0f : 0.0f;

@@ -59,8 +59,8 @@ template <std::same_as<float> T = float>
     for (index_t j = 0; j < n; ++j) largest = std::max(largest, std::abs(static_cast<double>(p(j, k))));
     for (index_t j = 0; j < n && largest > 0.0; ++j) unit(j, k) = static_cast<float>(static_cast<double>(p(j, k)) / largest);
   }
-  gemm_into(h, unit.view(), hp.view(), ctx);
-  gemm_into(transposed(unit.view()), hp.view(), inner.view(), ctx);
+  gemm_into(h, unit.view(), hp.view(), ctx.in_fp32());
+  gemm_into(transposed(unit.view()), hp.view(), inner.view(), ctx.in_fp32());
   using wide = std::conditional_t<std::same_as<T, float>, double, T>;
   matrix<wide> normal(r, r);
   std::vector<double> scale(static_cast<std::size_t>(r));
@@ -85,7 +85,7 @@ template <std::same_as<float> T = float>
     for (index_t j = 0; j < n; ++j)
       rows(k, j) = static_cast<float>(static_cast<double>(hp(j, k)) * scale[static_cast<std::size_t>(k)]);
   solve_lower_inplace<T>(lower.view(), rows.view(), ctx);
-  gemm_into(transposed(rows.view()), rows.view(), left.view(), destination::subtract, ctx);
+  gemm_into(transposed(rows.view()), rows.view(), left.view(), destination::subtract, ctx.in_fp32());
   return left;
 }
 

@@ -12,7 +12,8 @@ namespace slim {
 inline namespace SLIM_ABI {
 namespace detail {
 
-/// Inner loops of one instruction set.
+/// Inner loops of one instruction set. A packed panel holds floats, or in each float's place two neighbouring inner indices in
+/// bf16; its depth is counted in such places.
 struct gemm_kernels {
   index_t tile_rows; ///< width of a packed panel of A
   index_t tile_cols; ///< width of a packed panel of B
@@ -25,6 +26,13 @@ struct gemm_kernels {
 
   /// out[j] = sum over k of a[k * a_stride] * b[k * b_stride + j], j < width.
   void (*combine)(index_t depth, float const* a, index_t a_stride, float const* b, index_t b_stride, index_t width, float* out);
+
+  /// Rounds a panel to pairs in bf16: the rows 2 k and 2 k + 1 of `width` floats become the row k of `out`, the even one in the
+  /// low half; a row that is missing is 0. Null: panels hold floats.
+  void (*round_pairs)(index_t depth, index_t width, float const* panel, float* out) = nullptr;
+
+  /// Places of a panel's lane for so many inner indices.
+  [[nodiscard]] constexpr index_t places(index_t depth) const { return round_pairs ? (depth + 1) / 2 : depth; }
 };
 
 /// Columns [from, width) of `combine`, one at a time: the columns behind the last full vector.
@@ -266,10 +274,71 @@ inline constexpr gemm_kernels kernels{12, 32, gemm_tile, gemm_dots, gemm_combine
 } // namespace avx512
 SLIM_SIMD_END
 
+SLIM_SIMD_BEGIN_AVX512_BF16
+namespace avx512 {
+
+/// As gemm_tile, on pairs in bf16: VDPBF16PS adds both products of a pair to a float.
+inline void gemm_tile_bf16(index_t depth, float const* a, float const* b, float* c, index_t c_stride, bool add) {
+#define SLIM_ZERO(i) __m512 left##i = _mm512_setzero_ps(), right##i = _mm512_setzero_ps();
+#define SLIM_MULTIPLY(i)                                                                                                       \
+  x = (__m512bh)_mm512_castps_si512(_mm512_set1_ps(a[i]));                                                                     \
+  left##i = _mm512_dpbf16_ps(left##i, x, b_left);                                                                              \
+  right##i = _mm512_dpbf16_ps(right##i, x, b_right);
+#define SLIM_ADD(i)                                                                                                            \
+  left##i = _mm512_add_ps(left##i, _mm512_loadu_ps(c + i * c_stride));                                                         \
+  right##i = _mm512_add_ps(right##i, _mm512_loadu_ps(c + i * c_stride + 16));
+#define SLIM_STORE(i)                                                                                                          \
+  _mm512_storeu_ps(c + i * c_stride, left##i);                                                                                 \
+  _mm512_storeu_ps(c + i * c_stride + 16, right##i);
+  SLIM_ROWS_12(SLIM_ZERO)
+  for (index_t k = 0; k < depth; ++k, a += 12, b += 32) {
+    __m512bh const b_left = (__m512bh)_mm512_loadu_si512(b), b_right = (__m512bh)_mm512_loadu_si512(b + 16);
+    __m512bh x;
+    SLIM_ROWS_12(SLIM_MULTIPLY)
+  }
+  if (add) {
+    SLIM_ROWS_12(SLIM_ADD)
+  }
+  SLIM_ROWS_12(SLIM_STORE)
+#undef SLIM_ZERO
+#undef SLIM_MULTIPLY
+#undef SLIM_ADD
+#undef SLIM_STORE
+}
+
+inline void round_pairs(index_t depth, index_t width, float const* panel, float* out) {
+  for (index_t k = 0; k < depth; k += 2, panel += 2 * width, out += width)
+    for (index_t j = 0; j < width; j += 16) {
+      __mmask16 const m = width - j >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << (width - j)) - 1u);
+      __m512 const even = _mm512_maskz_loadu_ps(m, panel + j);
+      __m512 const odd = k + 1 < depth ? _mm512_maskz_loadu_ps(m, panel + width + j) : _mm512_setzero_ps();
+      // The forms with a mask, because the plain ones cause a false -Wmaybe-uninitialized in g++ 12.
+      __m512i const low = _mm512_maskz_cvtepu16_epi32(m, (__m256i)_mm512_cvtneps_pbh(even));
+      __m512i const wide = _mm512_maskz_cvtepu16_epi32(m, (__m256i)_mm512_cvtneps_pbh(odd));
+      __m512i const high = _mm512_maskz_slli_epi32(m, wide, 16);
+      _mm512_mask_storeu_epi32(out + j, m, _mm512_or_si512(low, high));
+    }
+}
+
+inline constexpr gemm_kernels bf16_kernels{12, 32, gemm_tile_bf16, gemm_dots, gemm_combine, round_pairs};
+
+} // namespace avx512
+SLIM_SIMD_END
+
 #undef SLIM_ROWS_6
 #undef SLIM_ROWS_12
 #undef SLIM_LANES_8
 #endif
+
+/// Whether this machine multiplies pairs in bf16.
+[[nodiscard]] inline bool has_bf16_products() {
+#if SLIM_SIMD_X86
+  static bool const has = best_simd_level() == simd_level::avx512 && __builtin_cpu_supports("avx512bf16");
+  return has;
+#else
+  return false;
+#endif
+}
 
 /// The inner loops of a level. @throws config_error if the machine lacks it.
 [[nodiscard]] inline gemm_kernels const& kernels_of(simd_level wanted) {
@@ -278,6 +347,15 @@ SLIM_SIMD_END
 #else
   return of_level(wanted, scalar::kernels);
 #endif
+}
+
+/// Those of a context: with operands in bf16 where it asks for them, and the machine has such products at its level.
+[[nodiscard]] inline gemm_kernels const& kernels_of(context const& ctx) {
+#if SLIM_SIMD_X86
+  if (ctx.products == product_inputs::bf16 && has_bf16_products() && resolve(ctx.simd) == simd_level::avx512)
+    return avx512::bf16_kernels;
+#endif
+  return kernels_of(ctx.simd);
 }
 
 } // namespace detail

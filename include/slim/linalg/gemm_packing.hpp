@@ -84,13 +84,6 @@ inline void pack_panel(panel_source source, index_t first, index_t lanes, index_
       out[k * width + lane] = corner[lane * lane_stride + k * depth_stride];
 }
 
-/// All panels of the lanes [first, first + lanes), one behind the other.
-inline void pack_panels(panel_source source, index_t first, index_t lanes, index_t k0, index_t depth, index_t width,
-                        float* out) {
-  for (index_t lane = 0; lane < lanes; lane += width)
-    pack_panel(source, first + lane, std::min(width, lanes - lane), k0, depth, width, out + lane * depth);
-}
-
 } // namespace detail
 } // namespace SLIM_ABI
 } // namespace slim

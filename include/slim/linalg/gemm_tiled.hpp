@@ -8,6 +8,8 @@
 #include "slim/linalg/gemm_packing.hpp"
 
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 
 namespace slim {
 inline namespace SLIM_ABI {
@@ -29,6 +31,8 @@ inline constexpr index_t gemm_packed_floats = index_t{1} << 24;
 /// products of contiguous vectors (70% of the tiled speed), the second for combinations of rows (30%).
 inline constexpr index_t gemm_thin_dots = 48;
 inline constexpr index_t gemm_thin_rows = 12;
+/// The widest panel of all kernels.
+inline constexpr index_t gemm_max_width = 32;
 
 [[nodiscard]] inline panel_source rows_of(matrix_view<float const, strided> a) {
   return {a.data(), a.row_stride(), a.col_stride()};
@@ -37,7 +41,26 @@ inline constexpr index_t gemm_thin_rows = 12;
   return {b.data(), b.col_stride(), b.row_stride()};
 }
 
-/// One block of C, `rows x cols`, from packed panels. Ragged tiles go through a full one on the stack.
+/// One panel as the kernels read it: `lanes <= width` lanes from `first` on, inner indices [k0, k0 + depth), at most
+/// gemm_depth.
+inline void pack_panel_for(gemm_kernels const& kernels, panel_source source, index_t first, index_t lanes, index_t k0,
+                           index_t depth, index_t width, float* out) {
+  if (!kernels.round_pairs) return pack_panel(source, first, lanes, k0, depth, width, out);
+  float floats[gemm_depth * gemm_max_width];
+  pack_panel(source, first, lanes, k0, depth, width, floats);
+  kernels.round_pairs(depth, width, floats, out);
+}
+
+/// All panels of the rows [first, first + rows) of A, one behind the other.
+inline void pack_rows(gemm_kernels const& kernels, panel_source source, index_t first, index_t rows, index_t k0, index_t depth,
+                      float* out) {
+  index_t const width = kernels.tile_rows;
+  for (index_t i = 0; i < rows; i += width)
+    pack_panel_for(kernels, source, first + i, std::min(width, rows - i), k0, depth, width, out + i * kernels.places(depth));
+}
+
+/// One block of C, `rows x cols`, from packed panels, whose depth is counted in places. Ragged tiles go through a full one on
+/// the stack.
 inline void multiply_packed(gemm_kernels const& kernels, index_t depth, float const* a, float const* b, float* c,
                             index_t c_stride, index_t rows, index_t cols, bool add) {
   index_t const tile_rows = kernels.tile_rows, tile_cols = kernels.tile_cols;
@@ -60,7 +83,7 @@ inline void multiply_packed(gemm_kernels const& kernels, index_t depth, float co
 class packed_columns {
 public:
   packed_columns(index_t max_depth, index_t max_cols, gemm_kernels const& kernels)
-      : width_(kernels.tile_cols), buffer_(max_depth * round_up(max_cols, kernels.tile_cols)) {}
+      : kernels_(kernels), width_(kernels.tile_cols), buffer_(max_depth * round_up(max_cols, kernels.tile_cols)) {}
 
   /// Columns [first, first + cols), inner indices [k0, k0 + depth) of `source`, in parallel.
   void pack(panel_source source, index_t first, index_t cols, index_t k0, index_t depth, context const& ctx) {
@@ -70,25 +93,33 @@ public:
       for (index_t t = begin; t < end; ++t) {
         index_t const k = t / panels * gemm_depth, j = t % panels * width_;
         index_t const block_depth = std::min(gemm_depth, depth - k);
-        pack_panel(source, first + j, std::min(width_, cols - j), k0 + k, block_depth, width_,
-                   buffer_.data() + k * padded_ + j * block_depth);
+        pack_panel_for(kernels_, source, first + j, std::min(width_, cols - j), k0 + k, block_depth, width_,
+                       buffer_.data() + k * padded_ + j * kernels_.places(block_depth));
       }
     });
   }
 
   /// Panels from column j on (a multiple of the panel's width) of the block of inner indices at k.
   [[nodiscard]] float const* block(index_t k, index_t block_depth, index_t j) const {
-    return buffer_.data() + k * padded_ + j * block_depth;
+    return buffer_.data() + k * padded_ + j * kernels_.places(block_depth);
   }
 
 private:
+  gemm_kernels const& kernels_;
   index_t width_;
   index_t padded_ = 0;
   aligned_buffer<float> buffer_;
 };
 
-inline void negate(float* data, index_t size) {
-  for (index_t i = 0; i < size; ++i) data[i] = -data[i];
+/// Of floats, or of pairs in bf16.
+inline void negate(gemm_kernels const& kernels, float* data, index_t size) {
+  std::uint32_t const signs = kernels.round_pairs ? 0x80008000u : 0x80000000u;
+  for (index_t i = 0; i < size; ++i) {
+    std::uint32_t bits;
+    std::memcpy(&bits, data + i, sizeof bits);
+    bits ^= signs;
+    std::memcpy(data + i, &bits, sizeof bits);
+  }
 }
 
 inline void store(float& where, float value, destination mode) {
@@ -110,7 +141,7 @@ struct gemm_grid {
 /// The general case: B packed strip by strip, A block by block inside each task.
 inline void multiply_tiled(matrix_view<float const, strided> a, matrix_view<float const, strided> b, matrix_view<float> c,
                            destination mode, context const& ctx) {
-  auto const& kernels = kernels_of(ctx.simd);
+  auto const& kernels = kernels_of(ctx);
   index_t const m = c.rows(), n = c.cols(), depth = a.cols();
   auto const grid = grid_for(m, n, kernels);
   index_t const strip = std::min(n, std::max(grid.cols, gemm_packed_floats / depth / grid.cols * grid.cols));
@@ -124,11 +155,11 @@ inline void multiply_tiled(matrix_view<float const, strided> a, matrix_view<floa
       index_t const rows = std::min(grid.rows, m - i), width = std::min(grid.cols, cols - j);
       aligned_buffer<float> left(round_up(rows, kernels.tile_rows) * std::min(gemm_depth, depth));
       for (index_t k = 0; k < depth; k += gemm_depth) {
-        index_t const block_depth = std::min(gemm_depth, depth - k);
-        pack_panels(rows_of(a), i, rows, k, block_depth, kernels.tile_rows, left.data());
-        if (mode == destination::subtract) negate(left.data(), round_up(rows, kernels.tile_rows) * block_depth);
-        multiply_packed(kernels, block_depth, left.data(), packed.block(k, block_depth, j), c.row(i) + first + j,
-                        c.row_stride(), rows, width, k > 0 || mode != destination::overwrite);
+        index_t const block_depth = std::min(gemm_depth, depth - k), places = kernels.places(block_depth);
+        pack_rows(kernels, rows_of(a), i, rows, k, block_depth, left.data());
+        if (mode == destination::subtract) negate(kernels, left.data(), round_up(rows, kernels.tile_rows) * places);
+        multiply_packed(kernels, places, left.data(), packed.block(k, block_depth, j), c.row(i) + first + j, c.row_stride(),
+                        rows, width, k > 0 || mode != destination::overwrite);
       }
     });
   }

@@ -30,9 +30,9 @@ inline void gram_tile_product(panel_source x, index_t first_row, index_t depth, 
   aligned_buffer<float> product(rows * cols);
   for (index_t k = 0; k < depth; k += gemm_depth) {
     index_t const block_depth = std::min(gemm_depth, depth - k);
-    pack_panels(x, i, rows, first_row + k, block_depth, kernels.tile_rows, left.data());
-    multiply_packed(kernels, block_depth, left.data(), packed.block(k, block_depth, j), product.data(), cols, rows, cols,
-                    false);
+    pack_rows(kernels, x, i, rows, first_row + k, block_depth, left.data());
+    multiply_packed(kernels, kernels.places(block_depth), left.data(), packed.block(k, block_depth, j), product.data(), cols,
+                    rows, cols, false);
     for (index_t t = 0; t < rows * cols; ++t) sum[t] = static_cast<double>(product.data()[t]) + (k > 0 ? sum[t] : 0.0);
   }
 }
@@ -41,7 +41,7 @@ inline void gram_tile_product(panel_source x, index_t first_row, index_t depth, 
 /// float G takes half the memory, and is rounded once per 64 MB of packed X: for callers who round to float anyway.
 template <class T>
 void add_gram_of(matrix_view<float const, strided> x, matrix_view<T> gram, context const& ctx) {
-  auto const& kernels = kernels_of(ctx.simd);
+  auto const& kernels = kernels_of(ctx);
   index_t const d = x.cols();
   if (x.empty()) return;
   index_t const edge = gram_tile(d), tiles = ceil_div(d, edge);

@@ -157,17 +157,17 @@ template <class T>
 [[nodiscard]] low_rank_factors<T> best_inside(matrix_view<T const> a, matrix<T> const& rows, index_t rank, context const& ctx) {
   index_t const count = rows.rows();
   matrix<T> projected(count, a.cols());
-  gemm_into(rows.view(), a, projected, ctx);
+  gemm_into(rows.view(), a, projected, ctx.in_fp32());
   matrix<double> gram(count, count);
-  add_gram_of<double>(transposed(matrix_view<T const>(projected)), gram, ctx);
+  add_gram_of<double>(transposed(matrix_view<T const>(projected)), gram, ctx.in_fp32());
   auto const eigen = symmetric_eigen<double>(matrix_view<double const>(gram));
   if (!eigen.converged) throw error("truncated_low_rank: the eigenvalue iteration did not converge");
   matrix<T> rotation(count, rank);
   for (index_t i = 0; i < count; ++i)
     for (index_t k = 0; k < rank; ++k) rotation(i, k) = static_cast<T>(eigen.vectors(i, count - 1 - k));
   low_rank_factors<T> out{matrix<T>(a.rows(), rank), matrix<T>(rank, a.cols()), {}, 0, {}};
-  gemm_into(transposed(rows.view()), rotation.view(), out.basis, ctx);
-  gemm_into(transposed(rotation.view()), projected.view(), out.coefficients, ctx);
+  gemm_into(transposed(rows.view()), rotation.view(), out.basis, ctx.in_fp32());
+  gemm_into(transposed(rotation.view()), projected.view(), out.coefficients, ctx.in_fp32());
   out.singular_values = row_norms(out.coefficients);
   return out;
 }
@@ -185,7 +185,7 @@ template <class T>
   }
   if (a.rows() <= a.cols() || rows.rows() == 0) return rows;
   matrix<T> images(rows.rows(), a.cols());
-  gemm_into(rows.view(), a, images, ctx);
+  gemm_into(rows.view(), a, images, ctx.in_fp32());
   return images;
 }
 
@@ -196,11 +196,11 @@ template <class T>
   bool const wide = a.rows() <= a.cols();
   matrix<T> images(wide ? rows.rows() : a.rows(), wide ? a.cols() : rows.rows());
   if (wide) {
-    gemm_into(rows.view(), a, images, ctx);
-    gemm_into(transposed(rows.view()), images.view(), rest, destination::subtract, ctx);
+    gemm_into(rows.view(), a, images, ctx.in_fp32());
+    gemm_into(transposed(rows.view()), images.view(), rest, destination::subtract, ctx.in_fp32());
   } else {
-    gemm_into(a, transposed(rows.view()), images, ctx);
-    gemm_into(images.view(), rows.view(), rest, destination::subtract, ctx);
+    gemm_into(a, transposed(rows.view()), images, ctx.in_fp32());
+    gemm_into(images.view(), rows.view(), rest, destination::subtract, ctx.in_fp32());
   }
   return rest;
 }
@@ -268,7 +268,7 @@ template <class T>
   auto found = leading_subspace(a, rank, count, config, ctx);
   if (a.rows() > a.cols()) { // right singular directions: their images span the left ones
     matrix<T> images(count, a.rows());
-    gemm_into(found.rows.view(), transposed(a), images, ctx);
+    gemm_into(found.rows.view(), transposed(a), images, ctx.in_fp32());
     row_orthonormalizer<T>(ctx, found.notes)(images, true);
     found.rows = std::move(images);
   }

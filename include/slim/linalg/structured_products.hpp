@@ -58,10 +58,10 @@ inline void multiply_lower_into(matrix_view<float const> a, matrix_view<float co
     index_t const width = std::min(detail::structured_strip, n - j), below = n - j - width;
     auto const strip = e.block(0, j, e.rows(), width);
     auto const image = product.view().block(0, 0, e.rows(), width);
-    gemm_into(strip, h.block(j, j, width, width), image, ctx);
+    gemm_into(strip, h.block(j, j, width, width), image, ctx.in_fp32());
     detail::add_row_products(image, strip, 1.0, sums, ctx);
     if (below == 0) continue;
-    gemm_into(e.block(0, j + width, e.rows(), below), h.block(j + width, j, below, width), image, ctx);
+    gemm_into(e.block(0, j + width, e.rows(), below), h.block(j + width, j, below, width), image, ctx.in_fp32());
     detail::add_row_products(image, strip, 2.0, sums, ctx);
   }
   return sums;

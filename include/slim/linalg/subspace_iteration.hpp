@@ -45,7 +45,7 @@ private:
   double one_pass(matrix<T>& q) {
     index_t const count = q.rows();
     matrix<double> gram(count, count);
-    add_gram_of<double>(transposed(matrix_view<T const>(q)), gram, ctx_);
+    add_gram_of<double>(transposed(matrix_view<T const>(q)), gram, ctx_.in_fp32());
     bool dependent = false;
     for (index_t i = 0; i < count; ++i)
       if (!(gram(i, i) > 1e-60)) {
@@ -153,10 +153,10 @@ public:
   void multiply(matrix<T> const& rows, matrix<T>& out) {
     if (gram_.empty() && worth_forming(multiplies_ < expected_ ? expected_ - multiplies_ : 4)) form();
     ++multiplies_;
-    if (!gram_.empty()) return gemm_into(rows.view(), gram_.view(), out, ctx_);
+    if (!gram_.empty()) return gemm_into(rows.view(), gram_.view(), out, ctx_.in_fp32());
     matrix<T> images(rows.rows(), wide_.cols());
-    gemm_into(rows.view(), wide_, images, ctx_);
-    gemm_into(images.view(), transposed(wide_), out, ctx_);
+    gemm_into(rows.view(), wide_, images, ctx_.in_fp32());
+    gemm_into(images.view(), transposed(wide_), out, ctx_.in_fp32());
   }
 
   /// `rows` random combinations of the rows of G: as a start they save one product.
@@ -166,7 +166,7 @@ public:
     if (!gram_.empty()) return signs.times(gram_.view(), ctx_);
     auto const images = signs.times(wide_, ctx_);
     matrix<T> out(rows, side());
-    gemm_into(images.view(), transposed(wide_), out, ctx_);
+    gemm_into(images.view(), transposed(wide_), out, ctx_.in_fp32());
     return out;
   }
 
@@ -181,7 +181,7 @@ private:
 
   void form() {
     gram_ = matrix<T>(side(), side());
-    add_gram_of<T>(transposed(wide_), gram_, ctx_);
+    add_gram_of<T>(transposed(wide_), gram_, ctx_.in_fp32());
   }
 
   matrix_view<T const, strided> wide_;
@@ -301,7 +301,7 @@ private:
 
   [[nodiscard]] state look() {
     matrix<T> projected(basis_.rows(), basis_.rows());
-    gemm_into(image_.view(), transposed(basis_.view()), projected, ctx_);
+    gemm_into(image_.view(), transposed(basis_.view()), projected, ctx_.in_fp32());
     double captured = 0;
     for (index_t i = 0; i < projected.rows(); ++i) captured += static_cast<double>(projected(i, i));
     double const left = std::max(gram_.energy() - captured, 1e-6 * gram_.energy());
@@ -310,7 +310,7 @@ private:
     bool const first_of_start = std::exchange(started_, false);
     if (first_of_start || !(range.largest < steep * range.smallest)) return look_at_ritz_vectors(h, left);
     next_ = image_;
-    gemm_into(projected.view(), basis_.view(), next_, destination::subtract, ctx_);
+    gemm_into(projected.view(), basis_.view(), next_, destination::subtract, ctx_.in_fp32());
     double const residual = squared_norm(matrix_view<T const>(next_), ctx_);
     return {range.smallest, range.largest / range.smallest, residual / (range.smallest * left), 0};
   }
@@ -325,7 +325,7 @@ private:
     for (index_t k = 0; k < count; ++k)
       for (index_t i = 0; i < count; ++i) rotation(k, i) = static_cast<T>(eigen.vectors(i, count - 1 - k));
     for (auto* const rows : {&basis_, &image_}) {
-      gemm_into(rotation.view(), rows->view(), next_, ctx_);
+      gemm_into(rotation.view(), rows->view(), next_, ctx_.in_fp32());
       std::swap(*rows, next_);
     }
     double const largest = eigen.values.back(), edge = std::max(eigen.values.front(), 0.0);

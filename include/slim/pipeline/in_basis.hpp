@@ -49,8 +49,8 @@ template <transform Transform>
   matrix<float> unit(n, n), half(n, n), gram(n, n);
   for (index_t j = 0; j < n; ++j) unit(j, j) = 1.0f;
   matrix<float> const inverse = basis.invert(unit.view()), before(calib.gram());
-  gemm_into(inverse.view(), before.view(), half.view(), ctx);
-  gemm_into(half.view(), transposed(inverse.view()), gram.view(), ctx);
+  gemm_into(inverse.view(), before.view(), half.view(), ctx.in_fp32());
+  gemm_into(half.view(), transposed(inverse.view()), gram.view(), ctx.in_fp32());
   matrix<double> sums(n, n);
   for (index_t i = 0; i < n; ++i)
     for (index_t j = 0; j < n; ++j) sums(i, j) = 0.5 * (static_cast<double>(gram(i, j)) + static_cast<double>(gram(j, i)));

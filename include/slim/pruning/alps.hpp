@@ -48,7 +48,7 @@ public:
         b_(pull_), d_(pull_), v_(pull_), kept_(projected(w_)), first_(kept_), rho_(config.rho),
         eigen_(symmetric_eigen(matrix<double>(hessian.h.view()).view())), inverse_(w_.cols(), w_.cols()) {
     if (!eigen_.converged) throw error("alps: the eigenvalue iteration did not converge");
-    gemm_into(w_.view(), hessian.h.view(), pull_.view(), ctx);
+    gemm_into(w_.view(), hessian.h.view(), pull_.view(), ctx.in_fp32());
     restart();
   }
 
@@ -116,7 +116,7 @@ private:
       double const factor = 1.0 / (std::max(eigen_.values[static_cast<std::size_t>(k)], 0.0) + rho_);
       for (index_t i = 0; i < n; ++i) weighted(i, k) = static_cast<float>(eigen_.vectors(i, k) * factor);
     }
-    gemm_into(weighted.view(), transposed(matrix_view<float const>(vectors.view())), inverse_.view(), ctx_);
+    gemm_into(weighted.view(), transposed(matrix_view<float const>(vectors.view())), inverse_.view(), ctx_.in_fp32());
   }
 
   void iterate() {
@@ -125,7 +125,7 @@ private:
     each([&](index_t begin, index_t end) {
       for (index_t k = begin; k < end; ++k) d_.data()[k] = pull_.data()[k] - v_.data()[k] + rho * d_.data()[k];
     });
-    gemm_into(d_.view(), inverse_.view(), b_.view(), ctx_);
+    gemm_into(d_.view(), inverse_.view(), b_.view(), ctx_.in_fp32());
     each([&](index_t begin, index_t end) {
       for (index_t k = begin; k < end; ++k) d_.data()[k] = b_.data()[k] + v_.data()[k] / rho;
     });

@@ -45,7 +45,7 @@ public:
     start(tolerance);
     int iterations = 0;
     for (; iterations < max_iterations && rows_not_done() > 0; ++iterations) {
-      gemm_into(direction_.view(), hessian_.h.view(), product_.view(), ctx_);
+      gemm_into(direction_.view(), hessian_.h.view(), product_.view(), ctx_.in_fp32());
       ctx_.parallel_for(change_.rows(), rows_per_task, [&](index_t begin, index_t end) {
         for (index_t i = begin; i < end; ++i)
           if (energy_[static_cast<std::size_t>(i)] > target_[static_cast<std::size_t>(i)]) step(i);
@@ -65,7 +65,7 @@ private:
   static constexpr index_t rows_per_task = 16;
 
   void start(double tolerance) {
-    gemm_into(change_.view(), hessian_.h.view(), residual_.view(), ctx_);
+    gemm_into(change_.view(), hessian_.h.view(), residual_.view(), ctx_.in_fp32());
     ctx_.parallel_for(change_.rows(), rows_per_task, [&](index_t begin, index_t end) {
       for (index_t i = begin; i < end; ++i) {
         keep_supported(residual_, i);

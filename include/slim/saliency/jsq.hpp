@@ -57,7 +57,7 @@ public:
     matrix<float> scaled(w);
     scale_down(scaled);
     matrix<float> outputs(w.rows(), sample.rows()), scores(w.rows(), w.cols());
-    gemm_into(scaled.view(), transposed(sample.view()), outputs.view(), ctx);
+    gemm_into(scaled.view(), transposed(sample.view()), outputs.view(), ctx.in_fp32());
     std::vector<double> const norm = norms(sample);
     matrix<float> const by_channel(transposed(sample.view()));
     ctx.parallel_for(w.rows(), 4, [&](index_t begin, index_t end) {

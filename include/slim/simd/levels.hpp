@@ -24,6 +24,9 @@
 #define SLIM_SIMD_BEGIN_AVX512_VNNI                                                                                            \
   _Pragma(                                                                                                                     \
       "clang attribute push(__attribute__((target(\"avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c\"))), apply_to = function)")
+#define SLIM_SIMD_BEGIN_AVX512_BF16                                                                                            \
+  _Pragma(                                                                                                                     \
+      "clang attribute push(__attribute__((target(\"avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma\"))), apply_to = function)")
 #define SLIM_SIMD_END _Pragma("clang attribute pop")
 #else
 #define SLIM_SIMD_BEGIN_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c\")")
@@ -31,6 +34,8 @@
   _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx512vl,avx512bw,avx512dq,avx2,fma\")")
 #define SLIM_SIMD_BEGIN_AVX512_VNNI                                                                                            \
   _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c\")")
+#define SLIM_SIMD_BEGIN_AVX512_BF16                                                                                            \
+  _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma\")")
 #define SLIM_SIMD_END _Pragma("GCC pop_options")
 #endif
 #endif

@@ -48,11 +48,12 @@ public:
             std::max(largest_w[static_cast<std::size_t>(j)], static_cast<double>(std::abs(w(i, j))));
     matrix_view<float const> const x = calib.samples();
     matrix<T> target(x.rows(), w.rows());
-    gemm_into(x, transposed(w), target.view(), ctx);
+    gemm_into(x, transposed(w), target.view(), ctx.in_fp32());
     std::vector<float> best;
     double least = std::numeric_limits<double>::infinity();
     for (int k = 0; k < 2 * config_.grids - 1; ++k) {
-      double const alpha = static_cast<double>((k + 1) / 2) / config_.grids, beta = k > 0 && k % 2 == 0 ? 1.0 - alpha : 0.0; // NOLINT(bugprone-integer-division)
+      double const alpha = static_cast<double>((k + 1) / 2) / config_.grids,
+                   beta = k > 0 && k % 2 == 0 ? 1.0 - alpha : 0.0; // NOLINT(bugprone-integer-division)
       std::vector<float> factors = factors_of(calib.max_abs(), largest_w, alpha, beta);
       if (double const error = error_of<T>(w, x, channel_scaling(factors), target.view(), calib, ctx);
           error < least || best.empty()) {
@@ -87,15 +88,15 @@ private:
     if (config_.rank > 0) {
       auto const branch = truncated_low_rank<T>(rest.view(), config_.rank, {}, ctx);
       matrix<float> inner(x.rows(), branch.coefficients.rows());
-      gemm_into(inputs.view(), transposed(matrix_view<float const>(branch.coefficients.view())), inner.view(), ctx);
-      gemm_into(inner.view(), transposed(matrix_view<float const>(branch.basis.view())), made.view(), ctx);
-      gemm_into(branch.basis.view(), branch.coefficients.view(), rest.view(), destination::subtract, ctx);
+      gemm_into(inputs.view(), transposed(matrix_view<float const>(branch.coefficients.view())), inner.view(), ctx.in_fp32());
+      gemm_into(inner.view(), transposed(matrix_view<float const>(branch.basis.view())), made.view(), ctx.in_fp32());
+      gemm_into(branch.basis.view(), branch.coefficients.view(), rest.view(), destination::subtract, ctx.in_fp32());
     }
     auto const codes = weights_.quantize(rest.view(), scaling.apply_to(calib), ctx);
     codes.dequantize_into(rest.view(), ctx);
     inputs_.round_inplace(inputs.view());
     gemm_into(inputs.view(), transposed(matrix_view<float const>(rest.view())), made.view(),
-              config_.rank > 0 ? destination::add : destination::overwrite, ctx);
+              config_.rank > 0 ? destination::add : destination::overwrite, ctx.in_fp32());
     double error = 0;
     for (index_t t = 0; t < made.rows(); ++t)
       for (index_t i = 0; i < made.cols(); ++i) {

@@ -28,7 +28,7 @@ void refit_parameters(index_t tall, index_t wide, matrix_view<float> gradient, m
     auto const level = levels.view().block(0, 0, rows, width), curve = curved.view().block(0, 0, rows, width);
     for (index_t i = 0; i < rows; ++i)
       for (index_t j = 0; j < width; ++j) level(i, j) = basis(i, first + j);
-    gemm_into(matrix_view<float const>(level), h.block(first, first, width, width), curve, ctx);
+    gemm_into(matrix_view<float const>(level), h.block(first, first, width, width), curve, ctx.in_fp32());
     ctx.parallel_for(rows, 16, [&](index_t begin, index_t end) {
       for (index_t i = begin; i < end; ++i) {
         double b = 0, a = 0;
@@ -51,7 +51,7 @@ void refit_parameters(index_t tall, index_t wide, matrix_view<float> gradient, m
       for (index_t i = block * tall; i < end; ++i)
         for (index_t j = 0; j < width; ++j) level(i, j) = by != 0.0 ? level(i, j) * static_cast<float>(by) : 0.0f;
     }
-    gemm_into(matrix_view<float const>(level), h.middle_rows(first, width), gradient, destination::subtract, ctx);
+    gemm_into(matrix_view<float const>(level), h.middle_rows(first, width), gradient, destination::subtract, ctx.in_fp32());
   }
 }
 
