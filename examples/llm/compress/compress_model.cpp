@@ -357,6 +357,7 @@ compression compress_model(model const& m, std::span<int const> tokens, recipe c
   if (config.context < 1 || config.calib_tokens < 1 || config.held_out_tokens < 0 || config.max_blocks < 0)
     throw slim::config_error(slim::message("compress: context ", config.context, ", calib_tokens ", config.calib_tokens,
                                            ", held_out_tokens ", config.held_out_tokens, ", max_blocks ", config.max_blocks));
+  keep_freed_memory();
   auto start = std::chrono::steady_clock::now();
   index_t const available = static_cast<index_t>(tokens.size());
   index_t const window = std::max<index_t>(1, std::min({config.context, config.calib_tokens, available}));

@@ -31,6 +31,14 @@ double physical_memory() {
   return pages > 0 && size > 0 ? static_cast<double>(pages) * static_cast<double>(size) : 0.0;
 }
 
+void keep_freed_memory() {
+#if defined(__GLIBC__)
+  constexpr int gigabyte = 1 << 30;
+  (void)::mallopt(M_MMAP_THRESHOLD, gigabyte);
+  (void)::mallopt(M_TRIM_THRESHOLD, gigabyte);
+#endif
+}
+
 void return_freed_memory() {
 #if defined(__GLIBC__)
   (void)::malloc_trim(0);

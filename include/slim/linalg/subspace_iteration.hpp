@@ -181,7 +181,7 @@ private:
 
   void form() {
     gram_ = matrix<T>(side(), side());
-    add_gram_of<T>(transposed(wide_), gram_, ctx_.in_fp32());
+    add_gram_of<T>(transposed(wide_), gram_, ctx_); // may read bf16: that turns the subspace, what is in it is found exactly
   }
 
   matrix_view<T const, strided> wide_;
