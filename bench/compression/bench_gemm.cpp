@@ -1,5 +1,5 @@
-// Our sgemm against OpenBLAS (through context.sgemm) and Eigen, in one run: paired rounds, medians. Arguments: [threads = 2]
-// [rounds = 7]
+// Our sgemm, and the same with operands in bf16, against OpenBLAS (through context.sgemm) and Eigen, in one run: paired rounds,
+// medians. Arguments: [threads = 2] [rounds = 7]
 #include "slim/linalg/gemm.hpp"
 
 #include "../timing.hpp"
@@ -34,7 +34,7 @@ slim::matrix<float> random_matrix(slim::index_t rows, slim::index_t cols, std::u
 /// C (m, n) = A (m, k) W^T, W (n, k): the product of a linear layer.
 void compare(slim::index_t m, slim::index_t k, slim::index_t n, int threads, int rounds) {
   auto const a = random_matrix(m, k, 1), w = random_matrix(n, k, 2);
-  slim::matrix<float> ours(m, n), blas(m, n), eigen(m, n);
+  slim::matrix<float> ours(m, n), rounded(m, n), blas(m, n), eigen(m, n);
   slim::context ctx;
 #if defined(_OPENMP)
   slim::openmp_executor const executor{threads};
@@ -42,9 +42,12 @@ void compare(slim::index_t m, slim::index_t k, slim::index_t n, int threads, int
 #endif
   slim::context hooked = ctx;
   hooked.sgemm = slim::sgemm_by_cblas;
-  std::vector<double> t_ours, t_blas, t_eigen;
+  slim::context bf16 = ctx;
+  bf16.products = slim::product_inputs::bf16;
+  std::vector<double> t_ours, t_bf16, t_blas, t_eigen;
   for (int round = 0; round < rounds; ++round) {
     t_ours.push_back(seconds_of([&] { slim::gemm_into(a.view(), slim::transposed(w.view()), ours, ctx); }));
+    t_bf16.push_back(seconds_of([&] { slim::gemm_into(a.view(), slim::transposed(w.view()), rounded, bf16); }));
     t_blas.push_back(seconds_of([&] { slim::gemm_into(a.view(), slim::transposed(w.view()), blas, hooked); }));
     t_eigen.push_back(seconds_of([&] {
       Eigen::Map<rows_t const> const left(a.data(), m, k), right(w.data(), n, k);
@@ -52,10 +55,11 @@ void compare(slim::index_t m, slim::index_t k, slim::index_t n, int threads, int
     }));
   }
   double const gflop = 2e-9 * static_cast<double>(m * n * k);
-  double const ours_s = median(t_ours), blas_s = median(t_blas), eigen_s = median(t_eigen);
-  std::printf(
-      "%5td x%5td x%5td  ours %8.2f ms %6.1f GF/s | OpenBLAS %8.2f ms %6.1f GF/s, ours %.2fx | Eigen %6.1f GF/s, ours %.2fx\n",
-      m, k, n, 1e3 * ours_s, gflop / ours_s, 1e3 * blas_s, gflop / blas_s, blas_s / ours_s, gflop / eigen_s, eigen_s / ours_s);
+  double const ours_s = median(t_ours), bf16_s = median(t_bf16), blas_s = median(t_blas), eigen_s = median(t_eigen);
+  std::printf("%5td x%5td x%5td  ours %8.2f ms %6.1f GF/s, bf16 %.2fx of it | OpenBLAS %8.2f ms %6.1f GF/s, ours %.2fx | Eigen "
+              "%6.1f GF/s, ours %.2fx\n",
+              m, k, n, 1e3 * ours_s, gflop / ours_s, ours_s / bf16_s, 1e3 * blas_s, gflop / blas_s, blas_s / ours_s,
+              gflop / eigen_s, eigen_s / ours_s);
 }
 
 } // namespace
