@@ -48,9 +48,9 @@ refine_config const few{.context = 32, .tokens_per_step = 64, .passes = 4, .lear
 std::pair<refinement, packed_weights> refined(setting const& given, std::vector<int> const& choose, refine_config const& config,
                                               context const& ctx = {}) {
   packed_weights after;
-  auto const source = [&](std::string const& name) { return given.layers.at(name); };
+  auto const source = [&](std::string const& name) { return std::optional(given.layers.at(name)); };
   auto result = refine(
-      given.dense, source, given.train, choose, config,
+      given.dense, given.dense, source, given.train, choose, config,
       [&](index_t, packed_weights const& block) { after.insert(block.begin(), block.end()); }, ctx);
   return {std::move(result), std::move(after)};
 }
