@@ -350,14 +350,16 @@ imported_model quantized_folder::write_slim(std::filesystem::path const& out, st
   for (index_t n = 0; n < m.config.layers; ++n) {
     block b = load_block(m, n);
     packed_weights layers;
-    for (linear const& l : b.linears) {
+    for (linear& l : b.linears) {
       std::string const module = without_suffix(l.name, ".weight");
       auto const adapter = added.find(l.name);
       if (!bits_.contains(module)) {
         if (adapter != added.end()) fail(path_, module + " is not quantized, and adapters go beside codes");
         continue;
       }
-      layers.emplace(l.name, packed_of(l.name, codes(module), adapter == added.end() ? nullptr : &adapter->second));
+      slim::integer_codes const found = codes(module);
+      l.weight = matrix<float>(found.rows(), found.cols());
+      layers.emplace(l.name, packed_of(l.name, found, adapter == added.end() ? nullptr : &adapter->second));
     }
     use_packed(b, layers, std::nullopt);
     writer.add(b, layers);
