@@ -2,12 +2,14 @@
 
 #include "formats/assemble.hpp"
 #include "formats/export_names.hpp"
+#include "formats/export_report.hpp"
 #include "formats/export_source.hpp"
 #include "formats/layer_format.hpp"
 #include "formats/load_formats.hpp"
 #include "run/output_files.hpp"
 
 #include "slim/interop/even_groups.hpp"
+#include "slim/io/gguf/encode_blocks.hpp"
 #include "slim/packing/dense_codes.hpp"
 
 #include <cmath>
@@ -251,6 +253,20 @@ packed_layer packed_of(std::string const& name, slim::integer_codes const& codes
   return layer;
 }
 
+/// Codes of a matrix that is no linear, in a type that holds their values: Q8_0, F16 or F32. Sets the type of `tensor`.
+std::vector<std::byte> plain_bytes(slim::integer_codes const& codes, slim::tensor_info& tensor) {
+  if (auto blocks = slim::encode_blocks(slim::tensor_type::q8_0, codes)) {
+    tensor.type = slim::tensor_type::q8_0;
+    tensor.stored_type = slim::name_of(tensor.type);
+    return std::move(blocks).value();
+  }
+  matrix<float> const values = values_of(codes);
+  bool const halves = holds(slim::number_format::fp16, values);
+  tensor.type = halves ? slim::tensor_type::f16 : slim::tensor_type::f32;
+  tensor.stored_type = slim::name_of(tensor.type);
+  return stored_numbers(values, halves ? slim::number_format::fp16 : slim::number_format::fp32);
+}
+
 } // namespace
 
 quantized_folder::quantized_folder(std::filesystem::path const& path)
@@ -340,11 +356,24 @@ slim_source quantized_folder::source() const {
 }
 
 imported_model quantized_folder::write_slim(std::filesystem::path const& out, std::filesystem::path const& adapters) const {
-  slim_source const from = source();
+  slim_source from = source();
   std::map<std::string, std::span<std::byte const>> files;
   for (auto const& [name, content] : from.files) files[name] = std::as_bytes(std::span(content));
   std::shared_ptr<void const> const open(std::shared_ptr<void const>(), &file_); // this object keeps it open
-  model const m = required(model_of_hugging_face(model_files(path_, std::move(files), open), {from.tensors, open}));
+  auto const loaded = [&] { return required(model_of_hugging_face(model_files(path_, files, open), {from.tensors, open})); };
+  std::set<std::string> linears;
+  for (linear_info const& l : linears_of(loaded())) linears.insert(l.name);
+  scratch_file scratch(folder_of(out));
+  std::vector<mapped_bytes> numbers; // of embedding and head, which MLX quantizes, too
+  for (slim::tensor_info& tensor : from.tensors)
+    if (tensor.stored_type == coded_type && !linears.contains(tensor.name)) {
+      auto const bytes = plain_bytes(codes(without_suffix(tensor.name, ".weight")), tensor);
+      std::uint64_t const offset = scratch.reserve(bytes.size());
+      scratch.write(offset, bytes);
+      numbers.push_back(scratch.map(offset, bytes.size()));
+      tensor.bytes = numbers.back().bytes;
+    }
+  model const m = loaded();
   auto const added = adapters.empty() ? std::map<std::string, slim::adapter>() : read_adapters(adapters, from.tensors, m);
   slim_writer writer(from, m, out, {{"name", "imported from " + describe()}}, {});
   for (index_t n = 0; n < m.config.layers; ++n) {
