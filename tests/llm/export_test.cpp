@@ -57,9 +57,11 @@ slim::integer_codes quantized(matrix<float> const& w, int bits, slim::scale_bloc
 
 /// A `.slim` file of a model: 3 bits with zero points, adapters of 4 bits and a rank of their own each; none at the last
 /// linear.
-void write_slim(std::filesystem::path const& path, checkpoint const& file, slim::number_format scales, bool adapted) {
+void write_slim(std::filesystem::path const& path, checkpoint const& file, slim::number_format scales, bool adapted,
+                bool small_embedding = false) {
   model const m = required(load_model(file.path()));
-  slim_writer writer(slim_source_of(file), m, path, {{"name", "a test"}}, {});
+  side_types const sides = small_embedding ? default_side_types(m) : side_types();
+  slim_writer writer(slim_source_of(file), m, path, {{"name", "a test"}}, {.sides = sides});
   std::uint64_t seed = 1;
   std::string const last = linears_of(m).back().name;
   for (index_t n = 0; n < m.config.layers; ++n) {
@@ -143,10 +145,15 @@ double distance(matrix<float> const& a, matrix<float> const& b) {
 
 TEST_CASE("a folder that was exported, imported and exported again has the same bytes, in every format") {
   fixture const f;
-  packed_model const p = f.from_folder();
-  for (std::string const to : {"ct", "gptq", "mlx"}) {
+  packed_model const plain = f.from_folder();
+  write_slim(f.folder / "small.slim", checkpoint(f.hf), slim::number_format::bf16, true, true);
+  packed_model const small(f.folder / "small.slim"); // MLX quantizes the embedding, too
+  for (std::string const name : {"ct", "gptq", "mlx", "mlx, embedding of 8 bits"}) {
+    INFO(name);
+    std::string const to = name.substr(0, name.find(','));
+    packed_model const& p = to == name ? plain : small;
     export_report report;
-    auto const out = f.folder / to, imported = f.folder / (to + ".slim"), again = f.folder / (to + "-again");
+    auto const out = f.folder / name, imported = f.folder / (name + ".slim"), again = f.folder / (name + "-again");
     export_folder(p.source, *find_layer_format(to), out, {}, report);
     CHECK(report.rounded_layers == 0);
     quantized_folder const read(out);
