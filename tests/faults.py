@@ -21,7 +21,7 @@ FAULTS = [
     ("SentencePiece folders (Llama-2, TinyLlama, Mistral)", "refused", "read", ["interop: tokenizer folders", "llm:a damaged or unusual tokenizer.model*"]),
     ("BOS under llama.cpp's protocol", "before every window", "before the text, then over a window's first token",
      ["llm:llama.cpp's protocol puts BOS*", "llm:llama.cpp: targets*"]),
-    ("packed file of another model", "runs", "refused", ["llm:packed linears run beside the model*"]),
+    ("compressed file of another model", "trains", "refused", ["llm:finetune and refine write the .slim file again*"]),
     ("outputs over inputs or each other", "the model overwritten, exit 0", "refused before anything is read",
      ["llm:no output takes the place*", "llm:the program refuses outputs*"]),
     ("dtype of a written folder", "the old one", "the one that is written", ["llm:a written folder names*", "llm:the type of config.json*"]),

@@ -35,7 +35,6 @@ struct rank_options {
 struct compress_command {
   std::filesystem::path model, json, layers_csv;
   std::filesystem::path out;      ///< .slim, or in the form of the model; may be empty with max_blocks or `run_path`
-  std::filesystem::path packed;   ///< where to write packed linears; empty: nowhere
   std::filesystem::path run_path; ///< folder for what is needed to go on after any end; empty: none
   bool resume = false;            ///< go on with what is there
   std::filesystem::path imatrix;  ///< statistics to compress by in place of a calibration text; empty: none
@@ -91,13 +90,13 @@ struct card_command {
 };
 
 struct evaluate_command {
-  std::filesystem::path model, text, json, packed;
+  std::filesystem::path model, text, json;
   std::filesystem::path base;        ///< a model, or its predictions, to measure the divergence from; may be empty
   std::filesystem::path save_logits; ///< where to write the predictions as llama-perplexity does; may be empty
   std::filesystem::path choices;     ///< questions with several answers, in place of a text; may be empty
   std::ptrdiff_t context = 2048, max_tokens = 0;
   std::string protocol = "windows";
-  std::string inputs;       ///< empty: float, or int8 with packed weights
+  std::string inputs; ///< empty: float
   std::string kv_cache = "fp32";
   std::string memory_limit; ///< as in compress_command
   bool last = false;
@@ -108,7 +107,7 @@ private:
 };
 
 struct generate_command {
-  std::filesystem::path model, packed, json;
+  std::filesystem::path model, json;
   std::filesystem::path prompts; ///< a file of them, in place of `prompt`; empty: none
   std::string prompt, inputs = "int8", kv_cache = "fp16";
   std::ptrdiff_t batch = 16; ///< texts of `prompts` that are written at a time
@@ -137,7 +136,7 @@ struct ablate_command {
 };
 
 struct finetune_command {
-  std::filesystem::path model, packed, gguf, out, state, json;
+  std::filesystem::path model, compressed, out, state, json; ///< compressed and out: .slim files, or GGUF files
   text_options text = {
       .calib = {}, .text = {}, .calib_tokens = 65536, .held_out_tokens = 8192, .context = 512}; ///< held out: to choose by
   std::string train = "scales,adapters", loss = "kl";
@@ -147,7 +146,7 @@ struct finetune_command {
 };
 
 struct refine_command {
-  std::filesystem::path model, packed, out, json;
+  std::filesystem::path model, compressed, out, json; ///< compressed and out: .slim files
   text_options text = {.calib = {}, .text = {}, .calib_tokens = 16384, .held_out_tokens = 4096, .context = 512};
   std::string train = "scales,adapters";
   std::ptrdiff_t passes = 5, tokens_per_step = 1024;
@@ -169,7 +168,7 @@ struct imatrix_command {
 };
 
 struct export_command {
-  std::filesystem::path model, packed, out, base, json; ///< out: of several formats, a folder with a file or folder for each
+  std::filesystem::path model, out, base, json; ///< out: of several formats, a folder with a file or folder for each
   std::string to;         ///< slim, ct, gptq, gptq:v1, gptq:v2, mlx, hf, gguf, gguf:TYPE; or several, separated by commas
   std::string adapter;    ///< peft, mlx, gguf, merge, none; empty: what goes with `to`
   std::string embeddings; ///< f16, bf16, f32: type of embedding and head in folders; empty: the smallest that is exact
@@ -180,7 +179,7 @@ struct export_command {
 };
 
 struct import_command {
-  std::filesystem::path folder, adapter, out, packed, json;
+  std::filesystem::path folder, adapter, out, json;
   void run() const;
 };
 

@@ -159,8 +159,6 @@ int main(int argc, char** argv) {
   sub->add_flag("--strict", compress.strict,
                 "write no model if a layer loses more than compression should: weights that its file cannot hold, rows "
                 "that became 0, an output error of 1");
-  sub->add_option("--packed", compress.packed,
-                  "also write the packed linears to this file, and measure perplexity on them as they run on this CPU");
   sub->add_flag("--entropy-coded", compress.entropy_coded,
                 "codes of the .slim file in as few bits as their frequencies say; they are decoded when it is loaded");
   add_memory_limit(sub, compress);
@@ -229,10 +227,9 @@ int main(int argc, char** argv) {
   sub->add_flag("--last", evaluate.last, "take the last tokens of the text instead of the first");
   sub->add_option("--protocol", evaluate.protocol, "windows (GPTQ, SLiM) or llama.cpp (llama-perplexity)")
       ->capture_default_str();
-  sub->add_option("--packed", evaluate.packed, "run on these packed linears, written by compress --packed");
   sub->add_option("--inputs", evaluate.inputs,
-                  "what linear layers see of their inputs: float, fp8, int8 (default float); packed: int8, int16, float "
-                  "(default int8)");
+                  "what linear layers see of their inputs: float, fp8, int8 (default float); of a .slim file int8 and int16 "
+                  "run on its codes");
   sub->add_option("--kv-cache", evaluate.kv_cache,
                   "numbers that keys and values are rounded to: fp16, as generate does, or fp32")
       ->capture_default_str();
@@ -246,8 +243,7 @@ int main(int argc, char** argv) {
   sub->add_option("--prompts", generate.prompts,
                   "a file of texts to continue: a text per line, or .jsonl, an object with \"prompt\" per line");
   add_count(*sub, "--batch", generate.batch, "texts of --prompts that are written at a time");
-  sub->add_option("--packed", generate.packed, "run on these packed linears, written by compress --packed; the head at 8 bits");
-  sub->add_option("--inputs", generate.inputs, "packed: what linear layers see of their inputs: int8, int16, float")
+  sub->add_option("--inputs", generate.inputs, ".slim: what linear layers see of their inputs: int8, int16, float")
       ->capture_default_str();
   sub->add_option("--kv-cache", generate.kv_cache, "numbers that keys and values are kept in: fp16, fp32")
       ->capture_default_str();
@@ -278,12 +274,12 @@ int main(int argc, char** argv) {
   sub->callback([&] { ablate.run(); });
 
   finetune_command finetune;
-  sub = add_command(app, "finetune", "train scales and adapters of packed linears, codes frozen", finetune);
-  add_model(sub, finetune);
-  sub->add_option("--packed", finetune.packed, "packed linears, written by compress --packed");
-  sub->add_option("--gguf", finetune.gguf,
-                  "or a GGUF file of the model in types that have scales (Q4_0 to IQ4_XS), whoever made it");
-  sub->add_option("--out", finetune.out, "where to write the trained packed linears, or the trained GGUF file")->required();
+  sub = add_command(app, "finetune", "train scales and adapters of a compressed model, codes frozen", finetune);
+  sub->add_option("model", finetune.model, "the dense model, a GGUF file or a Hugging Face folder")->required();
+  sub->add_option("--compressed", finetune.compressed,
+                  "the .slim file that was made of it, or a GGUF file of it in types that have scales (Q4_0 to IQ4_XS)")
+      ->required();
+  sub->add_option("--out", finetune.out, "where to write the trained model: a file as that of --compressed")->required();
   sub->add_option("--train", finetune.train, "what trains: scales, adapters or both")->capture_default_str();
   sub->add_option("--loss", finetune.loss, "kl: towards the dense model's distributions; ce: the text itself")
       ->capture_default_str();
@@ -296,11 +292,11 @@ int main(int argc, char** argv) {
   sub->callback([&] { finetune.run(); });
 
   refine_command refined;
-  sub = add_command(app, "refine",
-                    "train scales and adapters of packed linears block by block, towards the dense model's states", refined);
-  add_model(sub, refined);
-  sub->add_option("--packed", refined.packed, "packed linears, written by compress --packed")->required();
-  sub->add_option("--out", refined.out, "where to write the refined packed linears")->required();
+  sub = add_command(app, "refine", "train scales and adapters of a .slim file block by block, towards the dense model's states",
+                    refined);
+  sub->add_option("model", refined.model, "the dense model, a GGUF file or a Hugging Face folder")->required();
+  sub->add_option("--compressed", refined.compressed, "the .slim file that was made of it")->required();
+  sub->add_option("--out", refined.out, "where to write the refined .slim file")->required();
   sub->add_option("--train", refined.train, "what trains: scales, adapters or both")->capture_default_str();
   add_count(*sub, "--passes", refined.passes, "passes over the tokens, for each part of a block");
   add_count(*sub, "--tokens-per-step", refined.tokens_per_step, "tokens between two steps");
@@ -331,8 +327,7 @@ int main(int argc, char** argv) {
 
   export_command exported;
   sub = add_command(app, "export", "write a compressed model as files that other software loads", exported);
-  add_model(sub, exported);
-  sub->add_option("--packed", exported.packed, "the packed linears, written by compress --packed (a .slim file has them)");
+  sub->add_option("model", exported.model, "a .slim file")->required();
   sub->add_option(
          "--to", exported.to,
          "slim (a .slim file again, with or without --entropy-coded), ct (compressed-tensors), gptq, gptq:v1, gptq:v2, mlx, hf (numbers), gguf (smallest exact types), gguf:q4_1 "
@@ -344,7 +339,7 @@ int main(int argc, char** argv) {
                   "with the format)");
   sub->add_option("--embeddings", exported.embeddings,
                   "f16, bf16 or f32: round embedding and head of a folder to it (default: the smallest of them that is exact)");
-  sub->add_option("--base", exported.base, "gguf: a GGUF file of the model, if the model is a folder");
+  sub->add_option("--base", exported.base, "gguf: a GGUF file of the model, if the .slim file was made of a folder");
   sub->add_flag("--entropy-coded", exported.entropy_coded, "slim: codes in as few bits as their frequencies say");
   sub->add_flag("--allow-lossy", exported.allow_lossy, "round what the format does not hold, and say how much that changed");
   add_count(*sub, "--max-rank", exported.max_rank, "refuse adapters of a higher rank (vLLM: 512; 0: none is refused)")
@@ -356,8 +351,7 @@ int main(int argc, char** argv) {
   sub->add_option("folder", imported.folder, "a folder of compressed-tensors (pack-quantized), GPTQ or MLX (affine)")
       ->required();
   sub->add_option("--adapter", imported.adapter, "its adapter: a folder of PEFT or mlx-lm, or a LoRA GGUF");
-  sub->add_option("--out", imported.out, "where to write the model with weights as numbers")->required();
-  sub->add_option("--packed", imported.packed, "where to write its packed linears")->required();
+  sub->add_option("--out", imported.out, "the .slim file to write")->required();
   sub->callback([&] { imported.run(); });
 
   inspect_command inspect;

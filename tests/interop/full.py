@@ -27,7 +27,7 @@ class Toy:
         if not (folder / "toy").exists():
             write_models(folder, cfg, w)
         self.prompts = [[int(n) for n in rng.integers(0, 512, 24)] for _ in range(6)]
-        self.packed = slim.compress(folder / "toy", self.name + ".packed", recipe, *RANKS)
+        self.packed = slim.compress(folder / "toy", self.name + ".slim", recipe, *RANKS)
         self.weights, self.adapters = packed_values(self.packed)
 
         def reference(weights):
@@ -65,9 +65,9 @@ def toy_checks(slim, folder):
     for recipe in RECIPES:
         t = Toy(slim, folder, recipe)
         ct, hf, merged = folder / f"{t.name}-ct", folder / f"{t.name}-hf", folder / f"{t.name}-merged"
-        slim.export(folder / "toy", t.packed, "ct", ct)
-        slim.export(folder / "toy", t.packed, "hf", hf, "--adapter", "peft")
-        slim.export(folder / "toy", t.packed, "hf", merged)
+        slim.export(t.packed, "ct", ct)
+        slim.export(t.packed, "hf", hf, "--adapter", "peft")
+        slim.export(t.packed, "hf", merged)
         found, model = decompressed(ct)
         equal(f"{t.name}, compressed-tensors in transformers: weights", np.concatenate([found[n].ravel() for n in t.weights]),
               np.concatenate([w.ravel() for w in t.weights.values()]))
@@ -88,7 +88,7 @@ def gptq_checks(slim, folder):
     for recipe in RECIPES:
         t = Toy(slim, folder, recipe)
         out = folder / f"{t.name}-gptq"
-        slim.export(folder / "toy", t.packed, "gptq", out)
+        slim.export(t.packed, "gptq", out)
         model = GPTQModel.load(str(out), backend=BACKEND.TORCH, device="cpu", dtype=torch.float16)
         every, expected = [], []
         for name, module in model.model.named_modules():

@@ -1,6 +1,6 @@
 """light.py SLIM_LLM [MODEL.gguf]: a two-block model made here is compressed and exported to every format, and read by gguf,
 mlx, mlx-lm, llama.cpp (xllamacpp), transformers' configuration and tokenizer, and by the unpackers of compressed-tensors and GPTQ
-restated in NumPy. Weights are compared bit for bit with the packed file as tests/golden/packing_oracle.py reads it, logits with
+restated in NumPy. Weights are compared bit for bit with the .slim file as tests/golden/packing_oracle.py reads it, logits with
 the NumPy model of tests/golden/model_oracle.py in float64. Ends with a table of what was loaded and what came back."""
 import json, os, struct, subprocess, sys, tempfile
 from pathlib import Path
@@ -80,8 +80,9 @@ def mean_kl(reference_logits, other_log_probs):
 
 
 def packed_values(path):
-    """Weights and adapters of a packed file: float32 as its format says."""
+    """Weights and adapters of a .slim file: float32 as its format says."""
     from packing_oracle import decode
+    from safetensors import safe_open
     from safetensors.numpy import load_file
 
     def matrix(data):
@@ -101,7 +102,9 @@ def packed_values(path):
 
     stored = load_file(path)
     value = lambda name: matrix(stored[name].tobytes()) if stored[name].dtype == np.uint8 else stored[name].astype(np.float32)
-    weights = {n: value(n) for n in stored if not n.endswith((".left", ".right"))}
+    with safe_open(path, "np") as file:
+        listed = json.loads(file.metadata()["tensors"])
+    weights = {t["name"]: value(t["name"]) for t in listed if t["type"] == "codes"}
     adapters = {n: (value(n + ".left"), value(n + ".right")) for n in weights if n + ".left" in stored}
     return weights, adapters
 
@@ -206,12 +209,15 @@ class Program:
         return run.stdout + run.stderr
 
     def compress(self, model, name, recipe, *more):
-        self("compress", model, "--recipe", recipe, "--calib", self.folder / "a.txt", "--context", 64, "--calib-tokens", 512,
-             "--held-out-tokens", 64, "--text", self.folder / "a.txt", "--max-tokens", 256, "--no-eval", "--packed", self.folder / name, "--out", self.folder / (name + ".out"), *more)
+        """To a .slim file; embedding and head stay as they are, since logits are compared with those of the model's own."""
+        how = self.folder / "recipe.json"
+        how.write_text(json.dumps({"recipe": recipe, "rules": [{"match": r".*(embd|embed_tokens|lm_head|output)\.weight", "type": "f16"}]}))
+        self("compress", model, "--recipe", how, "--calib", self.folder / "a.txt", "--context", 64, "--calib-tokens", 512,
+             "--held-out-tokens", 64, "--text", self.folder / "a.txt", "--max-tokens", 256, "--no-eval", "--out", self.folder / name, *more)
         return self.folder / name
 
-    def export(self, model, packed, to, out, *more):
-        self("export", model, "--packed", packed, "--to", to, "--out", out, "--json", self.folder / "export.json", *more)
+    def export(self, packed, to, out, *more):
+        self("export", packed, "--to", to, "--out", out, "--json", self.folder / "export.json", *more)
         return json.loads((self.folder / "export.json").read_text())
 
 
@@ -297,13 +303,13 @@ def toy_checks(slim, folder):
     model = folder / "toy"
     for recipe, bits, types in (("int3-lr@bf16-scales", 3, ["q4_0", "q4_1"]), ("int2-lr@bf16-scales", 2, []), ("joint-q@g128@bf16-scales", 4, ["q4_0", "q8_0"])):
         short = recipe.split("@")[0]
-        packed = slim.compress(model, short + ".packed", recipe, *RANKS)
+        packed = slim.compress(model, short + ".slim", recipe, *RANKS)
         weights, adapters = packed_values(packed)
         assert len(adapters) == 14 and len({a[0].shape[1] for a in adapters.values()}) >= 5
         bare, full = reference(weights), reference(with_adapters(weights, adapters))
         check(f"{short}: KL that its adapters make", mean_kl(full, log_softmax(bare)), KL_WITHOUT, below=False)
         for to in ("ct", "gptq", "mlx", "hf"):
-            slim.export(model, packed, to, folder / f"{short}-{to}", *(["--adapter", "peft"] if to == "hf" else []))
+            slim.export(packed, to, folder / f"{short}-{to}", *(["--adapter", "peft"] if to == "hf" else []))
         one_less = int(json.loads((folder / f"{short}-gptq/config.json").read_text())["quantization_config"]["checkpoint_format"] == "gptq")
         check_weights(f"{short}, compressed-tensors: weights (unpacked by NumPy)", folder / f"{short}-ct", "ct", weights, bits)
         check_weights(f"{short}, GPTQ v{2 - one_less}: weights (unpacked by NumPy)", folder / f"{short}-gptq", "gptq", weights, bits, one_less)
@@ -317,7 +323,7 @@ def toy_checks(slim, folder):
         check_peft(f"{short}, PEFT: factors and ranks", folder / f"{short}-hf-adapter", adapters)
         for number, kind in enumerate(types):
             path = folder / f"{short}-{kind}.gguf"
-            slim.export(model, packed, "gguf:" + kind, path, "--base", folder / "toy.gguf")
+            slim.export(packed, "gguf:" + kind, path, "--base", folder / "toy.gguf")
             check_gguf(f"{short}, GGUF {kind}: weights (gguf.dequantize)", path, gguf_names(weights, 4, 2))
             lora = path.with_name(path.stem + "-lora.gguf")
             check_lora(f"{short}, LoRA GGUF: factors (gguf.dequantize)", lora, adapters)
@@ -327,16 +333,16 @@ def toy_checks(slim, folder):
             check(f"{short}, GGUF {kind} + LoRA: KL, llama.cpp", mean_kl(full, llama_cpp(path, lora, 512, prompts, folder)), KL_BAR)
 
     # From a GGUF file: names and rows come back.
-    packed = slim.compress(folder / "toy.gguf", "g.packed", "int3-lr@bf16-scales", *RANKS)
+    packed = slim.compress(folder / "toy.gguf", "g.slim", "int3-lr@bf16-scales", *RANKS)
     weights, adapters = packed_values(packed)
     from model_oracle import LAYER_NAMES
     hf_name = lambda n: f"model.layers.{n.split('.')[1]}.{LAYER_NAMES[n.split('.', 2)[2]]}"
     rows = lambda n, v: unpermute(v, 4 if "attn_q" in n else 2) if n.endswith(("attn_q.weight", "attn_k.weight")) else v
     bare_w = {hf_name(n): rows(n, v) for n, v in weights.items()}
     full_w = {hf_name(n): rows(n, v) for n, v in with_adapters(weights, adapters).items()}
-    slim.export(folder / "toy.gguf", packed, "mlx", folder / "g-mlx")
-    slim.export(folder / "toy.gguf", packed, "ct", folder / "g-ct")
-    slim.export(folder / "toy.gguf", packed, "gguf", folder / "g.gguf")
+    slim.export(packed, "mlx", folder / "g-mlx")
+    slim.export(packed, "ct", folder / "g-ct")
+    slim.export(packed, "gguf", folder / "g.gguf")
     check_weights("GGUF source, compressed-tensors: weights", folder / "g-ct", "ct", bare_w, 3)
     check("GGUF source, MLX + adapter: logits, float32", relative(mlx_logits(folder / "g-mlx", folder / "g-mlx-adapter", prompts, mx.float32), reference(full_w)), RELATIVE_BAR)
     check_gguf("GGUF source, GGUF of the smallest exact types: weights", folder / "g.gguf", weights)
@@ -415,24 +421,26 @@ def check_transformers(slim, folder):
 
 
 def check_refusals(slim, folder, model):
-    packed = slim.compress(model, "half.packed", "int4-lr", *RANKS)
-    slim("export", model, "--packed", packed, "--to", "mlx", "--out", folder / "no", fails="mlx cannot hold it: scale")
+    packed = slim.compress(model, "half.slim", "int4-lr", *RANKS)
+    slim("export", packed, "--to", "mlx", "--out", folder / "no", fails="mlx cannot hold it: scale")
     assert not (folder / "no").exists()
-    said = slim.export(model, packed, "mlx", folder / "lossy-mlx", "--allow-lossy")
+    said = slim.export(packed, "mlx", folder / "lossy-mlx", "--allow-lossy")
     check("int4-lr, MLX --allow-lossy: relative change of a layer, as reported", said["largest_change"], 1e-3)
     assert said["rounded_layers"] > 0
-    slim("export", model, "--packed", packed, "--to", "gguf:q4_0", "--base", folder / "toy.gguf", "--out", folder / "no.gguf", fails="zero points have no place")
+    slim("export", packed, "--to", "gguf:q4_0", "--base", folder / "toy.gguf", "--out", folder / "no.gguf", fails="zero points have no place")
     assert not (folder / "no.gguf").exists()
-    slim("export", model, "--packed", packed, "--to", "ct", "--out", folder / "no", "--max-rank", 16, fails="--max-rank is 16")
+    slim("export", packed, "--to", "ct", "--out", folder / "no", "--max-rank", 16, fails="--max-rank is 16")
 
 
 # --------------------------------------------------------------------------------------------------------- a model of one's own
 
 
-def write_rounded(path, w):
-    """A packed file in the layout of int3-lr@bf16-scales, made without slim-llm from what docs/formats says: every linear rounded to
-    3 bits in groups of 128, adapters of rank ratio 0.075 in 4-bit codes that are random and small. Sizes and exactness do not depend on
-    how good codes are, and no solver has to run."""
+def write_rounded(path, model):
+    """A .slim file in the layout of int3-lr@bf16-scales, made without slim-llm from what docs/formats says: every linear of a GGUF file
+    rounded to 3 bits in groups of 128, adapters of rank ratio 0.075 in 4-bit codes that are random and small. Sizes and exactness do not
+    depend on how good codes are, and no solver has to run."""
+    import gguf
+    from gguf.quants import dequantize
     from safetensors.numpy import save_file
 
     rng = np.random.default_rng(3)
@@ -446,8 +454,17 @@ def write_rounded(path, w):
         side = scales.tobytes() + (b"" if zeros is None else fields((zeros - low).reshape(1, -1), bits).tobytes())
         return np.frombuffer(head + side + fields(codes - low, bits).tobytes(), np.uint8)
 
-    out, weights, adapters = {}, {}, {}
-    for name, value in w.items():
+    out, listed, weights, adapters = {}, [], {}, {}
+    source = gguf.GGUFReader(model)
+    for tensor in source.tensors:
+        name, shape = tensor.name, [int(n) for n in tensor.shape[::-1]]
+        linear = name.startswith("blk.") and len(shape) == 2
+        listed.append({"name": name, "type": "codes" if linear else tensor.tensor_type.name, "shape": shape})
+        if not linear:
+            plain = tensor.tensor_type.name in ("F32", "F16")
+            out[name] = np.array(tensor.data).reshape(shape) if plain else np.frombuffer(tensor.data.tobytes(), np.uint8)
+            continue
+        value = dequantize(tensor.data, tensor.tensor_type).reshape(shape).astype(np.float32)
         rows, cols = value.shape
         blocks = [value[:, k:k + 128] for k in range(0, cols, 128)]
         low, high = (np.stack([f(b, 1) for b in blocks], 1) for f in (np.min, np.max))
@@ -463,7 +480,13 @@ def write_rounded(path, w):
             codes, scales = rng.integers(-7, 8, shape), bf16(np.full((-(-shape[0] // 128), shape[1]), 0.004))
             out[f"{name}.{part}"] = dense(codes, 4, scales, None, 128, 1)
             adapters.setdefault(name, []).append(codes.astype(np.float32) * (scales[:1, :1].astype(np.uint32) << 16).view(np.float32))
-    save_file(out, path, metadata={"format": "slim", "recipe": "rounded"})
+    # The header: GGUF's magic and version, no tensors, and all keys as they lie in the file (first and last field tell where).
+    keys = [f for n, f in source.fields.items() if not n.startswith("GGUF.")]
+    end = keys[-1].offset + sum(int(part.nbytes) for part in keys[-1].parts)
+    raw = Path(model).read_bytes()
+    header = raw[:8] + struct.pack("<QQ", 0, len(keys)) + raw[keys[0].offset:end]
+    out["file:header.gguf"] = np.frombuffer(header, np.uint8)
+    save_file(out, path, metadata={"format": "slim", "version": "1", "source": "", "recipe": json.dumps({"name": "rounded"}), "tensors": json.dumps(listed)})
     return weights, adapters
 
 
@@ -473,11 +496,8 @@ def own_model(slim, folder, model):
     from model_oracle import LAYER_NAMES, llama, read_gguf, unpermute
 
     cfg, w = read_gguf(model)
-    import gguf
-    from gguf.quants import dequantize
-    packed = folder / "rounded.packed"
-    weights, adapters = write_rounded(packed, {t.name: dequantize(t.data, t.tensor_type).reshape([int(n) for n in t.shape[::-1]]).astype(np.float32)
-                                               for t in gguf.GGUFReader(model).tensors if t.name.startswith("blk.") and len(t.shape) == 2})
+    packed = folder / "rounded.slim"
+    weights, adapters = write_rounded(packed, model)
     rng = np.random.default_rng(2)
     vocab = len(w["model.embed_tokens.weight"])
     prompts = [[int(n) for n in rng.integers(100, vocab, 16)] for _ in range(3)]
@@ -489,7 +509,7 @@ def own_model(slim, folder, model):
     sizes = []
     for to in ("ct", "gptq", "mlx", "gguf", "gguf:q8_0", "hf"):
         out = folder / ("own-" + to.replace(":", "-") + (".gguf" if to.startswith("gguf") else ""))
-        said = slim.export(model, packed, to, out)
+        said = slim.export(packed, to, out)
         sizes.append((to, said))
         if to in ("ct", "mlx"):
             check_weights(f"own model, {to}: weights", out, to, bare_w, 3)

@@ -8,6 +8,7 @@
 #include "formats/export_gguf.hpp"
 #include "formats/import_folder.hpp"
 #include "formats/load.hpp"
+#include "formats/slim_writer.hpp"
 #include "models/family.hpp"
 #include "tiny_folder.hpp"
 
@@ -54,40 +55,45 @@ slim::integer_codes quantized(matrix<float> const& w, int bits, slim::scale_bloc
       .quantize(w.view(), slim::calibration(w.cols()), {});
 }
 
-/// The linears of a model, packed: 3 bits with zero points, adapters of 4 bits and a rank of their own each; none at the last.
-void write_packed(std::filesystem::path const& path, checkpoint const& file, model const& m, slim::number_format scales,
-                  bool adapted) {
-  packed_writer writer(path, "a test", file.fingerprint());
+/// A `.slim` file of a model: 3 bits with zero points, adapters of 4 bits and a rank of their own each; none at the last
+/// linear.
+void write_slim(std::filesystem::path const& path, checkpoint const& file, slim::number_format scales, bool adapted,
+                bool small_embedding = false) {
+  model const m = required(load_model(file.path()));
+  side_types const sides = small_embedding ? default_side_types(m) : side_types();
+  slim_writer writer(slim_source_of(file), m, path, {{"name", "a test"}}, {.sides = sides});
   std::uint64_t seed = 1;
-  auto const all = linears_of(m);
-  for (linear_info const& l : all) {
-    packed_layer layer;
-    layer.weight =
-        slim::dense_codes::pack(quantized(random_matrix(l.d_out, l.d_in, ++seed, 0.1), 3, slim::per_group(64), false, scales));
-    index_t const rank = 2 + static_cast<index_t>(seed) % 5;
-    if (adapted && l.name != all.back().name) {
+  std::string const last = linears_of(m).back().name;
+  for (index_t n = 0; n < m.config.layers; ++n) {
+    block b = load_block(m, n);
+    packed_weights layers;
+    for (linear const& l : b.linears) {
+      packed_layer& layer = layers[l.name];
+      layer.weight = slim::dense_codes::pack(
+          quantized(random_matrix(l.d_out(), l.d_in(), ++seed, 0.1), 3, slim::per_group(64), false, scales));
+      index_t const rank = 2 + static_cast<index_t>(seed) % 5;
+      if (!adapted || l.name == last) continue;
       auto const codes = [&](index_t rows, index_t cols, std::uint64_t s) {
         return slim::dense_codes::pack(
             quantized(random_matrix(rows, cols, s, 0.1), 4, slim::per_column_group(128), true, scales));
       };
-      layer.left = codes(l.d_in, rank, seed + 500);
-      layer.right = codes(rank, l.d_out, seed + 900);
+      layer.left = codes(l.d_in(), rank, seed + 500);
+      layer.right = codes(rank, l.d_out(), seed + 900);
     }
-    packed_weights one;
-    one.emplace(l.name, layer);
-    writer.add(one);
+    use_packed(b, layers, std::nullopt);
+    writer.add(b, layers);
   }
-  writer.finish();
+  CHECK(writer.finish() > 0);
 }
 
-/// A model on disk with its packed linears, as export gets it.
+/// A compressed model on disk, as export gets it.
 struct packed_model {
   checkpoint file;
   model dense;
   export_source source;
 
-  packed_model(std::filesystem::path const& path, std::filesystem::path const& packed)
-      : file(path), dense(required(load_model(path))), source(source_of(file, dense, packed)) {}
+  explicit packed_model(std::filesystem::path const& path)
+      : file(path), dense(required(load_model(path))), source(source_of(file, dense)) {}
 };
 
 struct fixture {
@@ -98,14 +104,11 @@ struct fixture {
     model halves = exportable_llama(rope_style::rotate_half), pairs = exportable_llama(rope_style::adjacent_pairs);
     write_tiny_folder(hf, halves, "F16");
     write_tiny_gguf(gguf, pairs);
-    pack_again(hf, "hf.packed", scales, adapted);
-    pack_again(gguf, "gguf.packed", scales, adapted);
+    write_slim(folder / "hf.slim", checkpoint(hf), scales, adapted);
+    write_slim(folder / "gguf.slim", checkpoint(gguf), scales, adapted);
   }
-  void pack_again(std::filesystem::path const& path, char const* name, slim::number_format scales, bool adapted) const {
-    write_packed(folder / name, checkpoint(path), required(load_model(path)), scales, adapted);
-  }
-  [[nodiscard]] packed_model from_folder() const { return {hf, folder / "hf.packed"}; }
-  [[nodiscard]] packed_model from_gguf() const { return {gguf, folder / "gguf.packed"}; }
+  [[nodiscard]] packed_model from_folder() const { return packed_model(folder / "hf.slim"); }
+  [[nodiscard]] packed_model from_gguf() const { return packed_model(folder / "gguf.slim"); }
 };
 
 std::string bytes(std::filesystem::path const& path) { return slim_test::read_file(path); }
@@ -142,27 +145,24 @@ double distance(matrix<float> const& a, matrix<float> const& b) {
 
 TEST_CASE("a folder that was exported, imported and exported again has the same bytes, in every format") {
   fixture const f;
-  packed_model const p = f.from_folder();
-  for (std::string const to : {"ct", "gptq", "mlx"}) {
+  packed_model const plain = f.from_folder();
+  write_slim(f.folder / "small.slim", checkpoint(f.hf), slim::number_format::bf16, true, true);
+  packed_model const small(f.folder / "small.slim"); // MLX quantizes the embedding, too
+  for (std::string const name : {"ct", "gptq", "mlx", "mlx, embedding of 8 bits"}) {
+    INFO(name);
+    std::string const to = name.substr(0, name.find(','));
+    packed_model const& p = to == name ? plain : small;
     export_report report;
-    auto const out = f.folder / to, dense = f.folder / (to + "-dense"), packed = f.folder / (to + ".packed"),
-               again = f.folder / (to + "-again");
+    auto const out = f.folder / name, imported = f.folder / (name + ".slim"), again = f.folder / (name + "-again");
     export_folder(p.source, *find_layer_format(to), out, {}, report);
     CHECK(report.rounded_layers == 0);
     quantized_folder const read(out);
     for (linear_info const& l : p.source.linears)
       REQUIRE(values_of(read.codes(l.name.substr(0, l.name.rfind(".weight")))) == values_of(p.source.read(l).codes));
-    read.write_dense(dense);
-    checkpoint const file(dense);
-    model const m = required(load_model(dense));
-    packed_writer writer(packed, "again", file.fingerprint());
-    for (linear_info const& l : linears_of(m)) {
-      packed_weights one;
-      one[l.name].weight = slim::dense_codes::pack(read.codes(l.name.substr(0, l.name.rfind(".weight"))));
-      writer.add(one);
-    }
-    writer.finish();
-    packed_model const q(dense, packed);
+    imported_model const made = read.write_slim(imported, {});
+    CHECK(made.bytes == static_cast<double>(std::filesystem::file_size(imported)));
+    packed_model const q(imported);
+    CHECK(q.file.container()->source().empty());
     export_folder(q.source, *find_layer_format(to), again, {}, report);
     CHECK(bytes(out / "model.safetensors") == bytes(again / "model.safetensors"));
     auto const config = nlohmann::json::parse(bytes(out / "config.json"));
@@ -190,7 +190,7 @@ TEST_CASE("adapters that were exported, imported and exported again have the sam
   };
   for (auto const& [name, file] :
        {kind{"peft", "adapter_model.safetensors"}, {"mlx", "adapters.safetensors"}, {"lora.gguf", ""}}) {
-    auto const adapters = read_adapters(f.folder / name, p.file, p.dense);
+    auto const adapters = read_adapters(f.folder / name, p.file.tensors(), p.dense);
     CHECK(adapters.size() == (std::string(name) == "mlx" ? 14 : 13)); // zeros in mlx-lm's: every block has the same modules
     export_source again = p.source;
     again.read_adapter = [&](linear_info const& l) {
@@ -243,7 +243,7 @@ TEST_CASE("a GGUF file becomes a folder that computes the same, and a folder's c
   auto const adapters = [&](packed_model const& p) {
     export_report report;
     export_lora_gguf(p.source, f.folder / "l.gguf", {}, report);
-    return read_adapters(f.folder / "l.gguf", p.file, p.dense);
+    return read_adapters(f.folder / "l.gguf", p.file.tensors(), p.dense);
   };
   packed_model const p = f.from_folder();
   for (auto const& [name, a] : adapters(p)) // rows of q and k go there and come back

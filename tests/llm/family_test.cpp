@@ -279,8 +279,9 @@ TEST_CASE(
     for (linear const& l : dense.blocks[n].linears) CHECK(again.blocks[n][l.role].weight == l.weight);
 
   auto const ids = random_tokens(400, 256);
-  slim_writer whole(source, *read, folder / "whole.slim", nlohmann::json::object(), {});
-  slim_writer partial(source, *read, folder / "partial.slim", nlohmann::json::object(), {.sides = {}, .entropy_coded = true});
+  slim_writer whole(slim_source_of(source), *read, folder / "whole.slim", nlohmann::json::object(), {});
+  slim_writer partial(slim_source_of(source), *read, folder / "partial.slim", nlohmann::json::object(),
+                      {.sides = {}, .entropy_coded = true});
   (void)compress_model(*read, ids, find_recipe("slim-quant@g8").value(),
                        {.context = 40, .calib_tokens = 320, .keep_packed = true}, 32,
                        [&](index_t n, block& b, packed_weights& layers) {
@@ -307,7 +308,7 @@ TEST_CASE(
   checkpoint const file(folder / "whole.slim");
   model const described = required(load_model(folder / "whole.slim"));
   export_report report;
-  export_dense_folder(source_of(file, described, {}), false, folder / "exported", {}, report);
+  export_dense_folder(source_of(file, described), false, folder / "exported", {}, report);
   CHECK(shapes_in(folder / "exported") == shapes_in(folder / "single"));
   require_same(folder / "exported", false);
   auto const in_gguf = names_in_gguf(source, *read);

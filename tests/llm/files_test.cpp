@@ -70,7 +70,7 @@ TEST_CASE("no output takes the place of an input, of a part of a model, or of an
   std::filesystem::create_directories(at("sharded"));
   slim_test::write_file(at("sharded/model.safetensors.index.json"), "{}");
   struct outputs {
-    char const *out = "", *packed = "", *json = "", *csv = "";
+    char const *out = "", *state = "", *json = "", *csv = "";
   };
   auto const refusal = [&](outputs const& o) {
     auto const place = [&](char const* name) { return *name && *name != '/' ? folder / name : std::filesystem::path(name); };
@@ -78,13 +78,13 @@ TEST_CASE("no output takes the place of an input, of a part of a model, or of an
     files.reads_model(at("model"));
     files.reads_file("--text", at("text"));
     files.writes_model("--out", place(o.out), at("model"));
-    files.writes_file("--packed", place(o.packed));
+    files.writes_file("--state", place(o.state));
     files.writes_text("--json", place(o.json));
     files.writes_text("--layers-csv", place(o.csv));
     return why(files);
   };
   CHECK(refusal({}) == "");
-  CHECK(refusal({.out = "new", .packed = "p", .json = "j.json", .csv = "c.csv"}) == "");
+  CHECK(refusal({.out = "new", .state = "p", .json = "j.json", .csv = "c.csv"}) == "");
   CHECK(refusal({.out = "new/"}) == "");
   CHECK(refusal({.out = "model/new"}) == "");
   CHECK(refusal({.json = "/dev/null", .csv = "/dev/null"}) == "");
@@ -92,23 +92,23 @@ TEST_CASE("no output takes the place of an input, of a part of a model, or of an
   for (char const* wrong : {"model/model.safetensors", "model/config.json", "model/../model/config.json", "linked", "symlink",
                             "same_model/config.json", "model/tokenizer.json", "model/extra.safetensors", "text", "model"}) {
     INFO(wrong);
-    CHECK(refusal({.packed = wrong}) != "");
+    CHECK(refusal({.state = wrong}) != "");
     CHECK(refusal({.json = wrong}) != "");
   }
-  CHECK_THAT(refusal({.packed = "model/model.safetensors"}), Catch::Contains("--packed") && Catch::Contains("the model"));
+  CHECK_THAT(refusal({.state = "model/model.safetensors"}), Catch::Contains("--state") && Catch::Contains("the model"));
   CHECK_THAT(refusal({.out = "model"}), Catch::Contains("--out"));
   CHECK(refusal({.out = "same_model"}) != "");
   CHECK_THAT(refusal({.out = "text"}), Catch::Contains("--text"));
-  CHECK_THAT(refusal({.out = "new", .packed = "new/p"}), Catch::Contains("inside --out"));
-  CHECK_THAT(refusal({.out = "new/", .packed = "new/p"}), Catch::Contains("inside --out"));
-  CHECK_THAT(refusal({.out = "new", .packed = "new/p/q"}), Catch::Contains("inside --out"));
+  CHECK_THAT(refusal({.out = "new", .state = "new/p"}), Catch::Contains("inside --out"));
+  CHECK_THAT(refusal({.out = "new/", .state = "new/p"}), Catch::Contains("inside --out"));
+  CHECK_THAT(refusal({.out = "new", .state = "new/p/q"}), Catch::Contains("inside --out"));
   CHECK_THAT(refusal({.out = "new", .json = "new"}), Catch::Contains("--json"));
   CHECK_THAT(refusal({.json = "a", .csv = "a"}), Catch::Contains("--layers-csv"));
   CHECK_THAT(refusal({.json = "a", .csv = "./b/../a"}), Catch::Contains("--layers-csv"));
   CHECK_THAT(refusal({.json = "nowhere/a"}), Catch::Contains("nowhere does not exist"));
   CHECK_THAT(refusal({.json = "text/a"}), Catch::Contains("is not a folder"));
   CHECK_THAT(refusal({.out = "sharded"}), Catch::Contains("model.safetensors.index.json"));
-  CHECK_THAT(refusal({.packed = "/dev/null"}), Catch::Contains("device"));
+  CHECK_THAT(refusal({.state = "/dev/null"}), Catch::Contains("device"));
   CHECK(refusal({.json = ("n" + std::string(300, 'x')).c_str()}) != "");
   CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 6); // the checks leave nothing behind
 
@@ -130,9 +130,9 @@ TEST_CASE("the program refuses outputs that would harm before it reads anything,
                              " --context 32 --calib-tokens 128 --held-out-tokens 0 --max-tokens 128 --recipe slim-q@g32 ";
   auto const before = contents(folder.path());
   for (std::string const& wrong :
-       {"--out " + at("new") + " --packed " + at("model/model.safetensors"), "--out " + at("model"),
-        "--out " + at("new") + " --json " + at("model/config.json"), "--out " + at("new") + " --packed " + at("new/packed"),
-        "--out " + at("new") + " --packed " + at("text"), "--out " + at("new") + " --json " + at("nowhere/a.json"),
+       {"--out " + at("new") + " --events " + at("model/model.safetensors"), "--out " + at("model"),
+        "--out " + at("new") + " --json " + at("model/config.json"), "--out " + at("new") + " --events " + at("new/events"),
+        "--out " + at("new") + " --events " + at("text"), "--out " + at("new") + " --json " + at("nowhere/a.json"),
         "--out " + at("text"), "--out " + at("nowhere/new"), "--out " + at("new") + " --layers-csv " + at("other")}) {
     INFO(wrong);
     CHECK(run(common + wrong, "/dev/null") == 1);
@@ -155,7 +155,6 @@ TEST_CASE("a file that cannot grow ends with an error, its name, and the old fil
   write_tiny_gguf(folder / "m.gguf", of_file);
   slim_test::write_file(folder / "text", letters(900));
   slim_test::write_file(folder / "old.gguf", "old");
-  slim_test::write_file(folder / "old.packed", "old");
   std::filesystem::create_directory(folder / "old");
   slim_test::write_file(folder / "old/model.safetensors", "old");
   auto const at = [&](char const* name) { return (folder / name).string(); };
@@ -163,13 +162,11 @@ TEST_CASE("a file that cannot grow ends with an error, its name, and the old fil
                              " --context 32 --calib-tokens 128 --held-out-tokens 0 --max-tokens 128 --recipe slim-q@g32 ";
   auto const log = [&] { return slim_test::read_file(folder / "log"); };
   auto const before = [&](int blocks) { return "ulimit -f " + std::to_string(blocks) + "; "; }; // of 512 bytes in sh
-  for (int const blocks : {1, 24, 60}) { // the scratch file, the packed file, or the model
+  for (int const blocks : {1, 24, 60}) { // the scratch file, or the model
     INFO(blocks);
-    CHECK(run("compress " + at("m.gguf") + common + "--out " + at("old.gguf") + " --packed " + at("old.packed"), folder / "log",
-              before(blocks)) == 1);
+    CHECK(run("compress " + at("m.gguf") + common + "--out " + at("old.gguf"), folder / "log", before(blocks)) == 1);
     CHECK_THAT(log(), Catch::Contains("File too large") && Catch::Contains(folder.path().string()));
     CHECK((slim_test::read_file(folder / "old.gguf") == "old"));
-    CHECK((slim_test::read_file(folder / "old.packed") == "old"));
     CHECK(run("compress " + at("model") + common + "--out " + at("old"), folder / "log", before(blocks)) == 1);
     CHECK_THAT(log(), Catch::Contains("File too large"));
     CHECK((slim_test::read_file(folder / "old/model.safetensors") == "old"));

@@ -44,9 +44,7 @@ TEST_CASE("packed linears come back from their file with the values they had, an
   for (char const* name : {"slim@g32", "slim-q@g32", "joint-q@g32", "int3-lr@g32@r2", "gptq-int4@g32", "slim@channel"}) {
     temporary_file const file("slim_packed_weights_test.safetensors");
     model original = named_model(), loaded = named_model();
-    packed_writer writer(file.path, name, "");
-    writer.add(compressed(original, name));
-    writer.finish();
+    write_packed(file.path, compressed(original, name));
     auto const layers = packed_file(file.path).all();
     for (block& b : loaded.blocks) use_packed(b, layers, slim::input_precision::exact);
     auto const expected = all_linears(original), found = all_linears(loaded);
@@ -74,8 +72,7 @@ TEST_CASE("packed linears come back from their file with the values they had, an
 TEST_CASE("packed weights that do not fit the model are refused with the tensor's name") {
   model m = named_model();
   packed_weights const weights = compressed(m, "slim-q@g32");
-  packed_weights missing = weights, swapped = weights, broken = weights;
-  missing.erase("linear.3");
+  packed_weights swapped = weights, broken = weights;
   std::swap(swapped.at("linear.0"), swapped.at("linear.1"));
   broken.at("linear.5").weight.resize(70);
   auto const refusal = [&](packed_weights const& w) -> std::string {
@@ -86,7 +83,6 @@ TEST_CASE("packed weights that do not fit the model are refused with the tensor'
     }
     return "";
   };
-  CHECK(refusal(missing) == "linear.3: is not among the packed weights");
   CHECK(refusal(swapped).find("linear.0: packed as 12 x 24, the model has 24 x 24") == 0);
   CHECK(refusal(broken).find("linear.5: ") == 0);
   CHECK_THROWS_AS(compressed(m, "wanda-24"), slim::config_error); // no codes

@@ -1,7 +1,9 @@
 #include "compress/recipe.hpp"
 #include "evaluate/evaluate.hpp"
 #include "formats/load.hpp"
+#include "formats/packed_weights.hpp"
 #include "formats/patched_gguf.hpp"
+#include "formats/slim_container.hpp"
 #include "support/temporary_folder.hpp"
 #include "tiny_gguf.hpp"
 #include "training/block_scales.hpp"
@@ -99,7 +101,7 @@ TEST_CASE("a recipe on ggml's grids writes the file that was evaluated, in the t
   std::string const tune = "finetune " + path("tiny.gguf") + " --calib " + path("a.txt") + " --text " + path("a.txt") +
                            " --context 32 --calib-tokens 192 --held-out-tokens 64 --max-tokens 128 --rate 0.003 --steps 32" +
                            " --tokens-per-step 64 --out " + path("tuned.gguf");
-  REQUIRE(run(tune + " --gguf " + path("wrong.gguf") + " --json " + path("t.json"), folder / "log") == 0);
+  REQUIRE(run(tune + " --compressed " + path("wrong.gguf") + " --json " + path("t.json"), folder / "log") == 0);
   auto const tuned = nlohmann::json::parse(slim_test::read_file(folder / "t.json"));
   CHECK(tuned["choosing_loss_after"].get<double>() < 0.95 * tuned["choosing_loss_before"].get<double>());
   auto const trained = slim::gguf_file::open(folder / "tuned.gguf").value();
@@ -109,9 +111,9 @@ TEST_CASE("a recipe on ggml's grids writes the file that was evaluated, in the t
     CHECK(std::equal(tensor.bytes.begin(), tensor.bytes.end(), other.bytes.begin(), other.bytes.end()) ==
           !wrong.contains(tensor.name));
   }
-  CHECK(run(tune, folder / "log") == 1); // neither --packed nor --gguf
-  CHECK(run(tune + " --train adapters --gguf " + path("out.gguf"), folder / "log") == 1);
-  CHECK(run(tune + " --gguf " + path("tiny.gguf"), folder / "log") == 1);
+  CHECK(run(tune, folder / "log") == 2); // no --compressed
+  CHECK(run(tune + " --train adapters --compressed " + path("out.gguf"), folder / "log") == 1);
+  CHECK(run(tune + " --compressed " + path("tiny.gguf"), folder / "log") == 1);
   CHECK(slim_test::read_file(folder / "log").find("no linear is stored in blocks that have scales") != std::string::npos);
 }
 
@@ -301,41 +303,77 @@ TEST_CASE("llama.cpp's protocol puts BOS before the whole text, then in place of
   CHECK(windows == expected(ids, {.context = 20}));
 }
 
-TEST_CASE("packed linears run beside the model that they were made of, and no other") {
+TEST_CASE(
+    "finetune and refine write the .slim file again with what trained, beside the model that it was made of and no other") {
   slim_test::temporary_folder const folder;
   model m = random_llama(256);
   write_tiny_gguf(folder / "a.gguf", m);
-  slim_test::write_file(folder / "a.txt", letters(400));
-  auto const path = [&](char const* name) { return (folder / name).string(); };
+  slim_test::write_file(folder / "a.txt", letters(600));
+  auto const path = [&](std::string const& name) { return (folder / name).string(); };
   auto const log = [&] { return slim_test::read_file(folder / "log"); };
-  REQUIRE(run("compress " + path("a.gguf") + " --calib " + path("a.txt") + " --text " + path("a.txt") +
-                  " --context 32 --calib-tokens 128 --max-tokens 128 --recipe slim-q@g32 --out " + path("o.gguf") +
-                  " --packed " + path("packed"),
+  auto const json = [&](char const* name) { return nlohmann::json::parse(slim_test::read_file(folder / name)); };
+  std::string const text = " --calib " + path("a.txt") + " --text " + path("a.txt") + " --context 32 --max-tokens 128 ";
+  REQUIRE(run("compress " + path("a.gguf") + text +
+                  "--calib-tokens 128 --recipe int3-lr@g8@r2 --entropy-coded --no-eval --out " + path("o.slim"),
               folder / "log") == 0);
-  matrix<float> embedding = m.embedding.to_float(); // one number of a tensor that is not packed makes another model
-  embedding(5, 5) += 1e-3f;
-  m.embedding = stored_matrix(std::move(embedding));
-  write_tiny_gguf(folder / "b.gguf", m);
-  auto const uses = [&](char const* model_file, char const* packed) {
-    int const code =
-        run("eval " + path(model_file) + " --packed " + path(packed) + " --text " + path("a.txt") + " --context 32",
-            folder / "log");
-    return code == run("generate " + path(model_file) + " --packed " + path(packed) + " --prompt abc --max-tokens 2",
-                       "/dev/null")
-               ? code
-               : -1;
+  auto const before = slim_container::open(folder / "o.slim").value();
+  auto const nll = [&](std::string const& file) {
+    REQUIRE(run("eval " + path(file) + " --text " + path("a.txt") + " --context 32 --max-tokens 128 --last --json " +
+                    path("e.json"),
+                folder / "log") == 0);
+    return json("e.json")["nll"].get<double>();
   };
-  CHECK(uses("a.gguf", "packed") == 0);
-  CHECK(log().find("note:") == std::string::npos);
-  CHECK(uses("b.gguf", "packed") == 1);
-  CHECK(log().find("was made of another model") != std::string::npos);
-  std::string old = slim_test::read_file(folder / "packed"); // a file of before there were fingerprints
-  std::size_t const key = old.find("\"source\"");
-  REQUIRE(key != std::string::npos);
-  old.replace(key, 8, "\"secret\"");
-  slim_test::write_file(folder / "old", old);
-  CHECK(uses("b.gguf", "old") == 0);
-  CHECK(log().find("does not say which model it was made of") != std::string::npos);
+  std::string const few = text + "--calib-tokens 192 --held-out-tokens 64 --tokens-per-step 64 --rate 0.01 ";
+  for (std::string const command : {"finetune", "refine"}) {
+    auto const train = [&](char const* dense, std::string const& compressed, std::string const& more = "") {
+      return run(command + " " + path(dense) + few + "--compressed " + path(compressed) + " --out " + path(command + ".slim") +
+                     (command == "finetune" ? " --steps 8" : " --passes 2") + " --json " + path("t.json") + more,
+                 folder / "log");
+    };
+    REQUIRE(train("a.gguf", "o.slim") == 0);
+    INFO(log());
+    CHECK(log().find("note:") == std::string::npos);
+    CHECK(json("t.json")["nll_before"].get<double>() == nll("o.slim"));
+    CHECK(json("t.json")["nll_after"].get<double>() == nll(command + ".slim"));
+    auto const after = slim_container::open(folder / (command + ".slim")).value();
+    CHECK(after.find_damage().empty());
+    CHECK(after.entropy_coded());
+    CHECK(after.source() == before.source());
+    CHECK(after.recipe()["name"] == before.recipe()["name"]);
+    CHECK(after.recipe()["trained"][0].get<std::string>().starts_with(command + " --train scales,adapters"));
+    index_t changed = 0;
+    REQUIRE(after.tensors().size() == before.tensors().size());
+    for (auto const& tensor : before.tensors()) {
+      auto const same = [&](slim_container const& file) { return file.stored().find(tensor.name)->bytes; };
+      if (tensor.stored_type != "codes") {
+        CHECK(std::ranges::equal(same(after), same(before)));
+        continue;
+      }
+      linear_info const shape{tensor.name, "", tensor.rows(), tensor.cols()};
+      auto const of = [&](slim_container const& file) { return decode(shape, file.linears()->layer(tensor.name)); };
+      CHECK(of(after).codes.codes == of(before).codes.codes);
+      changed += of(after).codes.scales.data()[0] != of(before).codes.scales.data()[0] ||
+                 of(after).adapter.left(0, 0) != of(before).adapter.left(0, 0);
+    }
+    CHECK(changed > 0);
+
+    matrix<float> embedding = m.embedding.to_float(); // one number of a tensor that is not packed makes another model
+    embedding(5, 5) += 1e-3f;
+    model other = m;
+    other.embedding = stored_matrix(std::move(embedding));
+    write_tiny_gguf(folder / "b.gguf", other);
+    CHECK(train("b.gguf", "o.slim") == 1);
+    CHECK(log().find("was made of another model") != std::string::npos);
+    std::string unnamed = slim_test::read_file(folder / "o.slim"); // an imported file does not say
+    std::size_t const key = unnamed.find("\"source\"");
+    REQUIRE(key != std::string::npos);
+    unnamed.replace(key, 8, "\"secret\"");
+    slim_test::write_file(folder / "unnamed.slim", unnamed);
+    CHECK(train("b.gguf", "unnamed.slim") == 0);
+    CHECK(log().find("does not say which model it was made of") != std::string::npos);
+    CHECK(train("a.gguf", "a.gguf") == 1); // a GGUF file goes to a GGUF file, and is not refined
+    CHECK(train("a.gguf", "o.slim", " --packed x") == 2);
+  }
 }
 
 TEST_CASE("texts and windows that are not what one would expect get a word") {

@@ -56,11 +56,10 @@ double refine_layers(workspace const& work, recipe const& how, packed_weights& l
   packed_weights refined;
   progress_line line("refining " + how.name, "block");
   auto const result = refine(
-      work.weights,
+      work.weights, work.weights,
       [&](std::string const& name) {
         auto const found = layers.find(name);
-        if (found == layers.end()) throw input_error(name + ": has no packed layer to refine");
-        return found->second;
+        return found == layers.end() ? std::nullopt : std::optional(found->second);
       },
       text.fitted(), held_out_of(text), {},
       [&](index_t, packed_weights const& block) { refined.insert(block.begin(), block.end()); }, {},

@@ -65,19 +65,17 @@ public:
                 run_folder* run, context const& ctx)
       : work_(work), on_disk_(config.states_on_disk), run_(run), ctx_(ctx) {
     if (command.max_blocks > 0) return; // a trial
-    bool const packs = !command.packed.empty();
     if (is_slim_path(out))
-      slim_.emplace(work.file, work.weights, out, about, slim_options{side_types_of(how, work.weights), command.entropy_coded});
+      slim_.emplace(slim_source_of(work.file), work.weights, out, about,
+                    slim_options{side_types_of(how, work.weights), command.entropy_coded});
     else if (!how.preset.empty())
       blocks_.emplace(work.file, work.weights, out, how.name, file_type_of(how.preset), side_types_of(how, work.weights));
     else
       file_.emplace(work.file, out, how.name);
-    if (packs) packed_file_.emplace(command.packed, how.name, work.file.fingerprint());
     if (!command.with_evaluation) return;
     model const& written = slim_ ? slim_->written() : blocks_ ? blocks_->written() : work.weights;
     compressed_.emplace(written, text.evaluation, config, ctx);
-    if (packs || slim_) on_int8_.emplace(written, text.evaluation, config, ctx);
-    if (packs) on_floats_.emplace(written, text.evaluation, config, ctx);
+    if (slim_) on_int8_.emplace(written, text.evaluation, config, ctx);
   }
 
   /// The block is evaluated as it is written: rounded first. Returns what was lost by that.
@@ -86,14 +84,10 @@ public:
     auto warnings = write(b, layers);
     if (compressed_) compressed_->advance(b);
     if (!on_int8_) return warnings;
-    if (!use_codes(b, layers)) {
+    if (use_codes(b, layers))
+      on_int8_->advance(b);
+    else
       on_int8_.reset();
-      return warnings;
-    }
-    on_int8_->advance(b);
-    if (!on_floats_) return warnings;
-    for (linear& l : b.linears) l.packed_inputs = slim::input_precision::exact;
-    on_floats_->advance(b);
     return warnings;
   }
 
@@ -109,8 +103,7 @@ public:
     for (index_t n = 0; n < done; ++n) {
       block b = load_block(work_.weights, n, ctx_);
       auto const layers = run_->block(n);
-      for (linear& l : b.linears)
-        if (auto const found = layers.find(l.name); found != layers.end()) use_packed(l, found->second, std::nullopt, ctx_);
+      use_packed(b, layers, std::nullopt, ctx_);
       for (auto& warning : write(b, layers)) warnings.push_back(std::move(warning));
       if (on_int8_ && !use_codes(b, layers)) on_int8_.reset(); // as it was then
     }
@@ -121,8 +114,8 @@ public:
   /// Perplexities and file sizes of a whole model.
   struct totals {
     evaluation compressed;
-    std::optional<evaluation> on_int8, on_floats; ///< on the packed codes, by the inputs' precision
-    double written_bytes = 0, packed_bytes = 0;
+    std::optional<evaluation> on_int8; ///< on the packed codes
+    double written_bytes = 0;
     linear_bytes linears; ///< of a .slim file
     std::vector<std::string> notes;
   };
@@ -131,7 +124,6 @@ public:
     totals all;
     if (compressed_) all.compressed = compressed_->finish();
     if (on_int8_) all.on_int8 = on_int8_->finish();
-    if (on_floats_) all.on_floats = on_floats_->finish();
     if (file_) all.written_bytes = file_->finish();
     if (slim_) all.written_bytes = slim_->finish();
     if (slim_) all.notes = slim_->notes();
@@ -139,9 +131,6 @@ public:
     if (blocks_) all.written_bytes = blocks_->finish();
     if (blocks_) all.notes = blocks_->notes();
     if (!no_kernel_.empty()) all.notes.push_back("not evaluated with int8 inputs: " + no_kernel_);
-    if (!packed_file_) return all;
-    all.packed_bytes = packed_file_->bytes();
-    packed_file_->finish();
     return all;
   }
 
@@ -151,23 +140,14 @@ private:
     if (file_) warnings = file_->add(b);
     if (slim_) slim_->add(b, layers);
     if (blocks_) blocks_->add(b, layers);
-    if (!packed_file_) return warnings;
-    for (linear const& l : b.linears)
-      if (!layers.contains(l.name))
-        throw input_error("--packed: '" + l.name + "' was sent no token of the calibration text, so it has no codes; " +
-                          "give more --calib-tokens or another --calib");
-    packed_file_->add(layers);
     return warnings;
   }
 
-  /// False, and why, if no kernel runs the codes: a .slim file may hold them all the same.
+  /// False, and why, if no kernel runs the codes: the file may hold them all the same.
   bool use_codes(block& b, packed_weights const& layers) {
     try {
-      for (linear& l : b.linears)
-        if (auto const found = layers.find(l.name); found != layers.end())
-          use_packed(l, found->second, slim::input_precision::int8, ctx_);
+      use_packed(b, layers, slim::input_precision::int8, ctx_);
     } catch (slim::config_error const& error) {
-      if (on_floats_) throw;
       no_kernel_ = error.what();
     }
     return no_kernel_.empty();
@@ -177,7 +157,6 @@ private:
     run_folder::evaluations all;
     if (compressed_) all.emplace_back("evaluated", &*compressed_);
     if (on_int8_) all.emplace_back("evaluated_int8", &*on_int8_);
-    if (on_floats_) all.emplace_back("evaluated_floats", &*on_floats_);
     return all;
   }
 
@@ -188,8 +167,7 @@ private:
   std::optional<model_writer> file_;
   std::optional<slim_writer> slim_;
   std::optional<blocks_writer> blocks_;
-  std::optional<packed_writer> packed_file_;
-  std::optional<block_evaluation> compressed_, on_int8_, on_floats_;
+  std::optional<block_evaluation> compressed_, on_int8_;
   std::string no_kernel_;
 };
 
@@ -216,7 +194,6 @@ void check_files(compress_command const& command) {
       files.writes_file("--out", command.out);
     else
       files.writes_model("--out", command.out, command.model);
-    files.writes_file("--packed", command.packed);
   }
   files.writes_text("--json", command.json);
   files.writes_text("--layers-csv", command.layers_csv);
@@ -233,8 +210,6 @@ void check_room(compress_command const& command, std::filesystem::path const& ou
   std::vector<needed_room> needs = {plan.scratch_room()};
   if (command.max_blocks == 0)
     needs.push_back({"--out", out, kept + 2 * (is_slim_path(out) ? packed_bits : written_bits) * weights / 8});
-  if (command.max_blocks == 0 && !command.packed.empty())
-    needs.push_back({"--packed", command.packed, 2 * packed_bits * weights / 8});
   if (!command.run_path.empty())
     needs.push_back({"--run", command.run_path / "state", 2 * plan.state_bytes + packed_bits * weights / 8});
   require_room(needs);
@@ -281,7 +256,6 @@ nlohmann::json settings_of(compress_command const& command, workspace const& wor
       {"--context", command.text.context},
       {"--max-tokens", command.text.max_tokens},
       {"evaluation", command.with_evaluation},
-      {"--packed", !command.packed.empty()},
       {"--entropy-coded", command.entropy_coded}};
 }
 
@@ -322,14 +296,12 @@ void require_sense(compress_command const& command, recipe const& how, std::file
     throw input_error("--imatrix: bits are shared out by what linears read of a text; leave --rank-budget and --bits out");
   if (!command.run_path.empty() && command.max_blocks > 0)
     throw input_error("--run and --max-blocks: a trial keeps nothing to go on with; give one of them");
-  bool const needs_codes = is_slim_path(out) || !command.packed.empty() || !command.run_path.empty();
+  bool const needs_codes = is_slim_path(out) || !command.run_path.empty();
   if (needs_codes && command.max_blocks == 0 && !how.packs)
     throw input_error(
         "recipe " + how.name +
-        (how.round_input ? " rounds inputs, which no packed file says, while " : " makes no integer codes, which ") +
-        (is_slim_path(out)         ? "a .slim file"
-         : !command.packed.empty() ? "--packed"
-                                   : "--run") +
+        (how.round_input ? " rounds inputs, which no .slim file says, while " : " makes no integer codes, which ") +
+        (is_slim_path(out) ? "a .slim file" : "--run") +
         " needs; give --out another name (.gguf, or a folder), or another --recipe");
 }
 
@@ -359,13 +331,12 @@ nlohmann::json resolved(compress_command const& command, recipe const& how, text
 
 /// Which parts of the work there are.
 struct work_parts {
-  bool whole, evaluates, packs, writes_slim;
+  bool whole, evaluates, writes_slim;
 
   work_parts(compress_command const& command, std::filesystem::path const& out)
-      : whole(command.max_blocks == 0), evaluates(whole && command.with_evaluation), packs(whole && !command.packed.empty()),
-        writes_slim(whole && is_slim_path(out)) {}
+      : whole(command.max_blocks == 0), evaluates(whole && command.with_evaluation), writes_slim(whole && is_slim_path(out)) {}
 
-  [[nodiscard]] index_t evaluations() const { return !evaluates ? 0 : packs ? 3 : writes_slim ? 2 : 1; }
+  [[nodiscard]] index_t evaluations() const { return !evaluates ? 0 : writes_slim ? 2 : 1; }
 };
 
 /// What compressing a model found.
@@ -387,7 +358,7 @@ void compress_blocks(compress_command const& command, recipe const& how, workspa
   compress_config config{.context = command.text.context,
                          .calib_tokens = command.text.calib_tokens,
                          .held_out_tokens = command.text.held_out_tokens,
-                         .keep_packed = parts.packs || parts.writes_slim || kept || !how.preset.empty(),
+                         .keep_packed = parts.writes_slim || kept || !how.preset.empty(),
                          .max_blocks = command.max_blocks,
                          .states_on_disk = plan.states_on_disk};
   if (imatrix) config.statistics = [&](linear const& l) { return imatrix->of(l); };
@@ -431,8 +402,6 @@ void print_outcome(compress_command const& command, std::filesystem::path const&
                  fixed(total.compressed.nll, 4) + " +- " + fixed(total.compressed.nll_stderr, 4)});
   }
   if (total.on_int8) summary.add({"perplexity on packed codes, int8 inputs", "", fixed(total.on_int8->perplexity, 3)});
-  if (total.on_floats) summary.add({"perplexity on packed codes, float inputs", "", fixed(total.on_floats->perplexity, 3)});
-  if (parts.packs) summary.add({"bytes of the packed linears, written", "", readable_bytes(total.packed_bytes)});
   summary.add({"bits per weight of the linears", fixed(work.source_bits, 3), fixed(cost.bits_per_weight, 3)});
   auto const bits_of = [&](double bytes) {
     return fixed(8 * bytes / static_cast<double>(linear_weight_count(work.weights)), 3);
@@ -469,9 +438,6 @@ void print_outcome(compress_command const& command, std::filesystem::path const&
     std::printf(
         "%s holds the compressed weights with the adapters merged, as F16: it runs in stock software but is not small.\n",
         written.c_str());
-  if (parts.packs)
-    std::printf("%s holds the packed linears: slim-llm eval and generate run on them with --packed, beside %s.\n",
-                command.packed.c_str(), command.model.c_str());
   print_notes("warning", warnings, "--json");
   print_notes("note", cost.notes, "--layers-csv");
   if (parts.whole) print_next_steps(command, written);
@@ -499,13 +465,11 @@ nlohmann::json outcome_as_json(compress_command const& command, std::filesystem:
     result.update({{"out", written.string()}, {"written_bytes", total.written_bytes}});
   else
     result["seconds_for_all_blocks"] = seconds_for_all(cost, work);
-  if (parts.packs) result["packed_linear_bytes"] = total.packed_bytes;
   if (parts.writes_slim)
     result.update({{"entropy_coded", command.entropy_coded},
                    {"linear_bytes_resident", total.linears.resident},
                    {"linear_bytes_in_file", total.linears.in_file}});
   if (total.on_int8) result["packed_int8_perplexity"] = total.on_int8->perplexity;
-  if (total.on_floats) result["packed_exact_perplexity"] = total.on_floats->perplexity;
   if (parts.evaluates)
     result.update({{"dense_perplexity", dense.perplexity},
                    {"dense_nll", dense.nll},

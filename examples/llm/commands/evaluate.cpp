@@ -36,12 +36,10 @@ std::optional<slim::input_precision> precision_on_codes(evaluate_command const& 
   return packed_precision(command.inputs);
 }
 
-void set_inputs(workspace& work, std::filesystem::path const& packed, std::string const& inputs) {
+void set_inputs(workspace& work, std::string const& inputs) {
   model& m = work.weights;
   bool const is_slim = work.file.container() != nullptr;
-  if (!packed.empty())
-    read_packed(m, packed_beside(work.file, m, packed), packed_precision(inputs));
-  else if (inputs == "fp8")
+  if (inputs == "fp8")
     round_inputs(m, slim::fp8_input());
   else if (inputs == "int8" && !is_slim)
     round_inputs(m, slim::int8_input());
@@ -50,9 +48,7 @@ void set_inputs(workspace& work, std::filesystem::path const& packed, std::strin
 }
 
 /// What linears saw of their inputs, for the result.
-std::string shown_inputs(evaluate_command const& command) {
-  return !command.inputs.empty() ? command.inputs : command.packed.empty() ? "float" : "int8";
-}
+std::string shown_inputs(evaluate_command const& command) { return command.inputs.empty() ? "float" : command.inputs; }
 
 void require_sense(evaluate_command const& command, bool base_is_file) {
   require_context(command.context);
@@ -136,11 +132,10 @@ void evaluate_command::run_choices() const {
   file_plan files;
   files.reads_model(model);
   files.reads_file("--choices", choices);
-  files.reads_file("--packed", packed);
   files.writes_text("--json", json);
   files.check();
   workspace work(model, precision_on_codes(*this));
-  set_inputs(work, packed, inputs);
+  set_inputs(work, inputs);
   index_t const positions = work.weights.config.max_positions;
   auto const questions = read_questions(work.words, choices, positions > 0 ? positions : largest_context);
   index_t longest = 0, tokens = 0;
@@ -182,14 +177,13 @@ void evaluate_command::run() const {
   file_plan files;
   files.reads_model(model);
   files.reads_file("--text", text);
-  files.reads_file("--packed", packed);
   if (base_is_file) files.reads_file("--kl", base);
   if (!base.empty() && !base_is_file) files.reads_model(base);
   files.writes_text("--json", json);
   files.writes_file("--save-logits", save_logits);
   files.check();
   workspace work(model, precision_on_codes(*this));
-  set_inputs(work, packed, inputs);
+  set_inputs(work, inputs);
   bool const as_llama_cpp = chosen == slim_llm::protocol::llama_cpp;
   std::optional<logits_file> predictions;
   if (base_is_file) predictions.emplace(required(logits_file::open(base)));

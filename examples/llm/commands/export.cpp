@@ -54,8 +54,8 @@ void require_known(export_command const& command, std::string const& adapter) {
     throw input_error("--adapter merge: would quantize the merged weights again, which this command never does; possible with "
                       "--to hf");
   (void)embedding_type("--embeddings", command.embeddings);
-  if (is_slim(command.to) && (!is_slim_path(command.model) || !is_slim_path(command.out)))
-    throw input_error("--to slim: writes a .slim file of a .slim file, with --entropy-coded or without it; name both so");
+  if (is_slim(command.to) && !is_slim_path(command.out))
+    throw input_error("--to slim: --out " + command.out.string() + ": give a name that ends with .slim");
   if (is_slim(command.to) &&
       (!command.adapter.empty() || !command.embeddings.empty() || command.allow_lossy || command.max_rank > 0))
     throw input_error("--to slim: keeps everything as it is; leave --adapter, --embeddings, --allow-lossy and --max-rank out");
@@ -64,10 +64,6 @@ void require_known(export_command const& command, std::string const& adapter) {
   if (!command.embeddings.empty() && is_gguf(command.to))
     throw input_error("--embeddings: is for folders; a GGUF file has embedding and head as the .slim file, where a rule of the "
                       "recipe file gives their type");
-  bool const whole = is_slim_path(command.model);
-  if (whole != command.packed.empty())
-    throw input_error(whole ? "--packed: a .slim file holds its packed linears"
-                            : "--packed: name the packed linears of " + command.model.string() + ", or give a .slim file");
 }
 
 /// One format and its files.
@@ -106,7 +102,6 @@ std::vector<planned_file> planned_files(export_command const& command) {
 void check_files(export_command const& command, std::vector<planned_file> const& all) {
   file_plan files;
   files.reads_model(command.model);
-  files.reads_file("--packed", command.packed);
   files.reads_file("--base", command.base);
   for (planned_file const& one : all) {
     if (is_gguf(one.command.to) || is_slim(one.command.to))
@@ -216,7 +211,7 @@ void export_command::run() const {
   checkpoint const file(model);
   slim_llm::model const dense = required(load_model(model));
   for (std::string const& note : dense.notes) std::cerr << "note: " << note << "\n";
-  export_source const source = source_of(file, dense, packed);
+  export_source const source = source_of(file, dense);
   bool const adapted = has_adapters(source);
   auto written = nlohmann::json::array();
   for (planned_file const& one : files)

@@ -34,8 +34,6 @@ bool is_end(tokenizer const& words, bool chat, int token) {
   return words.eos() == token || (chat && words.find("<|im_end|>") == token);
 }
 
-bool on_codes(generate_command const& command) { return !command.packed.empty() || is_slim_path(command.model); }
-
 /// A text that is being written, or is.
 struct written_text {
   std::string prompt, answer;
@@ -219,13 +217,12 @@ void generate_command::run() const {
   auto const kv_format = required(find_kv_cache(kv_cache));
   file_plan files;
   files.reads_model(model);
-  files.reads_file("--packed", packed);
   files.reads_file("--prompts", prompts);
   files.writes_text("--json", json);
   files.check();
   workspace work(model, packed_precision(inputs));
-  if (!packed.empty()) read_packed(work.weights, packed_beside(work.file, work.weights, packed), packed_precision(inputs));
-  if (on_codes(*this))
+  bool const on_codes = work.file.container() != nullptr;
+  if (on_codes)
     load_blocks(work.weights);
   else
     load_into_memory(work.weights);
@@ -236,7 +233,7 @@ void generate_command::run() const {
                           [](auto const& a, auto const& b) { return a.prompt_tokens.size() < b.prompt_tokens.size(); });
   auto const room = std::ssize(longest->prompt_tokens) + max_tokens;
   print_notes(*this, work.weights, std::ssize(shortest->prompt_tokens) + max_tokens, room);
-  generation const engine(work.weights, room, {.packed_head = on_codes(*this), .kv_cache = kv_format});
+  generation const engine(work.weights, room, {.packed_head = on_codes, .kv_cache = kv_format});
   for (std::ptrdiff_t k = 1; k < repetitions; ++k) {
     written_texts untimed = begun;
     text_writer(*this, work, engine, untimed, false).run();

@@ -155,8 +155,9 @@ void plan_command::run() const {
   memory_plan const memory = plan_memory(work.weights, planned_compression(tokens, text, ranks, how, evaluations), limit);
   planned_linears const linears(work, how, ranks.aim);
   side_types const sides = side_types_of(how, work.weights);
-  double const bytes = slim_file_bytes(work.file, work.weights, resolved_recipe(text, how, tokens), {sides, false},
-                                       [&](linear_info const& l) -> packed_layer const& { return linears.layer_of(l); });
+  double const bytes =
+      slim_file_bytes(slim_source_of(work.file), work.weights, resolved_recipe(text, how, tokens), {sides, false},
+                      [&](linear_info const& l) -> packed_layer const& { return linears.layer_of(l); });
   time_estimate const time = estimate_time(work.weights, how, tokens, text.context, evaluations);
 
   table rows({"linears", "shape", "rank", "bits/weight", "16-bit adapter", "bytes each", "verdict"});

@@ -7,6 +7,7 @@
 #include "run/progress_line.hpp"
 #include "run/table.hpp"
 #include "text/calibration_text.hpp"
+#include "training/trained_file.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -18,9 +19,11 @@ namespace {
 
 /// Everything that the command reads and writes, checked.
 void check_files(refine_command const& command) {
+  for (auto const& [option, path] : {std::pair("--compressed", command.compressed), {"--out", command.out}})
+    if (!is_slim_path(path)) throw input_error(std::string(option) + " " + path.string() + ": give a .slim file");
   file_plan files;
   files.reads_model(command.model);
-  files.reads_file("--packed", command.packed);
+  files.reads_file("--compressed", command.compressed);
   files.reads_file("--calib", calibration_file(command.text));
   files.reads_file("--text", evaluation_file(command.text));
   files.writes_file("--out", command.out);
@@ -31,13 +34,6 @@ void check_files(refine_command const& command) {
 evaluation evaluated(model const& m, text_tokens const& tokens, index_t context, std::string const& what) {
   progress_line line("evaluating the " + what + " model", "block");
   return evaluate(m, tokens.evaluation, {.context = context}, {}, [&](index_t done, index_t total) { line.show(done, total); });
-}
-
-/// On packed bytes, inputs as floats.
-evaluation evaluated_packed(model m, std::shared_ptr<packed_file const> layers, text_tokens const& tokens, index_t context,
-                            std::string const& what) {
-  read_packed(m, std::move(layers), slim::input_precision::exact);
-  return evaluated(m, tokens, context, what);
 }
 
 } // namespace
@@ -57,16 +53,21 @@ void refine_command::run() const {
   note_long_context(text.context, work.weights.config);
   text_tokens const tokens = load_text_tokens(work.words, text);
   note_shortened(tokens, text);
-  auto const before = packed_beside(work.file, work.weights, packed);
+  workspace const given(compressed);
+  require_form_of(work, given);
+  auto const& linears = *given.file.container()->linears();
 
   refinement result;
   {
-    packed_writer writer(out, "refine --train " + train, work.file.fingerprint());
+    trained_file writer(given, out, "refine --train " + train);
     progress_line line("refining", "block");
     result = refine(
-        work.weights, [&](std::string const& name) { return before->layer(name); }, tokens.fitted(),
-        std::span(tokens.calibration).last(static_cast<std::size_t>(tokens.held_out)), config,
-        [&](index_t, packed_weights const& layers) { writer.add(layers); }, {},
+        work.weights, given.weights,
+        [&](std::string const& name) {
+          return linears.names().contains(name) ? std::optional(linears.layer(name)) : std::nullopt;
+        },
+        tokens.fitted(), std::span(tokens.calibration).last(static_cast<std::size_t>(tokens.held_out)), config,
+        [&](index_t n, packed_weights const& layers) { writer.add(n, layers); }, {},
         [&](index_t done, index_t total) { line.show(done, total); });
     writer.finish();
   }
@@ -82,18 +83,17 @@ void refine_command::run() const {
                     {"best_pass", part.best_pass}});
   }
   auto const dense = evaluated(work.weights, tokens, text.context, "dense");
-  auto const first = evaluated_packed(work.weights, before, tokens, text.context, "packed");
-  auto const last =
-      evaluated_packed(work.weights, packed_beside(work.file, work.weights, out), tokens, text.context, "refined");
+  auto const first = evaluated(given.weights, tokens, text.context, "compressed");
+  auto const last = evaluated(workspace(out).weights, tokens, text.context, "refined");
   table shown({"", "perplexity", "nll", "excess nll"});
   auto const add = [&](char const* name, evaluation const& e) {
     shown.add({name, fixed(e.perplexity, 3), fixed(e.nll, 4), fixed(e.nll - dense.nll, 4)});
   };
   add("dense", dense);
-  add("packed", first);
+  add("compressed", first);
   add("refined", last);
   std::printf("%s\n%s\n%td numbers trained on %zu tokens, chosen by %td others, %.0f s, peak memory %s. %s holds the refined "
-              "linears.\n",
+              "model.\n",
               parts.text().c_str(), shown.text().c_str(), result.numbers, tokens.fitted().size(), tokens.held_out,
               result.seconds, readable_bytes(peak_memory()).c_str(), out.string().c_str());
   if (json.empty()) return;

@@ -339,8 +339,8 @@ compression compress_model(model const& m, std::span<int const> tokens, recipe c
   if (how.bf16_products) ctx.products = slim::product_inputs::bf16;
   if (how.distilled || how.refined)
     throw slim::config_error("recipe " + how.name +
-                             " trains the compressed model, and only `ablate` does that in one go; compress without @refine "
-                             "and @kl and with --packed, then use `refine` or `finetune`");
+                             " trains the compressed model, and only `ablate` does that in one go; compress to a .slim "
+                             "file without @refine and @kl, then use `refine` or `finetune`");
   compression result;
   result.blocks = config.max_blocks > 0 ? std::min(config.max_blocks, m.config.layers) : m.config.layers;
   if (!how.chain) {

@@ -207,11 +207,7 @@ fs::path run_folder::block_file(index_t number) const {
   return path_ / ("block-" + digits + ".safetensors");
 }
 
-void run_folder::keep_block(index_t number, packed_weights const& layers) {
-  packed_writer writer(block_file(number), "", "");
-  writer.add(layers);
-  writer.finish();
-}
+void run_folder::keep_block(index_t number, packed_weights const& layers) { write_packed(block_file(number), layers); }
 
 packed_weights run_folder::block(index_t number) const { return packed_file(block_file(number)).all(); }
 

@@ -41,13 +41,13 @@ std::map<std::string, std::string> paired(tensor_layout const& from, tensor_layo
   return names;
 }
 
-bool has_tensor(checkpoint const& file, std::string const& name) {
-  return std::any_of(file.tensors().begin(), file.tensors().end(), [&](auto const& tensor) { return tensor.name == name; });
+bool has_tensor(std::span<slim::tensor_info const> tensors, std::string const& name) {
+  return std::any_of(tensors.begin(), tensors.end(), [&](auto const& tensor) { return tensor.name == name; });
 }
 
 /// The layout of the folder that the model came from.
-found_layout layout_of_folder(checkpoint const& file, model_config const& config) {
-  return find_layout(config.family->hugging_face, config, [&](std::string const& name) { return has_tensor(file, name); });
+found_layout layout_of_folder(std::span<slim::tensor_info const> tensors, model_config const& config) {
+  return find_layout(config.family->hugging_face, config, [&](std::string const& name) { return has_tensor(tensors, name); });
 }
 
 /// The decimal number of fewest digits that is this float: 1e-05, not 9.99999974e-06.
@@ -77,7 +77,7 @@ void require_way_back(checkpoint const& file, model const& m) {
   model_config const& c = m.config;
   if (!class_of(c.name)) no_way_back(file, "its architecture is " + c.name + "; llama, qwen2 and qwen3 map back");
   std::string const scaling = required(gguf.get_or<std::string>(c.name + ".rope.scaling.type", "none"));
-  if (scaling != "none" || has_tensor(file, "rope_freqs.weight") || m.rotary.size() != 1)
+  if (scaling != "none" || has_tensor(file.tensors(), "rope_freqs.weight") || m.rotary.size() != 1)
     no_way_back(file, "its rotary positions are scaled");
   if (!c.attention.empty()) no_way_back(file, "its blocks attend to windows");
 }
@@ -187,7 +187,7 @@ tensor_names names_in_folder(checkpoint const& file, model const& m) {
   tensor_names out;
   if (!gguf_of(file)) {
     for (auto const& tensor : file.tensors()) out.names[tensor.name] = tensor.name;
-    auto const found = layout_of_folder(file, m.config);
+    auto const found = layout_of_folder(file.tensors(), m.config);
     auto const single = m.config.family->hugging_face.tensors(m.config, found.root);
     if (found.stacked)
       for (auto const& [ours, theirs] : paired(found.tensors, single, m.config.layers)) out.names[ours] = theirs;
@@ -205,13 +205,16 @@ tensor_names names_in_folder(checkpoint const& file, model const& m) {
 }
 
 tensor_names names_in_gguf(checkpoint const& file, model const& m) {
+  if (!gguf_of(file)) return names_in_gguf(file.tensors(), m);
   tensor_names out;
-  if (gguf_of(file)) {
-    for (auto const& tensor : file.tensors()) out.names[tensor.name] = tensor.name;
-    return out;
-  }
+  for (auto const& tensor : file.tensors()) out.names[tensor.name] = tensor.name;
+  return out;
+}
+
+tensor_names names_in_gguf(std::span<slim::tensor_info const> tensors, model const& m) {
+  tensor_names out;
   std::string const architecture = gguf_architecture(m.config);
-  out.names = paired(layout_of_folder(file, m.config).tensors, m.config.family->gguf.tensors(m.config, ""), m.config.layers);
+  out.names = paired(layout_of_folder(tensors, m.config).tensors, m.config.family->gguf.tensors(m.config, ""), m.config.layers);
   out.permuted = architecture == "llama" || architecture == "smollm3";
   return out;
 }

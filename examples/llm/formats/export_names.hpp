@@ -35,6 +35,8 @@ struct tensor_names {
 
 /// Names and rows as llama.cpp's converter makes them. @throws input_error if GGUF knows no such model.
 [[nodiscard]] tensor_names names_in_gguf(checkpoint const& file, model const& m);
+/// The same of a model whose names are those of a folder with `tensors`.
+[[nodiscard]] tensor_names names_in_gguf(std::span<slim::tensor_info const> tensors, model const& m);
 
 /// What llama.cpp calls the architecture. @throws input_error if it knows none such.
 [[nodiscard]] std::string gguf_architecture(model_config const& config);

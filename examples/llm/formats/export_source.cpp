@@ -23,8 +23,10 @@ export_layer layer_of(packed_file const& packed, linear_info const& l) {
   return {l, slim::with_negative_scales(std::move(layer.codes)), std::move(layer.adapter)};
 }
 
-export_source source_of(checkpoint const& file, model const& dense, std::filesystem::path const& beside) {
-  auto const packed = file.container() ? file.container()->linears() : packed_beside(file, dense, beside);
+export_source source_of(checkpoint const& file, model const& dense) {
+  if (!file.container())
+    throw input_error(file.path().string() + ": is not compressed; give a .slim file, as compress --out NAME.slim writes it");
+  auto const packed = file.container()->linears();
   export_source source{&file, &dense, linears_of(dense), {}, {}};
   for (linear_info const& l : source.linears) packed->require(l.name);
   source.read = [packed](linear_info const& l) { return layer_of(*packed, l); };

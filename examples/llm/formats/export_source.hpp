@@ -31,8 +31,8 @@ struct export_source {
   std::function<slim::adapter(linear_info const&)> read_adapter; ///< its adapter alone. @throws input_error
 };
 
-/// A .slim file, or a model and the file of its packed linears beside it. @throws input_error if a linear is not packed.
-[[nodiscard]] export_source source_of(checkpoint const& file, model const& dense, std::filesystem::path const& beside);
+/// A `.slim` file, and the model that was loaded from it. @throws input_error if it is none, or if a linear is not packed.
+[[nodiscard]] export_source source_of(checkpoint const& file, model const& dense);
 
 /// Row order[k] of the codes, and output order[k] of the adapter, come to place k; an empty order changes nothing. @throws
 /// input_error if several share scales.

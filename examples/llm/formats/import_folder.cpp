@@ -1,15 +1,16 @@
 #include "formats/import_folder.hpp"
 
-#include "formats/config_dtype.hpp"
+#include "formats/assemble.hpp"
 #include "formats/export_names.hpp"
 #include "formats/export_report.hpp"
-#include "formats/folder_files.hpp"
+#include "formats/export_source.hpp"
 #include "formats/layer_format.hpp"
-#include "run/file_output.hpp"
+#include "formats/load_formats.hpp"
 #include "run/output_files.hpp"
 
 #include "slim/interop/even_groups.hpp"
-#include "slim/io/safetensors/writer.hpp"
+#include "slim/io/gguf/encode_blocks.hpp"
+#include "slim/packing/dense_codes.hpp"
 
 #include <cmath>
 #include <cstring>
@@ -206,11 +207,12 @@ std::map<std::string, slim::adapter> from_mlx(std::filesystem::path const& folde
                      [&](std::string const&, index_t) { return scale; });
 }
 
-std::map<std::string, slim::adapter> from_lora_gguf(std::filesystem::path const& path, checkpoint const& file, model const& m) {
+std::map<std::string, slim::adapter> from_lora_gguf(std::filesystem::path const& path,
+                                                    std::span<slim::tensor_info const> tensors, model const& m) {
   auto const opened = required(slim::gguf_file::open(path));
   if (required(opened.get_or<std::string>("adapter.type", "")) != "lora") fail(path, "is no LoRA adapter ('adapter.type')");
   auto const alpha = required(opened.get_or<double>("adapter.lora.alpha", 0.0));
-  tensor_names const names = names_in_gguf(file, m);
+  tensor_names const names = names_in_gguf(tensors, m);
   std::map<std::string, slim::adapter> out;
   std::map<std::string, bool> used;
   for (linear_info const& l : linears_of(m)) {
@@ -229,6 +231,40 @@ std::map<std::string, slim::adapter> from_lora_gguf(std::filesystem::path const&
   }
   require_all_used(path, used.size(), opened.tensors(), [&](std::string const& name) { return used.contains(name); });
   return out;
+}
+
+/// Codes and adapter of a linear in the formats of .slim files. @throws input_error if they have no place there
+packed_layer packed_of(std::string const& name, slim::integer_codes const& codes, slim::adapter const* adapter) {
+  packed_layer layer;
+  try {
+    layer.weight = slim::dense_codes::pack(codes);
+    if (!adapter) return layer;
+    layer.format = adapter->format;
+    if (adapter->left_codes) {
+      layer.left = slim::dense_codes::pack(*adapter->left_codes);
+      layer.right = slim::dense_codes::pack(*adapter->right_codes);
+    } else {
+      layer.left_values = adapter->left;
+      layer.right_values = adapter->right;
+    }
+  } catch (slim::error const& wrong) {
+    throw input_error(name + ": has no place in a .slim file: " + wrong.what());
+  }
+  return layer;
+}
+
+/// Codes of a matrix that is no linear, in a type that holds their values: Q8_0, F16 or F32. Sets the type of `tensor`.
+std::vector<std::byte> plain_bytes(slim::integer_codes const& codes, slim::tensor_info& tensor) {
+  if (auto blocks = slim::encode_blocks(slim::tensor_type::q8_0, codes)) {
+    tensor.type = slim::tensor_type::q8_0;
+    tensor.stored_type = slim::name_of(tensor.type);
+    return std::move(blocks).value();
+  }
+  matrix<float> const values = values_of(codes);
+  bool const halves = holds(slim::number_format::fp16, values);
+  tensor.type = halves ? slim::tensor_type::f16 : slim::tensor_type::f32;
+  tensor.stored_type = slim::name_of(tensor.type);
+  return stored_numbers(values, halves ? slim::number_format::fp16 : slim::number_format::fp32);
 }
 
 } // namespace
@@ -286,40 +322,85 @@ slim::integer_codes quantized_folder::codes(std::string const& module) const {
   }
 }
 
-bool quantized_folder::is_part(std::string const& tensor) const {
+std::string quantized_folder::module_of(std::string const& tensor) const {
   for (char const* suffix : {".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point", ".weight_g_idx",
                              ".qweight", ".qzeros", ".scales", ".g_idx", ".biases", ".weight"})
-    if (bits_.contains(without_suffix(tensor, suffix))) return true;
-  return false;
+    if (std::string module = without_suffix(tensor, suffix); bits_.contains(module)) return module;
+  return {};
 }
 
-void quantized_folder::write_dense(std::filesystem::path const& out) const {
-  std::vector<slim::outgoing_tensor> tensors;
-  for (auto const& tensor : file_.tensors())
-    if (!is_part(tensor.name)) tensors.push_back(slim::outgoing_copy(tensor));
-  for (auto const& entry : bits_) {
-    std::string const& module = entry.first;
-    slim::integer_codes const layer = codes(module);
-    auto const type = holds(slim::number_format::fp16, values_of(layer)) ? slim::tensor_type::f16 : slim::tensor_type::f32;
-    tensors.push_back(
-        {module + ".weight", type, {}, {layer.rows(), layer.cols()}, std::function<matrix<float>()>([this, module] {
-           return values_of(codes(module));
-         })});
+slim_source quantized_folder::source() const {
+  slim_source source;
+  source.fingerprint = [] { return std::string(); }; // nobody knows what was quantized
+  std::set<std::string> seen;
+  for (slim::tensor_info const& tensor : file_.tensors()) {
+    std::string const module = module_of(tensor.name);
+    if (module.empty()) {
+      source.tensors.push_back(tensor);
+    } else if (seen.insert(module).second) {
+      slim::integer_codes const layer = codes(module);
+      slim::tensor_info coded;
+      coded.name = module + ".weight";
+      coded.stored_type = coded_type;
+      coded.shape = {layer.rows(), layer.cols()};
+      source.tensors.push_back(std::move(coded));
+    }
   }
+  for (std::string const& name : small_files(path_))
+    if (name != "quantize_config.json") source.files[name] = read_text(path_ / name);
   ordered_json config = config_;
   config.erase("quantization_config");
   config.erase("quantization");
-  replacing_folder folder(out);
-  for (std::string const& name : small_files(path_))
-    if (name != "quantize_config.json" && name != "config.json") write_file(folder.temporary() / name, read_text(path_ / name));
-  write_file(folder.temporary() / "config.json", with_dtype(config.dump(2) + "\n", loaded_dtype(tensors)));
-  require_done(slim::save_safetensors(folder.temporary() / "model.safetensors", std::move(tensors), {{"format", "pt"}}));
-  folder.commit();
+  source.files["config.json"] = config.dump(2) + "\n";
+  return source;
 }
 
-std::map<std::string, slim::adapter> read_adapters(std::filesystem::path const& path, checkpoint const& file, model const& m) {
+imported_model quantized_folder::write_slim(std::filesystem::path const& out, std::filesystem::path const& adapters) const {
+  slim_source from = source();
+  std::map<std::string, std::span<std::byte const>> files;
+  for (auto const& [name, content] : from.files) files[name] = std::as_bytes(std::span(content));
+  std::shared_ptr<void const> const open(std::shared_ptr<void const>(), &file_); // this object keeps it open
+  auto const loaded = [&] { return required(model_of_hugging_face(model_files(path_, files, open), {from.tensors, open})); };
+  std::set<std::string> linears;
+  for (linear_info const& l : linears_of(loaded())) linears.insert(l.name);
+  scratch_file scratch(folder_of(out));
+  std::vector<mapped_bytes> numbers; // of embedding and head, which MLX quantizes, too
+  for (slim::tensor_info& tensor : from.tensors)
+    if (tensor.stored_type == coded_type && !linears.contains(tensor.name)) {
+      auto const bytes = plain_bytes(codes(without_suffix(tensor.name, ".weight")), tensor);
+      std::uint64_t const offset = scratch.reserve(bytes.size());
+      scratch.write(offset, bytes);
+      numbers.push_back(scratch.map(offset, bytes.size()));
+      tensor.bytes = numbers.back().bytes;
+    }
+  model const m = loaded();
+  auto const added = adapters.empty() ? std::map<std::string, slim::adapter>() : read_adapters(adapters, from.tensors, m);
+  slim_writer writer(from, m, out, {{"name", "imported from " + describe()}}, {});
+  for (index_t n = 0; n < m.config.layers; ++n) {
+    block b = load_block(m, n);
+    packed_weights layers;
+    for (linear& l : b.linears) {
+      std::string const module = without_suffix(l.name, ".weight");
+      auto const adapter = added.find(l.name);
+      if (!bits_.contains(module)) {
+        if (adapter != added.end()) fail(path_, module + " is not quantized, and adapters go beside codes");
+        continue;
+      }
+      slim::integer_codes const found = codes(module);
+      l.weight = matrix<float>(found.rows(), found.cols());
+      layers.emplace(l.name, packed_of(l.name, found, adapter == added.end() ? nullptr : &adapter->second));
+    }
+    use_packed(b, layers, std::nullopt);
+    writer.add(b, layers);
+  }
+  double const bytes = writer.finish();
+  return {writer.bytes(), linear_weight_count(m), added.size(), bytes, m.notes};
+}
+
+std::map<std::string, slim::adapter> read_adapters(std::filesystem::path const& path,
+                                                   std::span<slim::tensor_info const> tensors, model const& m) {
   std::error_code ignored;
-  if (!std::filesystem::is_directory(path, ignored)) return from_lora_gguf(path, file, m);
+  if (!std::filesystem::is_directory(path, ignored)) return from_lora_gguf(path, tensors, m);
   if (std::filesystem::exists(path / "adapter_model.safetensors", ignored)) return from_peft(path, m);
   if (std::filesystem::exists(path / "adapters.safetensors", ignored)) return from_mlx(path, m);
   fail(path, "has neither adapter_model.safetensors (PEFT) nor adapters.safetensors (mlx-lm)");

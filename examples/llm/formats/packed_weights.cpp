@@ -2,18 +2,14 @@
 
 #include "run/input_error.hpp"
 #include "run/memory.hpp"
-#include "run/workspace.hpp"
 
 #include "slim/io/gguf/encode_blocks.hpp"
+#include "slim/io/safetensors/writer.hpp"
 #include "slim/packing/entropy_coded_matrix.hpp"
 #include "slim/packing/pack_codes.hpp"
 
-#include <cstdio>
-
 namespace slim_llm {
 namespace {
-
-constexpr char const* source_key = "source";
 
 std::vector<std::byte> packed_bytes(slim::integer_codes const& codes, slim::mask const* kept, context const& ctx) {
   if (!kept) return slim::dense_codes::pack(codes, ctx);
@@ -175,39 +171,15 @@ packed_layer pack_blocks(std::string const& name, slim::tensor_type type, slim::
   return packed;
 }
 
-packed_writer::packed_writer(std::filesystem::path path, std::string recipe, std::string source)
-    : path_(std::move(path)), recipe_(std::move(recipe)), source_(std::move(source)), scratch_(folder_of(path_)) {}
-
-void packed_writer::add_tensor(std::string name, std::string type, std::vector<index_t> shape,
-                               std::span<std::byte const> bytes) {
-  std::uint64_t const offset = scratch_.reserve(bytes.size());
-  scratch_.write(offset, bytes);
-  tensors_.push_back({std::move(name), std::move(type), std::move(shape), offset, bytes.size()});
-}
-
-void packed_writer::add_factor(std::string const& name, matrix<float> const& values, slim::number_format format) {
-  add_tensor(name, stored_type_of(format), {values.rows(), values.cols()}, stored_numbers(values, format));
-}
-
-void packed_writer::add(packed_weights const& layers) {
-  auto const add_codes = [&](std::string const& name, std::vector<std::byte> const& bytes) {
-    add_tensor(name, "U8", {static_cast<index_t>(bytes.size())}, bytes);
-  };
-  for (auto const& [name, layer] : layers) {
-    bytes_ += layer.bytes();
-    add_codes(name, layer.weight);
-    if (!layer.left.empty()) {
-      add_codes(name + ".left", layer.left);
-      add_codes(name + ".right", layer.right);
-    } else if (!layer.left_values.empty()) {
-      add_factor(name + ".left", layer.left_values, layer.format);
-      add_factor(name + ".right", layer.right_values, layer.format);
-    }
-  }
-}
-
-void packed_writer::finish() {
-  save_scratch_tensors(path_, std::move(tensors_), scratch_, {{"format", "slim"}, {"recipe", recipe_}, {source_key, source_}});
+void write_packed(std::filesystem::path const& path, packed_weights const& layers) {
+  std::vector<slim::outgoing_tensor> tensors;
+  for (auto const& [name, layer] : layers)
+    for_each_part(name, layer, [&](std::string const& part, std::string const& type, auto const& shape, auto const& bytes) {
+      tensors.push_back({part, slim::tensor_type::other, type, shape,
+                         slim::computed_bytes{bytes.size(), [bytes = std::vector<std::byte>(bytes)] { return bytes; }}});
+    });
+  if (auto const done = slim::save_safetensors(path, std::move(tensors), {{"format", "slim"}}); !done)
+    throw input_error(done.why());
 }
 
 packed_file::packed_file(std::filesystem::path const& path)
@@ -218,24 +190,6 @@ packed_file::packed_file(std::filesystem::path const& path)
       throw input_error(path.string() + ": " + tensor.name + " is " + tensor.stored_type + ", packed weights are U8");
     names_.insert(tensor.name);
   }
-}
-
-std::string packed_file::source() const {
-  auto const said = file_->metadata().find(source_key);
-  return said == file_->metadata().end() ? std::string() : said->second;
-}
-
-std::shared_ptr<packed_file const> packed_beside(checkpoint const& source, model const& m, std::filesystem::path const& path) {
-  auto file = std::make_shared<packed_file const>(path);
-  std::string const said = file->source();
-  if (said.empty())
-    std::fprintf(stderr, "note: %s does not say which model it was made of; it is used beside %s\n", path.c_str(),
-                 source.path().c_str());
-  else if (said != source.fingerprint())
-    throw input_error(slim::message(path.string(), ": was made of another model than ", source.path().string(),
-                                    ": their tensors differ. Give the model that it was made of"));
-  for (linear_info const& l : linears_of(m)) file->require(l.name);
-  return file;
 }
 
 void packed_file::require(std::string const& name) const {
@@ -260,10 +214,10 @@ packed_weights packed_file::all() const {
 }
 
 slim::input_precision packed_precision(std::string const& inputs) {
-  if (inputs.empty() || inputs == "int8") return slim::input_precision::int8;
+  if (inputs == "int8") return slim::input_precision::int8;
   if (inputs == "int16") return slim::input_precision::int16;
   if (inputs == "float") return slim::input_precision::exact;
-  throw input_error("--inputs " + inputs + ": possible with packed weights are int8, int16, float");
+  throw input_error("--inputs " + inputs + ": possible are int8, int16, float");
 }
 
 decoded_layer decode(linear_info const& l, packed_layer const& layer, context const& ctx) {
@@ -318,11 +272,8 @@ void use_packed(linear& l, packed_layer const& layer, std::optional<slim::input_
 }
 
 void use_packed(block& b, packed_weights const& layers, std::optional<slim::input_precision> inputs, context const& ctx) {
-  for (linear& l : b.linears) {
-    auto const found = layers.find(l.name);
-    if (found == layers.end()) throw input_error(l.name + ": is not among the packed weights");
-    use_packed(l, found->second, inputs, ctx);
-  }
+  for (linear& l : b.linears)
+    if (auto const found = layers.find(l.name); found != layers.end()) use_packed(l, found->second, inputs, ctx);
 }
 
 void read_packed(model& m, std::shared_ptr<packed_file const> layers, std::optional<slim::input_precision> inputs) {

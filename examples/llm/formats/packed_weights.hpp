@@ -1,11 +1,9 @@
 #pragma once
 /// @file
-/// The linears of a compressed model as packed bytes, and the file they are kept in: safetensors with one U8 tensor per
-/// weight in a format of slim/packing, under the weight's name; factors of its adapter under the name + ".left" and ".right",
-/// packed too if they have codes, else as matrices. Everything else of the model stays in the file it came from; metadata
-/// "source" holds its fingerprint (checkpoint::fingerprint).
+/// The linears of a compressed model as packed bytes, and how safetensors files hold them: a U8 tensor per weight in a format
+/// of slim/packing, under the weight's name; factors of its adapter under the name + ".left" and ".right", packed too if they
+/// have codes, else as matrices.
 
-#include "formats/scratch_tensors.hpp"
 #include "models/model.hpp"
 
 #include "slim/io/safetensors/reader.hpp"
@@ -18,8 +16,6 @@
 #include <set>
 
 namespace slim_llm {
-
-class checkpoint;
 
 /// One compressed linear.
 struct packed_layer {
@@ -45,28 +41,8 @@ using packed_weights = std::map<std::string, packed_layer>;
 [[nodiscard]] packed_layer pack_blocks(std::string const& name, slim::tensor_type type, slim::any_layer const& layer,
                                        context const& ctx = {});
 
-/// Collects packed layers outside of memory and writes them to one file.
-class packed_writer {
-public:
-  /// Layers wait in a scratch file in the folder of `path`. @throws input_error
-  packed_writer(std::filesystem::path path, std::string recipe, std::string source);
-
-  void add(packed_weights const& layers);
-  /// Bytes of the layers so far.
-  [[nodiscard]] double bytes() const { return bytes_; }
-  /// Writes the file beside its place and renames it. @throws input_error if it cannot be written.
-  void finish();
-
-private:
-  void add_tensor(std::string name, std::string type, std::vector<index_t> shape, std::span<std::byte const> bytes);
-  void add_factor(std::string const& name, matrix<float> const& values, slim::number_format format);
-
-  std::filesystem::path path_;
-  std::string recipe_, source_;
-  scratch_file scratch_;
-  std::vector<scratch_tensor> tensors_;
-  double bytes_ = 0;
-};
+/// Writes layers, and nothing else, to a file of their own. @throws input_error if it cannot be written.
+void write_packed(std::filesystem::path const& path, packed_weights const& layers);
 
 /// Packed layers in a safetensors file, read layer by layer.
 class packed_file {
@@ -82,9 +58,6 @@ public:
   /// @throws input_error if there is no such layer, or if it is not complete.
   [[nodiscard]] packed_layer layer(std::string const& name) const;
   [[nodiscard]] packed_weights all() const;
-  /// Fingerprint of the model that it was made of; empty if it does not say.
-  [[nodiscard]] std::string source() const;
-  [[nodiscard]] std::filesystem::path const& path() const { return file_->path(); }
   /// Names of the layers.
   [[nodiscard]] std::set<std::string> const& names() const { return names_; }
 
@@ -101,10 +74,25 @@ private:
 [[nodiscard]] char const* stored_type_of(slim::number_format format);
 [[nodiscard]] std::vector<std::byte> stored_numbers(matrix<float> const& values, slim::number_format format);
 
-/// Opens a packed file for use beside a model, `m` of `source`. A file that does not say what it was made of gets a note on
-/// standard error. @throws input_error as packed_file, if it was made of another model, and if a linear has no layer there.
-[[nodiscard]] std::shared_ptr<packed_file const> packed_beside(checkpoint const& source, model const& m,
-                                                               std::filesystem::path const& path);
+/// Calls `f` with name, type, shape and bytes of every tensor that a packed layer is stored in.
+template <class F>
+void for_each_part(std::string const& name, packed_layer const& layer, F const& f) {
+  auto const codes = [&](std::string const& part, std::vector<std::byte> const& bytes) {
+    f(part, "U8", std::vector<index_t>{static_cast<index_t>(bytes.size())}, bytes);
+  };
+  auto const factor = [&](std::string const& part, matrix<float> const& values) {
+    f(part, stored_type_of(layer.format), std::vector<index_t>{values.rows(), values.cols()},
+      stored_numbers(values, layer.format));
+  };
+  codes(name, layer.weight);
+  if (!layer.left.empty()) {
+    codes(name + ".left", layer.left);
+    codes(name + ".right", layer.right);
+  } else if (!layer.left_values.empty()) {
+    factor(name + ".left", layer.left_values);
+    factor(name + ".right", layer.right_values);
+  }
+}
 
 /// A packed layer as what it stands for.
 struct decoded_layer {
@@ -118,16 +106,16 @@ struct decoded_layer {
 /// The adapter alone.
 [[nodiscard]] slim::adapter decode_adapter(linear_info const& l, packed_layer const& layer, context const& ctx = {});
 
-/// "int8" (or nothing), "int16" or "float". @throws input_error
+/// "int8", "int16" or "float". @throws input_error
 [[nodiscard]] slim::input_precision packed_precision(std::string const& inputs);
 
 /// A linear gets the values of its packed layer, and runs on its codes with inputs of a precision, or on the values if that is
 /// empty. @throws input_error if the layer is of another shape, or if its bytes do not decode; slim::config_error if no kernel
 /// runs its format.
 void use_packed(linear& l, packed_layer const& layer, std::optional<slim::input_precision> inputs, context const& ctx = {});
-/// The same for all linears of a block. @throws input_error also if a linear has no layer.
+/// The same for those linears of a block that have a layer; the others stay as they are.
 void use_packed(block& b, packed_weights const& layers, std::optional<slim::input_precision> inputs, context const& ctx = {});
-/// Blocks that are read from the model's file from now on have the linears that a packed file holds. `inputs` as above, but
+/// Blocks that are read from the model's file from now on have the linears of `layers`. `inputs` as above, but
 /// linears that run on their codes have no values.
 void read_packed(model& m, std::shared_ptr<packed_file const> layers, std::optional<slim::input_precision> inputs);
 

@@ -39,34 +39,6 @@ scratch_tensor plain_tensor(slim::tensor_info const& tensor) {
           tensor.bytes};
 }
 
-/// Calls `f` with name, type, shape and bytes of everything that a packed linear consists of.
-template <class F>
-void for_each_part(std::string const& name, packed_layer const& layer, F const& f) {
-  auto const codes = [&](std::string const& part, std::vector<std::byte> const& bytes) {
-    f(part, "U8", std::vector<index_t>{static_cast<index_t>(bytes.size())}, bytes);
-  };
-  auto const factor = [&](std::string const& part, matrix<float> const& values) {
-    f(part, stored_type_of(layer.format), std::vector<index_t>{values.rows(), values.cols()},
-      stored_numbers(values, layer.format));
-  };
-  codes(name, layer.weight);
-  if (!layer.left.empty()) {
-    codes(name + ".left", layer.left);
-    codes(name + ".right", layer.right);
-  } else if (!layer.left_values.empty()) {
-    factor(name + ".left", layer.left_values);
-    factor(name + ".right", layer.right_values);
-  }
-}
-
-/// Calls `f` with name and content of the small files of a model.
-template <class F>
-void for_each_small_file(checkpoint const& source, F const& f) {
-  std::string const prefix(slim_format::file_prefix);
-  if (auto const* const gguf = source.gguf()) return f(prefix + std::string(slim_format::gguf_name), header_of(*gguf));
-  for (std::string const& name : small_files(source.path())) f(prefix + name, read_text(source.path() / name));
-}
-
 nlohmann::json listed(std::string const& name, std::string const& type, std::vector<index_t> const& shape) {
   return {{"name", name}, {"type", type}, {"shape", shape}};
 }
@@ -95,12 +67,29 @@ std::map<std::string, std::string> metadata_of(std::string const& source, nlohma
   return metadata;
 }
 
+std::string in_container(std::string const& file) { return std::string(slim_format::file_prefix) + file; }
+
 } // namespace
 
-slim_writer::slim_writer(checkpoint const& source, model const& m, std::filesystem::path out, nlohmann::json recipe,
+slim_source slim_source_of(checkpoint const& file) {
+  slim_source source{file.tensors(), {}, [&file] { return file.fingerprint(); }};
+  std::string const header(slim_format::gguf_name);
+  auto const* const container = file.container();
+  if (container) source.fingerprint = [container] { return container->source(); };
+  if (auto const* const gguf = container ? container->gguf() : file.gguf()) {
+    source.files[header] = header_of(*gguf);
+    return source;
+  }
+  model_files const files = container ? container->files() : model_files(file.path());
+  for (std::string const& name : files.names()) source.files[name] = required(files.text(name));
+  return source;
+}
+
+slim_writer::slim_writer(slim_source source, model const& m, std::filesystem::path out, nlohmann::json recipe,
                          slim_options const& options)
-    : source_(source), out_(std::move(out)), recipe_(std::move(recipe)), repeated_head_(m.repeated_head),
+    : source_(std::move(source)), out_(std::move(out)), recipe_(std::move(recipe)), repeated_head_(m.repeated_head),
       entropy_coded_(options.entropy_coded), scratch_(folder_of(out_)) {
+  for (slim::tensor_info const& tensor : source_.tensors) source_names_.insert(tensor.name);
   written_.config = m.config;
   written_.positions = m.positions;
   written_.rotary = m.rotary;
@@ -131,10 +120,14 @@ void slim_writer::add_plain(slim::tensor_info const& tensor) {
   tensors_.push_back(plain_tensor(tensor));
 }
 
+std::string slim_writer::source_name(std::string const& linear) const {
+  return source_names_.contains(linear) ? linear : tensor_of(linear);
+}
+
 /// The matrix of a linear in its tensor, which may stack several.
 void slim_writer::add_source_slice(linear const& l) {
-  std::string const name = tensor_of(l.name);
-  auto const& all = source_.tensors();
+  std::string const name = source_name(l.name);
+  auto const& all = source_.tensors;
   auto const found = std::find_if(all.begin(), all.end(), [&](auto const& tensor) { return tensor.name == name; });
   slim::tensor_info slice = *found;
   slice.name = l.name;
@@ -148,7 +141,7 @@ void slim_writer::add_source_slice(linear const& l) {
 
 void slim_writer::add(block const& b, packed_weights const& layers) {
   for (linear const& l : b.linears) {
-    linears_[tensor_of(l.name)].push_back(l.name);
+    linears_[source_name(l.name)].push_back(l.name);
     auto const found = layers.find(l.name);
     if (found == layers.end()) {
       add_source_slice(l);
@@ -168,17 +161,17 @@ void slim_writer::add(block const& b, packed_weights const& layers) {
 }
 
 double slim_writer::finish() {
-  for_each_small_file(source_, [&](std::string const& name, std::string const& content) {
+  for (auto const& [name, content] : source_.files) {
     auto const bytes = std::as_bytes(std::span(content));
-    add_scratch(name, "U8", {static_cast<index_t>(bytes.size())}, bytes);
-  });
+    add_scratch(in_container(name), "U8", {static_cast<index_t>(bytes.size())}, bytes);
+  }
   auto const rounded_of = [&](std::string const& name) -> slim::tensor_info const* {
     for (stored_matrix const* const m : {&written_.embedding, &written_.head})
       if (auto const* const tensor = m->tensor(); tensor && tensor->name == name) return tensor;
     return nullptr;
   };
   auto list = nlohmann::json::array();
-  for (auto const& tensor : source_.tensors()) {
+  for (auto const& tensor : source_.tensors) {
     if (tensor.name == repeated_head_) continue;
     if (auto const found = linears_.find(tensor.name); found != linears_.end()) {
       for (std::string const& name : found->second) list.push_back(listed_.at(name));
@@ -217,7 +210,7 @@ void slim_writer::verify(std::filesystem::path const& written) const {
   }
 }
 
-double slim_file_bytes(checkpoint const& source, model const& m, nlohmann::json const& recipe, slim_options const& options,
+double slim_file_bytes(slim_source const& source, model const& m, nlohmann::json const& recipe, slim_options const& options,
                        std::function<packed_layer const&(linear_info const&)> const& layer_of) {
   std::map<std::string, std::vector<linear_info>> linears;
   for (linear_info const& l : linears_of(m)) linears[tensor_of(l.name)].push_back(l);
@@ -228,10 +221,9 @@ double slim_file_bytes(checkpoint const& source, model const& m, nlohmann::json 
     tensors.push_back({name, type, std::move(shape), 0, bytes.size()});
     hashes[name] = fnv_hash().text();
   };
-  for_each_small_file(source, [&](std::string const& name, std::string const& content) {
-    add(name, "U8", {static_cast<index_t>(content.size())}, content);
-  });
-  for (slim::tensor_info tensor : source.tensors()) {
+  for (auto const& [name, content] : source.files)
+    add(in_container(name), "U8", {static_cast<index_t>(content.size())}, content);
+  for (slim::tensor_info tensor : source.tensors) {
     if (tensor.name == m.repeated_head) continue;
     if (auto const found = linears.find(tensor.name); found != linears.end()) {
       for (linear_info const& l : found->second) {
@@ -248,8 +240,8 @@ double slim_file_bytes(checkpoint const& source, model const& m, nlohmann::json 
     hashes[tensor.name] = fnv_hash().text();
     list.push_back(listed(tensor.name, tensor.stored_type, tensor.shape));
   }
-  auto const header =
-      order_and_describe(tensors, metadata_of(fnv_hash().text(), recipe, list, options.entropy_coded, hashes), source.path());
+  auto const header = order_and_describe(tensors, metadata_of(fnv_hash().text(), recipe, list, options.entropy_coded, hashes),
+                                         "the .slim file");
   double bytes = 8 + static_cast<double>(header.size());
   for (auto const& tensor : tensors) bytes += static_cast<double>(tensor.size);
   return bytes;

@@ -4,6 +4,7 @@
 
 #include "formats/packed_weights.hpp"
 #include "formats/rounded_matrix.hpp"
+#include "formats/scratch_tensors.hpp"
 #include "formats/slim_container.hpp"
 #include "run/workspace.hpp"
 
@@ -21,13 +22,23 @@ struct linear_bytes {
   double in_file = 0;  ///< as they are written
 };
 
+/// What a `.slim` file takes over from the model that it is made of.
+struct slim_source {
+  std::vector<slim::tensor_info> tensors;   ///< of the model, in order; of linears that will be codes the names alone count
+  std::map<std::string, std::string> files; ///< small files by name, among them slim_format::gguf_name or "config.json"
+  std::function<std::string()> fingerprint; ///< of that model, empty if it is not known; called once, at the end
+};
+
+/// A model as it is; or, of a `.slim` file, what that was made of. `file` must live as long. @throws input_error
+[[nodiscard]] slim_source slim_source_of(checkpoint const& file);
+
 /// Gets the blocks of a compressed model one after the other and writes the `.slim` file at the end. Until then their bytes
 /// wait in a scratch file in the folder of `out`.
 class slim_writer {
 public:
-  /// `source` and `m`, which is of it, must live as long as the writer. Embedding and head are rounded to their types
-  /// now. @throws input_error if the folder of `out` cannot be written, or if their rows are no whole blocks.
-  slim_writer(checkpoint const& source, model const& m, std::filesystem::path out, nlohmann::json recipe,
+  /// `m`, which is of `source`, and the bytes of its tensors must live as long as the writer. Embedding and head are rounded to
+  /// their types now. @throws input_error if the folder of `out` cannot be written, or if their rows are no whole blocks.
+  slim_writer(slim_source source, model const& m, std::filesystem::path out, nlohmann::json recipe,
               slim_options const& options);
 
   /// The model with embedding and head as they are written, without compressed blocks: what an evaluation should compute with.
@@ -37,8 +48,8 @@ public:
 
   /// Of the linears so far.
   [[nodiscard]] linear_bytes const& bytes() const { return bytes_; }
-  /// The block as it is evaluated, and its packed linears. A linear without codes (an expert that no token was sent to) is
-  /// stored as in the source. @throws input_error if the scratch file cannot be written.
+  /// The block as it is evaluated, adapters merged, and its packed linears. A linear without codes (an expert that no token was
+  /// sent to) is stored as in the source. @throws input_error if the scratch file cannot be written.
   void add(block const& b, packed_weights const& layers);
   /// Writes the file beside its place, opens it, decodes every linear and compares it with what was added, and all other bytes
   /// with their source; then the file gets its name. Returns its size. @throws input_error if it cannot be written, or if a
@@ -49,9 +60,12 @@ private:
   void add_scratch(std::string name, std::string type, std::vector<index_t> shape, std::span<std::byte const> bytes);
   void add_plain(slim::tensor_info const& tensor);
   void add_source_slice(linear const& l);
+  /// The tensor of the source that a linear is in.
+  [[nodiscard]] std::string source_name(std::string const& linear) const;
   void verify(std::filesystem::path const& written) const;
 
-  checkpoint const& source_;
+  slim_source source_;
+  std::set<std::string> source_names_;
   model written_;
   std::filesystem::path out_;
   nlohmann::json recipe_;
@@ -69,7 +83,7 @@ private:
 
 /// Bytes that a `.slim` file of `m`, which is of `source`, will have, to the byte, if `layer_of` gives packed layers of the
 /// right sizes. Nothing is written; O(tensors).
-[[nodiscard]] double slim_file_bytes(checkpoint const& source, model const& m, nlohmann::json const& recipe,
+[[nodiscard]] double slim_file_bytes(slim_source const& source, model const& m, nlohmann::json const& recipe,
                                      slim_options const& options,
                                      std::function<packed_layer const&(linear_info const&)> const& layer_of);
 

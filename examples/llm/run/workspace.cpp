@@ -66,6 +66,7 @@ double checkpoint::bits_per_weight(std::vector<linear_info> const& linears) cons
 
 std::string checkpoint::fingerprint() const {
   auto sorted = tensors();
+  if (auto const* file = container()) sorted.insert(sorted.end(), file->factors().begin(), file->factors().end());
   std::sort(sorted.begin(), sorted.end(), [](auto const& a, auto const& b) { return a.name < b.name; });
   std::vector<std::uint64_t> parts(sorted.size());
   slim::context().parallel_for(static_cast<index_t>(sorted.size()), 1, [&](index_t begin, index_t end) {

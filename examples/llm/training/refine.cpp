@@ -26,23 +26,23 @@ struct block_lesson {
 
 class refinery {
 public:
-  refinery(model const& dense, refine_config const& config, context const& ctx)
-      : config_(config), ctx_(ctx), forward_(dense, config.context, ctx), backward_(dense, forward_, ctx) {}
+  refinery(model const& compressed, refine_config const& config, context const& ctx)
+      : config_(config), ctx_(ctx), forward_(compressed, config.context, ctx), backward_(compressed, forward_, ctx) {}
 
   /// Whole windows of a text, before the first block.
-  [[nodiscard]] block_lesson prepare(std::span<int const> text, char const* what) const {
+  [[nodiscard]] block_lesson prepare(model const& dense, std::span<int const> text, char const* what) const {
     index_t const windows = std::ssize(text) / config_.context;
     if (windows < 1)
       throw input_error(
           slim::message("the text to ", what, " has ", text.size(), " tokens, fewer than one window of ", config_.context));
     index_t const step = std::max<index_t>(1, config_.tokens_per_step / config_.context) * config_.context;
+    forward_pass const of_dense(dense, config_.context, ctx_);
     block_lesson all;
     for (index_t first = 0; first < windows * config_.context; first += step) {
       index_t const count = std::min(step, windows * config_.context - first);
-      block_state state;
-      state.hidden = forward_.embed(text.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
-      all.batches.push_back(state);
-      all.dense.push_back(std::move(state));
+      auto const tokens = text.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+      all.batches.emplace_back().hidden = forward_.embed(tokens);
+      all.dense.emplace_back().hidden = of_dense.embed(tokens);
     }
     return all;
   }
@@ -68,7 +68,9 @@ public:
     std::vector<trained_layers> trained;
     for (stage_range const part : parts_) {
       trained.emplace_back(config_.parts);
-      for_each_role(part, [&](std::string const& role) { trained.back().add(b[role], layers(b[role].name), ctx_); });
+      for_each_role(part, [&](std::string const& role) {
+        if (auto const layer = layers(b[role].name)) trained.back().add(b[role], *layer, ctx_);
+      });
     }
     for (std::size_t p = 0; p < parts_.size(); ++p) {
       refined_part found{number, {}, 0, 0, 0};
@@ -201,17 +203,21 @@ void refine_config::check() const {
     throw slim::config_error(slim::message("refine: learning rate ", learning_rate, ", longest gradient ", longest_gradient));
 }
 
-refinement refine(model const& dense, layer_source const& layers, std::span<int const> train, std::span<int const> choose,
-                  refine_config const& config, layer_sink const& sink, context const& ctx, progress const& report) {
+refinement refine(model const& dense, model const& compressed, layer_source const& layers, std::span<int const> train,
+                  std::span<int const> choose, refine_config const& config, layer_sink const& sink, context const& ctx,
+                  progress const& report) {
   config.check();
   auto const start = std::chrono::steady_clock::now();
-  refinery work(dense, config, ctx);
-  block_lesson chosen_by = work.prepare(choose, "choose by"), text = work.prepare(train, "train on");
+  refinery work(compressed, config, ctx);
+  block_lesson chosen_by = work.prepare(dense, choose, "choose by"), text = work.prepare(dense, train, "train on");
   refinement result;
   for (index_t n = 0; n < dense.config.layers; ++n) {
-    block b = load_block(dense, n, ctx);
-    work.set_targets(b, text);
-    work.set_targets(b, chosen_by);
+    {
+      block const target = load_block(dense, n, ctx);
+      work.set_targets(target, text);
+      work.set_targets(target, chosen_by);
+    }
+    block b = load_block(compressed, n, ctx);
     sink(n, work.refine_block(n, b, layers, text, chosen_by, result));
     if (report) report(n + 1, dense.config.layers);
   }

@@ -37,13 +37,14 @@ struct refinement {
   double seconds = 0;
 };
 
-/// The packed layer of a linear of that name.
-using layer_source = std::function<packed_layer(std::string const& name)>;
+/// The packed layer of a linear of that name; nothing if it has none, and stays as it is.
+using layer_source = std::function<std::optional<packed_layer>(std::string const& name)>;
 /// Gets the layers of each block when it is done, in order.
 using layer_sink = std::function<void(index_t block, packed_weights const& layers)>;
 
-/// Refines all blocks on whole windows of `train`. Each part ends in the state that is best on `choose`, the start included, so
-/// that no part is farther from its target there than it began. Each step moves by AdamW.
+/// Refines all blocks of `compressed`, the layers of which `layers` has, on whole windows of `train`. Each part ends in the
+/// state that is best on `choose`, the start included, so that no part is farther from its target there than it began. Each
+/// step moves by AdamW.
 ///
 /// A part ends behind the stages that change the hidden states; all experts of a block are one part.
 ///
@@ -52,7 +53,8 @@ using layer_sink = std::function<void(index_t block, packed_weights const& layer
 /// @throws input_error if a text is shorter than a window, naming a linear whose layer does not fit, and naming block, linears
 /// and pass if a loss is not finite; slim::config_error if nothing trains, or if it is not known how gradients pass the
 /// family's blocks.
-refinement refine(model const& dense, layer_source const& layers, std::span<int const> train, std::span<int const> choose,
-                  refine_config const& config, layer_sink const& sink, context const& ctx = {}, progress const& report = {});
+refinement refine(model const& dense, model const& compressed, layer_source const& layers, std::span<int const> train,
+                  std::span<int const> choose, refine_config const& config, layer_sink const& sink, context const& ctx = {},
+                  progress const& report = {});
 
 } // namespace slim_llm

@@ -4,15 +4,12 @@
 
 namespace slim_llm {
 
-student::student(model const& dense, packed_weights const& layers, trained_parts const& parts, context const& ctx)
-    : model_(dense), trained_(parts) {
+student::student(model const& compressed, packed_weights const& layers, trained_parts const& parts, context const& ctx)
+    : model_(compressed), trained_(parts) {
   load_into_memory(model_, ctx);
   for (block& b : model_.blocks)
-    for (linear& l : b.linears) {
-      auto const found = layers.find(l.name);
-      if (found == layers.end()) throw input_error(l.name + ": is not among the packed weights");
-      trained_.add(l, found->second, ctx);
-    }
+    for (linear& l : b.linears)
+      if (auto const found = layers.find(l.name); found != layers.end()) trained_.add(l, found->second, ctx);
   if (trained_.tensors().empty()) throw slim::config_error("nothing of the packed layers trains: they have no adapters");
 }
 

@@ -11,9 +11,9 @@ namespace slim_llm {
 /// A copy of a model whose linears train, in memory.
 class student {
 public:
-  /// @throws input_error naming a linear that has no layer, or whose layer does not fit; slim::config_error if nothing trains:
-  /// no linear has an adapter, say.
-  student(model const& dense, packed_weights const& layers, trained_parts const& parts, context const& ctx = {});
+  /// Of linears without a layer nothing trains. @throws input_error naming a linear whose layer does not fit;
+  /// slim::config_error if nothing trains: no linear has an adapter, say.
+  student(model const& compressed, packed_weights const& layers, trained_parts const& parts, context const& ctx = {});
 
   /// A copy of the model of a GGUF file, of whose linears the scales of the blocks train; those of F32, F16 or BF16 stay as
   /// they are. @throws input_error naming a linear that is no tensor of its own; slim::config_error if no linear has blocks
