@@ -112,7 +112,7 @@ std::optional<range_quantizer_config> bounds_of(std::string recipe) {
     config.range.rule = range_rule::min_max;
   else if (recipe == "99.9" || recipe == "99")
     config.range = {.rule = range_rule::percentile, .percentile = recipe == "99" ? 99.0 : 99.9};
-  else if (recipe != "dobi" && !(recipe == "output" && config.block == per_channel))
+  else if (recipe != "dobi" && recipe != "output")
     return {};
   config.by_output = recipe == "output";
   return config;
