@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from layers import compressed_layers
 
-RECIPES = ["minmax", "99.9", "99", "dobi", "minmax-rows", "99.9-rows", "dobi-rows", "output-rows"]
+RECIPES = ["minmax", "99.9", "99", "dobi", "minmax-rows", "99.9-rows", "dobi-rows"]
 LINEARS = {"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value", "o": "attention.output.dense",
            "up": "intermediate.dense", "down": "output.dense"}
 
