@@ -159,15 +159,11 @@ slim::joint_config joint_config_of(recipe_parts const& parts, slim::adapter_rank
   return {.rank = rank, .stored = stored};
 }
 
-/// Without an adapter that corrects it, a target that follows the noise of the calibration text harms other text
-/// (docs/benchmarks.md, "Stock grids").
-constexpr double damping_of_bare_target = 0.5;
-
 /// Dense codes of any grid by error feedback.
 template <slim::grid Grid>
 slim::any_chain feedback_on(Grid const& grid, slim::error_feedback_config const& config, bool towards_dense) {
   slim::error_feedback const solver(slim::quantized_set<Grid, slim::dense_pattern>(grid), config);
-  if (towards_dense) return slim::chain(slim::toward_target{.damping = damping_of_bare_target}, solver);
+  if (towards_dense) return slim::chain(slim::toward_target{}, solver);
   return slim::chain(solver);
 }
 

@@ -7,11 +7,11 @@
 namespace slim_llm {
 namespace {
 
-constexpr index_t rows_per_task = 64;
+constexpr index_t stored_rows_per_task = 64;
 
 /// @throws slim::config_error if the tensor cannot be read, which whoever loads a model has ruled out.
 void read_rows(slim::tensor_info const& tensor, index_t first, matrix_view<float> out, context const& ctx) {
-  ctx.parallel_for(out.rows(), rows_per_task, [&](index_t begin, index_t end) {
+  ctx.parallel_for(out.rows(), stored_rows_per_task, [&](index_t begin, index_t end) {
     auto const read = slim::dequantize_rows_into(tensor, first + begin, out.middle_rows(begin, end - begin));
     if (!read) throw slim::config_error(read.why());
   });

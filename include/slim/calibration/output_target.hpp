@@ -15,7 +15,7 @@ inline namespace SLIM_ABI {
 /// d_in^3 / 3 + 3 d_out d_in^2 multiply-adds. @throws shape_error unless the calibration observed d_out outputs; config_error
 /// if it has no Gram matrix or damping is not positive.
 template <std::same_as<float> T>
-[[nodiscard]] matrix<T> target_weight(matrix_view<T const> w, calibration const& calib, double damping = 0.05,
+[[nodiscard]] matrix<T> target_weight(matrix_view<T const> w, calibration const& calib, double damping = 0.5,
                                       context const& ctx = {}) {
   require_channels(calib, w.cols(), "target_weight");
   if (calib.cross().cols() != w.rows())

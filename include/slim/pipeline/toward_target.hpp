@@ -11,7 +11,7 @@ inline namespace SLIM_ABI {
 /// Replaces W by target_weight(W). Errors in the report are then relative to the target. A calibration without outputs leaves
 /// W as it is, with a note.
 struct toward_target {
-  double damping = 0.05; ///< of the mean diagonal of H
+  double damping = 0.5; ///< of the mean diagonal of H; less follows the noise of few tokens
 
   template <class State>
   [[nodiscard]] State operator()(State state, calibration const& calib, context const& ctx) const {
