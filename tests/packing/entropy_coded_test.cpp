@@ -16,11 +16,11 @@ namespace {
 
 using slim::entropy_decode;
 using slim::entropy_encode;
-using bytes = std::vector<std::byte>;
+using byte_list = std::vector<std::byte>;
 
 /// Bytes of a bell around 128, as wide as `width`: an entropy of log2(width * 4.13) bits.
-bytes bell(std::size_t count, double width, std::uint64_t seed) {
-  bytes all;
+byte_list bell(std::size_t count, double width, std::uint64_t seed) {
+  byte_list all;
   for (std::size_t k = 0; k < count; ++k) {
     double const x = 128 + width * slim::random_normal(seed, k);
     all.push_back(static_cast<std::byte>(std::clamp(std::lround(x), 0L, 255L)));
@@ -28,7 +28,7 @@ bytes bell(std::size_t count, double width, std::uint64_t seed) {
   return all;
 }
 
-double entropy(bytes const& all) {
+double entropy(byte_list const& all) {
   std::array<double, 256> count{};
   for (std::byte const b : all) ++count[static_cast<std::size_t>(b)];
   double bits = 0;
@@ -37,7 +37,7 @@ double entropy(bytes const& all) {
   return bits / 8;
 }
 
-bytes decoded(bytes const& coded, std::size_t most, slim::context const& ctx = {}) {
+byte_list decoded(byte_list const& coded, std::size_t most, slim::context const& ctx = {}) {
   auto read = entropy_decode(coded, most, ctx);
   INFO(read.why());
   REQUIRE(read);
@@ -83,10 +83,10 @@ TEST_CASE(
   slim::testing::backwards_executor const backwards;
   slim::context on;
   on.where = backwards;
-  for (bytes const& packed : {bytes(slim::dense_codes::pack(codes)), slim::sparse24::pack(codes, of_four),
-                              slim::nm_bitmask::pack(codes, kept), slim::csr_codes::pack(codes, kept)}) {
+  for (byte_list const& packed : {byte_list(slim::dense_codes::pack(codes)), slim::sparse24::pack(codes, of_four),
+                                  slim::nm_bitmask::pack(codes, kept), slim::csr_codes::pack(codes, kept)}) {
     INFO(bits << " bits, " << rows << " x " << cols << ", kind " << std::to_integer<int>(packed[6]));
-    bytes const coded = slim::entropy_encode_matrix(packed);
+    byte_list const coded = slim::entropy_encode_matrix(packed);
     CHECK(slim::entropy_encode_matrix(packed, on) == coded);
     CHECK(slim::is_coded_matrix(coded));
     CHECK(!slim::is_coded_matrix(packed));
@@ -105,7 +105,7 @@ TEST_CASE("codes of three bits cost their entropy, though they cross bytes") {
   for (slim::index_t k = 0; k < codes.codes.size(); ++k) ++count[static_cast<std::size_t>(codes.codes.data()[k] + 4)];
   double bits = 0;
   for (double const c : count) bits -= c * std::log2(c / static_cast<double>(codes.codes.size()));
-  bytes const packed = slim::dense_codes::pack(codes), coded = slim::entropy_encode_matrix(packed);
+  byte_list const packed = slim::dense_codes::pack(codes), coded = slim::entropy_encode_matrix(packed);
   double const scales = 2.0 * static_cast<double>(codes.scales.size());
   CHECK(static_cast<double>(coded.size()) < bits / 8 * 1.002 + scales / 4 + 1500); // scales of three values
   CHECK(static_cast<double>(coded.size()) > bits / 8);
@@ -113,12 +113,12 @@ TEST_CASE("codes of three bits cost their entropy, though they cross bytes") {
 }
 
 TEST_CASE("an entropy-coded matrix that is damaged, cut off, or promises too much is refused, and nothing outside is touched") {
-  bytes const packed = slim::dense_codes::pack(bell_codes(6, 40, 3, true, slim::number_format::fp16));
-  bytes const coded = slim::entropy_encode_matrix(packed);
+  byte_list const packed = slim::dense_codes::pack(bell_codes(6, 40, 3, true, slim::number_format::fp16));
+  byte_list const coded = slim::entropy_encode_matrix(packed);
   for (std::size_t size = 0; size < coded.size(); ++size) CHECK(!slim::entropy_decode_matrix(std::span(coded.data(), size)));
   for (std::size_t at = 0; at < coded.size(); ++at)
     for (int const flip : {1, 0x80, 0xff}) {
-      bytes other = coded;
+      byte_list other = coded;
       other[at] ^= static_cast<std::byte>(flip);
       auto const read = slim::entropy_decode_matrix(other); // a scale may be another number: that is for hashes to find
       if (read)
@@ -126,13 +126,13 @@ TEST_CASE("an entropy-coded matrix that is damaged, cut off, or promises too muc
       else
         CHECK(read.why().find("entropy-coded") == 0);
     }
-  bytes longer = coded;
+  byte_list longer = coded;
   longer.push_back(std::byte{});
   CHECK(slim::entropy_decode_matrix(longer).why().find("1 bytes too many") != std::string::npos);
-  bytes promised = coded;
+  byte_list promised = coded;
   promised[15] = std::byte{1}; // 2^56 bytes
   CHECK(slim::entropy_decode_matrix(promised).why().find("are promised for 6 x 40") != std::string::npos);
-  CHECK_THROWS_AS(slim::entropy_encode_matrix(bytes(70)), slim::config_error);
+  CHECK_THROWS_AS(slim::entropy_encode_matrix(byte_list(70)), slim::config_error);
 }
 
 TEST_CASE("entropy-coded bytes come back, at every level and on every executor") {
@@ -140,8 +140,8 @@ TEST_CASE("entropy-coded bytes come back, at every level and on every executor")
   double const width = GENERATE(0.0, 0.3, 9.0, 70.0);
   slim::record_planes const planes =
       GENERATE(slim::record_planes{0}, slim::record_planes{0, 1, 2, 2, 2, 2, 2, 2}, slim::record_planes{1, 0, 1});
-  bytes const all = bell(count, width, count);
-  bytes const coded = entropy_encode(all, planes);
+  byte_list const all = bell(count, width, count);
+  byte_list const coded = entropy_encode(all, planes);
   for (slim::simd_level const level : slim_test::simd_levels()) CHECK(decoded(coded, count, slim_test::at(level)) == all);
   slim::testing::backwards_executor const backwards;
   slim::testing::thread_team_executor const team;
@@ -155,30 +155,30 @@ TEST_CASE("entropy-coded bytes come back, at every level and on every executor")
 
 TEST_CASE("entropy-coded bytes take what their frequencies say") {
   double const width = GENERATE(0.2, 1.0, 5.0, 30.0);
-  bytes const all = bell(400000, width, 3);
+  byte_list const all = bell(400000, width, 3);
   double const size = static_cast<double>(entropy_encode(all, {0}).size());
   CHECK(size > entropy(all));
   CHECK(size < 1.01 * entropy(all) + 1000);
-  bytes noise; // has no slack, and is stored as it is
+  byte_list noise; // has no slack, and is stored as it is
   for (std::size_t k = 0; k < 100000; ++k) noise.push_back(static_cast<std::byte>(slim::random_bits(1, k)));
   CHECK(entropy_encode(noise, {0}).size() < noise.size() + 700);
 }
 
 TEST_CASE("planes keep apart what does not belong together") {
-  bytes all; // an even byte of few values, an odd one of all
-  bytes const even = bell(50000, 0.5, 1), odd = bell(50000, 60, 2);
+  byte_list all; // an even byte of few values, an odd one of all
+  byte_list const even = bell(50000, 0.5, 1), odd = bell(50000, 60, 2);
   for (std::size_t k = 0; k < even.size(); ++k) all.insert(all.end(), {even[k], odd[k]});
   CHECK(static_cast<double>(entropy_encode(all, {0, 1}).size()) < 1.01 * (entropy(even) + entropy(odd)) + 2000);
   CHECK(entropy_encode(all, {0, 1}).size() < entropy_encode(all, {0}).size());
 }
 
 TEST_CASE("damaged entropy-coded bytes are a sentence or other bytes, never more than allowed") {
-  bytes const all = bell(3000, 3, 9);
-  bytes const good = entropy_encode(all, {0, 1, 1, 1});
+  byte_list const all = bell(3000, 3, 9);
+  byte_list const good = entropy_encode(all, {0, 1, 1, 1});
   for (std::size_t length = 0; length < good.size(); ++length)
     REQUIRE_FALSE(entropy_decode(std::span(good).first(length), all.size()));
   for (std::size_t k = 0; k < good.size(); ++k) {
-    bytes bad = good;
+    byte_list bad = good;
     bad[k] ^= static_cast<std::byte>(1 + slim::random_bits(5, k) % 255);
     auto const read = entropy_decode(bad, all.size());
     if (read)
@@ -187,13 +187,13 @@ TEST_CASE("damaged entropy-coded bytes are a sentence or other bytes, never more
       REQUIRE(read.why().size() > 20);
   }
   CHECK_THAT(entropy_decode(good, all.size() - 1).why(), Catch::Contains("are allowed"));
-  bytes longer = good;
+  byte_list longer = good;
   longer.push_back({});
   CHECK_FALSE(entropy_decode(longer, all.size()));
 }
 
 TEST_CASE("planes that cannot be are refused") {
-  bytes const some(10);
+  byte_list const some(10);
   CHECK_THROWS_AS(entropy_encode(some, {}), slim::config_error);
   CHECK_THROWS_AS(entropy_encode(some, {0, 2}), slim::config_error);
   CHECK_THROWS_AS(entropy_encode(some, slim::record_planes(65537, 0)), slim::config_error);
@@ -204,6 +204,6 @@ TEST_CASE("the planes of a type cover its blocks") {
     auto const type = static_cast<slim::tensor_type>(k);
     INFO(slim::name_of(type));
     CHECK(static_cast<slim::index_t>(slim::planes_of(type).size()) == slim::block_of(type).bytes);
-    CHECK_NOTHROW(entropy_encode(bytes(1000), slim::planes_of(type)));
+    CHECK_NOTHROW(entropy_encode(byte_list(1000), slim::planes_of(type)));
   }
 }
