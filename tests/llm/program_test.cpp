@@ -323,7 +323,7 @@ TEST_CASE(
                 folder / "log") == 0);
     return json("e.json")["nll"].get<double>();
   };
-  std::string const few = text + "--calib-tokens 192 --held-out-tokens 64 --tokens-per-step 64 --rate 0.01 ";
+  std::string const few = text + "--calib-tokens 192 --held-out-tokens 64 --tokens-per-step 64 --rate 0.002 ";
   for (std::string const command : {"finetune", "refine"}) {
     auto const train = [&](char const* dense, std::string const& compressed, std::string const& more = "") {
       return run(command + " " + path(dense) + few + "--compressed " + path(compressed) + " --out " + path(command + ".slim") +
