@@ -281,7 +281,7 @@ namespace avx512 {
 inline void gemm_tile_bf16(index_t depth, float const* a, float const* b, float* c, index_t c_stride, bool add) {
 #define SLIM_ZERO(i) __m512 left##i = _mm512_setzero_ps(), right##i = _mm512_setzero_ps();
 #define SLIM_MULTIPLY(i)                                                                                                       \
-  x = (__m512bh)_mm512_castps_si512(_mm512_set1_ps(a[i]));                                                                     \
+  x = reinterpret_cast<__m512bh>(_mm512_castps_si512(_mm512_set1_ps(a[i])));                                                   \
   left##i = _mm512_dpbf16_ps(left##i, x, b_left);                                                                              \
   right##i = _mm512_dpbf16_ps(right##i, x, b_right);
 #define SLIM_ADD(i)                                                                                                            \
@@ -292,7 +292,8 @@ inline void gemm_tile_bf16(index_t depth, float const* a, float const* b, float*
   _mm512_storeu_ps(c + i * c_stride + 16, right##i);
   SLIM_ROWS_12(SLIM_ZERO)
   for (index_t k = 0; k < depth; ++k, a += 12, b += 32) {
-    __m512bh const b_left = (__m512bh)_mm512_loadu_si512(b), b_right = (__m512bh)_mm512_loadu_si512(b + 16);
+    __m512bh const b_left = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b)),
+                   b_right = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + 16));
     __m512bh x;
     SLIM_ROWS_12(SLIM_MULTIPLY)
   }
@@ -313,8 +314,8 @@ inline void round_pairs(index_t depth, index_t width, float const* panel, float*
       __m512 const even = _mm512_maskz_loadu_ps(m, panel + j);
       __m512 const odd = k + 1 < depth ? _mm512_maskz_loadu_ps(m, panel + width + j) : _mm512_setzero_ps();
       // The forms with a mask, because the plain ones cause a false -Wmaybe-uninitialized in g++ 12.
-      __m512i const low = _mm512_maskz_cvtepu16_epi32(m, (__m256i)_mm512_cvtneps_pbh(even));
-      __m512i const wide = _mm512_maskz_cvtepu16_epi32(m, (__m256i)_mm512_cvtneps_pbh(odd));
+      __m512i const low = _mm512_maskz_cvtepu16_epi32(m, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(even)));
+      __m512i const wide = _mm512_maskz_cvtepu16_epi32(m, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(odd)));
       __m512i const high = _mm512_maskz_slli_epi32(m, wide, 16);
       _mm512_mask_storeu_epi32(out + j, m, _mm512_or_si512(low, high));
     }

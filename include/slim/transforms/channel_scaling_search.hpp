@@ -52,8 +52,8 @@ public:
     std::vector<float> best;
     double least = std::numeric_limits<double>::infinity();
     for (int k = 0; k < 2 * config_.grids - 1; ++k) {
-      double const alpha = static_cast<double>((k + 1) / 2) / config_.grids,
-                   beta = k > 0 && k % 2 == 0 ? 1.0 - alpha : 0.0; // NOLINT(bugprone-integer-division)
+      int const step = (k + 1) / 2;
+      double const alpha = static_cast<double>(step) / config_.grids, beta = k > 0 && k % 2 == 0 ? 1.0 - alpha : 0.0;
       std::vector<float> factors = factors_of(calib.max_abs(), largest_w, alpha, beta);
       if (double const error = error_of<T>(w, x, channel_scaling(factors), target.view(), calib, ctx);
           error < least || best.empty()) {
