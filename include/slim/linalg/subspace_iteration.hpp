@@ -154,7 +154,7 @@ public:
     if (gram_.empty() && worth_forming(multiplies_ < expected_ ? expected_ - multiplies_ : 4)) form();
     ++multiplies_;
     if (!gram_.empty()) return gemm_into(rows.view(), gram_.view(), out, ctx_.in_fp32());
-    matrix<T> images(rows.rows(), wide_.cols());
+    matrix<T> images(rows.rows(), wide_.cols(), uninitialized);
     gemm_into(rows.view(), wide_, images, ctx_.in_fp32());
     gemm_into(images.view(), transposed(wide_), out, ctx_.in_fp32());
   }
@@ -165,7 +165,7 @@ public:
     if (gram_.empty() && worth_forming(expected_, rows)) form();
     if (!gram_.empty()) return signs.times(gram_.view(), ctx_);
     auto const images = signs.times(wide_, ctx_);
-    matrix<T> out(rows, side());
+    matrix<T> out(rows, side(), uninitialized);
     gemm_into(images.view(), transposed(wide_), out, ctx_.in_fp32());
     return out;
   }
