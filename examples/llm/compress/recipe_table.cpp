@@ -156,6 +156,7 @@ constexpr base_recipe recipes[] = {
     {"gguf:q5_1", "... on that of Q5_1", on_stock_grids("q5_1")},
     {"gguf:q8_0", "... on that of Q8_0", on_stock_grids("q8_0")},
     {"gguf:iq4_nl", "... on that of IQ4_NL", on_stock_grids("iq4_nl")},
+    {"gguf:iq4_xs", "... on that of IQ4_XS, or IQ4_NL where rows are no multiples of 256", on_stock_grids("iq4_xs")},
     {"gguf:q3_k", "... on that of Q3_K, or Q4_0 where rows are no multiples of 256", on_stock_grids("q3_k")},
     {"gguf:q4_k", "... on that of Q4_K, or Q5_0", on_stock_grids("q4_k")},
     {"gguf:q5_k", "... on that of Q5_K, or Q5_1", on_stock_grids("q5_k")},
