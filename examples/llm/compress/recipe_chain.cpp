@@ -26,7 +26,8 @@ slim::uniform_grid weighted_grid(code_part const& codes) {
           .block = codes.block,
           .symmetric = false,
           .rule = slim::scale_rule::weighted_error,
-          .scale_format = codes.scale_format};
+          .scale_format = codes.scale_format,
+          .scale_digits = codes.scale_digits};
 }
 
 slim::any_quantizer rounding_of(code_part const& codes) {

@@ -147,6 +147,13 @@ constexpr base_recipe recipes[] = {
                 .block = g64,
                 .symmetric = false,
                 .scale_format = slim::number_format::bf16}}},
+    {"mlx:4",
+     "... 4-bit groups of 64, scales of 7 significant bits: times a zero point they are numbers of fp16, as mlx-lm wants them",
+     {.codes = {.method = code_method::targeted,
+                .block = g64,
+                .symmetric = false,
+                .scale_format = slim::number_format::bf16,
+                .scale_digits = 7}}},
     {"gguf:q4_0",
      "every linear on the grid of ggml's Q4_0, by error feedback and descent towards the dense model's outputs; --out X.gguf "
      "loads in llama.cpp as it is",

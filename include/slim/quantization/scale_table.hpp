@@ -9,6 +9,7 @@
 #include "slim/core/scalar.hpp"
 #include "slim/quantization/scale_block.hpp"
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -52,6 +53,16 @@ inline float stored_scale(number_format format, float scale) noexcept {
 /// The same for a scale that weights are divided by: not so small that 1 / scale overflows.
 inline float stored_divisor(number_format format, float scale) noexcept {
   return scale > 0.0f ? stored_scale(format, std::max(scale, 0x1p-126f)) : scale;
+}
+
+/// The nearest number of so many significant bits, 1 to 24; ties to the even one.
+inline float rounded_to_digits(float value, int digits) noexcept {
+  auto bits = std::bit_cast<std::uint32_t>(value);
+  int const cut = 24 - digits;
+  if (cut == 0 || !is_finite(value)) return value;
+  std::uint32_t const last = std::uint32_t{1} << cut;
+  bits += last / 2 - 1 + (bits >> cut & 1u);
+  return std::bit_cast<float>(bits & ~(last - 1));
 }
 
 /// The same for a number of any sign.
