@@ -74,7 +74,7 @@ TEST_CASE("scales of few significant bits are the nearest such numbers, and time
     for (std::uint64_t k = 0; k < 200; ++k) {
       auto const value = static_cast<float>(std::exp(4 * random_normal(5, k)) * (k % 2 == 0 ? 1 : -1));
       double const unit = std::ldexp(1.0, std::ilogb(value) + 1 - digits);
-      CHECK(static_cast<double>(detail::rounded_to_digits(value, digits)) ==
+      CHECK(static_cast<double>(slim::detail::rounded_to_digits(value, digits)) ==
             std::nearbyint(static_cast<double>(value) / unit) * unit); // ties go to the even one in both
     }
   uniform_grid const grid{.block = per_group(16), .symmetric = false, .scale_format = number_format::bf16, .scale_digits = 7};
