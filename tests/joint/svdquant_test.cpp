@@ -20,12 +20,13 @@ struct layer {
   matrix<float> w = normal_matrix(48, 96, 1, 0.05f), x = normal_matrix(256, 96, 2);
   calibration calib = calibration(96);
 
-  layer() {
+  explicit layer(float unit = 1.0f) {
     for (index_t k = 0; k < w.size(); k += 301) w.data()[k] *= 8.0f;
     for (index_t t = 0; t < x.rows(); ++t)
       for (index_t j = 0; j < 96; ++j) x(t, j) = (j > 0 ? 0.5f * x(t, j - 1) / (j % 19 == 5 ? 20.0f : 1.0f) : 0.0f) + x(t, j);
     for (index_t t = 0; t < x.rows(); ++t)
       for (index_t j = 4; j < 96; j += 19) x(t, j) *= 20.0f;
+    for (index_t k = 0; k < x.size(); ++k) x.data()[k] *= unit;
     calib = observed(x, {.gram = true, .samples = 256});
   }
 };
@@ -86,6 +87,18 @@ TEST_CASE("rounding alone, scaling, a branch, and both") {
   CHECK(svd > all);
   CHECK(scaled > all);
   CHECK(all < 0.7 * scaled);
+}
+
+TEST_CASE("inputs in units of millions, or millionths, cost a branch in fp16 nothing") {
+  auto const error = [](float unit) {
+    layer const l(unit);
+    low_rank_residual const branch(int4(), inputs4(), {.rank = {.number = 12}});
+    auto const both = compress(l.w, l.calib, chain(in_basis(search_channel_scaling(int4(), inputs4(), {.rank = 12}), branch)));
+    return error_of(l, both.weight.codes, &both.adapter);
+  };
+  double const usual = error(1.0f);
+  CHECK(error(0x1p24f) == Approx(usual).epsilon(0.1));
+  CHECK(error(0x1p-24f) == Approx(usual).epsilon(0.1));
 }
 
 TEST_CASE("the branch of a scaled weight, taken back, works on inputs as they come") {

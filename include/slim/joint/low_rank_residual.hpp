@@ -101,9 +101,14 @@ private:
     branch.left = matrix<float>(transposed(matrix_view<float const>(found.coefficients.view())));
     branch.right = matrix<float>(transposed(matrix_view<float const>(found.basis.view())));
     float const most = largest_number(config_.format);
+    bool clipped = false;
     for (auto* factor : {&branch.left, &branch.right})
-      for (index_t k = 0; k < factor->size(); ++k)
+      for (index_t k = 0; k < factor->size(); ++k) {
+        clipped = clipped || std::abs(factor->data()[k]) > most;
         factor->data()[k] = rounded_to(config_.format, std::clamp(factor->data()[k], -most, most));
+      }
+    if (clipped)
+      branch.notes.push_back(message("numbers of the branch beyond those of ", name_of(config_.format), " were clipped"));
     if (!found.fallbacks.empty()) branch.notes.push_back(found.fallbacks);
     return branch;
   }

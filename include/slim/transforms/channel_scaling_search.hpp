@@ -70,7 +70,8 @@ public:
   }
 
 private:
-  /// max|x|^alpha / max|w|^beta.
+  /// max|x|^alpha / max|w|^beta. Times a power of 2 where scaled weights would leave the range that half precision holds well:
+  /// the scaling is the same, but for what scales and a branch in fp16 could not store.
   [[nodiscard]] static std::vector<float> factors_of(std::vector<float> const& largest_x, std::vector<double> const& largest_w,
                                                      double alpha, double beta) {
     std::vector<float> factors;
@@ -78,6 +79,16 @@ private:
       auto const s = static_cast<float>(std::pow(static_cast<double>(largest_x[j]), alpha) / std::pow(largest_w[j], beta));
       factors.push_back(s > 0.0f && std::isnormal(s) && std::isnormal(1.0f / s) ? s : 1.0f);
     }
+    double farthest = 0;
+    for (std::size_t j = 0; j < factors.size(); ++j)
+      farthest = std::max(farthest, static_cast<double>(factors[j]) * largest_w[j]);
+    int const exponent = farthest > 0.0 && std::isfinite(farthest) ? std::ilogb(farthest) : 0;
+    constexpr int harmless = 8;
+    if (std::abs(exponent) > harmless)
+      for (float& s : factors) {
+        float const moved = std::ldexp(s, -exponent);
+        s = std::isnormal(moved) && std::isnormal(1.0f / moved) ? moved : 1.0f;
+      }
     return factors;
   }
 
