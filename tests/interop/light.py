@@ -358,7 +358,7 @@ def check_stock_grids(slim, folder, prompts):
 
     slim("tokenize", folder / "toy.gguf", "--text", folder / "a.txt", "--json", folder / "t.json")
     windows = np.array(json.loads((folder / "t.json").read_text())["tokens"][-256:]).reshape(-1, 64)
-    for kind in ("q4_0", "iq4_nl", "q2_k", "q3_k_m", "q4_k_m", "q5_k_m"):
+    for kind in ("q4_0", "iq4_nl", "iq4_xs", "q2_k", "q3_k_m", "q4_k_m", "q5_k_m"):
         path = folder / f"stock-{kind}.gguf"
         slim("compress", folder / "toy.gguf", "--recipe", "gguf:" + kind, "--calib", folder / "a.txt", "--text", folder / "a.txt", "--context", 64,
              "--calib-tokens", 512, "--held-out-tokens", 0, "--max-tokens", 256, "--out", path, "--json", folder / "stock.json")

@@ -108,6 +108,7 @@ TEST_CASE("recipes named after an engine's format make codes that its files hold
   };
   exported("ct:int4-g32", "ct,gptq,gguf:q4_0", 3);
   exported("mlx:3@g32", "mlx", 1);
+  exported("mlx:4@g32", "mlx", 1);
 }
 
 TEST_CASE(

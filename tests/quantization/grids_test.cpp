@@ -66,6 +66,27 @@ TEST_CASE("uniform grids keep their laws") {
   CHECK(describe(check_grid(uniform_grid{.bits = 1, .block = per_group(7), .symmetric = false})) == "");
   CHECK(describe(check_grid(uniform_grid{.bits = 4, .block = {.rows = 4, .cols = 8}, .symmetric = false})) == "");
   CHECK(describe(check_grid(uniform_grid{.bits = 8, .block = per_group(32), .scale_format = number_format::bf16})) == "");
+  CHECK(describe(check_grid(uniform_grid{.block = per_group(16), .symmetric = false, .scale_digits = 7})) == "");
+}
+
+TEST_CASE("scales of few significant bits are the nearest such numbers, and times a small zero point exact in fp16") {
+  for (int digits = 1; digits <= 24; ++digits)
+    for (std::uint64_t k = 0; k < 200; ++k) {
+      auto const value = static_cast<float>(std::exp(4 * random_normal(5, k)) * (k % 2 == 0 ? 1 : -1));
+      double const unit = std::ldexp(1.0, std::ilogb(value) + 1 - digits);
+      CHECK(static_cast<double>(slim::detail::rounded_to_digits(value, digits)) ==
+            std::nearbyint(static_cast<double>(value) / unit) * unit); // ties go to the even one in both
+    }
+  uniform_grid const grid{.block = per_group(16), .symmetric = false, .scale_format = number_format::bf16, .scale_digits = 7};
+  matrix<float> const v = normal_matrix(40, 64, 6);
+  integer_codes codes = grid.empty(40, 64);
+  grid.fit(codes, v.view());
+  for (index_t i = 0; i < 40; ++i)
+    for (index_t g = 0; g < 4; ++g) {
+      float const bias = codes.scales(i, g) * static_cast<float>(codes.zeros(i, g) - codes.lowest());
+      CHECK(rounded_to(number_format::fp16, bias) == bias);
+    }
+  CHECK_THROWS_AS(uniform_grid{.scale_digits = 25}.empty(1, 1), config_error);
 }
 
 TEST_CASE("uniform grids with bits by group keep their laws") {

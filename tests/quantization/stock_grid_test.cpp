@@ -21,12 +21,6 @@ constexpr tensor_type even_types[] = {tensor_type::q4_0, tensor_type::q4_1, tens
                                       tensor_type::q8_0, tensor_type::q2_k, tensor_type::q3_k, tensor_type::q4_k,
                                       tensor_type::q5_k, tensor_type::q6_k};
 
-codebook_grid iq4_nl() {
-  codebook_grid grid{.levels = {}, .block = per_group(32), .signed_scales = true};
-  for (std::int8_t const level : ggml::iq4_levels) grid.levels.push_back(static_cast<float>(level));
-  return grid;
-}
-
 /// Weights of columns, uneven.
 std::vector<float> column_weights(index_t n) {
   std::vector<float> weights;
@@ -64,10 +58,12 @@ TEST_CASE("the grids of ggml's types keep their laws") {
     CHECK(describe(check_grid(*stock_grid_of(type))) == "");
   }
   CHECK(describe(check_grid(stock_grid{.bits = 3, .block = per_channel, .scale_format = number_format::bf16})) == "");
-  CHECK(describe(check_grid(iq4_nl())) == "");
+  for (tensor_type const type : {tensor_type::iq4_nl, tensor_type::iq4_xs})
+    CHECK(describe(check_grid(*codebook_grid_of(type))) == "");
   CHECK(describe(check_sweepable(quantized_set<stock_grid, dense_pattern>(*stock_grid_of(tensor_type::q4_0)))) == "");
   CHECK(describe(check_sweepable(quantized_set<stock_grid, dense_pattern>(*stock_grid_of(tensor_type::q4_k)))) == "");
-  codebook_grid exact = iq4_nl(); // no level is 0, so that fp16 scales cannot come near the smallest weights
+  codebook_grid exact =
+      *codebook_grid_of(tensor_type::iq4_nl); // no level is 0, so that fp16 scales cannot come near the smallest weights
   exact.scale_format = number_format::fp32;
   CHECK(describe(check_sweepable(quantized_set<codebook_grid, dense_pattern>(exact))) == "");
 }
@@ -155,6 +151,46 @@ TEST_CASE("integers of a super-block of 8 weights are the best of all for its st
   CHECK(found >= best * (1 - 1e-5));
 }
 
+TEST_CASE("signed integers of a super-block of a table are the best of all for its steps, by trying all of them") {
+  index_t const rows = 40;
+  matrix<float> const w = normal_matrix(rows, 8, 46);
+  auto const weights = column_weights(8);
+  codebook_grid const grid{
+      .levels = {-3, -1, 0, 4}, .block = per_group(4), .signed_scales = true, .scale_bits = 3, .super_groups = 2};
+  codebook_codes codes = grid.empty(rows, 8);
+  grid.fit_under(codes, w.view(), weights);
+  CHECK(codes.scales.stored().centered);
+  double found = 0, best = 0, of_one_sign = 0;
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t g = 0; g < 2; ++g) {
+      double const step = static_cast<double>(codes.scales.steps()(i, 0));
+      auto const error_at = [&](double scale) {
+        double sum = 0;
+        for (index_t j = 4 * g; j < 4 * g + 4; ++j) {
+          double nearest = 1e30;
+          for (float const level : grid.levels)
+            nearest = std::min(nearest, std::pow(static_cast<double>(w(i, j)) - scale * static_cast<double>(level), 2.0));
+          sum += static_cast<double>(weights[static_cast<std::size_t>(j)]) * nearest;
+        }
+        return sum;
+      };
+      CHECK(codes.scales(i, g) == codes.scales.steps()(i, 0) * static_cast<float>(codes.scales.codes()(i, g) - 4));
+      found += error_at(static_cast<double>(codes.scales(i, g)));
+      double least = 1e30, least_of_one_sign = 1e30;
+      for (int s = -4; s < 4; ++s) {
+        least = std::min(least, error_at(step * s));
+        if (step * s >= 0) least_of_one_sign = std::min(least_of_one_sign, error_at(step * s));
+      }
+      best += least;
+      of_one_sign += least_of_one_sign;
+    }
+  CHECK(found <= 1.02 * best);
+  CHECK(found >= best * (1 - 1e-5));
+  CHECK(found < 0.95 * of_one_sign);
+  CHECK_THROWS_AS((codebook_grid{.scale_bits = 3, .super_groups = 2}.empty(1, 128)), config_error);
+  CHECK_THROWS_AS(scale_table(1, 1, {.bits = 3, .shifted = true, .centered = true}), config_error);
+}
+
 TEST_CASE(
     "refit leaves no integer of a second level that could move alone, by trying all of them, and never raises the error") {
   auto const type = GENERATE(tensor_type::q3_k, tensor_type::q4_k);
@@ -211,11 +247,11 @@ TEST_CASE("what a sweep leaves on the grid of a type is what ggml decodes, and c
     REQUIRE(dequantize_rows_into(tensor, 0, decoded.view()).why().empty());
     matrix<float> const values = made.values();
     CHECK(std::equal(decoded.data(), decoded.data() + decoded.size(), values.data())); // both zeros are one
-    double const book = type == tensor_type::iq4_nl ? 16 * 16 : 0;                     // which the type need not store
+    double const book = codebook_grid_of(type) ? 16 * 16 : 0;                          // which the type need not store
     CHECK(made.codes.stored_bits() - book == 8 * static_cast<double>(bytes->size()));
   };
   for (tensor_type const type : even_types) judge(type, *stock_grid_of(type));
-  judge(tensor_type::iq4_nl, iq4_nl());
+  for (tensor_type const type : {tensor_type::iq4_nl, tensor_type::iq4_xs}) judge(type, *codebook_grid_of(type));
 }
 
 TEST_CASE("rounding to nearest with searched scales weighs columns by their inputs") {

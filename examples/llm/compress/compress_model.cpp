@@ -87,6 +87,8 @@ public:
   }
 
 private:
+  static constexpr index_t tokens_per_task = 16;
+
   void move_on(stage const& s, block const& b, block_state& window) const {
     pass_.move_on(s, b, pass_.input(s, b, window), window);
   }
@@ -162,17 +164,19 @@ private:
     return target;
   }
 
-  [[nodiscard]] static matrix<float> side_by_side(stage const& s, block const& b, std::vector<matrix<float>> const& outputs) {
+  [[nodiscard]] matrix<float> side_by_side(stage const& s, block const& b, std::vector<matrix<float>> const& outputs) const {
     index_t cols = 0;
     for (auto const& y : outputs) cols += y.cols();
-    matrix<float> all(outputs.front().rows(), cols);
+    matrix<float> all(outputs.front().rows(), cols, slim::uninitialized);
     index_t first = 0;
     for (std::size_t k = 0; k < outputs.size(); ++k) {
       auto const& y = outputs[k];
       auto const& bias = b[s.linears[k]].bias;
-      for (index_t t = 0; t < y.rows(); ++t)
-        for (index_t j = 0; j < y.cols(); ++j)
-          all(t, first + j) = y(t, j) - (bias.empty() ? 0.0f : bias[static_cast<std::size_t>(j)]);
+      ctx_.parallel_for(y.rows(), tokens_per_task, [&](index_t begin, index_t end) {
+        for (index_t t = begin; t < end; ++t)
+          for (index_t j = 0; j < y.cols(); ++j)
+            all(t, first + j) = y(t, j) - (bias.empty() ? 0.0f : bias[static_cast<std::size_t>(j)]);
+      });
       first += y.cols();
     }
     return all;
@@ -180,10 +184,12 @@ private:
 
   [[nodiscard]] matrix<float> output_and_drift(linear const& dense, matrix_view<float const> x,
                                                matrix<float> const& dense_hidden, matrix<float> const& hidden) const {
-    matrix<float> y(x.rows(), dense.d_out());
+    matrix<float> y(x.rows(), dense.d_out(), slim::uninitialized);
     slim::gemm_into(x, slim::transposed(dense.weight.view()), y.view(), ctx_);
-    for (index_t t = 0; t < y.rows(); ++t)
-      for (index_t j = 0; j < y.cols(); ++j) y(t, j) += dense_hidden(t, j) - hidden(t, j);
+    ctx_.parallel_for(y.rows(), tokens_per_task, [&](index_t begin, index_t end) {
+      for (index_t t = begin; t < end; ++t)
+        for (index_t j = 0; j < y.cols(); ++j) y(t, j) += dense_hidden(t, j) - hidden(t, j);
+    });
     return y;
   }
 

@@ -67,7 +67,7 @@ rank_request request_of(linear const& l, slim::calibration const& calib, recipe 
   set_cost(made, l, *how.stored);
   matrix<float> error = l.weight;
   slim::subtract_into(error.view(), bare.weight.values(ctx).view(), error.view(), ctx);
-  matrix<float> root = slim::hessian(calib, 0.01), weighted(error.rows(), error.cols());
+  matrix<float> root = slim::hessian(calib, 0.01, ctx), weighted(error.rows(), error.cols());
   double const whole = slim::hessian_energy(l.weight.view(), root.view(), ctx);
   if (!(whole > 0.0) || !slim::cholesky_inplace(root.view(), ctx)) return made;
   slim::multiply_lower_into(error.view(), root.view(), weighted.view(), ctx);

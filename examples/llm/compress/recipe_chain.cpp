@@ -1,9 +1,7 @@
 #include "compress/recipe_parts.hpp"
 
 #include "slim/interop/gguf_grids.hpp"
-#include "slim/io/gguf/blocks.hpp"
 #include "slim/quantization/grid_quantizer.hpp"
-#include "slim/quantization/grids/codebook_grid.hpp"
 #include "slim/quantization/range_quantizer.hpp"
 #include "slim/slim.hpp"
 
@@ -28,7 +26,8 @@ slim::uniform_grid weighted_grid(code_part const& codes) {
           .block = codes.block,
           .symmetric = false,
           .rule = slim::scale_rule::weighted_error,
-          .scale_format = codes.scale_format};
+          .scale_format = codes.scale_format,
+          .scale_digits = codes.scale_digits};
 }
 
 slim::any_quantizer rounding_of(code_part const& codes) {
@@ -167,13 +166,6 @@ slim::any_chain feedback_on(Grid const& grid, slim::error_feedback_config const&
   return slim::chain(solver);
 }
 
-/// IQ4_NL, the one type of the recipes whose levels are not evenly spaced.
-slim::codebook_grid iq4_nl_grid() {
-  slim::codebook_grid grid{.levels = {}, .block = slim::per_group(32), .signed_scales = true};
-  for (std::int8_t const level : slim::ggml::iq4_levels) grid.levels.push_back(static_cast<float>(level));
-  return grid;
-}
-
 /// Codes of other engines' formats and of ggml's types, without an adapter.
 slim::any_chain chain_on_engine_grid(recipe_parts const& parts) {
   slim::error_feedback_config config{.damping = 0.1, .act_order = true, .descents = 4};
@@ -181,7 +173,7 @@ slim::any_chain chain_on_engine_grid(recipe_parts const& parts) {
   if (!parts.is_stock() && parts.codes.symmetric) return feedback_on(signed_grid(parts.codes), config, parts.towards_dense());
   if (!parts.is_stock()) return feedback_on(weighted_grid(parts.codes), config, parts.towards_dense());
   if (auto const grid = slim::stock_grid_of(parts.codes.type)) return feedback_on(*grid, config, parts.towards_dense());
-  return feedback_on(iq4_nl_grid(), config, parts.towards_dense());
+  return feedback_on(slim::codebook_grid_of(parts.codes.type).value(), config, parts.towards_dense());
 }
 
 /// Mask and codes together, and the adapter with them or behind them.

@@ -47,6 +47,7 @@ struct code_part {
   slim::scale_block block = slim::per_tensor;
   bool symmetric = true;
   slim::number_format scale_format = slim::number_format::fp16;
+  int scale_digits = 0;                            ///< targeted: significant bits of scales; 0: as the format has
   bool apart = false;                              ///< squeeze_llm: some weights are stored as numbers
   double damping = 0.0;                            ///< of error feedback; 0: the method's own
   slim::range_rule range = slim::range_rule::dobi; ///< of the method `range`

@@ -19,13 +19,14 @@ struct stock_preset {
 };
 
 constexpr stock_preset presets[] = {
-    {"q4_0", tensor_type::q4_0, false, 2},  {"q4_1", tensor_type::q4_1, false, 3},
-    {"q8_0", tensor_type::q8_0, false, 7},  {"q5_0", tensor_type::q5_0, false, 8},
-    {"q5_1", tensor_type::q5_1, false, 9},  {"q2_k", tensor_type::q2_k, true, 10},
-    {"q3_k", tensor_type::q3_k, false, 11}, {"q3_k_m", tensor_type::q3_k, true, 12},
-    {"q4_k", tensor_type::q4_k, false, 14}, {"q4_k_m", tensor_type::q4_k, true, 15},
-    {"q5_k", tensor_type::q5_k, false, 16}, {"q5_k_m", tensor_type::q5_k, true, 17},
-    {"q6_k", tensor_type::q6_k, false, 18}, {"iq4_nl", tensor_type::iq4_nl, false, 25},
+    {"q4_0", tensor_type::q4_0, false, 2},      {"q4_1", tensor_type::q4_1, false, 3},
+    {"q8_0", tensor_type::q8_0, false, 7},      {"q5_0", tensor_type::q5_0, false, 8},
+    {"q5_1", tensor_type::q5_1, false, 9},      {"q2_k", tensor_type::q2_k, true, 10},
+    {"q3_k", tensor_type::q3_k, false, 11},     {"q3_k_m", tensor_type::q3_k, true, 12},
+    {"q4_k", tensor_type::q4_k, false, 14},     {"q4_k_m", tensor_type::q4_k, true, 15},
+    {"q5_k", tensor_type::q5_k, false, 16},     {"q5_k_m", tensor_type::q5_k, true, 17},
+    {"q6_k", tensor_type::q6_k, false, 18},     {"iq4_nl", tensor_type::iq4_nl, false, 25},
+    {"iq4_xs", tensor_type::iq4_xs, false, 30},
 };
 
 stock_preset const& find_preset(std::string const& name) {

@@ -54,7 +54,7 @@ void apply_into(linear const& l, matrix_view<float const> x, matrix_view<float> 
 }
 
 matrix<float> apply(linear const& l, matrix_view<float const> x, context const& ctx) {
-  matrix<float> y(x.rows(), l.d_out());
+  matrix<float> y(x.rows(), l.d_out(), slim::uninitialized);
   apply_into(l, x, y, ctx);
   return y;
 }

@@ -36,7 +36,7 @@ template <std::same_as<float> T>
                                                     svd_method method, matrix_view<T const> start, context const& ctx = {}) {
   fitted_adapter out{empty_adapter(e.cols(), e.rows())};
   if (e.empty()) return out;
-  matrix<T> weighted(e.rows(), e.cols());
+  matrix<T> weighted(e.rows(), e.cols(), uninitialized);
   multiply_lower_into(e, root, weighted.view(), ctx);
   auto const target = matrix_view<T const>(weighted.view());
   out.energy = squared_norm(target, ctx);
@@ -72,7 +72,7 @@ public:
   /// tr(E H E^T) of the damped Hessian.
   [[nodiscard]] double energy(matrix_view<float const> e, calibration const& calib, context const& ctx = {}) const {
     require_channels(calib, e.cols(), "exact_lora");
-    return hessian_energy(e, hessian(calib, config_.damping).view(), ctx);
+    return hessian_energy(e, hessian(calib, config_.damping, ctx).view(), ctx);
   }
 
   /// @throws shape_error if E and the calibration disagree on d_in; config_error before the first token.
@@ -80,7 +80,7 @@ public:
   [[nodiscard]] adapter solve(matrix_view<T const> e, calibration const& calib, context const& ctx = {}) const {
     require_channels(calib, e.cols(), "exact_lora");
     index_t const rank = config_.rank.of(e.rows(), e.cols());
-    matrix<T> const h = hessian(calib, config_.damping);
+    matrix<T> const h = hessian(calib, config_.damping, ctx);
     matrix<T> root = h;
     if (!cholesky_inplace(root.view(), ctx))
       throw nonfinite_error("exact_lora: the damped Gram matrix is not positive definite; raise the damping");

@@ -23,25 +23,25 @@ inline namespace SLIM_ABI {
 /// H / mean(diag H) + damping * I as float (d_in x d_in): its diagonal is 1 + damping on average, whatever the activations'
 /// scale. Without a Gram matrix channels are taken as uncorrelated; if no channel ever moved, the identity. Positive definite
 /// to rounding for damping > 0. @throws config_error before the first token, or if damping is negative or not a number.
-[[nodiscard]] inline matrix<float> hessian(calibration const& calib, double damping) {
+[[nodiscard]] inline matrix<float> hessian(calibration const& calib, double damping, context const& ctx = {}) {
   require_observed(calib, "hessian");
   if (!(damping >= 0.0)) throw config_error(message("hessian: damping ", damping, " is negative or not a number"));
   index_t const n = calib.channels();
   double const unit = mean_channel_energy(calib);
-  matrix<float> h(n, n);
-  if (!(unit > 0.0)) {
-    for (index_t j = 0; j < n; ++j) h(j, j) = 1.0f;
-    return h;
-  }
-  if (calib.has_gram()) {
+  if (unit > 0.0 && calib.has_gram()) {
+    matrix<float> h(n, n, uninitialized);
     double const scale = 1.0 / (unit * static_cast<double>(calib.tokens()));
     auto const gram = calib.gram();
-    for (index_t i = 0; i < n; ++i)
-      for (index_t j = 0; j < n; ++j) h(i, j) = static_cast<float>(gram(i, j) * scale + (i == j ? damping : 0.0));
-  } else {
-    std::vector<double> const squares = calib.mean_square();
-    for (index_t j = 0; j < n; ++j) h(j, j) = static_cast<float>(squares[static_cast<std::size_t>(j)] / unit + damping);
+    ctx.parallel_for(n, 64, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i)
+        for (index_t j = 0; j < n; ++j) h(i, j) = static_cast<float>(gram(i, j) * scale + (i == j ? damping : 0.0));
+    });
+    return h;
   }
+  matrix<float> h(n, n);
+  std::vector<double> const squares = calib.mean_square();
+  for (index_t j = 0; j < n; ++j)
+    h(j, j) = unit > 0.0 ? static_cast<float>(squares[static_cast<std::size_t>(j)] / unit + damping) : 1.0f;
   return h;
 }
 

@@ -13,7 +13,12 @@ inline namespace SLIM_ABI {
 inline double output_energy(matrix_view<float const> e, calibration const& calib, context const& ctx = {}) {
   require_channels(calib, e.cols(), "output_energy");
   if (calib.has_gram()) {
-    matrix<float> const gram(calib.gram());
+    auto const sums = calib.gram();
+    matrix<float> gram(sums.rows(), sums.cols(), uninitialized);
+    ctx.parallel_for(sums.rows(), 64, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i)
+        for (index_t j = 0; j < sums.cols(); ++j) gram(i, j) = static_cast<float>(sums(i, j));
+    });
     return hessian_energy(e, gram.view(), ctx);
   }
   constexpr index_t rows_per_task = 16;

@@ -22,24 +22,28 @@ template <std::same_as<float> T>
     throw shape_error(message("target_weight: W has ", w.rows(), " outputs, the calibration observed ", calib.cross().cols()));
   if (!calib.has_gram()) throw config_error("target_weight: needs a calibration with {.gram = true}");
   if (!(damping > 0.0)) throw config_error(message("target_weight: damping ", damping, ", needed is > 0"));
-  matrix<T> h = hessian(calib, damping);
-  matrix<T> moved(w.cols(), w.rows()), predicted(w.cols(), w.rows());
-  matrix<T> const plain = hessian(calib, 0.0);
+  matrix<T> h = hessian(calib, damping, ctx);
+  matrix<T> moved(w.cols(), w.rows(), uninitialized), predicted(w.cols(), w.rows(), uninitialized);
+  matrix<T> const plain = hessian(calib, 0.0, ctx);
   gemm_into(plain.view(), transposed(w), predicted.view(), ctx.in_fp32());
   double const unit = mean_channel_energy(calib);
   if (!(unit > 0.0)) return matrix<T>(w); // nothing went in, nothing can be aimed at
   double const per_token = 1.0 / (unit * static_cast<double>(calib.tokens()));
   auto const cross = calib.cross();
-  for (index_t j = 0; j < moved.rows(); ++j)
-    for (index_t i = 0; i < moved.cols(); ++i)
-      moved(j, i) = static_cast<T>(cross(j, i) * per_token - static_cast<double>(predicted(j, i)));
+  ctx.parallel_for(moved.rows(), 64, [&](index_t begin, index_t end) {
+    for (index_t j = begin; j < end; ++j)
+      for (index_t i = 0; i < moved.cols(); ++i)
+        moved(j, i) = static_cast<T>(cross(j, i) * per_token - static_cast<double>(predicted(j, i)));
+  });
   if (!cholesky_inplace(h.view(), ctx))
     throw nonfinite_error("target_weight: the damped Gram matrix is not positive definite; raise the damping");
   solve_lower_inplace<T>(h.view(), moved.view(), ctx);
   solve_lower_transposed_inplace<T>(h.view(), moved.view(), ctx);
   matrix<T> out(w);
-  for (index_t i = 0; i < out.rows(); ++i)
-    for (index_t j = 0; j < out.cols(); ++j) out(i, j) += moved(j, i);
+  ctx.parallel_for(out.rows(), 64, [&](index_t begin, index_t end) {
+    for (index_t j = 0; j < out.cols(); ++j)
+      for (index_t i = begin; i < end; ++i) out(i, j) += moved(j, i);
+  });
   return out;
 }
 

@@ -29,7 +29,7 @@ enum class nonfinite {
 enum class simd_level { automatic, scalar, avx2, avx512, amx };
 
 /// How products of float matrices (gemm_into, add_gram, add_cross) read their operands. Sums are in float either way, and what
-/// must be exact (decompositions, adapters, targets, energies that are reported or compared) is computed in float anyway.
+/// must be exact (decompositions, adapters, targets) is computed in float anyway.
 enum class product_inputs {
   fp32,
   bf16, ///< rounded to bf16, relative error 2^-9, by CPUs that multiply those faster (AVX512-BF16: up to twice); elsewhere fp32

@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <type_traits>
 #include <utility>
 
 #if defined(__linux__)
@@ -108,6 +109,16 @@ struct large_page_allocator {
 
   [[nodiscard]] T* allocate(std::size_t count) { return static_cast<T*>(detail::allocate_array(count * sizeof(T))); }
   void deallocate(T* memory, std::size_t count) noexcept { detail::release_array(memory, count * sizeof(T)); }
+
+  /// A container that is told no value leaves numbers as the memory has them, so that who writes all of them pays once.
+  template <class U>
+  void construct(U* place) noexcept(std::is_nothrow_default_constructible_v<U>) {
+    ::new (static_cast<void*>(place)) U;
+  }
+  template <class U, class... Arguments>
+  void construct(U* place, Arguments&&... arguments) {
+    ::new (static_cast<void*>(place)) U(std::forward<Arguments>(arguments)...);
+  }
 
   friend constexpr bool operator==(large_page_allocator const&, large_page_allocator const&) noexcept { return true; }
 };

@@ -1,6 +1,6 @@
 #pragma once
 /// @file
-/// `matrix<T>`: the storage of results. Dense rows, value semantics, zero-initialised.
+/// `matrix<T>`: the storage of results. Dense rows, value semantics, zero-initialised unless asked otherwise.
 
 #include "slim/core/large_pages.hpp"
 #include "slim/core/matrix_view.hpp"
@@ -10,6 +10,10 @@
 
 namespace slim {
 inline namespace SLIM_ABI {
+
+/// Asks a matrix to leave its elements as the memory has them: for those who write every element next.
+struct uninitialized_t {};
+inline constexpr uninitialized_t uninitialized{};
 
 /// Owns a row-major `rows x cols` matrix. Converts implicitly to the views of its elements.
 template <class T>
@@ -27,11 +31,15 @@ public:
   [[gnu::noinline]] ~matrix() = default;
 
   /// All elements zero. @throws shape_error on a negative extent or one whose product overflows.
-  [[gnu::noinline]] matrix(index_t rows, index_t cols) : data_(checked_size(rows, cols)), rows_(rows), cols_(cols) {}
+  [[gnu::noinline]] matrix(index_t rows, index_t cols) : data_(checked_size(rows, cols), T{}), rows_(rows), cols_(cols) {}
+
+  /// Elements of no value. @throws as above
+  [[gnu::noinline]] matrix(index_t rows, index_t cols, uninitialized_t)
+      : data_(checked_size(rows, cols)), rows_(rows), cols_(cols) {}
 
   /// A copy of what a view shows, element by element.
   template <class U, class Layout>
-  [[gnu::noinline]] explicit matrix(matrix_view<U, Layout> view) : matrix(view.rows(), view.cols()) {
+  [[gnu::noinline]] explicit matrix(matrix_view<U, Layout> view) : matrix(view.rows(), view.cols(), uninitialized) {
     for (index_t i = 0; i < rows_; ++i)
       for (index_t j = 0; j < cols_; ++j) (*this)(i, j) = static_cast<T>(view(i, j));
   }

@@ -1,9 +1,11 @@
 #pragma once
 /// @file
-/// The grid of each block type of ggml with evenly spaced levels: what a solver rounds to so that encode_blocks
-/// (io/gguf/encode_blocks.hpp) holds the codes exactly.
+/// The grid of each block type of ggml: what a solver rounds to so that encode_blocks (io/gguf/encode_blocks.hpp) holds the
+/// codes exactly.
 
+#include "slim/io/gguf/blocks.hpp"
 #include "slim/io/tensor.hpp"
+#include "slim/quantization/grids/codebook_grid.hpp"
 #include "slim/quantization/grids/stock_grid.hpp"
 
 #include <optional>
@@ -28,6 +30,18 @@ inline namespace SLIM_ABI {
   case tensor_type::q6_k: return stock_grid{.bits = 6, .block = per_group(16), .scale_bits = 7, .super_groups = 16};
   default: return std::nullopt;
   }
+}
+
+/// The grid of IQ4_NL (a scale per 32 weights) or IQ4_XS (6 bits over the 8 groups of a super-block); none of other types.
+[[nodiscard]] inline std::optional<codebook_grid> codebook_grid_of(tensor_type type) {
+  if (type != tensor_type::iq4_nl && type != tensor_type::iq4_xs) return std::nullopt;
+  codebook_grid grid{.levels = {}, .block = per_group(32), .signed_scales = true};
+  for (std::int8_t const level : ggml::iq4_levels) grid.levels.push_back(static_cast<float>(level));
+  if (type == tensor_type::iq4_xs) {
+    grid.scale_bits = 6;
+    grid.super_groups = 8;
+  }
+  return grid;
 }
 
 } // namespace SLIM_ABI

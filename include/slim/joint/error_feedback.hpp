@@ -86,7 +86,7 @@ public:
   [[nodiscard]] joint_result<typename Set::mask_type, typename Set::codes_type>
   compress(matrix_view<T const> w, calibration const& calib, context const& ctx = {}) const {
     require_channels(calib, w.cols(), "error_feedback");
-    matrix<T> const h = hessian(calib, config_.damping);
+    matrix<T> const h = hessian(calib, config_.damping, ctx);
     auto p = set_.start(w, calib, ctx);
     std::vector<std::string> notes;
     detail::note_missing_gram(notes, calib);

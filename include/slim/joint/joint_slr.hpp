@@ -124,7 +124,7 @@ private:
 
   template <class T>
   [[nodiscard]] layer prepare(matrix_view<T const> w, calibration const& calib, double damping, context const& ctx) const {
-    layer one{w, calib, ctx, hessian(calib, damping), {}, 0.0, config_.rank.of(w.rows(), w.cols())};
+    layer one{w, calib, ctx, hessian(calib, damping, ctx), {}, 0.0, config_.rank.of(w.rows(), w.cols())};
     one.root = one.h;
     if (!cholesky_inplace(one.root.view(), ctx))
       throw nonfinite_error("joint_slr: the damped Gram matrix is not positive definite; raise the damping");

@@ -50,7 +50,7 @@ public:
   [[nodiscard]] joint_result<none, with_outliers<typename Grid::codes_type>>
   compress(matrix_view<T const> w, calibration const& calib, context const& ctx = {}) const {
     require_channels(calib, w.cols(), "mixed_bits");
-    matrix<T> const h = hessian(calib, config_.damping);
+    matrix<T> const h = hessian(calib, config_.damping, ctx);
     std::vector<std::string> notes;
     detail::note_missing_gram(notes, calib);
     Grid const grid = with_widths(w, allocated(w, calib, h.view(), ctx));

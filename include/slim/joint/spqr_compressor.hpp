@@ -48,7 +48,7 @@ public:
   [[nodiscard]] joint_result<none, with_outliers<typename Grid::codes_type>>
   compress(matrix_view<T const> w, calibration const& calib, context const& ctx = {}) const {
     require_channels(calib, w.cols(), "spqr_compressor");
-    matrix<T> const h = hessian(calib, config_.damping);
+    matrix<T> const h = hessian(calib, config_.damping, ctx);
     auto const factor = factor_for_feedback(h.view(), ctx);
     std::vector<std::string> notes;
     detail::note_missing_gram(notes, calib);

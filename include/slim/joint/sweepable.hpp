@@ -45,7 +45,7 @@ using element_of = sparse_codes<typename Set::mask_type, typename Set::codes_typ
 template <class Mask, class Codes>
 [[nodiscard]] matrix<float> error_gradient(matrix_view<float const> v, sparse_codes<Mask, Codes> const& p,
                                            matrix_view<float const> h, context const& ctx = {}) {
-  matrix<float> rest = p.values(ctx), gradient(v.rows(), v.cols());
+  matrix<float> rest = p.values(ctx), gradient(v.rows(), v.cols(), uninitialized);
   subtract_into(v, rest.view(), rest.view(), ctx);
   gemm_into(rest.view(), h, gradient.view(), ctx);
   return gradient;

@@ -27,9 +27,11 @@ template <std::same_as<float> T = float>
   for (index_t j = 0; j < n; ++j) mean += static_cast<double>(h(j, j)) / static_cast<double>(n);
   feedback_factor found;
   for (int attempt = 0;; ++attempt) {
-    matrix<T> reversed(n, n);
-    for (index_t i = 0; i < n; ++i)
-      for (index_t j = 0; j < n; ++j) reversed(i, j) = h(n - 1 - i, n - 1 - j);
+    matrix<T> reversed(n, n, uninitialized);
+    ctx.parallel_for(n, 64, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i)
+        for (index_t j = 0; j < n; ++j) reversed(i, j) = h(n - 1 - i, n - 1 - j);
+    });
     for (index_t j = 0; j < n; ++j) reversed(j, j) += static_cast<float>(found.damping * mean);
     if (cholesky_inplace(reversed.view(), ctx)) {
       invert_lower_inplace(reversed.view(), ctx);

@@ -53,7 +53,7 @@ inline void add_gram(matrix_view<float const> x, matrix_view<double> gram, conte
     throw shape_error(message("add_gram: X has ", x.cols(), " columns, the Gram matrix is ", gram.rows(), " x ", gram.cols()));
   index_t done = 0;
   if (ctx.sgemm && ctx.gram_block > 0 && !x.empty() && x.rows() >= ctx.gram_block) {
-    matrix<float> product(x.cols(), x.cols());
+    matrix<float> product(x.cols(), x.cols(), uninitialized);
     for (; x.rows() - done >= ctx.gram_block; done += ctx.gram_block) {
       matrix_view<float const> const block = x.middle_rows(done, ctx.gram_block);
       if (!detail::multiply_by_hook(ctx.sgemm, transposed(block), block, product.view(), destination::overwrite)) break;
@@ -70,7 +70,7 @@ inline void add_cross(matrix_view<float const> x, matrix_view<float const> y, ma
     throw shape_error(message("add_cross: X is ", x.rows(), " x ", x.cols(), ", Y ", y.rows(), " x ", y.cols(), ", C ",
                               c.rows(), " x ", c.cols()));
   constexpr index_t panel = 512;
-  matrix<float> product(c.rows(), c.cols());
+  matrix<float> product(c.rows(), c.cols(), uninitialized);
   for (index_t t = 0; t < x.rows(); t += panel) {
     index_t const count = std::min(panel, x.rows() - t);
     gemm_into(transposed(x.middle_rows(t, count)), y.middle_rows(t, count), product.view(), ctx);

@@ -27,9 +27,12 @@ struct gemm_kernels {
   /// out[j] = sum over k of a[k * a_stride] * b[k * b_stride + j], j < width.
   void (*combine)(index_t depth, float const* a, index_t a_stride, float const* b, index_t b_stride, index_t width, float* out);
 
-  /// Rounds a panel to pairs in bf16: the rows 2 k and 2 k + 1 of `width` floats become the row k of `out`, the even one in the
-  /// low half; a row that is missing is 0. Null: panels hold floats.
-  void (*round_pairs)(index_t depth, index_t width, float const* panel, float* out) = nullptr;
+  /// Rounds to pairs in bf16: the rows 2 k and 2 k + 1 of `width` floats, `stride` apart, become the row k of a panel, the even
+  /// one in the low half; a row that is missing is 0. Null: panels hold floats.
+  void (*round_pairs)(index_t depth, index_t width, float const* rows, index_t stride, float* out) = nullptr;
+
+  /// The same from `width` lanes of contiguous inner indices, `stride` apart. Needs a width of fours and a depth of eights.
+  void (*round_lanes)(index_t depth, index_t width, float const* lanes, index_t stride, float* out) = nullptr;
 
   /// Places of a panel's lane for so many inner indices.
   [[nodiscard]] constexpr index_t places(index_t depth) const { return round_pairs ? (depth + 1) / 2 : depth; }
@@ -307,12 +310,12 @@ inline void gemm_tile_bf16(index_t depth, float const* a, float const* b, float*
 #undef SLIM_STORE
 }
 
-inline void round_pairs(index_t depth, index_t width, float const* panel, float* out) {
-  for (index_t k = 0; k < depth; k += 2, panel += 2 * width, out += width)
+inline void round_pairs(index_t depth, index_t width, float const* rows, index_t stride, float* out) {
+  for (index_t k = 0; k < depth; k += 2, rows += 2 * stride, out += width)
     for (index_t j = 0; j < width; j += 16) {
       __mmask16 const m = width - j >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << (width - j)) - 1u);
-      __m512 const even = _mm512_maskz_loadu_ps(m, panel + j);
-      __m512 const odd = k + 1 < depth ? _mm512_maskz_loadu_ps(m, panel + width + j) : _mm512_setzero_ps();
+      __m512 const even = _mm512_maskz_loadu_ps(m, rows + j);
+      __m512 const odd = k + 1 < depth ? _mm512_maskz_loadu_ps(m, rows + stride + j) : _mm512_setzero_ps();
       // The forms with a mask, because the plain ones cause a false -Wmaybe-uninitialized in g++ 12.
       __m512i const low = _mm512_maskz_cvtepu16_epi32(m, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(even)));
       __m512i const wide = _mm512_maskz_cvtepu16_epi32(m, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(odd)));
@@ -321,7 +324,26 @@ inline void round_pairs(index_t depth, index_t width, float const* panel, float*
     }
 }
 
-inline constexpr gemm_kernels bf16_kernels{12, 32, gemm_tile_bf16, gemm_dots, gemm_combine, round_pairs};
+/// Four lanes at a time: eight floats of each become four pairs, and a transpose of 4 x 4 pairs puts them side by side.
+inline void round_lanes(index_t depth, index_t width, float const* lanes, index_t stride, float* out) {
+  auto const pairs = [](float const* eight) {
+    return _mm_castsi128_ps(
+        reinterpret_cast<__m128i>(_mm256_maskz_cvtneps_pbh(static_cast<__mmask8>(0xff), _mm256_loadu_ps(eight))));
+  };
+  for (index_t j = 0; j < width; j += 4, lanes += 4 * stride)
+    for (index_t k = 0; k < depth; k += 8) {
+      __m128 r0 = pairs(lanes + k), r1 = pairs(lanes + stride + k);
+      __m128 r2 = pairs(lanes + 2 * stride + k), r3 = pairs(lanes + 3 * stride + k);
+      _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+      float* const corner = out + k / 2 * width + j;
+      _mm_storeu_ps(corner, r0);
+      _mm_storeu_ps(corner + width, r1);
+      _mm_storeu_ps(corner + 2 * width, r2);
+      _mm_storeu_ps(corner + 3 * width, r3);
+    }
+}
+
+inline constexpr gemm_kernels bf16_kernels{12, 32, gemm_tile_bf16, gemm_dots, gemm_combine, round_pairs, round_lanes};
 
 } // namespace avx512
 SLIM_SIMD_END

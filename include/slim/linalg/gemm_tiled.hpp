@@ -46,9 +46,13 @@ inline constexpr index_t gemm_max_width = 32;
 inline void pack_panel_for(gemm_kernels const& kernels, panel_source source, index_t first, index_t lanes, index_t k0,
                            index_t depth, index_t width, float* out) {
   if (!kernels.round_pairs) return pack_panel(source, first, lanes, k0, depth, width, out);
+  if (lanes == width && source.lane_stride == 1)
+    return kernels.round_pairs(depth, width, source.at(first, k0), source.depth_stride, out);
+  if (lanes == width && source.depth_stride == 1 && width % 4 == 0 && depth % 8 == 0)
+    return kernels.round_lanes(depth, width, source.at(first, k0), source.lane_stride, out);
   float floats[gemm_depth * gemm_max_width];
   pack_panel(source, first, lanes, k0, depth, width, floats);
-  kernels.round_pairs(depth, width, floats, out);
+  kernels.round_pairs(depth, width, floats, width, out);
 }
 
 /// All panels of the rows [first, first + rows) of A, one behind the other.

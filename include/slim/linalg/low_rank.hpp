@@ -156,7 +156,7 @@ namespace detail {
 template <class T>
 [[nodiscard]] low_rank_factors<T> best_inside(matrix_view<T const> a, matrix<T> const& rows, index_t rank, context const& ctx) {
   index_t const count = rows.rows();
-  matrix<T> projected(count, a.cols());
+  matrix<T> projected(count, a.cols(), uninitialized);
   gemm_into(rows.view(), a, projected, ctx.in_fp32());
   matrix<double> gram(count, count);
   add_gram_of<double>(transposed(matrix_view<T const>(projected)), gram, ctx.in_fp32());
@@ -184,7 +184,7 @@ template <class T>
     for (index_t i = 0; i < start.rows(); ++i) rows(k, i) = static_cast<T>(static_cast<double>(start(i, k)) * scale);
   }
   if (a.rows() <= a.cols() || rows.rows() == 0) return rows;
-  matrix<T> images(rows.rows(), a.cols());
+  matrix<T> images(rows.rows(), a.cols(), uninitialized);
   gemm_into(rows.view(), a, images, ctx.in_fp32());
   return images;
 }
@@ -194,7 +194,7 @@ template <class T>
 [[nodiscard]] matrix<T> without(matrix_view<T const> a, matrix<T> const& rows, context const& ctx) {
   matrix<T> rest(a);
   bool const wide = a.rows() <= a.cols();
-  matrix<T> images(wide ? rows.rows() : a.rows(), wide ? a.cols() : rows.rows());
+  matrix<T> images(wide ? rows.rows() : a.rows(), wide ? a.cols() : rows.rows(), uninitialized);
   if (wide) {
     gemm_into(rows.view(), a, images, ctx.in_fp32());
     gemm_into(transposed(rows.view()), images.view(), rest, destination::subtract, ctx.in_fp32());
@@ -267,7 +267,7 @@ template <class T>
                                                    truncated_config const& config, context const& ctx) {
   auto found = leading_subspace(a, rank, count, config, ctx);
   if (a.rows() > a.cols()) { // right singular directions: their images span the left ones
-    matrix<T> images(count, a.rows());
+    matrix<T> images(count, a.rows(), uninitialized);
     gemm_into(found.rows.view(), transposed(a), images, ctx.in_fp32());
     row_orthonormalizer<T>(ctx, found.notes)(images, true);
     found.rows = std::move(images);

@@ -53,15 +53,15 @@ inline void multiply_lower_into(matrix_view<float const> a, matrix_view<float co
   if (h.cols() != n || e.cols() != n)
     throw shape_error(message("row_energies: E is ", e.rows(), " x ", e.cols(), ", H is ", h.rows(), " x ", h.cols()));
   std::vector<double> sums(static_cast<std::size_t>(e.rows()));
-  matrix<float> product(e.rows(), std::min(detail::structured_strip, n));
+  matrix<float> product(e.rows(), std::min(detail::structured_strip, n), uninitialized);
   for (index_t j = 0; j < n; j += detail::structured_strip) {
     index_t const width = std::min(detail::structured_strip, n - j), below = n - j - width;
     auto const strip = e.block(0, j, e.rows(), width);
     auto const image = product.view().block(0, 0, e.rows(), width);
-    gemm_into(strip, h.block(j, j, width, width), image, ctx.in_fp32());
+    gemm_into(strip, h.block(j, j, width, width), image, ctx);
     detail::add_row_products(image, strip, 1.0, sums, ctx);
     if (below == 0) continue;
-    gemm_into(e.block(0, j + width, e.rows(), below), h.block(j + width, j, below, width), image, ctx.in_fp32());
+    gemm_into(e.block(0, j + width, e.rows(), below), h.block(j + width, j, below, width), image, ctx);
     detail::add_row_products(image, strip, 2.0, sums, ctx);
   }
   return sums;

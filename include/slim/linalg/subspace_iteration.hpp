@@ -3,6 +3,7 @@
 /// Finds the leading eigenvectors of a Gram matrix, for linalg/low_rank.hpp: a sparse sketch as the start, products with the
 /// Gram matrix or with its factors, Chebyshev filters, Cholesky orthonormalisation.
 
+#include "slim/core/finite.hpp"
 #include "slim/core/norms.hpp"
 #include "slim/linalg/cholesky.hpp"
 #include "slim/linalg/eigh.hpp"
@@ -44,6 +45,7 @@ private:
   /// Smallest pivot relative to the length of its row: 1 if the rows were orthogonal, 0 if another pass is needed anyway.
   double one_pass(matrix<T>& q) {
     index_t const count = q.rows();
+    for (index_t i = 0; i < count; ++i) bound_row(q, i);
     matrix<double> gram(count, count);
     add_gram_of<double>(transposed(matrix_view<T const>(q)), gram, ctx_.in_fp32());
     bool dependent = false;
@@ -69,6 +71,21 @@ private:
       if (factor(i, i) * factor(i, i) < 4 * shift) replace_row(q, i);
     }
     return shift > 0 ? 0.0 : smallest;
+  }
+
+  /// A filter may leave numbers so large or small that their squares are none in float: such a row is scaled by a power of 2,
+  /// and one that overflowed itself is replaced.
+  void bound_row(matrix<T>& q, index_t i) {
+    T largest = 0;
+    bool finite = true;
+    for (index_t j = 0; j < q.cols(); ++j) {
+      finite = finite && is_finite(q(i, j));
+      largest = std::max(largest, std::abs(q(i, j)));
+    }
+    if (!finite) return replace_row(q, i);
+    if (largest == T(0) || (largest > T(0x1p-40) && largest < T(0x1p40))) return;
+    int const exponent = -std::ilogb(largest);
+    for (index_t j = 0; j < q.cols(); ++j) q(i, j) = std::ldexp(q(i, j), exponent);
   }
 
   /// A row that depends linearly on earlier rows adds no direction: a random row replaces it.
@@ -154,7 +171,7 @@ public:
     if (gram_.empty() && worth_forming(multiplies_ < expected_ ? expected_ - multiplies_ : 4)) form();
     ++multiplies_;
     if (!gram_.empty()) return gemm_into(rows.view(), gram_.view(), out, ctx_.in_fp32());
-    matrix<T> images(rows.rows(), wide_.cols());
+    matrix<T> images(rows.rows(), wide_.cols(), uninitialized);
     gemm_into(rows.view(), wide_, images, ctx_.in_fp32());
     gemm_into(images.view(), transposed(wide_), out, ctx_.in_fp32());
   }
@@ -165,7 +182,7 @@ public:
     if (gram_.empty() && worth_forming(expected_, rows)) form();
     if (!gram_.empty()) return signs.times(gram_.view(), ctx_);
     auto const images = signs.times(wide_, ctx_);
-    matrix<T> out(rows, side());
+    matrix<T> out(rows, side(), uninitialized);
     gemm_into(images.view(), transposed(wide_), out, ctx_.in_fp32());
     return out;
   }

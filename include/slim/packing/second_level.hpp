@@ -19,8 +19,8 @@ public:
   [[nodiscard]] static std::vector<std::byte> pack(integer_codes const& codes, context const& ctx = {}) {
     codes.check_codes("second_level");
     scale_storage const &s = codes.scales.stored(), &o = codes.offsets.stored();
-    if (!s.bits || !o.bits || s.block != o.block || s.format != o.format || !codes.group_bits.empty() ||
-        !codes.channel_factors.empty())
+    if (!s.bits || !o.bits || s.block != o.block || s.format != o.format || s.centered || o.centered ||
+        !codes.group_bits.empty() || !codes.channel_factors.empty())
       throw config_error(
           message("second_level: scales of ", s.bits, " bits and offsets of ", o.bits,
                   codes.group_bits.empty() ? "" : ", bits per group", codes.channel_factors.empty() ? "" : ", factors",

@@ -94,7 +94,7 @@ public:
     scale_storage const& s = t.stored();
     number(static_cast<std::uint8_t>(s.format));
     number(static_cast<std::uint8_t>(s.bits));
-    number(static_cast<std::uint8_t>(s.shifted ? 1 : 0));
+    number(static_cast<std::uint8_t>(s.shifted ? 1 : s.centered ? 2 : 0));
     block(s.block);
     if (s.bits == 0) return numbers(t.data(), t.size(), s.format, what);
     fields(t.size(), s.bits, [&](index_t k) { return unsigned{t.codes().data()[k]}; });
@@ -325,7 +325,9 @@ public:
     scale_storage s;
     s.format = format();
     s.bits = number_in<std::uint8_t>(0, 8, "bits of scales");
-    s.shifted = number_in<std::uint8_t>(0, 1, "shift of scales") != 0;
+    auto const shift = number_in<std::uint8_t>(0, s.bits > 0 ? 2 : 1, "shift of scales");
+    s.shifted = shift == 1;
+    s.centered = shift == 2;
     s.block = block();
     std::size_t const at = reader_.position();
     if (failed()) return {};

@@ -42,7 +42,7 @@ public:
     matrix<float> h;
     if (config_.by_output) {
       require_channels(calib, w.cols(), "range_quantizer");
-      h = hessian(calib, 0.0);
+      h = hessian(calib, 0.0, ctx);
     }
     index_t const tall = config_.block.rows_of(w.rows()), wide = config_.block.cols_of(w.cols());
     index_t const down = codes.scales.rows(), across = codes.scales.cols();

@@ -9,6 +9,7 @@
 #include "slim/core/scalar.hpp"
 #include "slim/quantization/scale_block.hpp"
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -22,6 +23,10 @@ struct scale_storage {
   int bits = 0;                                 ///< 0: entries are numbers; 1 to 8: they are codes of a second level
   scale_block block = {.rows = 16, .cols = 16}; ///< entries of the table that share a step of the second level
   bool shifted = false;                         ///< entry = step * code + offset (SpQR); false: step * code (K-quants)
+  bool centered = false; ///< entry = step * (code - 2^(bits - 1)), of either sign (IQ4_XS); not together with an offset
+
+  /// The code that stands for 0 where entries have no offset.
+  [[nodiscard]] constexpr int zero_code() const noexcept { return centered ? 1 << (bits - 1) : 0; }
 
   friend bool operator==(scale_storage const&, scale_storage const&) = default;
 };
@@ -30,7 +35,8 @@ struct scale_storage {
 [[nodiscard]] inline std::string describe(scale_storage const& stored) {
   std::string const numbers = stored.format == number_format::fp32 ? "" : message(name_of(stored.format), " ");
   if (stored.bits == 0) return numbers + "scales";
-  return message(stored.bits, " bit scales over ", stored.block.rows, " x ", stored.block.cols, ", ", numbers, "steps");
+  return message(stored.bits, stored.centered ? " bit signed scales over " : " bit scales over ", stored.block.rows, " x ",
+                 stored.block.cols, ", ", numbers, "steps");
 }
 
 namespace detail {
@@ -49,6 +55,16 @@ inline float stored_divisor(number_format format, float scale) noexcept {
   return scale > 0.0f ? stored_scale(format, std::max(scale, 0x1p-126f)) : scale;
 }
 
+/// The nearest number of so many significant bits, 1 to 24; ties to the even one.
+inline float rounded_to_digits(float value, int digits) noexcept {
+  auto bits = std::bit_cast<std::uint32_t>(value);
+  int const cut = 24 - digits;
+  if (cut == 0 || !is_finite(value)) return value;
+  std::uint32_t const last = std::uint32_t{1} << cut;
+  bits += last / 2 - 1 + (bits >> cut & 1u);
+  return std::bit_cast<float>(bits & ~(last - 1));
+}
+
 /// The same for a number of any sign.
 inline float stored_number(number_format format, float value) noexcept {
   return value < 0.0f ? -stored_scale(format, -value) : stored_scale(format, value);
@@ -65,13 +81,17 @@ class scale_table {
 public:
   scale_table() = default;
 
-  /// All entries 0. @throws config_error unless 0 <= bits <= 8 and the block's extents are not negative.
+  /// All entries 0. @throws config_error unless 0 <= bits <= 8 and the block's extents are not negative, or if entries of a
+  /// second level are both shifted and centered.
   scale_table(index_t rows, index_t cols, scale_storage stored = {}) : values_(rows, cols), stored_(stored) {
     if (stored.bits < 0 || stored.bits > 8 || stored.block.rows < 0 || stored.block.cols < 0)
       throw config_error(message("scale_table: ", stored.bits, " bits over ", stored.block.rows, " x ", stored.block.cols,
                                  ", possible are 0 to 8 bits over blocks that are not negative"));
+    if (stored.centered && (stored.shifted || stored.bits == 0))
+      throw config_error("scale_table: only codes of a second level without offsets are centered");
     if (stored.bits == 0) return;
     codes_ = matrix<std::uint8_t>(rows, cols);
+    std::fill_n(codes_.data(), codes_.size(), static_cast<std::uint8_t>(stored.zero_code()));
     steps_ =
         matrix<float>(detail::blocks_of(rows, stored.block.rows_of(rows)), detail::blocks_of(cols, stored.block.cols_of(cols)));
     if (stored.shifted) offsets_ = matrix<float>(steps_.rows(), steps_.cols());
@@ -132,7 +152,7 @@ public:
   void set_code(index_t i, index_t j, int code) {
     codes_(i, j) = static_cast<std::uint8_t>(code);
     index_t const b = i / stored_.block.rows_of(rows()), g = j / stored_.block.cols_of(cols());
-    values_(i, j) = steps_(b, g) * static_cast<float>(code) + (stored_.shifted ? offsets_(b, g) : 0.0f);
+    values_(i, j) = steps_(b, g) * static_cast<float>(code - stored_.zero_code()) + (stored_.shifted ? offsets_(b, g) : 0.0f);
   }
 
   /// A second level from its parts, as a file has them. @throws shape_error unless codes fit the table, steps and offsets its
@@ -173,9 +193,10 @@ private:
         low = std::min(low, values_(i, j));
         high = std::max(high, values_(i, j));
       }
-    auto const top = static_cast<float>((1 << stored_.bits) - 1);
+    int const zero = stored_.zero_code();
+    auto const top = static_cast<float>((1 << stored_.bits) - 1 - zero), bottom = static_cast<float>(-zero);
     float const base = stored_.shifted ? detail::stored_number(stored_.format, low) : 0.0f;
-    // Without a shift all entries have the sign of the one that is farthest from 0; others become 0.
+    // Without a shift or a center all entries have the sign of the one that is farthest from 0; others become 0.
     float const farthest = stored_.shifted ? high - base : (-low > high ? low : high);
     float const share = farthest / top, least = std::copysign(std::numeric_limits<float>::denorm_min(), farthest);
     float const step = detail::stored_number(stored_.format, share == 0.0f && farthest != 0.0f ? least : share);
@@ -183,10 +204,10 @@ private:
     if (stored_.shifted) offsets_(b, g) = base;
     for (index_t i = first_row; i < last_row; ++i)
       for (index_t j = first_col; j < last_col; ++j) {
-        float const level = step != 0.0f ? std::min(std::max((values_(i, j) - base) / step, 0.0f), top) : 0.0f;
+        float const level = step != 0.0f ? std::min(std::max((values_(i, j) - base) / step, bottom), top) : 0.0f;
         int code = static_cast<int>(std::nearbyint(level));
-        if (positive && code == 0 && base == 0.0f && values_(i, j) > 0.0f) code = 1;
-        codes_(i, j) = static_cast<std::uint8_t>(code);
+        if (positive && code == 0 && base == 0.0f && values_(i, j) > 0.0f) code = step > 0.0f || zero == 0 ? 1 : -1;
+        codes_(i, j) = static_cast<std::uint8_t>(code + zero);
       }
     decode_block(b, g);
   }
@@ -196,7 +217,7 @@ private:
     float const base = stored_.shifted ? offsets_(b, g) : 0.0f;
     for (index_t i = b * tall; i < std::min(rows(), (b + 1) * tall); ++i)
       for (index_t j = g * wide; j < std::min(cols(), (g + 1) * wide); ++j)
-        values_(i, j) = steps_(b, g) * static_cast<float>(codes_(i, j)) + base;
+        values_(i, j) = steps_(b, g) * static_cast<float>(int{codes_(i, j)} - stored_.zero_code()) + base;
   }
 
   matrix<float> values_;

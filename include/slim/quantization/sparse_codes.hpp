@@ -62,7 +62,7 @@ struct sparse_codes {
   [[nodiscard]] matrix<float> values(context const& ctx = {}) const
     requires quantized_matrix<Codes>
   {
-    matrix<float> out(codes.rows(), codes.cols());
+    matrix<float> out(codes.rows(), codes.cols(), uninitialized);
     codes.dequantize_into(out.view(), ctx);
     if (auto const* const kept = mask_or_null()) kept->apply_to(out.view());
     return out;

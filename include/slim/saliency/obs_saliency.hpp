@@ -51,7 +51,7 @@ public:
   template <std::same_as<float> T>
   [[nodiscard]] scorer prepare(matrix_view<T const> w, calibration const& calib, context const& ctx = {}) const {
     require_channels(calib, w.cols(), "obs_saliency");
-    matrix<T> const upper = factor_for_feedback(hessian(calib, config_.damping).view(), ctx).upper;
+    matrix<T> const upper = factor_for_feedback(hessian(calib, config_.damping, ctx).view(), ctx).upper;
     std::vector<float> inverse;
     for (index_t j = 0; j < upper.rows(); ++j) inverse.push_back(1.0f / upper(j, j));
     return scorer(w, std::move(inverse));

@@ -157,7 +157,7 @@ struct super_block {
 [[nodiscard]] inline std::string read_super_block(super_block& out, integer_codes const& codes, index_t i, index_t j,
                                                   index_t wide, int groups, int top, bool with_minima) {
   auto const& second = codes.scales.stored();
-  if (!codes.scales.has_second_level() || second.shifted || second.format != number_format::fp16)
+  if (!codes.scales.has_second_level() || second.shifted || second.centered || second.format != number_format::fp16)
     return "scales have no second level with fp16 steps";
   if (codes.block.cols_of(codes.cols()) != wide || codes.block.rows_of(codes.rows()) != 1)
     return message("groups are not of ", wide, " columns of a row");
@@ -187,7 +187,7 @@ struct super_block {
     return {};
   }
   auto const& minima = codes.offsets.stored();
-  if (!codes.offsets.has_second_level() || minima.shifted || minima.format != number_format::fp16 ||
+  if (!codes.offsets.has_second_level() || minima.shifted || minima.centered || minima.format != number_format::fp16 ||
       minima.block != second.block)
     return "offsets have no second level as scales have it";
   return read(codes.offsets, -1.0f, out.dmin, out.minimum);
@@ -358,8 +358,8 @@ template <std::size_t Count>
   b.scales_h = 0;
   b.scales_l = {};
   for (std::size_t g = 0; g < 8; ++g) {
-    int const scale = c.scales.codes()(i, j / 32 + static_cast<index_t>(g)) + 32;
-    if (scale > 63) return message("a scale has the code ", scale - 32, ", possible are 0 to 31");
+    int const scale = c.scales.codes()(i, j / 32 + static_cast<index_t>(g)) + 32 - second.zero_code();
+    if (scale < 0 || scale > 63) return message("a scale has the code ", scale - 32, ", possible are -32 to 31");
     b.scales_l[g / 2] |= static_cast<std::uint8_t>((scale & 15) << (g % 2 * 4));
     b.scales_h = static_cast<std::uint16_t>(b.scales_h | ((scale >> 4) << (g * 2)));
     for (std::size_t k = 0; k < 16; ++k)
@@ -435,8 +435,8 @@ template <class Block, class Codes>
   }
 }
 
-/// The rows of a matrix as blocks of IQ4_NL (an fp16 scale per 32 columns) or IQ4_XS (second-level scales, at most 5 bits, over
-/// 8 groups of 32 columns); the book holds `ggml::iq4_levels` in any order. As above.
+/// The rows of a matrix as blocks of IQ4_NL (an fp16 scale per 32 columns) or IQ4_XS (second-level scales, centered in 6 bits
+/// or at most 5 bits, over 8 groups of 32 columns); the book holds `ggml::iq4_levels` in any order. As above.
 [[nodiscard]] inline result<std::vector<std::byte>> encode_blocks(tensor_type type, codebook_codes const& codes,
                                                                   mask const* kept = nullptr, context const& ctx = {}) {
   codes.check("encode_blocks");

@@ -8,6 +8,7 @@
 #include "slim/packing/side_data.hpp"
 
 #include <array>
+#include <bit>
 
 namespace slim {
 inline namespace SLIM_ABI {
@@ -439,8 +440,11 @@ inline void check_r16(integer_codes const& codes, mask const* kept) {
 
 /// Whether scales of groups need the room of fp32.
 [[nodiscard]] inline bool needs_wide_scales(scale_table const& scales) {
-  return std::any_of(scales.data(), scales.data() + scales.size(),
-                     [](float scale) { return rounded_to(number_format::fp16, scale) != scale; });
+  return std::any_of(scales.data(), scales.data() + scales.size(), [](float scale) {
+    auto const bits = std::bit_cast<std::uint32_t>(scale), exponent = bits >> 23 & 255u;
+    if ((bits & 0x1fffu) == 0 && exponent - 113u < 30u) return false; // ten bits behind the point: most of them, quickly
+    return rounded_to(number_format::fp16, scale) != scale;
+  });
 }
 
 /// Codes of 1 bit as codes of 2: both count from the lowest.

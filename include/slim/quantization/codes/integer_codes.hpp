@@ -183,7 +183,7 @@ struct integer_codes {
 
   /// The part of check_codes that looks at row i, for functions that walk over the rows in parallel. The rest has been checked.
   void check_row(std::string_view who, index_t i, mask const* kept = nullptr) const {
-    index_t const wide = block.cols_of(cols());
+    index_t const wide = group_bits.empty() ? cols() : block.cols_of(cols());
     std::int8_t const* const row = codes.row(i);
     for (index_t first = 0; first < cols(); first += wide) {
       index_t const last = std::min(cols(), first + wide), g = first / wide;

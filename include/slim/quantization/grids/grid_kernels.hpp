@@ -38,6 +38,9 @@ struct grid_kernels {
   /// Per lane, the error of scale * level + offset, level from low[lane] to high[lane].
   void (*rounding_error)(float const* x, index_t cols, float const* weights, float const* scale, float const* offset,
                          float const* low, float const* high, float* error);
+  /// The same of scale * level, `count` ascending levels, a scale of either sign.
+  void (*table_error)(float const* x, index_t cols, float const* weights, float const* levels, index_t count,
+                      float const* scale, float* error);
 };
 
 #define SLIM_KERNELS grid

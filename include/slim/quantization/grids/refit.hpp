@@ -21,13 +21,16 @@ template <class Basis, class Move>
 void refit_parameters(index_t tall, index_t wide, matrix_view<float> gradient, matrix_view<float const> h, Basis const& basis,
                       Move const& move, context const& ctx) {
   index_t const rows = gradient.rows(), n = gradient.cols(), blocks = blocks_of(rows, tall), groups = blocks_of(n, wide);
-  matrix<float> levels(rows, wide), curved(rows, wide);
+  matrix<float> levels(rows, wide, uninitialized), curved(rows, wide, uninitialized);
   std::vector<double> slope(static_cast<std::size_t>(rows)), bend(static_cast<std::size_t>(rows));
+  std::vector<double> moved(static_cast<std::size_t>(blocks));
   for (index_t g = 0; g < groups; ++g) {
     index_t const first = g * wide, width = std::min(wide, n - first);
     auto const level = levels.view().block(0, 0, rows, width), curve = curved.view().block(0, 0, rows, width);
-    for (index_t i = 0; i < rows; ++i)
-      for (index_t j = 0; j < width; ++j) level(i, j) = basis(i, first + j);
+    ctx.parallel_for(rows, 16, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i)
+        for (index_t j = 0; j < width; ++j) level(i, j) = basis(i, first + j);
+    });
     gemm_into(matrix_view<float const>(level), h.block(first, first, width, width), curve, ctx.in_fp32());
     ctx.parallel_for(rows, 16, [&](index_t begin, index_t end) {
       for (index_t i = begin; i < end; ++i) {
@@ -47,11 +50,15 @@ void refit_parameters(index_t tall, index_t wide, matrix_view<float> gradient, m
         b += slope[static_cast<std::size_t>(i)];
         a += bend[static_cast<std::size_t>(i)];
       }
-      double const by = move(block, g, a, b);
-      for (index_t i = block * tall; i < end; ++i)
-        for (index_t j = 0; j < width; ++j) level(i, j) = by != 0.0 ? level(i, j) * static_cast<float>(by) : 0.0f;
+      moved[static_cast<std::size_t>(block)] = move(block, g, a, b);
     }
-    gemm_into(matrix_view<float const>(level), h.middle_rows(first, width), gradient, destination::subtract, ctx.in_fp32());
+    ctx.parallel_for(rows, 16, [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i) {
+        double const by = moved[static_cast<std::size_t>(i / tall)];
+        for (index_t j = 0; j < width; ++j) level(i, j) = by != 0.0 ? level(i, j) * static_cast<float>(by) : 0.0f;
+      }
+    });
+    gemm_into(matrix_view<float const>(level), h.middle_rows(first, width), gradient, destination::subtract, ctx);
   }
 }
 

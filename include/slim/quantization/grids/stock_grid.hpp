@@ -6,9 +6,8 @@
 /// `src/ggml-common.h`. Without a super-block the first kind is GPTQ's symmetric grid of any group with a searched scale.
 
 #include "slim/core/finite.hpp"
+#include "slim/quantization/grids/second_level.hpp"
 #include "slim/quantization/grids/uniform_grid.hpp"
-
-#include <array>
 
 namespace slim {
 inline namespace SLIM_ABI {
@@ -128,7 +127,7 @@ struct stock_grid {
   }
 
 private:
-  using row_numbers = std::array<float, static_cast<std::size_t>(grid_lanes)>;
+  using row_numbers = detail::row_numbers;
 
   [[nodiscard]] scale_storage storage() const noexcept {
     if (scale_bits == 0) return {.format = scale_format};
@@ -173,10 +172,9 @@ private:
     float const* weights;
   };
 
-  /// What the second level of a super-block says, sixteen rows side by side.
+  /// What the second level of a super-block says.
   struct chosen_level {
-    row_numbers step = {}, offset_step = {};
-    std::vector<row_numbers> scale, offset; ///< codes, whole numbers
+    detail::chosen_step scale, offset;
   };
 
   /// The steps and integers of least error for the scales and minima of a super-block.
@@ -184,9 +182,8 @@ private:
   void fit_second_level(integer_codes& codes, index_t row, index_t count, index_t first_group,
                         std::vector<row_numbers> const& scales, std::vector<row_numbers> const& offsets,
                         GroupOf const& group_of, detail::grid_kernels const& kernels) const {
-    auto const top = static_cast<float>((1 << scale_bits) - 1);
     std::size_t const groups = scales.size();
-    std::vector<row_numbers> low(groups), high(groups), magnitude(groups);
+    std::vector<row_numbers> low(groups), high(groups), magnitude(groups), depth(groups);
     row_numbers largest = {}, deepest = {};
     for (std::size_t g = 0; g < groups; ++g)
       for (std::size_t l = 0; l < largest.size(); ++l) {
@@ -195,6 +192,7 @@ private:
         high[g][l] = static_cast<float>(minima ? (1 << bits) - 1 : codes.highest() + (mirrored ? 1 : 0));
         magnitude[g][l] = std::abs(scales[g][l]);
         largest[l] = std::max(largest[l], magnitude[g][l]);
+        depth[g][l] = std::abs(offsets[g][l]);
         deepest[l] = std::max(deepest[l], -offsets[g][l]);
       }
     auto const error_of = [&](std::size_t g, row_numbers const& scale, row_numbers const& offset) {
@@ -203,62 +201,46 @@ private:
       kernels.rounding_error(x, cols, weights, scale.data(), offset.data(), low[g].data(), high[g].data(), error.data());
       return error;
     };
-    chosen_level best{{}, {}, std::vector<row_numbers>(groups), std::vector<row_numbers>(groups)};
-    // Steps that send the largest number to the codes top - 3 .. top + 3, each with the nearest code for every group.
-    auto const choose_step = [&](row_numbers const& farthest, std::vector<row_numbers> const& numbers, row_numbers& step,
-                                 std::vector<row_numbers>& chosen, auto const& error_with) {
-      row_numbers least;
-      least.fill(std::numeric_limits<float>::infinity());
-      for (int k = -3; k <= 3; ++k) {
-        row_numbers candidate, sum = {};
-        std::vector<row_numbers> code(groups);
-        for (std::size_t l = 0; l < candidate.size(); ++l)
-          candidate[l] = detail::stored_scale(scale_format, farthest[l] / std::max(top + static_cast<float>(k), 1.0f));
-        for (std::size_t g = 0; g < groups; ++g) {
-          row_numbers decoded;
-          for (std::size_t l = 0; l < candidate.size(); ++l) {
-            float const ratio = candidate[l] > 0.0f ? std::abs(numbers[g][l]) / candidate[l] : 0.0f;
-            code[g][l] = std::min(std::nearbyint(std::min(ratio, top)), top);
-            decoded[l] = candidate[l] * code[g][l];
-          }
-          row_numbers const error = error_with(g, decoded);
-          for (std::size_t l = 0; l < sum.size(); ++l) sum[l] += error[l];
-        }
-        for (std::size_t l = 0; l < sum.size(); ++l) {
-          if (!(sum[l] < least[l])) continue;
-          least[l] = sum[l];
-          step[l] = candidate[l];
-          for (std::size_t g = 0; g < groups; ++g) chosen[g][l] = code[g][l];
-        }
-      }
+    detail::integer_range const range = detail::range_of(storage());
+    // Steps that send the largest number to the codes top - 3 .. top + 3.
+    constexpr int steps = 7;
+    auto const reaching = [&](row_numbers const& farthest) {
+      return [&](int k, std::size_t l) {
+        return detail::stored_scale(scale_format, farthest[l] / std::max(range.high + static_cast<float>(k - steps / 2), 1.0f));
+      };
     };
-    choose_step(largest, magnitude, best.step, best.scale,
-                [&](std::size_t g, row_numbers const& scale) { return error_of(g, scale, offsets[g]); });
+    chosen_level best;
+    best.scale = detail::choose_step(steps, reaching(largest), magnitude, range,
+                                     [&](std::size_t g, row_numbers const& scale) { return error_of(g, scale, offsets[g]); });
+    best.offset.codes = std::vector<row_numbers>(groups);
     if (minima)
-      choose_step(deepest, offsets, best.offset_step, best.offset, [&](std::size_t g, row_numbers const& depth) {
-        return error_of(g, scaled(best.step, best.scale[g]), negated(depth));
+      best.offset = detail::choose_step(steps, reaching(deepest), depth, range, [&](std::size_t g, row_numbers const& by) {
+        return error_of(g, detail::scaled(best.scale.step, best.scale.codes[g]), detail::negated(by));
       });
     constexpr int rounds = 2; // a neighbour of a neighbour may be better
     for (int k = 0; k < rounds; ++k)
-      for (std::size_t g = 0; g < groups; ++g) choose_integers(best, g, top, error_of);
+      for (std::size_t g = 0; g < groups; ++g) choose_integers(best, g, range, error_of);
     store_second_level(codes, row, count, first_group, best, scales);
   }
 
   /// The integers of a group, or their neighbours where those lose less.
   template <class ErrorOf>
-  void choose_integers(chosen_level& best, std::size_t g, float top, ErrorOf const& error_of) const {
-    row_numbers const scale = best.scale[g], offset = best.offset[g];
-    row_numbers least = error_of(g, scaled(best.step, scale), negated(scaled(best.offset_step, offset)));
+  void choose_integers(chosen_level& best, std::size_t g, detail::integer_range range, ErrorOf const& error_of) const {
+    auto const error_with = [&](row_numbers const& scale, row_numbers const& offset) {
+      return error_of(g, detail::scaled(best.scale.step, scale), detail::negated(detail::scaled(best.offset.step, offset)));
+    };
+    row_numbers const scale = best.scale.codes[g], offset = best.offset.codes[g];
+    row_numbers least = error_with(scale, offset);
     for (int s = -1; s <= 1; ++s)
       for (int m = minima ? -1 : 0; m <= (minima ? 1 : 0); ++m) {
         if (s == 0 && m == 0) continue;
-        row_numbers const other_scale = moved(scale, s, top), other_offset = moved(offset, m, top);
-        row_numbers const error = error_of(g, scaled(best.step, other_scale), negated(scaled(best.offset_step, other_offset)));
+        row_numbers const other_scale = range.moved(scale, s), other_offset = range.moved(offset, m);
+        row_numbers const error = error_with(other_scale, other_offset);
         for (std::size_t l = 0; l < error.size(); ++l) {
           if (!(error[l] < least[l])) continue;
           least[l] = error[l];
-          best.scale[g][l] = other_scale[l];
-          best.offset[g][l] = other_offset[l];
+          best.scale.codes[g][l] = other_scale[l];
+          best.offset.codes[g][l] = other_offset[l];
         }
       }
   }
@@ -268,33 +250,17 @@ private:
     index_t const super = first_group / super_groups;
     for (index_t lane = 0; lane < count; ++lane) {
       auto const l = static_cast<std::size_t>(lane);
-      codes.scales.set_step(row + lane, super, best.step[l]);
-      if (minima) codes.offsets.set_step(row + lane, super, -best.offset_step[l]);
+      codes.scales.set_step(row + lane, super, best.scale.step[l]);
+      if (minima) codes.offsets.set_step(row + lane, super, -best.offset.step[l]);
       for (std::size_t g = 0; g < scales.size(); ++g) {
         index_t const group = first_group + static_cast<index_t>(g);
-        codes.scales.set_code(row + lane, group, static_cast<int>(best.scale[g][l]));
+        codes.scales.set_code(row + lane, group, static_cast<int>(best.scale.codes[g][l]));
         if (minima)
-          codes.offsets.set_code(row + lane, group, static_cast<int>(best.offset[g][l]));
+          codes.offsets.set_code(row + lane, group, static_cast<int>(best.offset.codes[g][l]));
         else
           codes.zeros(row + lane, group) = scales[g][l] < 0.0f ? -1 : 0;
       }
     }
-  }
-
-  static row_numbers scaled(row_numbers const& step, row_numbers const& code) noexcept {
-    row_numbers out;
-    for (std::size_t l = 0; l < out.size(); ++l) out[l] = step[l] * code[l];
-    return out;
-  }
-  static row_numbers negated(row_numbers const& a) noexcept {
-    row_numbers out;
-    for (std::size_t l = 0; l < out.size(); ++l) out[l] = -a[l];
-    return out;
-  }
-  static row_numbers moved(row_numbers const& code, int by, float top) noexcept {
-    row_numbers out;
-    for (std::size_t l = 0; l < out.size(); ++l) out[l] = std::min(std::max(code[l] + static_cast<float>(by), 0.0f), top);
-    return out;
   }
 
   /// Scales (`basis` the levels) or minima (ones) of `table`: integers, then steps; or numbers.
@@ -303,53 +269,19 @@ private:
                    matrix_view<float const> h, context const& ctx) const {
     bool const is_scale = &table == &codes.scales;
     index_t const wide = group_cols(codes);
-    if (scale_bits == 0) {
-      detail::refit_parameters(
-          1, wide, gradient, h, basis,
-          [&](index_t i, index_t g, double curvature, double slope) {
-            float& number = table(i, g);
-            if (!(curvature > 0.0)) return 0.0;
-            auto const wanted = static_cast<float>(static_cast<double>(number) + slope / curvature);
-            float const to =
-                is_scale ? detail::stored_divisor(scale_format, wanted) : detail::stored_number(scale_format, wanted);
-            bool const allowed = is_scale ? to > 0.0f : positive_minima || to <= 0.0f;
-            double const by = static_cast<double>(to) - static_cast<double>(number);
-            if (!allowed || !detail::is_finite(to) || !detail::lowers_error(curvature, slope, by)) return 0.0;
-            number = to;
-            return by;
-          },
-          ctx);
-      return;
-    }
-    double const top = (1 << scale_bits) - 1;
+    if (scale_bits > 0) return detail::refit_second_level(table, wide, gradient, h, basis, ctx);
     detail::refit_parameters(
         1, wide, gradient, h, basis,
         [&](index_t i, index_t g, double curvature, double slope) {
-          float const step = table.steps()(i, g / super_groups);
-          int const code = table.codes()(i, g);
-          if (!(curvature > 0.0) || step == 0.0f) return 0.0;
-          float const before = table(i, g);
-          auto const wanted = static_cast<double>(code) + slope / curvature / static_cast<double>(step);
-          if (!(wanted == wanted)) return 0.0;
-          int const to = static_cast<int>(std::nearbyint(std::min(std::max(wanted, 0.0), top)));
-          double const by = static_cast<double>(step * static_cast<float>(to)) - static_cast<double>(before);
-          if (to == code || !detail::lowers_error(curvature, slope, by)) return 0.0;
-          table.set_code(i, g, to);
-          return by;
-        },
-        ctx);
-    detail::refit_parameters(
-        1, wide * super_groups, gradient, h,
-        [&](index_t i, index_t j) { return static_cast<float>(table.codes()(i, j / wide)) * basis(i, j); },
-        [&](index_t i, index_t b, double curvature, double slope) {
+          float& number = table(i, g);
           if (!(curvature > 0.0)) return 0.0;
-          float const step = table.steps()(i, b);
+          auto const wanted = static_cast<float>(static_cast<double>(number) + slope / curvature);
           float const to =
-              detail::stored_number(scale_format, static_cast<float>(static_cast<double>(step) + slope / curvature));
-          double const by = static_cast<double>(to) - static_cast<double>(step);
-          bool const same_sign = to * step > 0.0f;
-          if (!same_sign || !detail::is_finite(to) || !detail::lowers_error(curvature, slope, by)) return 0.0;
-          table.set_step(i, b, to);
+              is_scale ? detail::stored_divisor(scale_format, wanted) : detail::stored_number(scale_format, wanted);
+          bool const allowed = is_scale ? to > 0.0f : positive_minima || to <= 0.0f;
+          double const by = static_cast<double>(to) - static_cast<double>(number);
+          if (!allowed || !detail::is_finite(to) || !detail::lowers_error(curvature, slope, by)) return 0.0;
+          number = to;
           return by;
         },
         ctx);

@@ -78,6 +78,8 @@ struct uniform_grid {
   bool symmetric = true;                     ///< false: a zero point per scale
   scale_rule rule = scale_rule::least_error; ///< absmax whatever it says for zero points shared by several rows
   number_format scale_format = number_format::fp16;
+  int scale_digits =
+      0; ///< significant bits of a scale, at most those of its format; 0: all (MLX needs scale * zero point in fp16)
   std::vector<std::uint8_t> group_bits = {}; ///< bits of each group of columns, at most `bits`; empty: all have `bits`
 
   friend bool operator==(uniform_grid const&, uniform_grid const&) = default;
@@ -86,6 +88,8 @@ struct uniform_grid {
   [[nodiscard]] integer_codes empty(index_t rows, index_t cols) const {
     if (symmetric && (bits == 1 || std::ranges::find(group_bits, 1) != group_bits.end()))
       throw config_error("uniform_grid: 1 bit needs zero points");
+    if (scale_digits < 0 || scale_digits > 24)
+      throw config_error(message("uniform_grid: scales of ", scale_digits, " significant bits, possible are 1 to 24"));
     integer_codes codes(rows, cols, bits, block, scale_format);
     if (!symmetric) codes.zeros = matrix<std::int8_t>(codes.scales.rows(), codes.scales.cols());
     codes.group_bits = group_bits;
@@ -113,8 +117,7 @@ struct uniform_grid {
                   .quantize(v, unseen, ctx);
     codes.scales = fitted.scales;
     codes.zeros = fitted.zeros;
-    for (index_t k = 0; k < codes.scales.size(); ++k)
-      codes.scales.data()[k] = detail::stored_divisor(scale_format, codes.scales.data()[k]);
+    for (index_t k = 0; k < codes.scales.size(); ++k) codes.scales.data()[k] = stored_scale(codes.scales.data()[k]);
   }
 
   [[nodiscard]] index_t groups(integer_codes const& codes) const noexcept { return codes.scales.cols(); }
@@ -152,8 +155,7 @@ struct uniform_grid {
         [&](index_t b, index_t g, double curvature, double slope) {
           float& scale = codes.scales(b, g);
           if (!(curvature > 0.0)) return 0.0;
-          float const moved =
-              detail::stored_divisor(codes.scales.format(), static_cast<float>(static_cast<double>(scale) + slope / curvature));
+          float const moved = stored_scale(static_cast<float>(static_cast<double>(scale) + slope / curvature));
           double const by = static_cast<double>(moved) - static_cast<double>(scale);
           if (!(moved > 0.0f) || !detail::is_finite(moved) || !detail::lowers_error(curvature, slope, by)) return 0.0;
           scale = moved;
@@ -169,7 +171,8 @@ struct uniform_grid {
                    : takes_largest() || (!symmetric && block.rows != 1)           ? ", absmax scales"
                    : rule == scale_rule::weighted_error                           ? ", weighted scales"
                                                                                   : "",
-                   scale_format == number_format::fp32 ? "" : message(", ", name_of(scale_format), " scales"));
+                   scale_format == number_format::fp32 ? "" : message(", ", name_of(scale_format), " scales"),
+                   scale_digits == 0 ? "" : message(" of ", scale_digits, " significant bits"));
   }
 
   /// The fit of `fit` with squared errors of the columns weighted (d_in numbers), for scales of single rows. @throws
@@ -200,6 +203,10 @@ struct uniform_grid {
   }
 
 private:
+  [[nodiscard]] float stored_scale(float scale) const noexcept {
+    return detail::stored_divisor(scale_format, scale_digits == 0 ? scale : detail::rounded_to_digits(scale, scale_digits));
+  }
+
   [[nodiscard]] bool takes_largest() const noexcept { return rule == scale_rule::absmax || rule == scale_rule::full_range; }
 
   /// Groups that lie in one row: sixteen rows in the lanes of a vector.
@@ -228,7 +235,7 @@ private:
     detail::grid_kernels_of(ctx.simd).search_scales(
         tile, width, {fractions.data(), static_cast<index_t>(fractions.size()), weights}, symmetric, top, scale, zero);
     for (index_t lane = 0; lane < count; ++lane) {
-      codes.scales(row + lane, g) = detail::stored_divisor(codes.scales.format(), scale[lane]);
+      codes.scales(row + lane, g) = stored_scale(scale[lane]);
       if (!symmetric) codes.zeros(row + lane, g) = static_cast<std::int8_t>(lowest + static_cast<int>(zero[lane]));
     }
   }
