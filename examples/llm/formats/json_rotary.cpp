@@ -81,6 +81,13 @@ std::vector<rotary_table> read_rotary(json_config& config, model_config const& c
   if (defaults.local_theta > 0 && !object.empty() && !nested && old_object.empty())
     config.fail("'rope_parameters' says nothing of 'full_attention' and 'sliding_attention'");
 
+  if (!nested)
+    for (std::string const name : {"rope_theta", "partial_rotary_factor", "original_max_position_embeddings"})
+      if (flat.has(name) && config.has(name) && object.at(name) != config.object().at(name))
+        config.note(slim::message("'", name, "' is in '", key, "' and beside it and differs; the one ",
+                                  name == "original_max_position_embeddings" ? "beside it" : "in it",
+                                  " is used, as transformers does"));
+
   auto const table = [&](json_config& at, double base) {
     rope_settings const rope = read_scaling(at, config, c, defaults, base);
     config.take_from(at);

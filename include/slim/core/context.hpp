@@ -93,7 +93,7 @@ struct context {
   }
 
   /// The context of work inside a parallel task: it stays on its thread, stops with the others, and reports nothing.
-  [[nodiscard]] context inside_task() const {
+  [[nodiscard, gnu::noinline]] context inside_task() const {
     context inner = *this;
     inner.where = detail::shared_serial_executor;
     inner.sgemm = nullptr;
@@ -102,14 +102,14 @@ struct context {
   }
 
   /// The context of products that must not round what they read.
-  [[nodiscard]] context in_fp32() const {
+  [[nodiscard, gnu::noinline]] context in_fp32() const {
     context exact = *this;
     exact.products = product_inputs::fp32;
     return exact;
   }
 
   /// The context of work that is done to the end once it has begun, because half of it would be worse than none.
-  [[nodiscard]] context to_the_end() const {
+  [[nodiscard, gnu::noinline]] context to_the_end() const {
     context whole = *this;
     whole.stop = {};
     return whole;

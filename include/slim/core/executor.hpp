@@ -258,12 +258,10 @@ private:
 
 } // namespace detail
 
-/// Runs `f(begin, end)` over the blocks [k * grain, min(n, (k + 1) * grain)). Block bounds depend on n and grain only.
-/// An exception of f is caught; after all blocks have run, the one of the lowest block is thrown again.
-///
-/// Blocks that have not begun when `stop` is requested do not run. @throws cancelled if there are any, and no f threw.
-template <class F>
-void parallel_for(executor_ref where, index_t n, index_t grain, F const& f, std::stop_token const& stop = {}) {
+namespace detail {
+
+/// slim::parallel_for of a reference to f: compiled once, not for every f.
+inline void parallel_blocks(executor_ref where, index_t n, index_t grain, task_range_ref f, std::stop_token const& stop) {
   if (n <= 0) return;
   grain = std::max<index_t>(grain, 1);
   index_t const blocks = (n - 1) / grain + 1;
@@ -271,7 +269,7 @@ void parallel_for(executor_ref where, index_t n, index_t grain, F const& f, std:
     if (stop.stop_requested()) throw cancelled();
     return f(index_t{0}, n);
   }
-  detail::first_exception failed;
+  first_exception failed;
   std::atomic<bool> left_out = false;
   where.for_each(blocks, [&](index_t k) noexcept {
     if (stop.stop_requested()) {
@@ -287,18 +285,51 @@ void parallel_for(executor_ref where, index_t n, index_t grain, F const& f, std:
   if (left_out) throw cancelled();
 }
 
+} // namespace detail
+
+/// Runs `f(begin, end)` over the blocks [k * grain, min(n, (k + 1) * grain)). Block bounds depend on n and grain only.
+/// An exception of f is caught; after all blocks have run, the one of the lowest block is thrown again.
+///
+/// Blocks that have not begun when `stop` is requested do not run. @throws cancelled if there are any, and no f threw.
+template <class F>
+void parallel_for(executor_ref where, index_t n, index_t grain, F const& f, std::stop_token const& stop = {}) {
+  detail::parallel_blocks(where, n, grain, f, stop);
+}
+
 namespace detail {
 
 /// Calls `run(from, to)` for all of [begin, end), in pieces if it can be stopped between them: an executor may hand over a
 /// whole loop as one range. False if it was stopped.
-template <class Run>
-bool run_until_stopped(index_t begin, index_t end, index_t piece, std::stop_token const& stop, Run const& run) {
+inline bool run_until_stopped(index_t begin, index_t end, index_t piece, std::stop_token const& stop, task_range_ref run) {
   if (!stop.stop_possible()) piece = end - begin;
   for (index_t from = begin; from < end; from += piece) {
     if (stop.stop_requested()) return false;
     run(from, std::min(from + piece, end));
   }
   return true;
+}
+
+/// slim::run_in_turn of references to f and g: compiled once.
+inline void run_loops_in_turn(executor_ref where, index_t n, task_range_ref f, index_t m, task_range_ref g,
+                              std::stop_token const& stop) {
+  first_exception failed;
+  std::atomic<bool> left_out = false;
+  constexpr index_t pieces = 16; // of a loop that is handed over whole
+  auto const first = [&](index_t begin, index_t end) noexcept {
+    failed.guard(begin, [&] {
+      if (!run_until_stopped(begin, end, n / pieces + 1, stop, f)) left_out = true;
+    });
+  };
+  auto const second = [&](index_t begin, index_t end) noexcept {
+    if (failed.any_below(n)) return;
+    failed.guard(n + begin, [&] {
+      if (!run_until_stopped(begin, end, m / pieces + 1, stop, g)) left_out = true;
+    });
+  };
+  task_loop const loops[] = {{n, task_range_ref(first)}, {m, task_range_ref(second)}};
+  where.for_each_in_turn(std::span(loops, m > 0 ? 2 : 1));
+  failed.rethrow();
+  if (left_out) throw cancelled();
 }
 
 } // namespace detail
@@ -311,24 +342,7 @@ bool run_until_stopped(index_t begin, index_t end, index_t piece, std::stop_toke
 /// are any, and nothing else was thrown.
 template <class F, class G>
 void run_in_turn(executor_ref where, index_t n, F const& f, index_t m, G const& g, std::stop_token const& stop = {}) {
-  detail::first_exception failed;
-  std::atomic<bool> left_out = false;
-  constexpr index_t pieces = 16; // of a loop that is handed over whole
-  auto const first = [&](index_t begin, index_t end) noexcept {
-    failed.guard(begin, [&] {
-      if (!detail::run_until_stopped(begin, end, n / pieces + 1, stop, f)) left_out = true;
-    });
-  };
-  auto const second = [&](index_t begin, index_t end) noexcept {
-    if (failed.any_below(n)) return;
-    failed.guard(n + begin, [&] {
-      if (!detail::run_until_stopped(begin, end, m / pieces + 1, stop, g)) left_out = true;
-    });
-  };
-  task_loop const loops[] = {{n, task_range_ref(first)}, {m, task_range_ref(second)}};
-  where.for_each_in_turn(std::span(loops, m > 0 ? 2 : 1));
-  failed.rethrow();
-  if (left_out) throw cancelled();
+  detail::run_loops_in_turn(where, n, f, m, g, stop);
 }
 
 } // namespace SLIM_ABI

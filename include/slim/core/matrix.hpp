@@ -22,16 +22,24 @@ public:
   using value_type = T;
 
   matrix() = default;
+  // Not inlined: what allocates takes longer than a call, and a matrix is a member of most results, whose destructors stand at
+  // the end of every function and on every path out of it.
+  [[gnu::noinline]] matrix(matrix const&) = default;
+  matrix(matrix&&) noexcept = default;
+  [[gnu::noinline]] matrix& operator=(matrix const&) = default;
+  matrix& operator=(matrix&&) noexcept = default;
+  [[gnu::noinline]] ~matrix() = default;
 
   /// All elements zero. @throws shape_error on a negative extent or one whose product overflows.
-  matrix(index_t rows, index_t cols) : data_(checked_size(rows, cols), T{}), rows_(rows), cols_(cols) {}
+  [[gnu::noinline]] matrix(index_t rows, index_t cols) : data_(checked_size(rows, cols), T{}), rows_(rows), cols_(cols) {}
 
   /// Elements of no value. @throws as above
-  matrix(index_t rows, index_t cols, uninitialized_t) : data_(checked_size(rows, cols)), rows_(rows), cols_(cols) {}
+  [[gnu::noinline]] matrix(index_t rows, index_t cols, uninitialized_t)
+      : data_(checked_size(rows, cols)), rows_(rows), cols_(cols) {}
 
   /// A copy of what a view shows, element by element.
   template <class U, class Layout>
-  explicit matrix(matrix_view<U, Layout> view) : matrix(view.rows(), view.cols(), uninitialized) {
+  [[gnu::noinline]] explicit matrix(matrix_view<U, Layout> view) : matrix(view.rows(), view.cols(), uninitialized) {
     for (index_t i = 0; i < rows_; ++i)
       for (index_t j = 0; j < cols_; ++j) (*this)(i, j) = static_cast<T>(view(i, j));
   }

@@ -87,7 +87,7 @@ private:
   }
 
   /// A stage of levels per row, or of scales and offsets that are codes: what no kernel decodes.
-  void decode_one_by_one(index_t rb, index_t j, float const* scales, float (*w)[r16_rows]) const {
+  [[gnu::noinline]] void decode_one_by_one(index_t rb, index_t j, float const* scales, float (*w)[r16_rows]) const {
     r16_layout const& layout = w_->layout();
     std::uint8_t const* const stage = w_->data() + rb * layout.row_block_bytes() + layout.stage_offset(j / r16_stage_cols);
     index_t const tiles = has_tiles(layout.kind) ? 2 : 1, wide = r16_stage_cols / tiles;

@@ -139,16 +139,15 @@ private:
     bool const finished = whole > 0 && w_->layout().scale_cols > 0 && w_->level_unit() == 1.0f;
     count = std::min(count, finished ? whole : at_a_time / inputs.width);
     float sums[2][at_a_time * r16_rows]; // [stream]
-    r16_output to{{}, y.row_stride(), tokens, planes_, add};
-    if (!finished) to = {{}, count * r16_rows, inputs.width, 1, false};
-    std::uint8_t const* streams[2];
     auto const used = static_cast<int>(first.size());
+    r16_output to{used, {}, y.row_stride(), tokens, planes_, add};
+    if (!finished) to = {used, {}, count * r16_rows, inputs.width, 1, false};
+    std::uint8_t const* streams[2] = {};
     for (int k = 0; k < used; ++k) {
       streams[k] = w_->data() + first.begin()[k] * row_block_bytes_;
       to.first[k] = finished ? y.row(first_token) + first.begin()[k] * r16_rows : sums[k];
     }
-    r16_kernel const kernel = used == 2 ? kernels_->two[kind][width] : kernels_->of[kind][width];
-    kernel(walk_, streams, count, inputs.values.data(), inputs.scales.data(), inputs.sums.data(), to);
+    kernels_->of[kind][width](walk_, streams, count, inputs.values.data(), inputs.scales.data(), inputs.sums.data(), to);
     for (int k = 0; k < used && !finished; ++k)
       for (index_t n = 0; n < count; ++n)
         finish(first.begin()[k] + n, inputs, sums[k] + n * r16_rows, to.stride, y.middle_rows(first_token, tokens), add);

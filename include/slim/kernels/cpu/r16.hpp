@@ -257,7 +257,7 @@ private:
   friend r16_matrix pack_r16(matrix_view<float const>, number_format, context const&);
 
   /// Scale (0) or offset (1) of weight (i, j) from its code of `bits` bits, which lies `shift` bits up.
-  [[nodiscard]] float second_level(index_t i, index_t j, int which, int shift, int bits) const noexcept {
+  [[nodiscard, gnu::noinline]] float second_level(index_t i, index_t j, int which, int shift, int bits) const noexcept {
     std::uint8_t const* const set = scales_at(i, j);
     auto const tile = static_cast<int>(has_tiles(layout_.kind) ? j % r16_stage_cols / 16 : 0);
     auto const number = [&](int k) {

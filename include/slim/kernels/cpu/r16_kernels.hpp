@@ -20,9 +20,10 @@ namespace slim {
 inline namespace SLIM_ABI {
 namespace detail {
 
-/// Row blocks of 16 rows that lie one behind the other, in one stream or in two, times the vectors of a tile: the sum over the
-/// columns of scale (code - zero) x, with values, scales and sums as in input_tile. Where a row has one scale it is left out,
-/// and so is the zero point of dense codes: the sum is over code * x. Codes of a book are its levels, + 128 if dense.
+/// Row blocks of 16 rows that lie one behind the other, in one stream or in two (memory answers two faster than one; tiles of 1
+/// and 2 vectors wait for it), times the vectors of a tile: the sum over the columns of scale (code - zero) x, with values,
+/// scales and sums as in input_tile. Where a row has one scale it is left out, and so is the zero point of dense codes: the sum
+/// is over code * x. Codes of a book are its levels, + 128 if dense.
 using r16_kernel = void (*)(r16_walk const&, std::uint8_t const* const* streams, index_t row_blocks, std::int8_t const* values,
                             float const* scales, float const* sums, r16_output const& to);
 
@@ -39,8 +40,6 @@ struct r16_kernels {
   input_kernel round_inputs;
   /// [kind][log2 of the vectors of a tile]; books per row and tiles of 16 x 16 have 1 and 4 vectors
   r16_kernel of[12][7];
-  /// The same for two streams: memory answers two faster than one. Tiles of 1 and 2 vectors, which wait for it.
-  r16_kernel two[12][2];
   /// Takes over from `fewest_of_many` vectors on, and finds the same bits, for all but those; null: nobody does.
   r16_kernels const* many;
 
@@ -179,9 +178,9 @@ std::uint8_t const* one_product(int T, r16_walk const& a, std::uint8_t const* st
 }
 
 template <r16_kind Kind>
-void product_of_kind(int T, int stream_count, r16_walk const& a, std::uint8_t const* const* streams, index_t row_blocks,
+void product_of_kind(int T, r16_walk const& a, std::uint8_t const* const* streams, index_t row_blocks,
                      std::int8_t const* values, float const* scales, float const* sums, r16_output const& to) {
-  for (int k = 0; k < stream_count; ++k) {
+  for (int k = 0; k < to.streams; ++k) {
     std::uint8_t const* at = streams[k];
     for (index_t n = 0; n < row_blocks; ++n) {
       float found[8 * r16_rows];
@@ -198,22 +197,19 @@ void product_of_kind(int T, int stream_count, r16_walk const& a, std::uint8_t co
   }
 }
 
-template <r16_kind Kind, int T, int Streams>
+template <r16_kind Kind, int T>
 void r16_product(r16_walk const& a, std::uint8_t const* const* streams, index_t row_blocks, std::int8_t const* values,
                  float const* scales, float const* sums, r16_output const& to) {
-  product_of_kind<Kind>(T, Streams, a, streams, row_blocks, values, scales, sums, to);
+  product_of_kind<Kind>(T, a, streams, row_blocks, values, scales, sums, to);
 }
 
 } // namespace scalar
 
 #define SLIM_R16_OF_KIND(space, kind)                                                                                          \
-  {space::r16_product<kind, 1, 1>, space::r16_product<kind, 2, 1>, space::r16_product<kind, 4, 1>,                             \
-   space::r16_product<kind, 8, 1>}
+  {space::r16_product<kind, 1>, space::r16_product<kind, 2>, space::r16_product<kind, 4>, space::r16_product<kind, 8>}
 #define SLIM_R16_UP_TO_4_OF_KIND(space, kind)                                                                                  \
-  {space::r16_product<kind, 1, 1>, space::r16_product<kind, 2, 1>, space::r16_product<kind, 4, 1>, nullptr}
-#define SLIM_R16_TWO_OF_KIND(space, kind) {space::r16_product<kind, 1, 2>, space::r16_product<kind, 2, 2>}
-#define SLIM_R16_ONE_OR_4(space, kind) {space::r16_product<kind, 1, 1>, nullptr, space::r16_product<kind, 4, 1>, nullptr}
-#define SLIM_R16_TWO_OF_ONE(space, kind) {space::r16_product<kind, 1, 2>, nullptr}
+  {space::r16_product<kind, 1>, space::r16_product<kind, 2>, space::r16_product<kind, 4>, nullptr}
+#define SLIM_R16_ONE_OR_4(space, kind) {space::r16_product<kind, 1>, nullptr, space::r16_product<kind, 4>, nullptr}
 #define SLIM_R16_CODES(of_kind, of_narrow, space)                                                                              \
   {of_kind(space, r16_kind::sparse24),                                                                                         \
    {},                                                                                                                         \
@@ -238,12 +234,7 @@ void r16_product(r16_walk const& a, std::uint8_t const* const* streams, index_t 
    of_narrow(space, r16_kind::dense3_books),                                                                                   \
    of_narrow(space, r16_kind::dense4_books)}
 #define SLIM_R16_TABLE(kinds, of_kind, space, most, flips, flips_book, rounding, many)                                         \
-  {most,                                                                                                                       \
-   {flips, flips_book},                                                                                                        \
-   rounding,                                                                                                                   \
-   kinds(of_kind, SLIM_R16_ONE_OR_4, space),                                                                                   \
-   kinds(SLIM_R16_TWO_OF_KIND, SLIM_R16_TWO_OF_ONE, space),                                                                    \
-   many}
+  {most, {flips, flips_book}, rounding, kinds(of_kind, SLIM_R16_ONE_OR_4, space), many}
 /// The kernels of either family of kinds: `Books` those whose codes are positions in tables.
 #define SLIM_R16_FAMILY(name, of_kind, space, most, flips, flips_book, rounding)                                               \
   template <bool Books>                                                                                                        \
@@ -258,7 +249,7 @@ void r16_product(r16_walk const& a, std::uint8_t const* const* streams, index_t 
 /// Kernels of 8 to 64 vectors of a type of tiles, in place of those of VNNI: the same of every kind that they know.
 template <class Tiles>
 [[nodiscard]] constexpr r16_kernels tile_kernels() {
-  r16_kernels found{amx::most_vectors, {false, false}, avx2::round_inputs, {}, {}, nullptr};
+  r16_kernels found{amx::most_vectors, {false, false}, avx2::round_inputs, {}, nullptr};
   for (std::size_t kind = 0; kind < std::size(amx::spreaders); ++kind) {
     found.of[kind][3] = amx::product_of<Tiles, 8>;
     found.of[kind][4] = amx::product_of<Tiles, 16>;
@@ -308,9 +299,7 @@ template <bool Books>
 
 #undef SLIM_R16_OF_KIND
 #undef SLIM_R16_UP_TO_4_OF_KIND
-#undef SLIM_R16_TWO_OF_KIND
 #undef SLIM_R16_ONE_OR_4
-#undef SLIM_R16_TWO_OF_ONE
 #undef SLIM_R16_CODES
 #undef SLIM_R16_BOOKS
 #undef SLIM_R16_TABLE

@@ -32,6 +32,7 @@ struct r16_walk {
 
 /// Where the sums of a tile go: row r of the n-th row block of a stream, token t, to `first[stream][t * stride + 16 n + r]`.
 struct r16_output {
+  int streams; ///< 1 or, of tiles of 1 and 2 vectors, 2
   float* first[2];
   index_t stride;
   index_t tokens; ///< that are wanted, the first ones of the tile
