@@ -47,7 +47,7 @@ SIBLINGS = {
     "kernels": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/plain_values.hpp", "slim/pruning/mask.hpp",
                 "slim/quantization/codes/with_outliers.hpp", "slim/quantization/codes/column_parts.hpp",
                 "slim/adapters/adapter.hpp"},
-    "interop": {"slim/kernels/cuda/dense_product.cuh", "slim/io/tensor.hpp"},
+    "interop": {"slim/kernels/cuda/dense_product.cuh", "slim/io/tensor.hpp", "slim/io/gguf/blocks.hpp"},
     "io": {"slim/quantization/codes/integer_codes.hpp", "slim/quantization/codes/codebook_codes.hpp", "slim/pruning/mask.hpp"},
 }
 
