@@ -35,7 +35,7 @@ struct calibration_config {
   std::uint64_t first_token = 0;
   /// Machines that see the same tokens split the products: each adds up its share of the numbers of X^T X and X^T Y, and the
   /// others stay 0. Such a calibration is only good for being saved: calibration_bytes.hpp says how shares become a whole.
-  work_share share = {};
+  work_share share = all_work;
 
   friend bool operator==(calibration_config const&, calibration_config const&) = default;
 };

@@ -66,7 +66,7 @@ inline void add_gram(matrix_view<float const> x, matrix_view<double> gram, work_
 
 /// The whole.
 inline void add_gram(matrix_view<float const> x, matrix_view<double> gram, context const& ctx = {}) {
-  add_gram(x, gram, work_share{}, ctx);
+  add_gram(x, gram, all_work, ctx);
 }
 
 /// C += X^T Y, X (tokens, d), Y (tokens, n), C (d, n). **Numerics** as add_gram: float products inside blocks of 256 tokens,
@@ -95,7 +95,7 @@ inline void add_cross(matrix_view<float const> x, matrix_view<float const> y, ma
 
 /// The whole.
 inline void add_cross(matrix_view<float const> x, matrix_view<float const> y, matrix_view<double> c, context const& ctx = {}) {
-  add_cross(x, y, c, work_share{}, ctx);
+  add_cross(x, y, c, all_work, ctx);
 }
 
 } // namespace SLIM_ABI

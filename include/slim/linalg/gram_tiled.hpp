@@ -42,7 +42,7 @@ inline void gram_tile_product(panel_source x, index_t first_row, index_t depth, 
 /// float G takes half the memory, and is rounded once per 64 MB of packed X: for callers who round to float anyway. Only tiles
 /// of the share are added.
 template <class T>
-void add_gram_of(matrix_view<float const, strided> x, matrix_view<T> gram, context const& ctx, work_share share = {}) {
+void add_gram_of(matrix_view<float const, strided> x, matrix_view<T> gram, context const& ctx, work_share share = all_work) {
   auto const& kernels = kernels_of(ctx);
   index_t const d = x.cols();
   if (x.empty()) return;

@@ -8,7 +8,7 @@
 namespace slim {
 inline namespace SLIM_ABI {
 
-/// Share `number` of `of` shares; all of it unless told otherwise.
+/// Share `number` of `of` shares.
 struct work_share {
   index_t number = 0;
   index_t of = 1;
@@ -26,6 +26,9 @@ struct work_share {
 
   friend constexpr bool operator==(work_share const&, work_share const&) = default;
 };
+
+/// The share of one who works alone.
+inline constexpr work_share all_work{};
 
 } // namespace SLIM_ABI
 } // namespace slim
