@@ -12,6 +12,7 @@ need_packages g++ make cmake ninja-build ccache git ca-certificates pkg-config p
   universal-ctags doxygen
 need_python_modules numpy==2.4.6 safetensors==0.8.0 gguf==0.19.0 tokenizers==0.23.3 autograd==1.8.0 ||
   say "python modules are missing; the tests against independent readers will be skipped"
+need_packages libopenmpi-dev openmpi-bin || say "slim-llm is built without MPI"
 bash examples/fetch_model.sh || say "tests that need the model or the text will be skipped"
 model=$slim_cache/SmolLM2-135M-Instruct.Q4_1.gguf
 [ -f "$model" ] && export SLIM_MODEL=$model
@@ -37,6 +38,7 @@ if command -v clang++ >/dev/null; then
 else
   say "no clang++: the tests under sanitizers are skipped"
 fi
+command -v mpirun >/dev/null && options+=(-DSLIM_LLM_MPI=ON)
 build release all || exit 1
 ctest --preset release -j "$jobs" || status=1
 [ $status = 0 ] || say "FAILED: see above"

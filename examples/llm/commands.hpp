@@ -10,6 +10,7 @@
 
 namespace slim_llm {
 
+class ranks;
 class stop_signal;
 
 /// Where calibration and evaluation tokens come from. Calibration takes the first tokens of its text, evaluation the last
@@ -48,10 +49,10 @@ struct compress_command {
   bool with_evaluation = true;
   bool strict = false;        ///< a layer that lost more than compression should is an error
   bool entropy_coded = false; ///< codes of the .slim file take as few bits as their frequencies say
-  void run() const;
+  void run(slim_llm::ranks& job) const;
 
 private:
-  void run_until(stop_signal& stop) const;
+  void run_until(stop_signal& stop, slim_llm::ranks& job) const;
 };
 
 /// What compress would do, without doing it.

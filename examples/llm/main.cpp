@@ -8,6 +8,7 @@
 #include "run/help_text.hpp"
 #include "run/input_error.hpp"
 #include "run/nearest.hpp"
+#include "run/ranks.hpp"
 #include "run/stop_signal.hpp"
 
 #include <CLI/CLI.hpp>
@@ -130,6 +131,8 @@ int main(int argc, char** argv) {
   app.footer(
       "Exit codes: 0 success; 1 a file, text or model that cannot be used; 2 a command line that makes no sense; 130 and 143 "
       "stopped by Ctrl-C and SIGTERM.");
+  ranks alone;
+  std::unique_ptr<ranks> job;
   int threads = 0;
   app.add_option("--threads", threads, "threads to use (default: all); results do not depend on it");
 
@@ -169,7 +172,7 @@ int main(int argc, char** argv) {
   sub->callback([&] {
     if (compress.out.empty() && compress.run_path.empty() && compress.max_blocks == 0) throw CLI::RequiredError("--out");
     for (int k = 0; k < argc; ++k) compress.command_line += (k > 0 ? " " : "") + shell_quoted(argv[k]);
-    compress.run();
+    compress.run(*job);
   });
 
   plan_command plan;
@@ -390,17 +393,17 @@ int main(int argc, char** argv) {
 
   std::signal(SIGXFSZ, SIG_IGN); // a file that grows beyond the limit is a failed write, not the end of the program
   try {
+    job = join_job();
     check_subcommand(app, argc, argv);
     app.parse(argc, argv);
     flush_standard_output();
   } catch (interrupted const& wish) {
-    std::fprintf(stderr, "\nslim-llm: %s\n", wish.what());
-    return 128 + wish.signal;
+    std::fputc('\n', stderr);
+    return job->give_up(128 + wish.signal, job->first() ? wish.what() : "");
   } catch (CLI::ParseError const& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (...) {
-    std::fprintf(stderr, "slim-llm: %s\n", sentence_of(std::current_exception()).c_str());
-    return 1;
+    return (job ? *job : alone).give_up(1, sentence_of(std::current_exception()));
   }
   return 0;
 }

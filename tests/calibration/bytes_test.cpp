@@ -85,6 +85,38 @@ TEST_CASE("calibrations of four machines, merged in their order from bytes, keep
   CHECK(all.tokens() == 200);
 }
 
+TEST_CASE("shares of a calibration by several machines are the whole one, byte for byte, when their bytes are or-ed") {
+  for (index_t const channels : {1, 5, 97, 250}) {
+    matrix<float> const x = normal_matrix(700, channels, 3), y = normal_matrix(700, 33, 4);
+    std::vector<float> weights(700, 1.0f);
+    for (std::size_t t = 0; t < weights.size(); t += 3) weights[t] = 0.5f;
+    auto const seen = [&](work_share share) {
+      calibration calib(channels, {.gram = true, .outputs = 33, .samples = 25, .share = share});
+      calib.observe(x.view().middle_rows(0, 600), y.view().middle_rows(0, 600));
+      calib.observe(x.view().middle_rows(600, 100), y.view().middle_rows(600, 100), std::span(weights).first(100));
+      calibration held_out(channels, {.gram = true, .share = share});
+      held_out.observe(x.view().middle_rows(50, 300));
+      calib.hold_out(std::move(held_out));
+      return calib;
+    };
+    std::vector<std::byte> const whole = save(seen({}));
+    for (index_t const machines : {2, 3, 8}) {
+      std::vector<std::byte> all = save(seen({0, machines}));
+      CHECK((channels == 1 || all != whole));
+      for (index_t k = 1; k < machines; ++k) {
+        std::vector<std::byte> const more = save(seen({k, machines}));
+        REQUIRE(more.size() == all.size());
+        for (std::size_t n = 0; n < all.size(); ++n) all[n] |= more[n];
+      }
+      CHECK(all == whole);
+      CHECK(load_calibration(all)->config().share.whole());
+    }
+  }
+  CHECK_THROWS_AS(calibration(3, {.gram = true, .share = {1, 2}}).gram(), config_error);
+  CHECK_THROWS_AS(calibration(3, {.share = {2, 2}}), config_error);
+  CHECK_THROWS_AS(calibration(3, {.share = {0, 2}}).merge(calibration(3, {.share = {1, 2}})), config_error);
+}
+
 TEST_CASE("bytes lie where the description says") {
   matrix<float> x(3, 2);
   x(0, 0) = 1, x(1, 0) = -2, x(2, 0) = 2, x(0, 1) = 0.5f;

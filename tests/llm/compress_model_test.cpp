@@ -1,6 +1,8 @@
 #include "compress/compress_model.hpp"
 #include "compress/rank_plan.hpp"
+#include "compress/run_folder.hpp"
 #include "random_model.hpp"
+#include "thread_ranks.hpp"
 
 #include "slim/slim.hpp"
 #include "slim/testing/executors.hpp"
@@ -45,6 +47,90 @@ TEST_CASE("a compressed model is the same bit for bit on 1, 2 and 4 threads, a u
     for (int const threads : {1, 2, 4}) CHECK(weights_on(slim::openmp_executor{threads}, name) == expected);
 #endif
   }
+}
+
+namespace {
+
+/// What compressing a model in a job of so many ranks makes: weights, packed layers and reports.
+struct made_by_ranks {
+  std::vector<matrix<float>> weights;
+  std::map<std::string, std::vector<std::byte>> codes;
+  nlohmann::json layers;
+
+  made_by_ranks(model const& source, recipe const& how, compress_config config, index_t size) {
+    auto const ids = random_tokens(11 * 8, 61);
+    in_ranks(size, [&](ranks& rank) {
+      context ctx;
+      ctx.where = serial;
+      model m = source;
+      packed_weights packed;
+      compress_config mine = config;
+      mine.job = &rank;
+      auto const cost = compress_in_place(m, ids, how, mine, 32, ctx, &packed);
+      if (!rank.first()) return;
+      weights = all_weights(m);
+      for (auto const& [name, layer] : packed) {
+        codes[name] = layer.weight;
+        for_each_part(name, layer, [&](std::string const& part, auto const&, auto const&, std::vector<std::byte> const& bytes) {
+          codes[part] = bytes;
+        });
+      }
+      layers = layers_as_json(cost.layers);
+    });
+    for (auto& layer : layers)
+      for (auto& step : layer["steps"]) step["seconds"] = 0;
+  }
+
+  bool operator==(made_by_ranks const&) const = default;
+
+private:
+  static constexpr slim::serial_executor serial{};
+};
+
+} // namespace
+
+TEST_CASE("a compressed model is the same bit for bit in jobs of 1, 2, 3 and 4 ranks, packed layers and reports included") {
+  auto const check = [](model const& m, char const* name, compress_config config) {
+    INFO(name);
+    auto const how = named(name);
+    config.keep_packed = how.packs;
+    config.max_blocks = 2;
+    made_by_ranks const alone(m, how, config, 1);
+    CHECK(alone.layers.size() >= 14);
+    for (index_t const size : {2, 3, 4}) CHECK(made_by_ranks(m, how, config, size) == alone);
+  };
+  compress_config const windows{.context = 8, .calib_tokens = 56, .held_out_tokens = 24, .keep = [](compression_state&) {}};
+  for (char const* name : {"slim-q@g16", "joint-q@g16", "int3-lr@g16@r2", "int3-lr@g16@r2@guided", "slim-repo", "svdquant"})
+    check(random_llama(), name, windows);
+  check(random_llama(61, rope_style::rotate_half, 16), "int3-lr@g16@r2", windows); // Gram matrices of several tiles
+  for (auto const& [name, m] : random_families())
+    if (name == "experts") check(m, "int3-lr@g16@r2", windows);
+  compress_config by_sums = windows;
+  by_sums.statistics = [](linear const& l) {
+    std::vector<double> squares;
+    for (index_t j = 0; j < l.d_in(); ++j) squares.push_back(1.0 + static_cast<double>(j % 5));
+    return slim::calibration::from_moments({.sum_square = squares}, 10);
+  };
+  check(random_llama(), "rtn-int4@g16@range=output", by_sums);
+}
+
+TEST_CASE("a model that overflows is refused in every rank alike, with the name of the tensor") {
+  model m = random_llama();
+  for (float& w : m.blocks[1].find_norm("mlp_norm")->weight) w = 3e38f;
+  std::vector<std::string> said(3);
+  in_ranks(3, [&](ranks& rank) {
+    model mine = m;
+    compress_config config = windows_of_8;
+    config.job = &rank;
+    try {
+      (void)compress_in_place(mine, random_tokens(40, 61), named("slim-q@g16"), config);
+    } catch (slim::nonfinite_error const& error) {
+      said[static_cast<std::size_t>(rank.rank())] = error.what();
+    }
+  });
+  CHECK(said[0].find("tensor 'gate'") != std::string::npos);
+  CHECK(said[1] == said[0]);
+  CHECK(said[2] == said[0]);
 }
 
 TEST_CASE("every layer is calibrated on what the compressed layers before it make of the text") {

@@ -6,6 +6,9 @@ set_property(SOURCE llm/golden_test.cpp llm/tokenizer_test.cpp llm/record_test.c
 set_property(SOURCE llm/program_test.cpp llm/files_test.cpp llm/record_test.cpp llm/slim_container_test.cpp llm/interchange_test.cpp
              llm/run_folder_test.cpp APPEND PROPERTY COMPILE_DEFINITIONS
              SLIM_LLM_PROGRAM="$<TARGET_FILE:slim-llm>")
+if(SLIM_LLM_MPI)
+  set_property(SOURCE llm/run_folder_test.cpp APPEND PROPERTY COMPILE_DEFINITIONS SLIM_MPIRUN="${MPIEXEC_EXECUTABLE}")
+endif()
 add_dependencies(test_llm slim-llm)
 add_executable(model_dump llm/model_dump.cpp)
 target_link_libraries(model_dump PRIVATE slim_llm_lib slim_warnings)

@@ -1,6 +1,7 @@
 #include "compress/run_folder.hpp"
 
 #include "run/input_error.hpp"
+#include "support/skip.hpp"
 #include "support/temporary_folder.hpp"
 #include "tiny_gguf.hpp"
 
@@ -9,11 +10,14 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <fcntl.h>
+#include <fstream>
+#include <sstream>
 #include <sys/file.h>
 #include <sys/wait.h>
 #include <thread>
@@ -71,6 +75,20 @@ struct run_place {
     return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
   }
   [[nodiscard]] int run(std::string const& line) const { return end_of(start(line)); }
+  /// The same in a job of several ranks.
+  [[nodiscard]] static std::string in_ranks(int ranks, std::string const& line) {
+    return job() + "-n " + std::to_string(ranks) + " " + line;
+  }
+  /// mpirun, with nothing behind it.
+  [[nodiscard]] static std::string job() {
+    return "env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1 " + mpirun +
+           " --oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none ";
+  }
+#if defined(SLIM_MPIRUN)
+  static inline std::string const mpirun = SLIM_MPIRUN;
+#else
+  static inline std::string const mpirun;
+#endif
   [[nodiscard]] index_t blocks_kept(std::string const& run) const {
     auto const file = slim::safetensors_file::open(folder / run / "state.safetensors");
     return file ? nlohmann::json::parse(file->metadata().at("state")).at("blocks").get<index_t>() : 0;
@@ -204,6 +222,117 @@ TEST_CASE("a run with a budget of bits goes on with the bits that it chose") {
   CHECK(here.log().find("begun with another --bits") != std::string::npos);
   REQUIRE(here.run(with_bits("cut", "--resume")) == 0);
   CHECK(here.bytes("cut/model.slim") == here.bytes("whole/model.slim"));
+}
+
+namespace {
+
+/// Processes that a process has started.
+std::vector<pid_t> children_of(pid_t parent) {
+  std::istringstream list(
+      slim_test::read_file("/proc/" + std::to_string(parent) + "/task/" + std::to_string(parent) + "/children"));
+  std::vector<pid_t> all;
+  for (pid_t child = 0; list >> child;) all.push_back(child);
+  return all;
+}
+
+/// False if the process has ended, whether or not its end was asked for.
+bool runs(pid_t process) {
+  std::ifstream stat("/proc/" + std::to_string(process) + "/stat");
+  std::string text;
+  std::getline(stat, text);
+  std::size_t const name_end = text.rfind(')');
+  return name_end != std::string::npos && text.substr(name_end, 3) != ") Z";
+}
+
+index_t count_of(std::string const& part, std::string const& text) {
+  index_t count = 0;
+  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
+  return count;
+}
+
+} // namespace
+
+TEST_CASE("a job of 1, 2, 3 or 4 ranks writes the bytes of a process alone") {
+  if (run_place::mpirun.empty()) return slim_test::skip("slim-llm was built without MPI (SLIM_LLM_MPI)");
+  run_place const here;
+  for (std::string const recipe : {"int3-lr@g16@r2", "slim-q@g16", "joint-q@g16"}) {
+    bool const all = recipe.starts_with("int3");
+    auto const line = [&](std::string const& run, std::string const& options) {
+      std::string command = here.command(run, all ? "" : "--no-eval");
+      command.replace(command.find("int3-lr@g16@r2"), 14, recipe);
+      return command.replace(command.find(" compress"), 1, " " + options + " ");
+    };
+    REQUIRE(here.run(line(recipe, "--threads 2")) == 0);
+    std::string const expected = here.bytes(recipe + "/model.slim");
+    REQUIRE(!expected.empty());
+    for (int const ranks : all ? std::vector{1, 2, 3, 4} : std::vector{3}) {
+      std::string const run = recipe + std::to_string(ranks);
+      CHECK(here.run(here.in_ranks(ranks, line(run, ranks == 2 ? "--threads 1" : "--threads 2"))) == 0);
+      INFO(here.log());
+      CHECK(here.bytes(run + "/model.slim") == expected);
+      CHECK(count_of("going on", here.log()) == 0);
+      CHECK(count_of("step 1: ", here.log()) == 1); // the first rank speaks for all
+    }
+  }
+}
+
+TEST_CASE("a rank that dies ends its job, and the run goes on in any number of ranks") {
+  if (run_place::mpirun.empty()) return slim_test::skip("slim-llm was built without MPI (SLIM_LLM_MPI)");
+  run_place const here;
+  REQUIRE(here.run(here.command("whole")) == 0);
+  std::string const expected = here.bytes("whole/model.slim");
+  for (int const signal : {SIGKILL, SIGTERM}) { // to a rank behind the first; to mpirun, as a batch system sends it
+    std::string const run = "run" + std::to_string(signal);
+    bool cut = false;
+    for (int ranks = 3; ranks > 1; --ranks) {
+      pid_t const job = here.start(here.in_ranks(ranks, here.command(run, "--resume")));
+      index_t const blocks = here.blocks_kept(run) + 1;
+      int status = 0;
+      bool ended = false;
+      while (!(ended = ::waitpid(job, &status, WNOHANG) != 0) && here.blocks_kept(run) < blocks)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      if (ended) break; // done before its moment came
+      auto const processes = children_of(job);
+      REQUIRE(processes.size() == static_cast<std::size_t>(ranks));
+      auto const sent = clock_type::now();
+      ::kill(signal == SIGKILL ? processes.back() : job, signal);
+      CHECK(here.end_of(job) != 0);
+      CHECK(seconds_since(sent) < 10);
+      while (std::any_of(processes.begin(), processes.end(), runs) && seconds_since(sent) < 10)
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      CHECK(std::none_of(processes.begin(), processes.end(), runs));
+      INFO(here.log());
+      CHECK(count_of("slim-llm: ", here.log()) <= 1);
+      cut = true;
+    }
+    CHECK(cut);
+    REQUIRE(here.run(signal == SIGKILL ? here.in_ranks(4, here.command(run, "--resume")) : here.command(run, "--resume")) == 0);
+    CHECK(here.bytes(run + "/model.slim") == expected);
+  }
+}
+
+TEST_CASE("what a rank cannot do ends its job with one sentence and exit code 1") {
+  if (run_place::mpirun.empty()) return slim_test::skip("slim-llm was built without MPI (SLIM_LLM_MPI)");
+  run_place const here;
+  auto const refused = [&](std::string const& line, std::string const& reason) {
+    CHECK(here.run(line) == 1);
+    INFO(here.log());
+    CHECK(here.log().find(reason) != std::string::npos);
+    CHECK(count_of("slim-llm: ", here.log()) == 1);
+  };
+  model m = random_llama(256);
+  for (float& w : m.blocks[1].find_norm("mlp_norm")->weight) w = 3e38f;
+  write_tiny_gguf(here.folder / "overflows", m);
+  std::string line = here.command("nan", "--no-eval");
+  line.replace(line.find(here.at("source")), here.at("source").size(), here.at("overflows"));
+  refused(here.in_ranks(3, line), "tensor 'blk.1.ffn_gate.weight'");
+  // Files differ from machine to machine: one rank has another text, or none.
+  auto const last_reads = [&](std::string const& text) {
+    return here.job() + "-n 2 " + here.command("run_of_" + text, "--no-eval") + " : -n 1 " +
+           here.command("run_of_" + text, "--no-eval", text);
+  };
+  refused(last_reads("other_text"), "rank 2: this rank has another calibration text");
+  refused(last_reads("no_text"), "rank 2: ");
 }
 
 TEST_CASE("reports of layers come back from JSON as they were") {

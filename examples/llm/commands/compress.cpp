@@ -15,11 +15,13 @@
 #include "run/memory_plan.hpp"
 #include "run/output_files.hpp"
 #include "run/progress_line.hpp"
+#include "run/ranks.hpp"
 #include "run/stop_signal.hpp"
 #include "run/table.hpp"
 #include "text/calibration_text.hpp"
 
 #include "slim/core/version.hpp"
+#include "slim/linalg/gemm_kernels.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -259,23 +261,59 @@ nlohmann::json settings_of(compress_command const& command, workspace const& wor
       {"--entropy-coded", command.entropy_coded}};
 }
 
+/// A text that all ranks have from the first one.
+std::string of_first_rank(ranks& job, std::string text) {
+  job.broadcast(text, 0);
+  return text;
+}
+
+/// What the bits of float products depend on.
+std::string instruction_set() {
+  if (slim::detail::has_bf16_products()) return "AVX512 with BF16";
+  switch (slim::best_simd_level()) {
+  case slim::simd_level::avx512: return "AVX512";
+  case slim::simd_level::avx2: return "AVX2";
+  default: return "plain";
+  }
+}
+
+/// Refuses to go on if the ranks do not do the same: files and CPUs may differ from machine to machine. @throws input_error
+void require_agreement(ranks& job, nlohmann::json settings) {
+  if (job.size() == 1) return;
+  settings["instruction set"] = instruction_set();
+  auto const theirs = nlohmann::json::parse(of_first_rank(job, settings.dump()));
+  for (auto const& [what, value] : settings.items())
+    if (theirs.at(what) != value)
+      throw input_error("this rank has another " + what + " than rank 0: " + value.dump() + " here, " + theirs.at(what).dump() +
+                        " there; give all ranks the same files, options and CPUs");
+}
+
+/// Ranks and bits that were planned before, or by another rank.
+void take_plan(compress_command const& command, recipe& how, nlohmann::json const& ranks, nlohmann::json const& bits) {
+  set_ranks(how, ranks);
+  if (!bits.is_null()) how.bits = bits.get<std::map<std::string, int>>();
+  if (!command.ranks.rank.empty()) how.rank = required(parse_rank(command.ranks.rank));
+}
+
 /// Ranks and bits as the options ask for them; those of a run that goes on are not planned again.
 void settle_ranks(compress_command const& command, recipe& how, workspace const& work, text_tokens const& tokens,
                   run_folder* run, context const& ctx) {
   if (run)
-    if (auto const kept = run->result("ranks"); !kept.is_null()) {
-      set_ranks(how, kept);
-      if (auto const bits = run->result("bits"); !bits.is_null()) how.bits = bits.get<std::map<std::string, int>>();
-      if (command.ranks.rank.empty()) return;
-      how.rank = required(parse_rank(command.ranks.rank));
-      return;
-    }
+    if (auto const kept = run->result("ranks"); !kept.is_null()) return take_plan(command, how, kept, run->result("bits"));
   progress_line line("planning ranks of " + how.name, "block");
   plan_ranks(how, command.ranks, work.weights, tokens.fitted(), command.text.context, ctx,
              [&](index_t done, index_t total) { line.show(done, total); });
   if (!run) return;
   run->keep_result("bits", how.bits);
   run->keep_result("ranks", ranks_as_json(how));
+}
+
+/// All ranks of a job get what the first one has settled.
+void share_plan(ranks& job, compress_command const& command, recipe& how) {
+  if (job.size() == 1) return;
+  nlohmann::json const settled = {{"ranks", ranks_as_json(how)}, {"bits", how.bits}};
+  auto const plan = nlohmann::json::parse(of_first_rank(job, settled.dump()));
+  if (!job.first()) take_plan(command, how, plan.at("ranks"), plan.at("bits"));
 }
 
 void require_sense(compress_command const& command, recipe const& how, std::filesystem::path const& out) {
@@ -347,21 +385,26 @@ struct outcome {
   std::vector<std::string> warnings;
 };
 
-/// All blocks of the model through compression, evaluation and the writers of files.
-void compress_blocks(compress_command const& command, recipe const& how, workspace const& work, text_tokens const& tokens,
-                     memory_plan const& plan, work_parts const& parts, run_folder* kept, block_results& results, event_log& log,
-                     context const& ctx, outcome& found) {
-  index_t const blocks = work.weights.config.layers;
-  index_t const wanted = command.max_blocks > 0 ? std::min<index_t>(command.max_blocks, blocks) : blocks;
-  std::optional<imatrix_reader> imatrix;
-  if (!command.imatrix.empty()) imatrix.emplace(command.imatrix, work.file, work.weights);
+/// What ranks have in common.
+compress_config config_of(compress_command const& command, recipe const& how, memory_plan const& plan, work_parts const& parts,
+                          imatrix_reader const* imatrix, ranks& job) {
   compress_config config{.context = command.text.context,
                          .calib_tokens = command.text.calib_tokens,
                          .held_out_tokens = command.text.held_out_tokens,
-                         .keep_packed = parts.writes_slim || kept || !how.preset.empty(),
+                         .keep_packed = parts.writes_slim || !command.run_path.empty() || !how.preset.empty(),
                          .max_blocks = command.max_blocks,
-                         .states_on_disk = plan.states_on_disk};
-  if (imatrix) config.statistics = [&](linear const& l) { return imatrix->of(l); };
+                         .states_on_disk = plan.states_on_disk,
+                         .job = &job};
+  if (imatrix) config.statistics = [imatrix](linear const& l) { return imatrix->of(l); };
+  config.keep = [](compression_state&) {};
+  return config;
+}
+
+/// All blocks of the model through compression, evaluation and the writers of files.
+void compress_blocks(compress_command const& command, recipe const& how, workspace const& work, text_tokens const& tokens,
+                     compress_config config, block_results& results, event_log& log, context const& ctx, outcome& found) {
+  index_t const blocks = work.weights.config.layers;
+  index_t const wanted = command.max_blocks > 0 ? std::min<index_t>(command.max_blocks, blocks) : blocks;
   config.restore = [&](compression_state& state) {
     found.warnings = results.restore(state);
     if (state.blocks > 0) std::fprintf(stderr, "going on behind block %td of %td\n", state.blocks, blocks);
@@ -482,22 +525,24 @@ nlohmann::json outcome_as_json(compress_command const& command, std::filesystem:
 
 } // namespace
 
-void compress_command::run() const {
+void compress_command::run(slim_llm::ranks& job) const {
   stop_signal stop;
   try {
-    run_until(stop);
+    run_until(stop, job);
   } catch (slim::cancelled const&) {
     throw stop.reason();
   }
 }
 
-void compress_command::run_until(stop_signal& stop) const {
+void compress_command::run_until(stop_signal& stop, slim_llm::ranks& job) const {
   recipe how = required(find_recipe(recipe_name.empty() ? default_recipe(ranks.aim) : recipe_name));
   auto const written = !out.empty() || run_path.empty() ? out : run_path / "model.slim";
   require_sense(*this, how, written);
-  check_files(*this);
   std::optional<run_folder> folder;
-  if (!run_path.empty()) folder.emplace(run_path, resume);
+  if (job.first()) {
+    check_files(*this);
+    if (!run_path.empty()) folder.emplace(run_path, resume);
+  }
   run_folder* const kept = folder ? &*folder : nullptr;
   stop.set_advice(kept ? "what is done is kept; go on with: " + command_line + (resume ? "" : " --resume")
                        : "nothing was written; with --run FOLDER it could go on");
@@ -510,15 +555,27 @@ void compress_command::run_until(stop_signal& stop) const {
   text_tokens const tokens = tokens_of_texts(work.words, *this);
   memory_plan const plan = plan_memory(work.weights, planned_compression(tokens, text, ranks, how, parts.evaluations()),
                                        memory_limit.empty() ? 0 : parse_bytes("--memory-limit", memory_limit));
-  check_room(*this, written, work, plan);
-  if (kept) {
-    kept->settle(settings_of(*this, work, resolved(*this, how, tokens)));
-    if (!kept->result("result").is_null()) {
-      std::printf("%s is complete: there is nothing left to do.\n", run_path.c_str());
-      return;
-    }
+  if (job.first()) check_room(*this, written, work, plan);
+  if (kept || job.size() > 1) {
+    auto const settings = settings_of(*this, work, resolved(*this, how, tokens));
+    require_agreement(job, settings);
+    if (kept) kept->settle(settings);
   }
-  settle_ranks(*this, how, work, tokens, kept, ctx);
+  bool complete = kept && !kept->result("result").is_null();
+  job.broadcast(complete, 0);
+  if (complete) {
+    std::printf("%s is complete: there is nothing left to do.\n", run_path.c_str());
+    return;
+  }
+  if (job.first()) settle_ranks(*this, how, work, tokens, kept, ctx);
+  share_plan(job, *this, how);
+  std::optional<imatrix_reader> statistics;
+  if (!imatrix.empty()) statistics.emplace(imatrix, work.file, work.weights);
+  compress_config const config = config_of(*this, how, plan, parts, statistics ? &*statistics : nullptr, job);
+  if (!job.first()) {
+    (void)compress_model(work.weights, tokens.calibration, how, config, work.source_bits, {}, ctx);
+    return;
+  }
   auto const blocks = work.weights.config.layers;
   std::printf("%s: %s, %td blocks, %.1f M weights in linear layers at %.2f bits\n", model.string().c_str(),
               work.weights.config.name.c_str(), blocks, static_cast<double>(linear_weight_count(work.weights)) / 1e6,
@@ -535,7 +592,7 @@ void compress_command::run_until(stop_signal& stop) const {
     log.add("dense", {{"perplexity", found.dense.perplexity}, {"nll", found.dense.nll}});
   }
   block_results results(*this, written, work, tokens, evaluated, resolved(*this, how, tokens), how, kept, ctx);
-  compress_blocks(*this, how, work, tokens, plan, parts, kept, results, log, ctx, found);
+  compress_blocks(*this, how, work, tokens, config, results, log, ctx, found);
   compression& cost = found.cost;
   if (!layers_csv.empty()) write_layer_csv(cost.layers, layers_csv);
   found.warnings.insert(found.warnings.end(), cost.warnings.begin(), cost.warnings.end());

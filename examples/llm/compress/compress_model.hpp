@@ -6,6 +6,7 @@
 #include "compress/recipe.hpp"
 #include "evaluate/evaluate.hpp"
 #include "formats/packed_weights.hpp"
+#include "run/ranks.hpp"
 
 #include <filesystem>
 
@@ -42,6 +43,10 @@ struct compress_config {
   std::function<void(compression_state&)> restore = {};
   /// Called after the sink with every block: what is kept of the state is enough to go on from here.
   std::function<void(compression_state&)> keep = {};
+  /// Processes that share the work; null: this one alone. Windows and linears are split over ranks: window w goes through the
+  /// model in rank w % size, all ranks observe all windows and add up a share of the products each, and a linear is
+  /// compressed by one rank. Sink, restore, keep and report are called in the first rank; keep is set in all ranks or in none.
+  ranks* job = nullptr;
 };
 
 /// What compressing the model cost.
@@ -69,7 +74,8 @@ using block_sink = std::function<void(index_t number, block& compressed, packed_
 /// calib_tokens * (hidden + max(q_size, intermediate)) floats, twice that for a recipe that aims at the dense model's outputs,
 /// or one window of them with states_on_disk; one Gram matrix (largest d_in^2 doubles), two with tokens held out; and what the
 /// recipe needs for one linear.
-/// Bit-identical for any executor. @throws slim::error if the text is shorter than two tokens.
+/// Bit-identical for any executor and any number of ranks. Layers of the result are complete in the first rank. @throws
+/// slim::error if the text is shorter than two tokens.
 [[nodiscard]] compression compress_model(model const& m, std::span<int const> tokens, recipe const& how,
                                          compress_config const& config, double source_bits, block_sink const& sink,
                                          context const& ctx = {}, progress const& report = {});

@@ -33,6 +33,9 @@ struct calibration_config {
   /// Index of the first token in its text. Calibrations of the parts of one text, each told where its part begins, and merged
   /// in the order of the text, keep the sample that one calibration of the whole text keeps.
   std::uint64_t first_token = 0;
+  /// Machines that see the same tokens split the products: each adds up its share of the numbers of X^T X and X^T Y, and the
+  /// others stay 0. Such a calibration is only good for being saved: calibration_bytes.hpp says how shares become a whole.
+  work_share share = all_work;
 
   friend bool operator==(calibration_config const&, calibration_config const&) = default;
 };
@@ -63,12 +66,14 @@ struct calibration_bytes; // calibration_bytes.hpp
 /// depends on neither, bit for bit.
 class calibration {
 public:
-  /// @throws shape_error if channels or outputs < 0; config_error if samples < 0.
+  /// @throws shape_error if channels or outputs < 0; config_error if samples < 0, or if there is no such share.
   explicit calibration(index_t channels, calibration_config config = {})
       : config_(config), channels_(checked(channels)), sum_(size()), sum_abs_(size()), sum_square_(size()), max_abs_(size()),
         peak_mean_abs_(size()) {
     if (config_.outputs < 0) throw shape_error(message("calibration: ", config_.outputs, " outputs"));
     if (config_.samples < 0) throw config_error(message("calibration: a sample of ", config_.samples, " tokens"));
+    if (config_.share.of < 1 || config_.share.number < 0 || config_.share.number >= config_.share.of)
+      throw config_error(message("calibration: share ", config_.share.number, " of ", config_.share.of));
     if (config_.gram) gram_ = matrix<double>(channels, channels);
     sample_ = detail::token_sample({}, matrix<float>(0, channels));
     cross_ = matrix<double>(channels, config_.outputs);
@@ -216,9 +221,13 @@ public:
   }
 
   [[nodiscard]] bool has_gram() const noexcept { return config_.gram; }
-  /// X^T X over all tokens (d_in x d_in, symmetric, not divided by tokens()). @throws config_error if not collected.
+  /// X^T X over all tokens (d_in x d_in, symmetric, not divided by tokens()). @throws config_error if not collected, or
+  /// only in part (calibration_config::share).
   [[nodiscard]] matrix_view<double const> gram() const {
     if (!config_.gram) throw config_error("calibration::gram: not collected; construct with {.gram = true}");
+    if (!config_.share.whole())
+      throw config_error(
+          message("calibration::gram: share ", config_.share.number, " of ", config_.share.of, " is not all of it"));
     return gram_.view();
   }
 
@@ -389,8 +398,8 @@ private:
     constexpr index_t columns_per_task = 64;
     ctx.parallel_for(channels_, columns_per_task, [&](index_t begin, index_t end) { add_columns(x, weights, begin, end); });
     matrix_view<float const> const gram_x = weights.empty() ? x : root_x, cross_y = weights.empty() ? y : root_y;
-    if (config_.gram) add_gram(gram_x, gram_.view(), ctx);
-    if (config_.outputs > 0) add_cross(gram_x, cross_y, cross_.view(), ctx);
+    if (config_.gram) add_gram(gram_x, gram_.view(), config_.share, ctx);
+    if (config_.outputs > 0) add_cross(gram_x, cross_y, cross_.view(), config_.share, ctx);
     tokens_ += x.rows();
   }
 

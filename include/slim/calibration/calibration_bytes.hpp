@@ -16,6 +16,10 @@
 ///  * f32 x n x d: the sample
 ///
 /// The record of tokens held out comes last, of the same d, and holds out nothing itself.
+///
+/// Shares of one calibration (calibration_config::share) that have seen the same tokens differ in their products alone, and
+/// each number of those is 0 in all shares but one: the bytes of all shares, put together by bitwise or, are the bytes of the
+/// whole.
 
 #include "slim/calibration/calibration.hpp"
 #include "slim/core/byte_stream.hpp"

@@ -47,8 +47,9 @@ inline void gemm_into(matrix_view<float const, strided> a, matrix_view<float con
 /// eigenvalues that adapter solvers divide by. Error of G(i, j) at most 256 eps_float |x_i| |x_j|, typically 16 times less.
 /// If `ctx.gram_block` is not 0, `ctx.sgemm` computes whole blocks of so many tokens, and its bits and threads are its own;
 /// blocks are added in double, and the bound has that number instead of 256. What is left over is ours.
+/// With a share of several, only its tiles of G are added: a number of G has the bits that one call for all would give it.
 /// @throws shape_error if G is not (d, d).
-inline void add_gram(matrix_view<float const> x, matrix_view<double> gram, context const& ctx = {}) {
+inline void add_gram(matrix_view<float const> x, matrix_view<double> gram, work_share share, context const& ctx = {}) {
   if (gram.rows() != x.cols() || gram.cols() != x.cols())
     throw shape_error(message("add_gram: X has ", x.cols(), " columns, the Gram matrix is ", gram.rows(), " x ", gram.cols()));
   index_t done = 0;
@@ -57,28 +58,44 @@ inline void add_gram(matrix_view<float const> x, matrix_view<double> gram, conte
     for (; x.rows() - done >= ctx.gram_block; done += ctx.gram_block) {
       matrix_view<float const> const block = x.middle_rows(done, ctx.gram_block);
       if (!detail::multiply_by_hook(ctx.sgemm, transposed(block), block, product.view(), destination::overwrite)) break;
-      detail::add_upper_triangle(product.view(), gram, ctx);
+      detail::add_upper_triangle(product.view(), gram, share, ctx);
     }
   }
-  detail::add_gram_of<double>(x.middle_rows(done, x.rows() - done), gram, ctx);
+  detail::add_gram_of<double>(x.middle_rows(done, x.rows() - done), gram, ctx, share);
+}
+
+/// The whole.
+inline void add_gram(matrix_view<float const> x, matrix_view<double> gram, context const& ctx = {}) {
+  add_gram(x, gram, all_work, ctx);
 }
 
 /// C += X^T Y, X (tokens, d), Y (tokens, n), C (d, n). **Numerics** as add_gram: float products inside blocks of 256 tokens,
-/// blocks of 512 added in double. @throws shape_error
-inline void add_cross(matrix_view<float const> x, matrix_view<float const> y, matrix_view<double> c, context const& ctx = {}) {
+/// blocks of 512 added in double. With a share of several, only its rows of C are added, with the bits that one call for all
+/// would give them. @throws shape_error
+inline void add_cross(matrix_view<float const> x, matrix_view<float const> y, matrix_view<double> c, work_share share,
+                      context const& ctx = {}) {
   if (x.rows() != y.rows() || c.rows() != x.cols() || c.cols() != y.cols())
     throw shape_error(message("add_cross: X is ", x.rows(), " x ", x.cols(), ", Y ", y.rows(), " x ", y.cols(), ", C ",
                               c.rows(), " x ", c.cols()));
   constexpr index_t panel = 512;
-  matrix<float> product(c.rows(), c.cols(), uninitialized);
+  constexpr index_t together = 64; // rows of C that stay in one share: products with a few rows are summed in another order
+  index_t const blocks = std::max<index_t>(1, c.rows() / together);
+  auto const edge = [&](index_t block) { return block == blocks ? c.rows() : block * together; };
+  index_t const first = edge(share.first(blocks)), rows = edge(share.first(blocks) + share.size(blocks)) - first;
+  matrix<float> product(rows, c.cols(), uninitialized);
   for (index_t t = 0; t < x.rows(); t += panel) {
     index_t const count = std::min(panel, x.rows() - t);
-    gemm_into(transposed(x.middle_rows(t, count)), y.middle_rows(t, count), product.view(), ctx);
-    ctx.parallel_for(c.rows(), 16, [&](index_t begin, index_t end) {
+    gemm_into(transposed(x.block(t, first, count, rows)), y.middle_rows(t, count), product.view(), ctx);
+    ctx.parallel_for(rows, 16, [&](index_t begin, index_t end) {
       for (index_t i = begin; i < end; ++i)
-        for (index_t j = 0; j < c.cols(); ++j) c(i, j) += static_cast<double>(product(i, j));
+        for (index_t j = 0; j < c.cols(); ++j) c(first + i, j) += static_cast<double>(product(i, j));
     });
   }
+}
+
+/// The whole.
+inline void add_cross(matrix_view<float const> x, matrix_view<float const> y, matrix_view<double> c, context const& ctx = {}) {
+  add_cross(x, y, c, all_work, ctx);
 }
 
 } // namespace SLIM_ABI

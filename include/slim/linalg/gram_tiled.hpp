@@ -3,6 +3,7 @@
 /// The accumulation of X^T X in linalg/gemm.hpp: tiles of the upper triangle, float inside blocks of rows, blocks in double.
 
 #include "slim/linalg/gemm_tiled.hpp"
+#include "slim/linalg/work_share.hpp"
 
 namespace slim {
 inline namespace SLIM_ABI {
@@ -38,9 +39,10 @@ inline void gram_tile_product(panel_source x, index_t first_row, index_t depth, 
 }
 
 /// G += X^T X for any strides of X. Tiles on and above the diagonal are computed; those above it are added on both sides. A
-/// float G takes half the memory, and is rounded once per 64 MB of packed X: for callers who round to float anyway.
+/// float G takes half the memory, and is rounded once per 64 MB of packed X: for callers who round to float anyway. Only tiles
+/// of the share are added.
 template <class T>
-void add_gram_of(matrix_view<float const, strided> x, matrix_view<T> gram, context const& ctx) {
+void add_gram_of(matrix_view<float const, strided> x, matrix_view<T> gram, context const& ctx, work_share share = all_work) {
   auto const& kernels = kernels_of(ctx);
   index_t const d = x.cols();
   if (x.empty()) return;
@@ -50,8 +52,8 @@ void add_gram_of(matrix_view<float const, strided> x, matrix_view<T> gram, conte
   for (index_t first = 0; first < x.rows(); first += strip) {
     index_t const depth = std::min(strip, x.rows() - first);
     packed.pack(cols_of(x), 0, d, first, depth, ctx);
-    ctx.parallel_for(tiles * (tiles + 1) / 2, 1, [&](index_t task, index_t) {
-      auto const tile = gram_tile_at(task);
+    ctx.parallel_for(share.tasks(tiles * (tiles + 1) / 2), 1, [&](index_t place, index_t) {
+      auto const tile = gram_tile_at(share.task(place));
       index_t const i = tile.row * edge, j = tile.col * edge;
       index_t const rows = std::min(edge, d - i), cols = std::min(edge, d - j);
       aligned_buffer<double> sum(rows * cols);
@@ -65,11 +67,12 @@ void add_gram_of(matrix_view<float const, strided> x, matrix_view<T> gram, conte
   }
 }
 
-/// G += the upper triangle of P, on both sides: G stays symmetric, whatever P is.
-inline void add_upper_triangle(matrix_view<float const> product, matrix_view<double> gram, context const& ctx) {
+/// G += the upper triangle of P, on both sides: G stays symmetric, whatever P is. Only tiles of the share are added.
+inline void add_upper_triangle(matrix_view<float const> product, matrix_view<double> gram, work_share share,
+                               context const& ctx) {
   index_t const d = product.cols(), edge = gram_tile(d), tiles = ceil_div(d, edge);
-  ctx.parallel_for(tiles * (tiles + 1) / 2, 1, [&](index_t task, index_t) {
-    auto const tile = gram_tile_at(task);
+  ctx.parallel_for(share.tasks(tiles * (tiles + 1) / 2), 1, [&](index_t place, index_t) {
+    auto const tile = gram_tile_at(share.task(place));
     index_t const last_row = std::min(d, (tile.row + 1) * edge), last_col = std::min(d, (tile.col + 1) * edge);
     for (index_t i = tile.row * edge; i < last_row; ++i)
       for (index_t j = std::max(i, tile.col * edge); j < last_col; ++j) {
