@@ -111,7 +111,7 @@ TEST_CASE("a compressed model is the same bit for bit in jobs of 1, 2, 3 and 4 r
     for (index_t j = 0; j < l.d_in(); ++j) squares.push_back(1.0 + static_cast<double>(j % 5));
     return slim::calibration::from_moments({.sum_square = squares}, 10);
   };
-  check(random_llama(), "rtn-int4@g16@range=output", by_sums);
+  check(random_llama(), "rtn-int4@g16@search", by_sums);
 }
 
 TEST_CASE("a model that overflows is refused in every rank alike, with the name of the tensor") {

@@ -288,7 +288,7 @@ private:
         continue;
       }
       hand_round(l, made[k], owners[k]);
-      if (how_.rounds_for_codes) round_for_codes(l, std::move(made[k]));
+      if (how_.rounds_for_codes) round_for_codes(l, made[k]);
       if (keep_packed_) packed.emplace(l.name, std::move(made[k].packed));
       layers.push_back(std::move(made[k].result));
     }
@@ -372,7 +372,7 @@ private:
   }
 
   /// Inputs are divided by the codes' channel factors, rounded, and multiplied again; the adapter is told what was rounded off.
-  void round_for_codes(linear& l, compressed_linear made) const {
+  void round_for_codes(linear& l, compressed_linear& made) const {
     if (!made.channel_factors.empty())
       l.round_input = [factors = std::move(made.channel_factors), round = how_.round_input](matrix_view<float> x) {
         for (index_t t = 0; t < x.rows(); ++t)

@@ -5,6 +5,8 @@
 #include "slim/quantization/range_quantizer.hpp"
 #include "slim/slim.hpp"
 
+#include <cmath>
+
 namespace slim_llm {
 namespace {
 
@@ -240,6 +242,8 @@ slim::any_layer blank_layer(recipe_parts const& parts, slim::index_t d_out, slim
                                          .scale_format = parts.codes.scale_format});
   bool const signed_scales = parts.codes.method == code_method::targeted && parts.codes.symmetric;
   auto codes = signed_scales ? signed_grid(parts.codes).empty(d_out, d_in) : rounding.zero_codes(d_out, d_in);
+  if (parts.codes.scale_digits > 0) // a number that has them all
+    std::fill_n(codes.scales.data(), codes.scales.size(), 0x1p-7f - std::ldexp(0x1p-7f, -parts.codes.scale_digits));
   if (parts.codes.method == code_method::slim_quant_o) {
     codes.channel_factors.assign(static_cast<std::size_t>(d_in), 1.0f);
     auto const scaled = static_cast<std::size_t>(outlier_share * static_cast<double>(d_in));

@@ -22,10 +22,11 @@ float widest_number(slim::number_format format) {
   return power;
 }
 
-/// Scales with all significant bits, and levels at both ends of the range.
+/// Levels at both ends of the range, and scales with all significant bits of their format, unless the recipe gives them fewer.
 void fill_with_hardest(slim::integer_codes& codes) {
   float const scale = widest_number(codes.scales.format());
-  std::fill_n(codes.scales.data(), codes.scales.size(), scale);
+  for (index_t k = 0; k < codes.scales.size(); ++k)
+    if (codes.scales.data()[k] == 0.0f) codes.scales.data()[k] = scale;
   for (index_t k = 0; k < codes.codes.size(); ++k)
     codes.codes.data()[k] = static_cast<std::int8_t>(k % 2 == 0 ? codes.lowest() : codes.highest());
   for (index_t k = 0; k < codes.zeros.size(); ++k)
