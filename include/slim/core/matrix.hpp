@@ -13,6 +13,7 @@ inline namespace SLIM_ABI {
 
 /// Asks a matrix to leave its elements as the memory has them: for those who write every element next.
 struct uninitialized_t {};
+/// For `matrix(rows, cols, uninitialized)`.
 inline constexpr uninitialized_t uninitialized{};
 
 /// Owns a row-major `rows x cols` matrix. Converts implicitly to the views of its elements.

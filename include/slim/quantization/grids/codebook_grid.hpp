@@ -194,9 +194,9 @@ private:
       for (std::size_t l = 0; l < farthest.size(); ++l)
         if (std::abs(group[l]) > std::abs(farthest[l])) farthest[l] = group[l];
     auto const range = detail::range_of(storage());
-    constexpr int steps = 7; // of each sign
+    constexpr int steps = 7, middle = steps / 2; // of each sign
     auto const step_of = [&](int k, std::size_t l) {
-      float const end = k < steps ? range.high : range.low, by = static_cast<float>(k % steps - steps / 2);
+      float const end = k < steps ? range.high : range.low, by = static_cast<float>(k % steps - middle);
       float const code = end + (k < steps ? by : -by);
       return detail::stored_number(scale_format, farthest[l] / (std::abs(code) < 1.0f ? std::copysign(1.0f, code) : code));
     };

@@ -203,10 +203,10 @@ private:
     };
     detail::integer_range const range = detail::range_of(storage());
     // Steps that send the largest number to the codes top - 3 .. top + 3.
-    constexpr int steps = 7;
+    constexpr int steps = 7, middle = steps / 2;
     auto const reaching = [&](row_numbers const& farthest) {
       return [&](int k, std::size_t l) {
-        return detail::stored_scale(scale_format, farthest[l] / std::max(range.high + static_cast<float>(k - steps / 2), 1.0f));
+        return detail::stored_scale(scale_format, farthest[l] / std::max(range.high + static_cast<float>(k - middle), 1.0f));
       };
     };
     chosen_level best;
